@@ -1,0 +1,269 @@
+"""Every error that Kvorum raises, told apart by what the caller can do about it.
+
+All of them derive from `KvorumError`. Each carries its facts as attributes and builds its message from them, so that
+handlers need not parse text. No error of the driver gets out: `kvorum.etcd.connection` maps them all, in one table.
+"""
+
+from typing import Any, Self
+
+
+class KvorumError(Exception):
+    """The root of the tree. Catch it to catch whatever Kvorum raises."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Subclasses build their message from keyword arguments, so the default (call the class with `args`) cannot
+        # work; errors do travel between processes (multiprocessing, test runners).
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+def _rebuild(cls: type[KvorumError], args: tuple[object, ...], state: dict[str, object]) -> KvorumError:
+    error = cls.__new__(cls)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
+# --- the request was wrong: change it --------------------------------------------------------------------------------
+
+
+class ConfigurationError(KvorumError, ValueError):
+    """A URL, an environment variable or an option cannot be used. Nothing was opened."""
+
+
+class InvalidResourceError(KvorumError, ValueError):
+    """The resource, its name or the request breaks a rule. Nothing was sent.
+
+    Attributes:
+        subject: what is wrong, as `lab-workers/worker-001`.
+        problems: every rule that is broken, one sentence each.
+    """
+
+    def __init__(self, subject: str, problems: str | list[str] | tuple[str, ...]) -> None:
+        self.subject = subject
+        self.problems = (problems,) if isinstance(problems, str) else tuple(problems)
+        super().__init__(f"{subject}: {'; '.join(self.problems)}")
+
+
+class InvalidSelectorError(KvorumError, ValueError):
+    """A label or field selector cannot be read.
+
+    Attributes:
+        selector: the text.
+        position: where it stops making sense, counted from 0.
+        reason: what was expected there.
+    """
+
+    def __init__(self, selector: str, position: int, reason: str) -> None:
+        self.selector = selector
+        self.position = position
+        self.reason = reason
+        super().__init__(f"selector {selector!r}, at position {position}: {reason}")
+
+
+class ResourceTooLargeError(KvorumError, ValueError):
+    """The resource is larger than etcd (or the limit that was set) takes. Nothing was written.
+
+    Attributes:
+        subject: which resource or key.
+        size: in bytes; None if only the server knows.
+        limit: in bytes; None if only the server knows.
+    """
+
+    def __init__(self, subject: str, *, size: int | None = None, limit: int | None = None, detail: str = "") -> None:
+        self.subject = subject
+        self.size = size
+        self.limit = limit
+        measure = f"{size:,} bytes" if size is not None else "too many bytes"
+        allowed = f", {limit:,} are allowed" if limit is not None else ""
+        super().__init__(f"{subject} has {measure}{allowed}" + (f" ({detail})" if detail else ""))
+
+
+# --- the state was another: look again -------------------------------------------------------------------------------
+
+
+class NotFoundError(KvorumError, LookupError):
+    """There is no such resource.
+
+    Attributes:
+        subject: which one, as `lab-workers/worker-001`.
+    """
+
+    def __init__(self, subject: str) -> None:
+        self.subject = subject
+        super().__init__(f"{subject} does not exist")
+
+
+class AlreadyExistsError(KvorumError):
+    """A resource of that name exists already; it was left as it is.
+
+    Attributes:
+        subject: which one.
+    """
+
+    def __init__(self, subject: str) -> None:
+        self.subject = subject
+        super().__init__(f"{subject} exists already")
+
+
+class ConflictError(KvorumError):
+    """Somebody else was faster, or a precondition does not hold. Nothing was written: read again and retry.
+
+    Attributes:
+        subject: which resource.
+        expected: what the caller relied on: a resource version, or a uid.
+        current: the resource as it is now (an `Entry` from a storage backend), read together with the refusal;
+            None if it is gone.
+    """
+
+    def __init__(self, subject: str, *, expected: int | str, current: Any = None, found: int | str = "") -> None:
+        self.subject = subject
+        self.expected = expected
+        self.current = current
+        what = "version" if isinstance(expected, int) else "uid"
+        now = f"it is at {found} now" if found else "it is another now" if current is not None else "it is gone"
+        super().__init__(f"{subject}: expected {what} {expected}, but {now}; read it again and retry")
+
+
+class HistoryLostError(KvorumError):
+    """The revision asked for has been compacted away: list again and go on from there.
+
+    Attributes:
+        revision: the revision that was asked for; 0 if unknown.
+        compact_revision: the oldest revision that is still there, as far as the server said; else 0.
+    """
+
+    def __init__(self, *, revision: int = 0, compact_revision: int = 0) -> None:
+        self.revision = revision
+        self.compact_revision = compact_revision
+        asked = f"revision {revision}" if revision else "the revision asked for"
+        oldest = f" (the oldest is {compact_revision})" if compact_revision else ""
+        super().__init__(f"the history at {asked} has been compacted{oldest}; list again and go on from there")
+
+
+class FutureRevisionError(KvorumError, ValueError):
+    """The revision asked for has not been reached. Is it from another cluster, or from before a restored backup?
+
+    Attributes:
+        revision: the revision that was asked for.
+        current: the store's revision; 0 if unknown.
+    """
+
+    def __init__(self, *, revision: int, current: int = 0) -> None:
+        self.revision = revision
+        self.current = current
+        store = f"the store is at {current}" if current else "the store is behind it"
+        super().__init__(f"revision {revision} has not been reached: {store}")
+
+
+class LeaseNotFoundError(KvorumError, LookupError):
+    """The lease has expired or was revoked. Nothing was written.
+
+    Attributes:
+        lease: its id; 0 if unknown.
+    """
+
+    def __init__(self, lease: int = 0) -> None:
+        self.lease = lease
+        super().__init__(f"lease {lease:x} does not exist (any more)" if lease else "the lease does not exist")
+
+
+class CorruptResourceError(KvorumError):
+    """The stored bytes are not a resource of this kind.
+
+    Attributes:
+        key: the key, as etcd knows it.
+        revision: the mod_revision of the value.
+        reason: what is wrong, with its JSON path.
+    """
+
+    def __init__(self, key: str, revision: int, reason: str) -> None:
+        self.key = key
+        self.revision = revision
+        self.reason = reason
+        super().__init__(f"{key} at revision {revision} cannot be decoded: {reason}")
+
+
+# --- the server or the way to it: wait, or ask an operator -----------------------------------------------------------
+
+
+class UnavailableError(KvorumError):
+    """The server was not reached, or did not answer in time. Nothing was changed: try again later.
+
+    Attributes:
+        endpoint: where it was looked for.
+        reason: what happened.
+    """
+
+    def __init__(self, endpoint: str, reason: str) -> None:
+        self.endpoint = endpoint
+        self.reason = reason
+        super().__init__(f"etcd at {endpoint} is unavailable: {reason}")
+
+
+class OutcomeUnknownError(KvorumError):
+    """The write may have been applied, or may still be: nobody can tell from here. Read before you write again.
+
+    Attributes:
+        subject: what was written.
+        reason: what happened to the call.
+    """
+
+    def __init__(self, subject: str, reason: str) -> None:
+        self.subject = subject
+        self.reason = reason
+        super().__init__(f"the outcome of writing {subject} is unknown: {reason}; read before you write again")
+
+
+class StorageFullError(KvorumError):
+    """The server's quota is used up (alarm NOSPACE). Reads and deletes go on; writes need an operator first."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(f"etcd takes no more writes: {detail}; compact, defragment and disarm the alarm")
+
+
+class ServerError(KvorumError):
+    """The server refused a request for a reason that Kvorum has no name for.
+
+    Attributes:
+        code: gRPC's status code by name.
+        detail: the server's words.
+    """
+
+    def __init__(self, code: str, detail: str) -> None:
+        self.code = code
+        self.detail = detail
+        super().__init__(f"etcd answered {code}: {detail}")
+
+
+class PermissionDeniedError(KvorumError):
+    """The user may not do that. Ask an operator for the role.
+
+    Attributes:
+        operation: what was tried, as `put /lab/lab-workers/worker-001`.
+    """
+
+    def __init__(self, operation: str) -> None:
+        self.operation = operation
+        super().__init__(f"permission denied: {operation}")
+
+
+class AuthenticationError(KvorumError):
+    """The server wants a user, or does not accept this one."""
+
+
+class ClientClosedError(KvorumError):
+    """The client is not open: `async with` was not entered yet, or has been left."""
+
+    @classmethod
+    def not_open(cls) -> Self:
+        """Say that `async with` was never entered."""
+        return cls("the client is not open; use it inside `async with client:`")
+
+    @classmethod
+    def closed(cls) -> Self:
+        """Say that the client was closed."""
+        return cls("the client has been closed")
+
+
+class EmbeddedEtcdError(KvorumError):
+    """The embedded etcd could not be found, started or stopped. The message says what to do."""

@@ -1,0 +1,62 @@
+"""What may be a name: the rules of Kubernetes, checked before anything is sent.
+
+Every function returns the problems that it found, as sentences, and an empty list if there are none; so a caller can
+collect all of them before it raises.
+
+Source: Kubernetes, "Object Names and IDs" and "Labels and Selectors" (syntax and character set).
+"""
+
+import re
+
+MAX_SUBDOMAIN = 253
+MAX_LABEL = 63
+
+_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
+_SUBDOMAIN = re.compile(rf"{_LABEL.pattern}(\.{_LABEL.pattern})*")
+_QUALIFIED = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?")
+
+
+def problems_of_subdomain(value: str, what: str = "name") -> list[str]:
+    """Check a DNS-1123 subdomain: lower case letters, digits, `-` and `.`, at most 253 characters."""
+    if len(value) > MAX_SUBDOMAIN:
+        return [f"{what} has {len(value)} characters, at most {MAX_SUBDOMAIN} are allowed"]
+    if not _SUBDOMAIN.fullmatch(value):
+        return [
+            f"{what} {value!r} is not a DNS-1123 subdomain: lower case letters, digits, '-' and '.', "
+            "each part starting and ending with a letter or digit"
+        ]
+    return []
+
+
+def problems_of_label(value: str, what: str = "namespace") -> list[str]:
+    """Check a DNS-1123 label: lower case letters, digits and `-`, at most 63 characters."""
+    if len(value) > MAX_LABEL:
+        return [f"{what} has {len(value)} characters, at most {MAX_LABEL} are allowed"]
+    if not _LABEL.fullmatch(value):
+        return [
+            f"{what} {value!r} is not a DNS-1123 label: lower case letters, digits and '-', "
+            "starting and ending with a letter or digit"
+        ]
+    return []
+
+
+def problems_of_qualified_name(value: str, what: str) -> list[str]:
+    """Check `name` or `prefix/name`, as the keys of labels and annotations and the names of finalizers are."""
+    prefix, slash, name = value.rpartition("/")
+    problems = problems_of_subdomain(prefix, f"the prefix of {what}") if slash else []
+    if len(name) > MAX_LABEL or not _QUALIFIED.fullmatch(name):
+        problems.append(
+            f"{what} {value!r} is not a qualified name: letters, digits, '-', '_' and '.', "
+            f"starting and ending with a letter or digit, at most {MAX_LABEL} characters after an optional prefix and '/'"
+        )
+    return problems
+
+
+def problems_of_label_value(value: str, what: str) -> list[str]:
+    """Check the value of a label: empty, or like a qualified name without a prefix."""
+    if value and (len(value) > MAX_LABEL or not _QUALIFIED.fullmatch(value)):
+        return [
+            f"{what} {value!r} is not a label value: letters, digits, '-', '_' and '.', "
+            f"starting and ending with a letter or digit, at most {MAX_LABEL} characters"
+        ]
+    return []

@@ -1,0 +1,282 @@
+"""The port to a store: bytes, revisions, leases and changes; no resource types.
+
+Two backends implement it: `kvorum.etcd.backend.EtcdStorageBackend` and, for tests, one in memory. Whoever writes another
+finds
+the contract here.
+
+Keys are text, relative to the backend's own prefix, without a slash in front: `lab-workers/worker-001`. A revision is
+the store's: one counter for all keys, moved by each write, as in etcd.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Mapping, Sequence
+from types import TracebackType
+from typing import Self
+
+import msgspec
+
+
+class Entry(msgspec.Struct, frozen=True, gc=False):
+    """A key with its value, as it was at some revision.
+
+    Attributes:
+        key: relative to the backend's prefix.
+        value: the bytes.
+        mod_revision: the revision of the write that made this value.
+        create_revision: the revision of the write that made the key.
+        version: how many writes the key has had since then; 1 after the first.
+        lease: id of the lease that the key lives on; 0 if none.
+    """
+
+    key: str
+    value: bytes
+    mod_revision: int
+    create_revision: int
+    version: int
+    lease: int = 0
+
+
+class Page(msgspec.Struct, frozen=True):
+    """Part of a range of keys, in the order of the keys' bytes.
+
+    Attributes:
+        entries: what is in it.
+        revision: the revision at which all of it is true.
+        remaining: how many keys of the range come after these.
+    """
+
+    entries: list[Entry]
+    revision: int
+    remaining: int
+
+
+class Change(msgspec.Struct, frozen=True, gc=False):
+    """What one write did to one key.
+
+    Attributes:
+        key: relative to the backend's prefix.
+        revision: the revision of the write.
+        entry: the key after it; None if it was removed.
+        previous: the key before it; None if there was none.
+    """
+
+    key: str
+    revision: int
+    entry: Entry | None
+    previous: Entry | None
+
+
+class Operation(msgspec.Struct, frozen=True, kw_only=True):
+    """One step of `StorageBackend.commit`. Use the constructors: `create`, `put`, `swap`, `delete`, `check`.
+
+    Attributes:
+        key: which key; each may stand in one operation of a commit only.
+        value: what to write; None to remove the key, or only to check it.
+        expected: the mod_revision that the key must be at (0: it must not exist); None: any.
+        lease: the lease to put the key on; None keeps the one that it has.
+        writes: False for a mere check.
+    """
+
+    key: str
+    value: bytes | None = None
+    expected: int | None = None
+    lease: int | None = 0
+    writes: bool = True
+
+    @classmethod
+    def create(cls, key: str, value: bytes, *, lease: int = 0) -> Self:
+        """Write a key that must not exist."""
+        return cls(key=key, value=value, expected=0, lease=lease)
+
+    @classmethod
+    def put(cls, key: str, value: bytes, *, lease: int = 0) -> Self:
+        """Write a key, whatever it was."""
+        return cls(key=key, value=value, lease=lease)
+
+    @classmethod
+    def swap(cls, key: str, value: bytes, *, expected: int, lease: int | None = None) -> Self:
+        """Write a key that must be at `expected`; it keeps its lease unless it is given one."""
+        return cls(key=key, value=value, expected=expected, lease=lease)
+
+    @classmethod
+    def delete(cls, key: str, *, expected: int | None = None) -> Self:
+        """Remove a key, whatever it was, or if it is at `expected`."""
+        return cls(key=key, expected=expected)
+
+    @classmethod
+    def check(cls, key: str, *, expected: int) -> Self:
+        """Write nothing, but refuse the commit unless the key is at `expected` (0: does not exist)."""
+        return cls(key=key, expected=expected, writes=False)
+
+
+class StorageWatch(ABC):
+    """A stream of changes under a prefix: ordered, without duplicates, and whole by revision.
+
+    Each item is a tuple of all changes that one revision made under the prefix. Iterate it in one task at a time. It
+    opens when it is first entered or iterated, and closes when it is left, closed or dropped.
+    """
+
+    @property
+    @abstractmethod
+    def revision(self) -> int:
+        """Everything up to this revision has been delivered; 0 before the stream is open. It never goes back."""
+
+    @abstractmethod
+    async def open(self) -> None:
+        """Open the stream, and thereby fix what "now" is for a watch that starts now. Again: does nothing.
+
+        Raises:
+            HistoryLostError: the revision to start from has been compacted.
+            FutureRevisionError: the revision to start from has not been reached.
+        """
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """End the stream, here and on the server. Idempotent."""
+
+    @abstractmethod
+    async def __anext__(self) -> tuple[Change, ...]:
+        """Wait for the next revision that changed something. A wait that is cancelled takes nothing.
+
+        Raises:
+            HistoryLostError: what comes next has been compacted. The stream ends.
+            UnavailableError: the connection was lost. The stream ends.
+            ClientClosedError: the client was closed while the stream was open.
+            StopAsyncIteration: the stream has ended: it was closed, or has raised its error.
+        """
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+
+class StorageBackend(ABC):
+    """A store of bytes under keys, with revisions. Every method is safe to cancel and to call concurrently.
+
+    Errors common to all, beside those that each names:
+        UnavailableError: the store was not reached; nothing was changed.
+        OutcomeUnknownError: a write was sent, and whether it was applied is not known.
+        PermissionDeniedError, AuthenticationError: the store refuses the user.
+        ClientClosedError: the client behind the backend is not open.
+    """
+
+    # --- read ---
+
+    @abstractmethod
+    async def get(self, key: str, *, revision: int | None = None) -> Entry | None:
+        """Read a key, linearizably, or as it was at `revision`; None if it does not exist.
+
+        Raises:
+            HistoryLostError: `revision` has been compacted.
+            FutureRevisionError: `revision` has not been reached.
+        """
+
+    @abstractmethod
+    async def list(
+        self, prefix: str, *, limit: int | None = None, after: str | None = None, revision: int | None = None
+    ) -> Page:
+        """Read the keys that start with `prefix`, at one revision (now, or `revision`).
+
+        Args:
+            prefix: text that the keys start with; empty for all.
+            limit: how many entries at the most; None for all of them in one page.
+            after: only keys behind this one: the last one of the page before.
+            revision: the revision to read at: `Page.revision` of the first page.
+
+        Raises:
+            HistoryLostError: `revision` has been compacted.
+            FutureRevisionError: `revision` has not been reached.
+        """
+
+    @abstractmethod
+    async def count(self, prefix: str, *, revision: int | None = None) -> int:
+        """Count the keys that start with `prefix`, without reading them. Raises like `list`."""
+
+    @abstractmethod
+    async def keys(self, pattern: str = "*") -> Sequence[str]:
+        """Return the keys that match a pattern of the shell (`*`, `?`, `[…]`; `*` crosses slashes), sorted.
+
+        Only the part of the pattern before its first special character narrows what the store is asked for.
+        """
+
+    async def exists(self, key: str) -> bool:
+        """Tell whether there is such a key."""
+        return await self.get(key) is not None
+
+    # --- write ---
+
+    @abstractmethod
+    async def set(self, key: str, value: bytes, *, lease: int = 0) -> int:
+        """Write a key, whatever it was before; return the revision. It leaves any lease that it was on for `lease`.
+
+        Raises:
+            LeaseNotFoundError: there is no such lease.
+            ResourceTooLargeError: the store does not take so large a value.
+        """
+
+    @abstractmethod
+    async def create(self, key: str, value: bytes, *, lease: int = 0) -> int:
+        """Write a key that must not exist; return the revision.
+
+        Raises:
+            AlreadyExistsError: it exists; it was left as it is.
+            LeaseNotFoundError, ResourceTooLargeError: like `set`.
+        """
+
+    @abstractmethod
+    async def compare_and_swap(self, key: str, value: bytes, *, expected: int, lease: int | None = None) -> int:
+        """Write a key if its mod_revision is `expected` (0: if it does not exist); return the revision.
+
+        It keeps its lease unless it is given another (0: none).
+
+        Raises:
+            ConflictError: it is at another revision. `current` is the entry as it is, read in the same transaction.
+            LeaseNotFoundError, ResourceTooLargeError: like `set`.
+        """
+
+    @abstractmethod
+    async def delete(self, key: str, *, expected: int | None = None) -> Change:
+        """Remove a key, whatever it is, or if its mod_revision is `expected`; return what that changed.
+
+        Raises:
+            NotFoundError: there is no such key (and none was expected by revision).
+            ConflictError: it is at another revision than `expected`, or gone.
+        """
+
+    @abstractmethod
+    async def commit(self, operations: Sequence[Operation]) -> int:
+        """Apply all operations in one atomic step, or none; return the revision.
+
+        Raises:
+            ConflictError: an expectation does not hold; it names the first key, with its current entry.
+            InvalidResourceError: a key stands in two operations, or there are none, or too many.
+            LeaseNotFoundError, ResourceTooLargeError: like `set`.
+        """
+
+    # --- leases ---
+
+    @abstractmethod
+    async def grant_lease(self, ttl: float) -> int:
+        """Grant a lease that lasts `ttl` seconds at least (rounded up; the store may have a minimum); return its id."""
+
+    @abstractmethod
+    async def revoke_lease(self, lease: int) -> None:
+        """End a lease; the keys on it are removed.
+
+        Raises:
+            LeaseNotFoundError: it has ended already.
+        """
+
+    # --- watch ---
+
+    @abstractmethod
+    def watch(self, prefix: str, *, since: int | None = None) -> StorageWatch:
+        """Follow all keys that start with `prefix`: everything after revision `since`, or after now."""
