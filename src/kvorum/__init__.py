@@ -1,0 +1,95 @@
+"""Kvorum keeps Kubernetes-style resources in etcd, for asyncio.
+
+Typed resources, optimistic concurrency that never loses an update, and watches as async iterators. Start with
+`connect`; everything public can be imported from here.
+"""
+
+from kvorum.client import Client, connect
+from kvorum.embedded import EmbeddedEtcd
+from kvorum.errors import (
+    AlreadyExistsError,
+    AuthenticationError,
+    ClientClosedError,
+    ConfigurationError,
+    ConflictError,
+    CorruptResourceError,
+    EmbeddedEtcdError,
+    FutureRevisionError,
+    HistoryLostError,
+    InvalidResourceError,
+    InvalidSelectorError,
+    KvorumError,
+    LeaseNotFoundError,
+    NotFoundError,
+    OutcomeUnknownError,
+    PermissionDeniedError,
+    ResourceTooLargeError,
+    ServerError,
+    StorageFullError,
+    UnavailableError,
+)
+from kvorum.etcd.backend import EtcdStorageBackend
+from kvorum.events import Added, Bookmark, Deleted, Modified, WatchEvent
+from kvorum.field_selectors import FieldSelector
+from kvorum.label_selectors import LabelSelector
+from kvorum.repository import Repository
+from kvorum.resource_list import ResourceList
+from kvorum.resources import Condition, Kind, Metadata, Resource, set_condition
+from kvorum.settings import EtcdSettings
+from kvorum.storage import Change, Entry, Operation, Page, StorageBackend, StorageWatch
+from kvorum.watch import Watch
+
+__all__ = [  # noqa: RUF022 - grouped by what they are for
+    # Connecting
+    "connect",
+    "Client",
+    "EtcdSettings",
+    "EmbeddedEtcd",
+    # Resources
+    "Resource",
+    "Kind",
+    "Metadata",
+    "Condition",
+    "set_condition",
+    # Repositories
+    "Repository",
+    "ResourceList",
+    "LabelSelector",
+    "FieldSelector",
+    # Watches
+    "Watch",
+    "WatchEvent",
+    "Added",
+    "Modified",
+    "Deleted",
+    "Bookmark",
+    # Storage
+    "StorageBackend",
+    "EtcdStorageBackend",
+    "StorageWatch",
+    "Entry",
+    "Page",
+    "Change",
+    "Operation",
+    # Errors
+    "KvorumError",
+    "NotFoundError",
+    "AlreadyExistsError",
+    "ConflictError",
+    "HistoryLostError",
+    "FutureRevisionError",
+    "LeaseNotFoundError",
+    "OutcomeUnknownError",
+    "UnavailableError",
+    "StorageFullError",
+    "ServerError",
+    "ConfigurationError",
+    "InvalidResourceError",
+    "InvalidSelectorError",
+    "CorruptResourceError",
+    "ResourceTooLargeError",
+    "PermissionDeniedError",
+    "AuthenticationError",
+    "ClientClosedError",
+    "EmbeddedEtcdError",
+]

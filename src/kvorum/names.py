@@ -13,6 +13,7 @@ MAX_LABEL = 63
 
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _SUBDOMAIN = re.compile(rf"{_LABEL.pattern}(\.{_LABEL.pattern})*")
+_RULE = f"letters, digits, '-', '_' and '.', starting and ending with a letter or digit, at most {MAX_LABEL} characters"
 _QUALIFIED = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?")
 
 
@@ -21,10 +22,8 @@ def problems_of_subdomain(value: str, what: str = "name") -> list[str]:
     if len(value) > MAX_SUBDOMAIN:
         return [f"{what} has {len(value)} characters, at most {MAX_SUBDOMAIN} are allowed"]
     if not _SUBDOMAIN.fullmatch(value):
-        return [
-            f"{what} {value!r} is not a DNS-1123 subdomain: lower case letters, digits, '-' and '.', "
-            "each part starting and ending with a letter or digit"
-        ]
+        rule = "lower case letters, digits, '-' and '.', each part starting and ending with a letter or digit"
+        return [f"{what} {value!r} is not a DNS-1123 subdomain: {rule}"]
     return []
 
 
@@ -33,10 +32,8 @@ def problems_of_label(value: str, what: str = "namespace") -> list[str]:
     if len(value) > MAX_LABEL:
         return [f"{what} has {len(value)} characters, at most {MAX_LABEL} are allowed"]
     if not _LABEL.fullmatch(value):
-        return [
-            f"{what} {value!r} is not a DNS-1123 label: lower case letters, digits and '-', "
-            "starting and ending with a letter or digit"
-        ]
+        rule = "lower case letters, digits and '-', starting and ending with a letter or digit"
+        return [f"{what} {value!r} is not a DNS-1123 label: {rule}"]
     return []
 
 
@@ -45,18 +42,12 @@ def problems_of_qualified_name(value: str, what: str) -> list[str]:
     prefix, slash, name = value.rpartition("/")
     problems = problems_of_subdomain(prefix, f"the prefix of {what}") if slash else []
     if len(name) > MAX_LABEL or not _QUALIFIED.fullmatch(name):
-        problems.append(
-            f"{what} {value!r} is not a qualified name: letters, digits, '-', '_' and '.', "
-            f"starting and ending with a letter or digit, at most {MAX_LABEL} characters after an optional prefix and '/'"
-        )
+        problems.append(f"{what} {value!r} is not a qualified name: {_RULE} after an optional prefix and '/'")
     return problems
 
 
 def problems_of_label_value(value: str, what: str) -> list[str]:
     """Check the value of a label: empty, or like a qualified name without a prefix."""
     if value and (len(value) > MAX_LABEL or not _QUALIFIED.fullmatch(value)):
-        return [
-            f"{what} {value!r} is not a label value: letters, digits, '-', '_' and '.', "
-            f"starting and ending with a letter or digit, at most {MAX_LABEL} characters"
-        ]
+        return [f"{what} {value!r} is not a label value: {_RULE}"]
     return []

@@ -1,15 +1,13 @@
 """The port to a store: bytes, revisions, leases and changes; no resource types.
 
-Two backends implement it: `kvorum.etcd.backend.EtcdStorageBackend` and, for tests, one in memory. Whoever writes another
-finds
-the contract here.
+`kvorum.etcd.backend.EtcdStorageBackend` implements it. Whoever writes another backend finds the contract here.
 
 Keys are text, relative to the backend's own prefix, without a slash in front: `lab-workers/worker-001`. A revision is
 the store's: one counter for all keys, moved by each write, as in etcd.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 

@@ -1,0 +1,299 @@
+"""Bytes to resource and back: the stored form, fixed by `docs/stored-form.md` and pinned by fixtures in the tests.
+
+    {"apiVersion": …, "kind": …, "metadata": {…, "formVersion": 1, "writeToken": …}, "spec": {…}, "status": {…}}
+
+JSON with the keys of every object sorted, so that the same resource gives the same bytes, whoever writes it; apart from
+`writeToken`, which is new with each write and tells one's own write from another's. The resource version is not in the
+bytes: it is etcd's mod_revision, attached on read.
+
+`Any` stands here, because a codec for any type knows none; it goes no further.
+"""
+
+import secrets
+import uuid
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any, Generic, TypeVar
+
+import msgspec
+from msgspec import Raw
+
+from kvorum._carry import plan_for
+from kvorum._patch import merge_patch
+from kvorum.errors import ConfigurationError, CorruptResourceError, InvalidResourceError
+from kvorum.names import problems_of_label_value, problems_of_qualified_name
+from kvorum.resources import AnyResource, Kind, Metadata, Resource, Stored
+from kvorum.storage import Entry
+
+R = TypeVar("R", bound=AnyResource)
+
+FORM_VERSION = 1
+
+_PATCHABLE_METADATA = frozenset({"labels", "annotations", "finalizers"})
+
+
+class _StoredMetadata(msgspec.Struct, kw_only=True, rename="camel", omit_defaults=True):
+    """Metadata as it lies in the bytes: without the resource version, with form and token."""
+
+    name: str
+    namespace: str | None = None
+    uid: str = ""
+    labels: dict[str, str] = msgspec.field(default_factory=dict)
+    annotations: dict[str, str] = msgspec.field(default_factory=dict)
+    generation: int = 0
+    creation_timestamp: datetime | None = None
+    deletion_timestamp: datetime | None = None
+    finalizers: list[str] = msgspec.field(default_factory=list)
+    form_version: int = 0  # 0: written by hand
+    write_token: str = ""
+    # Somebody may have copied it from elsewhere. It is read over, and gone with the next write: the truth is etcd's.
+    resource_version: Any = msgspec.UNSET
+
+
+_SHARED = tuple(name for name in Metadata.__struct_fields__ if name != "resource_version")
+
+_encoder = msgspec.json.Encoder(order="sorted")
+_objects = msgspec.json.Decoder(dict[str, Raw])
+
+
+class Draft(msgspec.Struct, Generic[R], frozen=True):
+    """A resource that is ready to be written.
+
+    Attributes:
+        resource: as a read would give it after the write, but for its version.
+        stored: the bytes to write, with their token; `revision` is still 0.
+        changed: False if the store holds just this already.
+    """
+
+    resource: R
+    stored: Stored
+    changed: bool
+
+    def written(self, revision: int) -> R:
+        """Return the resource as it stands at the revision that wrote it."""
+        metadata = self.resource.metadata
+        metadata.resource_version = revision
+        metadata.stored = msgspec.structs.replace(self.stored, revision=revision)
+        return self.resource
+
+
+class Codec(Generic[R]):
+    """Encodes and decodes the resources of one class.
+
+    Raises:
+        ConfigurationError: the class is no `Resource[Spec, Status]`, declares no kind, or msgspec cannot decode it.
+    """
+
+    def __init__(self, resource_type: type[R]) -> None:
+        self.resource_type = resource_type
+        self.kind = _kind_of(resource_type)
+        envelope = _envelope_of(resource_type)
+        self._envelope = envelope
+        self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(envelope)
+        self._plan = plan_for(envelope)
+
+    # --- bytes to resource ---
+
+    def decode(self, entry: Entry, *, revision: int | None = None) -> R:
+        """Decode what the store holds; the resource version is the entry's mod_revision, or `revision`.
+
+        Raises:
+            CorruptResourceError: the bytes are not a resource of this kind, or name another one.
+        """
+        try:
+            envelope = self._decoder.decode(entry.value)
+            self._check(envelope, entry.key)
+        except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
+            raise CorruptResourceError(entry.key, entry.mod_revision, str(exc)) from exc
+        return self._resource(envelope, entry.value, entry.mod_revision if revision is None else revision)
+
+    def restore(self, stored: Stored) -> R:
+        """Decode again what a resource was read from."""
+        return self._resource(self._decoder.decode(stored.value), stored.value, stored.revision)
+
+    def _check(self, envelope: Any, key: str) -> None:
+        kind, metadata = self.kind, envelope.metadata
+        if (envelope.kind, envelope.apiVersion) != (kind.name, kind.api_version):
+            found = f"{envelope.kind!r} of {envelope.apiVersion!r}"
+            raise ValueError(f"it is a {found}, not a {kind.name!r} of {kind.api_version!r}")
+        if metadata.form_version > FORM_VERSION:
+            found = f"{metadata.form_version} - at `$.metadata.formVersion`"
+            raise ValueError(f"this version reads stored forms up to {FORM_VERSION}, and this is {found}")
+        named = f"{metadata.namespace}/{metadata.name}" if kind.namespaced else metadata.name
+        if f"{kind.plural}/{named}" != key:
+            raise ValueError(f"it calls itself {named!r} - at `$.metadata.name`")
+
+    def _resource(self, envelope: Any, value: bytes, revision: int) -> R:
+        stored = envelope.metadata
+        metadata = Metadata(resource_version=revision, **{name: getattr(stored, name) for name in _SHARED})
+        metadata.stored = Stored(value, revision, stored.write_token)
+        return self.resource_type(metadata=metadata, spec=envelope.spec, status=envelope.status)
+
+    # --- resource to bytes ---
+
+    def draft_new(self, resource: R) -> Draft[R]:
+        """Prepare a resource that is not stored yet: it gets uid, creation time, generation 1 and a token.
+
+        Raises:
+            InvalidResourceError: it breaks a rule, or could not be read back.
+        """
+        ours = {"uid": str(uuid.uuid4()), "creation_timestamp": datetime.now(UTC), "deletion_timestamp": None}
+        return self._draft(resource, ours | {"generation": 1}, token=_new_token(), over=None)
+
+    def draft_update(
+        self, resource: R, stored: Stored, *, over: bytes | None = None, deleted: datetime | None = None
+    ) -> Draft[R]:
+        """Prepare an update of `stored`, which keeps the fields in it that this type does not know.
+
+        What the store owns (uid, timestamps, generation) is taken from `stored`, whatever the resource says.
+
+        Args:
+            resource: what it should become.
+            stored: what it is.
+            over: where the unknown fields come from, if not from `stored.value`.
+            deleted: the deletion timestamp, if it gets one now.
+
+        Raises:
+            InvalidResourceError: it breaks a rule, or could not be read back.
+        """
+        old = self.restore(stored)
+        ours = {
+            "uid": old.metadata.uid or str(uuid.uuid4()),  # somebody who wrote it by hand may not have given it one
+            "creation_timestamp": old.metadata.creation_timestamp,
+            "deletion_timestamp": old.metadata.deletion_timestamp or deleted,
+            "generation": max(old.metadata.generation + self._is_spec_changed(stored, old, resource, over), 1),
+        }
+        base = stored.value if over is None else over
+        same = self._draft(resource, ours, token=stored.write_token, over=base)
+        if same.stored.value == stored.value:
+            return msgspec.structs.replace(same, changed=False)
+        return self._draft(resource, ours, token=_new_token(), over=base)
+
+    def _is_spec_changed(self, stored: Stored, old: R, new: R, over: bytes | None) -> bool:
+        if old.spec != new.spec:
+            return True
+        # A patch may have changed a field of the spec that this type does not know.
+        return over is not None and _spec_text(over) != _spec_text(stored.value)
+
+    def _draft(self, resource: R, ours: Mapping[str, Any], *, token: str, over: bytes | None) -> Draft[R]:
+        """Encode, read back what a reader would get, and check that: so nothing unreadable is ever written."""
+        subject = f"{self.kind.plural}/{resource.metadata.name}"
+        fields = {name: getattr(resource.metadata, name) for name in _SHARED} | dict(ours)
+        try:
+            value = self._encode(
+                resource, _StoredMetadata(**fields, form_version=FORM_VERSION, write_token=token), over
+            )
+            read = self._resource(self._decoder.decode(value), value, 0)
+        except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError) as exc:
+            raise InvalidResourceError(subject, f"it cannot be stored: {exc}") from exc
+        if problems := [*_problems_of(read.metadata), *read.validate()]:
+            raise InvalidResourceError(subject, problems)
+        return Draft(read, Stored(value, 0, token), changed=True)
+
+    def _encode(self, resource: R, metadata: _StoredMetadata, over: bytes | None) -> bytes:
+        envelope = self._envelope(
+            apiVersion=self.kind.api_version,
+            kind=self.kind.name,
+            metadata=metadata,
+            spec=resource.spec,
+            status=resource.status,
+        )
+        value = _encoder.encode(envelope)
+        if over is None or self._plan is None:
+            return value
+        return bytes(self._plan.carry(Raw(over), Raw(value)))
+
+    # --- patches ---
+
+    def patch(self, stored: Stored, patch: Mapping[str, Any]) -> Draft[R]:
+        """Prepare `stored` with a JSON merge patch (RFC 7396) applied; fields by their names in the bytes.
+
+        Raises:
+            InvalidResourceError: the patch touches what the store owns, sets a field that neither the type nor the
+                stored resource has, or the result breaks a rule.
+        """
+        old = self.restore(stored)
+        subject = f"{self.kind.plural}/{old.metadata.name}"
+        try:
+            merged = merge_patch(stored.value, patch)
+            self._check_patch(patch, stored.value, merged)
+            resource = self._resource(self._decoder.decode(merged), merged, 0)
+        except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError) as exc:
+            raise InvalidResourceError(subject, f"it cannot be patched: {exc}") from exc
+        return self.draft_update(resource, stored, over=merged)
+
+    def _check_patch(self, patch: Mapping[str, Any], before: bytes, after: bytes) -> None:
+        owned = (patch.keys() & {"apiVersion", "kind"}) | (dict(patch.get("metadata", {})).keys() - _PATCHABLE_METADATA)
+        if owned:
+            raise ValueError(f"{', '.join(sorted(owned))} may not be patched")
+        if self._plan is None:
+            return
+        known = set(self._plan.strangers(msgspec.json.decode(before), ""))
+        strangers = [path for path in self._plan.strangers(msgspec.json.decode(after), "") if path not in known]
+        if strangers:
+            raise ValueError(f"{self.kind.name} has no field {', '.join(strangers)} (names are as in the stored JSON)")
+
+
+def codec_for(resource_type: type[R]) -> Codec[R]:
+    """Return the codec for a class; made once, since making it takes a thousand times as long as using it."""
+    codec: Codec[R] = _cached_codec(resource_type)
+    return codec
+
+
+_cached_codec = cache(Codec)
+
+# --- what a class declares -------------------------------------------------------------------------------------------
+
+
+def _kind_of(resource_type: type[AnyResource]) -> Kind:
+    given: object = resource_type
+    if not (isinstance(given, type) and issubclass(given, Resource)):
+        raise ConfigurationError(f"{resource_type!r} is no subclass of kvorum.Resource")
+    kind = getattr(resource_type, "kind", None)
+    if not isinstance(kind, Kind):
+        name = resource_type.__name__
+        raise ConfigurationError(f"{name} declares no kind; add to it: kind: ClassVar[Kind] = Kind({name!r}, …)")
+    return kind
+
+
+def _envelope_of(resource_type: type[AnyResource]) -> type[msgspec.Struct]:
+    """Make the struct that a resource of this class is stored as."""
+    types = {field.name: field.type for field in msgspec.structs.fields(resource_type)}
+    fields: list[Any] = [("apiVersion", str), ("kind", str), ("metadata", _StoredMetadata)]
+    fields += [_defaulted("spec", types["spec"]), _defaulted("status", types["status"])]
+    try:
+        envelope = msgspec.defstruct(f"Stored{resource_type.__name__}", fields, kw_only=True)
+        msgspec.json.Decoder(envelope)
+    except TypeError as exc:
+        raise ConfigurationError(f"{resource_type.__name__} cannot be stored: {exc}") from exc
+    return envelope
+
+
+def _defaulted(name: str, kind: Any) -> tuple[Any, ...]:
+    """Let a part be absent in the bytes (written by hand, say) where its type can stand without arguments."""
+    try:
+        kind()
+    except TypeError:
+        return name, kind
+    return name, kind, msgspec.field(default_factory=kind)
+
+
+def _new_token() -> str:
+    return secrets.token_hex(8)
+
+
+def _spec_text(value: bytes) -> bytes:
+    return bytes(_objects.decode(value).get("spec", b""))
+
+
+def _problems_of(metadata: Metadata) -> list[str]:
+    problems: list[str] = []
+    for name, value in metadata.labels.items():
+        problems += problems_of_qualified_name(name, "the label key")
+        problems += problems_of_label_value(value, f"the value of label {name!r},")
+    for name in metadata.annotations:
+        problems += problems_of_qualified_name(name, "the annotation key")
+    for name in metadata.finalizers:
+        problems += problems_of_qualified_name(name, "the finalizer")
+    return problems

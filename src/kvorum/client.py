@@ -1,0 +1,149 @@
+"""The client: one per process, opened once, used by any number of tasks."""
+
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Final, Literal, Self, TypeVar
+
+import anyio
+import msgspec
+
+from kvorum.embedded import EmbeddedEtcd
+from kvorum.errors import ClientClosedError, ConfigurationError
+from kvorum.etcd.backend import EtcdStorageBackend
+from kvorum.etcd.connection import Connection
+from kvorum.repository import Repository
+from kvorum.resources import AnyResource
+from kvorum.settings import EtcdSettings
+from kvorum.storage import StorageBackend
+from kvorum.supervisor import Supervisor
+
+R = TypeVar("R", bound=AnyResource)
+
+# Enough for a server of one's own that has to be killed; everything else is closed within milliseconds.
+CLOSE_TIMEOUT: Final = 15.0
+
+
+def connect(target: str | EtcdSettings | None = None, *, settings: EtcdSettings | None = None) -> "Client":
+    """Return a client; it opens when it is entered: `async with kvorum.connect(…) as client`.
+
+    Args:
+        target: where etcd is:
+            `etcd://host[:port][,host[:port]…][/prefix]`;
+            `embedded://[/folder]`: an etcd of the client's own, which keeps its data in the folder, or throws them away;
+            an `EtcdSettings`; or nothing: then the environment (`EtcdSettings.from_env`).
+        settings: where all comes from that a URL does not say: timeout, page size …
+
+    Raises:
+        ConfigurationError: the target cannot be read. No I/O is done before the client is entered.
+    """
+    if target is None:
+        return Client(settings if settings is not None else EtcdSettings.from_env())
+    if isinstance(target, EtcdSettings):
+        if settings is not None:
+            raise ConfigurationError("the settings were given twice: as target and as settings")
+        return Client(target)
+    scheme, _, rest = target.partition("://")
+    if scheme == "embedded":
+        return Client(settings if settings is not None else EtcdSettings(), embedded=EmbeddedEtcd(data_dir=rest or None))
+    return Client(EtcdSettings.from_url(target, base=settings))
+
+
+class Client:
+    """A connection to etcd, and what lives on it. Made by `connect`.
+
+    Enter it once; then any number of tasks of the same event loop may use it, and any of them may close it.
+    Repositories may be made on it before it is open.
+
+    Attributes:
+        settings: what it was made with.
+        backend: the store under the prefix of the settings, as bytes and revisions.
+    """
+
+    def __init__(self, settings: EtcdSettings, *, embedded: EmbeddedEtcd | None = None) -> None:
+        self.settings = settings
+        self.backend: StorageBackend = EtcdStorageBackend(self, settings.prefix)
+        self._embedded = embedded
+        self._supervisor = Supervisor()
+        self._connection: Connection | None = None
+        self._state: Literal["not open", "open", "closed"] = "not open"
+        self._is_released = anyio.Event()
+
+    def __repr__(self) -> str:
+        return f"<Client {','.join(self.settings.endpoints)} [{self._state}]>"
+
+    def repository(self, resource_type: type[R]) -> Repository[R]:
+        """Return a repository of the resources of a class.
+
+        Raises:
+            ConfigurationError: the class is no `Resource[Spec, Status]`, or declares no kind.
+        """
+        return Repository(self, resource_type)
+
+    @property
+    def connection(self) -> Connection:
+        """The open connection.
+
+        Raises:
+            ClientClosedError: the client is not open.
+        """
+        if self._state == "not open" or self._connection is None:
+            raise ClientClosedError.not_open()
+        return self._connection
+
+    # --- opening and closing ---
+
+    async def __aenter__(self) -> Self:
+        """Connect. If that fails nothing stays open, and the client is closed.
+
+        Raises:
+            UnavailableError: nobody answers there, or not within the timeout.
+            EmbeddedEtcdError: the client's own etcd did not start.
+            ClientClosedError: the client has been entered before.
+        """
+        if self._state != "not open":
+            raise ClientClosedError("a client is entered once; connect again for another")
+        self._state = "open"
+        try:
+            await self._open()
+        except BaseException:
+            await self.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the client: its watches end with `ClientClosedError`, and calls under way do.
+
+        Idempotent, and from any task; whoever comes second waits for the first.
+        """
+        if self._state == "closed":
+            await self._is_released.wait()
+            return
+        was_open, self._state = self._state == "open", "closed"
+        try:
+            if was_open:
+                with anyio.move_on_after(CLOSE_TIMEOUT, shield=True):
+                    await self._release()
+        finally:
+            self._is_released.set()
+
+    async def _open(self) -> None:
+        if self._embedded is not None:
+            await self._embedded.__aenter__()
+            self.settings = msgspec.structs.replace(self.settings, endpoints=self._embedded.endpoints)
+        await self._supervisor.start()
+        self._connection = Connection(self.settings, self._supervisor)
+        await self._connection.open()
+
+    async def _release(self) -> None:
+        """Undo `_open`, as far as it came, in reverse; what uses the connection goes first."""
+        async with AsyncExitStack() as stack:
+            if self._embedded is not None:
+                stack.push_async_exit(self._embedded)
+            if self._connection is not None:
+                stack.push_async_callback(self._connection.aclose)
+            stack.push_async_callback(self._supervisor.aclose)

@@ -1,0 +1,195 @@
+# The types of the driver's messages, as far as Kvorum uses them. aetcd ships none. Source of the fields: etcd's
+# api/etcdserverpb/rpc.proto and api/mvccpb/kv.proto, the subset that 3.4 and 3.5 share.
+
+import enum
+from collections.abc import Awaitable, Iterable, Sequence
+from typing import Any, Generic, TypeVar
+
+_Request = TypeVar("_Request", contravariant=True)
+_Response = TypeVar("_Response", covariant=True)
+
+class StatusCode(enum.Enum):
+    OK = ...
+    CANCELLED = ...
+    UNKNOWN = ...
+    INVALID_ARGUMENT = ...
+    DEADLINE_EXCEEDED = ...
+    NOT_FOUND = ...
+    ALREADY_EXISTS = ...
+    PERMISSION_DENIED = ...
+    UNAUTHENTICATED = ...
+    RESOURCE_EXHAUSTED = ...
+    FAILED_PRECONDITION = ...
+    ABORTED = ...
+    OUT_OF_RANGE = ...
+    UNIMPLEMENTED = ...
+    INTERNAL = ...
+    UNAVAILABLE = ...
+    DATA_LOSS = ...
+
+class AioRpcError(Exception):
+    def code(self) -> StatusCode: ...
+    def details(self) -> str | None: ...
+    def debug_error_string(self) -> str: ...
+
+class UsageError(Exception): ...
+class _Eof: ...
+
+EOF: _Eof
+
+class Unary(Generic[_Request, _Response]):
+    def __call__(
+        self, request: _Request, *, timeout: float, metadata: Sequence[tuple[str, str]] | None = None
+    ) -> Awaitable[_Response]: ...
+
+class Stream(Generic[_Request, _Response]):
+    async def write(self, request: _Request) -> None: ...
+    async def read(self) -> _Response | _Eof: ...
+    def cancel(self) -> bool: ...
+
+class ResponseHeader:
+    cluster_id: int
+    member_id: int
+    revision: int
+    raft_term: int
+
+class KeyValue:
+    key: bytes
+    value: bytes
+    create_revision: int
+    mod_revision: int
+    version: int
+    lease: int
+
+class RangeRequest:
+    def __init__(
+        self,
+        *,
+        key: bytes,
+        range_end: bytes = ...,
+        limit: int = ...,
+        revision: int = ...,
+        keys_only: bool = ...,
+        count_only: bool = ...,
+    ) -> None: ...
+
+class RangeResponse:
+    header: ResponseHeader
+    kvs: Sequence[KeyValue]
+    more: bool
+    count: int
+
+class PutRequest:
+    def __init__(self, *, key: bytes, value: bytes, lease: int = ..., ignore_lease: bool = ...) -> None: ...
+
+class PutResponse:
+    header: ResponseHeader
+
+class DeleteRangeRequest:
+    def __init__(self, *, key: bytes, range_end: bytes = ..., prev_kv: bool = ...) -> None: ...
+
+class DeleteRangeResponse:
+    header: ResponseHeader
+    deleted: int
+    prev_kvs: Sequence[KeyValue]
+
+class Compare:
+    EQUAL: int
+    MOD: int
+    def __init__(self, *, result: int, target: int, key: bytes, mod_revision: int) -> None: ...
+
+class RequestOp:
+    def __init__(
+        self,
+        *,
+        request_range: RangeRequest = ...,
+        request_put: PutRequest = ...,
+        request_delete_range: DeleteRangeRequest = ...,
+    ) -> None: ...
+
+class ResponseOp:
+    response_range: RangeResponse
+    response_put: PutResponse
+    response_delete_range: DeleteRangeResponse
+
+class TxnRequest:
+    def __init__(
+        self,
+        *,
+        compare: Iterable[Compare] = ...,
+        success: Iterable[RequestOp] = ...,
+        failure: Iterable[RequestOp] = ...,
+    ) -> None: ...
+
+class TxnResponse:
+    header: ResponseHeader
+    succeeded: bool
+    responses: Sequence[ResponseOp]
+
+class LeaseGrantRequest:
+    def __init__(self, *, TTL: int, ID: int = ...) -> None: ...  # noqa: N803 - protobuf's names
+
+class LeaseGrantResponse:
+    header: ResponseHeader
+    ID: int
+    TTL: int
+    error: str
+
+class LeaseRevokeRequest:
+    def __init__(self, *, ID: int) -> None: ...  # noqa: N803
+
+class LeaseRevokeResponse:
+    header: ResponseHeader
+
+class StatusRequest: ...
+
+class StatusResponse:
+    header: ResponseHeader
+    version: str
+
+class WatchCreateRequest:
+    def __init__(self, *, key: bytes, range_end: bytes, start_revision: int, prev_kv: bool) -> None: ...
+
+class WatchRequest:
+    def __init__(self, *, create_request: WatchCreateRequest) -> None: ...
+
+class Event:
+    type: int
+    kv: KeyValue
+    prev_kv: KeyValue
+
+class WatchResponse:
+    header: ResponseHeader
+    created: bool
+    canceled: bool
+    compact_revision: int
+    cancel_reason: str
+    events: Sequence[Event]
+
+class _KVStub:
+    Range: Unary[RangeRequest, RangeResponse]
+    Put: Unary[PutRequest, PutResponse]
+    DeleteRange: Unary[DeleteRangeRequest, DeleteRangeResponse]
+    Txn: Unary[TxnRequest, TxnResponse]
+
+class _LeaseStub:
+    LeaseGrant: Unary[LeaseGrantRequest, LeaseGrantResponse]
+    LeaseRevoke: Unary[LeaseRevokeRequest, LeaseRevokeResponse]
+
+class _MaintenanceStub:
+    Status: Unary[StatusRequest, StatusResponse]
+
+class _Channel: ...
+
+class WatchStub:
+    def __init__(self, channel: _Channel) -> None: ...
+    def Watch(self, *, metadata: Sequence[tuple[str, str]]) -> Stream[WatchRequest, WatchResponse]: ...  # noqa: N802
+
+class Driver:
+    channel: _Channel
+    kvstub: _KVStub
+    leasestub: _LeaseStub
+    maintenancestub: _MaintenanceStub
+    def __init__(self, *, host: str, port: int, timeout: float, options: dict[str, Any]) -> None: ...
+    async def connect(self) -> None: ...
+    async def close(self) -> None: ...

@@ -1,0 +1,98 @@
+"""What an error of the driver means to a user of Kvorum: one table.
+
+A call ends in one of four ways: with an answer, refused (the server said no, nothing was applied), not sent (no
+connection was ever made, nothing was applied), or *open*: the request may have been applied, or may still be. For a
+read, "open" means no more than "try again"; for a write it is `OutcomeUnknownError`. What the table does not list is
+open.
+
+Source of the codes and texts: etcd's api/v3rpc/rpctypes/error.go, and gRPC's status codes.
+"""
+
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from kvorum.errors import (
+    AuthenticationError,
+    FutureRevisionError,
+    HistoryLostError,
+    InvalidResourceError,
+    KvorumError,
+    LeaseNotFoundError,
+    OutcomeUnknownError,
+    PermissionDeniedError,
+    ResourceTooLargeError,
+    ServerError,
+    StorageFullError,
+    UnavailableError,
+)
+from kvorum.etcd._rpc import AioRpcError, StatusCode
+
+
+class Call(NamedTuple):
+    """What was tried, in the words of a message.
+
+    Attributes:
+        endpoint: where.
+        operation: as `put`.
+        subject: the key, prefix or lease, as etcd knows it.
+        writes: whether it may change something.
+        revision: the revision that a read asked for; 0 if none.
+    """
+
+    endpoint: str
+    operation: str
+    subject: str
+    writes: bool = False
+    revision: int = 0
+
+
+_Meaning = Callable[[Call, str], KvorumError]
+
+
+def _permission(call: Call, _: str) -> KvorumError:
+    return PermissionDeniedError(f"{call.operation} {call.subject}")
+
+
+def _too_large(call: Call, detail: str) -> KvorumError:
+    return ResourceTooLargeError(call.subject, detail=detail)
+
+
+def _not_sent(call: Call, detail: str) -> KvorumError:
+    return UnavailableError(call.endpoint, detail)
+
+
+_REFUSALS: Final[tuple[tuple[StatusCode, str, _Meaning], ...]] = (
+    # code, part of the text ("" fits all), what it means; the first that fits counts
+    (StatusCode.UNAVAILABLE, "failed to connect to all addresses", _not_sent),
+    (StatusCode.UNAVAILABLE, "DNS resolution failed", _not_sent),
+    (StatusCode.OUT_OF_RANGE, "has been compacted", lambda call, _: HistoryLostError(revision=call.revision)),
+    (StatusCode.OUT_OF_RANGE, "future revision", lambda call, _: FutureRevisionError(revision=call.revision)),
+    (StatusCode.NOT_FOUND, "lease not found", lambda _call, _detail: LeaseNotFoundError()),
+    (StatusCode.PERMISSION_DENIED, "", _permission),
+    (StatusCode.UNAUTHENTICATED, "", lambda _, detail: AuthenticationError(detail)),
+    (StatusCode.INVALID_ARGUMENT, "authentication failed", lambda _, detail: AuthenticationError(detail)),
+    (StatusCode.INVALID_ARGUMENT, "user name is empty", lambda _, detail: AuthenticationError(detail)),
+    (StatusCode.INVALID_ARGUMENT, "request is too large", _too_large),
+    (StatusCode.INVALID_ARGUMENT, "", lambda call, detail: InvalidResourceError(call.subject, detail)),
+    (StatusCode.RESOURCE_EXHAUSTED, "larger than max", _too_large),
+    (StatusCode.RESOURCE_EXHAUSTED, "database space exceeded", lambda _, detail: StorageFullError(detail)),
+    (StatusCode.RESOURCE_EXHAUSTED, "too many requests", _not_sent),
+    (StatusCode.FAILED_PRECONDITION, "", lambda call, detail: ServerError(f"{call.operation} failed", detail)),
+    (StatusCode.UNIMPLEMENTED, "", lambda call, detail: ServerError(f"{call.operation} unimplemented", detail)),
+)
+
+
+def meaning_of(error: AioRpcError, call: Call) -> KvorumError:
+    """Return the error of Kvorum's that a failed call stands for; raise it `from` the driver's."""
+    code, detail = error.code(), error.details() or "no details"
+    for refused, text, meaning in _REFUSALS:
+        if code is refused and text in detail:
+            return meaning(call, detail)
+    return open_end(call, f"{code.name}: {detail}")
+
+
+def open_end(call: Call, reason: str) -> KvorumError:
+    """Return the error for a call that was sent and got no answer."""
+    if call.writes:
+        return OutcomeUnknownError(f"{call.subject} ({call.operation})", reason)
+    return UnavailableError(call.endpoint, reason)

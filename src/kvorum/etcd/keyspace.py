@@ -1,0 +1,47 @@
+"""A backend's share of etcd's keys: everything under one prefix, seen by keys relative to it."""
+
+from kvorum.errors import InvalidResourceError
+from kvorum.etcd import _rpc as rpc
+from kvorum.keys import prefix_end
+from kvorum.storage import Entry
+
+MAX_KEY_SIZE = 1_500
+
+
+class KeySpace:
+    """The keys that start with `/<prefix>/`.
+
+    Other programs may have put keys of any bytes there. They come and go as text with surrogates (PEP 383), so nothing
+    is lost on the way.
+    """
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = f"/{prefix.strip('/')}/" if prefix.strip("/") else "/"
+        self._bytes = self.prefix.encode()
+
+    def full(self, key: str) -> bytes:
+        """Return the key as etcd knows it.
+
+        Raises:
+            InvalidResourceError: it is empty or too long. Nothing was sent.
+        """
+        full = self._bytes + key.encode(errors="surrogateescape")
+        if not key or len(full) > MAX_KEY_SIZE:
+            problem = (
+                f"the key has {len(full)} bytes, at most {MAX_KEY_SIZE} are allowed" if key else "the key is empty"
+            )
+            raise InvalidResourceError(self.prefix + key[:100], problem)
+        return full
+
+    def relative(self, full: bytes) -> str:
+        """Return a key as the port knows it."""
+        return full[len(self._bytes) :].decode(errors="surrogateescape")
+
+    def range(self, prefix: str) -> tuple[bytes, bytes]:
+        """Return the first key that may start with `prefix`, and the first one behind all that do."""
+        start = self._bytes + prefix.encode(errors="surrogateescape")
+        return start, prefix_end(start)
+
+    def entry(self, kv: rpc.KeyValue) -> Entry:
+        """Return what etcd says about a key."""
+        return Entry(self.relative(kv.key), kv.value, kv.mod_revision, kv.create_revision, kv.version, kv.lease)

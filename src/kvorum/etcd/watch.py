@@ -1,0 +1,246 @@
+"""A stream of changes from etcd.
+
+Each watch has a gRPC stream of its own: HTTP/2's flow control then holds back each alone, so a consumer that does not
+read costs itself, and a refused watch cannot take another's place (etcd 3.5.1 does that on shared streams).
+
+A single task reads the stream, because cancelling a pending `read()` of grpc.aio cancels the whole call: a consumer
+with a timeout must not do that. The task and the consumer share a `_Feed`; the watch itself is known to the consumer
+only, so that dropping it ends the stream.
+"""
+
+import asyncio
+import weakref
+from collections import deque
+from itertools import groupby
+from typing import Final
+
+import anyio
+
+from kvorum.errors import (
+    ClientClosedError,
+    FutureRevisionError,
+    HistoryLostError,
+    KvorumError,
+    PermissionDeniedError,
+    ServerError,
+    UnavailableError,
+)
+from kvorum.etcd import _rpc as rpc
+from kvorum.etcd.connection import Connection, HasConnection, is_cancelled
+from kvorum.etcd.faults import Call
+from kvorum.etcd.keyspace import KeySpace
+from kvorum.storage import Change, StorageWatch
+
+# The reader reads no further message while this many changes wait for the consumer; etcd then keeps the rest. One
+# message holds up to 1000 revisions, so at most that many more may wait.
+READ_AHEAD: Final = 1000
+
+_DELETE: Final = 1  # mvccpb.Event.DELETE
+
+
+class EtcdStorageWatch(StorageWatch):
+    """Follows the keys under a prefix, on one stream. Made by `EtcdStorageBackend.watch`."""
+
+    def __init__(self, client: HasConnection, keys: KeySpace, prefix: str, since: int | None) -> None:
+        self._client = client
+        self._feed = _Feed(keys, prefix, since)
+        self._revision = 0
+        self._started = False
+        # A watch that is merely dropped is cancelled on the server, too. Python's garbage collector would not do it:
+        # grpc keeps a call that is under way.
+        weakref.finalize(self, self._feed.end).atexit = False
+
+    def __repr__(self) -> str:
+        feed = self._feed
+        state = "ended" if feed.is_ended else "open" if feed.is_open else "not open"
+        return f"<EtcdStorageWatch {feed.subject} [{state}, at {self._revision}, {feed.buffered} buffered]>"
+
+    @property
+    def revision(self) -> int:
+        """The revision delivered last, or the one that the watch started after."""
+        return self._revision
+
+    async def open(self) -> None:
+        """Start the reader, and wait until etcd has created the watch."""
+        if not self._started:
+            connection = self._client.connection
+            connection.spawn(self._feed.run, connection, name=f"watch {self._feed.subject}")
+            self._started = True
+        while not self._feed.is_open and not self._feed.is_ended:
+            await self._feed.changed.wait()
+        if not self._feed.is_open:
+            self._feed.raise_error()
+        self._revision = max(self._revision, self._feed.start)
+
+    async def aclose(self) -> None:
+        """Cancel the stream, and wait until its reader is gone."""
+        self._feed.end()
+        if self._started:
+            await self._feed.finished.wait()
+
+    async def __anext__(self) -> tuple[Change, ...]:
+        await self.open()
+        feed = self._feed
+        # First wait, then take, with no await in between: so a wait that is cancelled takes nothing.
+        while not feed.buffered and not feed.is_ended:
+            await feed.changed.wait()
+        changes = feed.take()
+        if changes is None:
+            feed.raise_error()
+            raise StopAsyncIteration
+        self._revision = changes[0].revision
+        return changes
+
+
+class _Feed:
+    """What the reader has read and the consumer has not."""
+
+    def __init__(self, keys: KeySpace, prefix: str, since: int | None) -> None:
+        self.subject = keys.prefix + prefix
+        self.start = 0
+        self.is_open = False
+        self.is_ended = False
+        self.buffered = 0
+        self.changed = anyio.Event()
+        self.finished = anyio.Event()
+        self._keys = keys
+        self._prefix = prefix
+        self._since = since
+        self._position = 0
+        self._revisions: deque[tuple[Change, ...]] = deque()
+        self._error: KvorumError | None = None
+        self._call: rpc.Stream[rpc.WatchRequest, rpc.WatchResponse] | None = None
+
+    # --- the consumer's side ---
+
+    def take(self) -> tuple[Change, ...] | None:
+        """Take the oldest revision; None if there is none."""
+        if not self._revisions:
+            return None
+        changes = self._revisions.popleft()
+        self.buffered -= len(changes)
+        if self.buffered < READ_AHEAD <= self.buffered + len(changes):
+            self._notify()
+        return changes
+
+    def raise_error(self) -> None:
+        """Raise what ended the stream, once."""
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def end(self) -> None:
+        """End the stream from this side: what is buffered is dropped."""
+        self.is_ended = True
+        self._error = None
+        self._revisions.clear()
+        self.buffered = 0
+        if self._call is not None:
+            self._call.cancel()
+        self._notify()
+
+    # --- the reader's side ---
+
+    async def run(self, connection: Connection) -> None:
+        """Read the stream until it ends, from either side; never raises but on cancellation."""
+        try:
+            if not self.is_ended:
+                await self._read_all(connection)
+        except KvorumError as exc:
+            self._fail(exc)
+        except asyncio.CancelledError:
+            if not is_cancelled():
+                return  # `end` has cancelled the call, which grpc.aio tells its reader in this way
+            self._fail(ClientClosedError.closed())
+            raise
+        finally:
+            if self._call is not None:
+                self._call.cancel()
+            self.finished.set()
+
+    async def _read_all(self, connection: Connection) -> None:
+        call = Call(connection.endpoint, "watch", self.subject)
+        with connection.translated(call):
+            await self._open(connection)
+            while not self.is_ended:
+                response = await self._next_response(connection)
+                if response.canceled:
+                    raise self._refusal(response)
+                self._put(response)
+                while self.buffered >= READ_AHEAD:
+                    await self.changed.wait()
+
+    async def _open(self, connection: Connection) -> None:
+        self._call = connection.watch()
+        start, end = self._keys.range(self._prefix)
+        first = 0 if self._since is None else self._since + 1
+        create = rpc.WatchCreateRequest(key=start, range_end=end, start_revision=first, prev_kv=True)
+        with anyio.move_on_after(connection.settings.timeout) as scope:
+            await self._call.write(rpc.WatchRequest(create_request=create))
+            response = await self._next_response(connection)
+        if scope.cancelled_caught:
+            raise UnavailableError(connection.endpoint, f"no watch within {connection.settings.timeout} s")
+        if response.canceled:
+            raise self._refusal(response)
+        await self._check_start(connection, response.header.revision)
+        # A watch from now begins after the revision in this header. One from the past has its own position; the header
+        # tells the store's, and to go on from there would lose what lies between.
+        self.start = self._position = response.header.revision if self._since is None else self._since
+        self.is_open = True
+        self._notify()
+
+    async def _check_start(self, connection: Connection, revision: int) -> None:
+        """Refuse a start in the future: etcd would keep silent until it is reached."""
+        if self._since is None or self._since <= revision:
+            return
+        # The member that serves the watch may lag behind the one that told the revision. A linearizable read does not.
+        start, end = self._keys.range(self._prefix)
+        request = rpc.RangeRequest(key=start, range_end=end, count_only=True)
+        current = (await connection.range(request, self.subject)).header.revision
+        if self._since > current:
+            raise FutureRevisionError(revision=self._since, current=current)
+
+    async def _next_response(self, connection: Connection) -> rpc.WatchResponse:
+        assert self._call is not None  # noqa: S101 - _open has set it
+        response = await self._call.read()
+        if not isinstance(response, rpc.WatchResponse):
+            raise UnavailableError(connection.endpoint, "the server ended the stream")
+        return response
+
+    def _refusal(self, response: rpc.WatchResponse) -> KvorumError:
+        if response.compact_revision:
+            return HistoryLostError(revision=self._position + 1, compact_revision=response.compact_revision)
+        if "permission denied" in response.cancel_reason:
+            return PermissionDeniedError(f"watch {self.subject}")
+        return ServerError("the end of the watch", response.cancel_reason or "no reason")
+
+    def _put(self, response: rpc.WatchResponse) -> None:
+        """Buffer the events of a response, a tuple for each revision; etcd does not split one between responses."""
+        for revision, events in groupby(response.events, key=lambda event: event.kv.mod_revision):
+            if revision <= self._position:
+                continue
+            changes = tuple(self._change(event) for event in events)
+            self._position = revision
+            self._revisions.append(changes)
+            self.buffered += len(changes)
+        self._notify()
+
+    def _change(self, event: rpc.Event) -> Change:
+        kv, before = event.kv, event.prev_kv
+        deleted = event.type == _DELETE
+        # On a create the previous value is an empty message, not absent.
+        previous = self._keys.entry(before) if before.mod_revision else None
+        if previous is None and (deleted or kv.create_revision != kv.mod_revision):
+            # Compaction has overtaken this watch: etcd then leaves the previous value out, without an error.
+            raise HistoryLostError(revision=kv.mod_revision)
+        return Change(self._keys.relative(kv.key), kv.mod_revision, None if deleted else self._keys.entry(kv), previous)
+
+    def _fail(self, error: KvorumError) -> None:
+        if not self.is_ended:
+            self.is_ended = True
+            self._error = error
+            self._notify()
+
+    def _notify(self) -> None:
+        self.changed.set()
+        self.changed = anyio.Event()

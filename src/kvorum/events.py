@@ -1,0 +1,115 @@
+"""What a watch shows: `Added`, `Modified`, `Deleted` and `Bookmark`.
+
+    match event:
+        case Added(resource=worker) | Modified(resource=worker): ...
+        case Deleted(resource=worker): ...
+
+All have `resource_version`, the revision that they are about. Several events can share one: a transaction made them.
+"""
+
+from collections.abc import Callable
+from typing import Generic, TypeAlias, TypeVar
+
+from kvorum.resources import AnyResource
+
+R = TypeVar("R", bound=AnyResource)
+
+
+class _ResourceEvent(Generic[R]):
+    """Common to the events about a resource."""
+
+    __slots__ = ("resource",)
+    __match_args__: tuple[str, ...] = ("resource",)
+
+    def __init__(self, resource: R) -> None:
+        self.resource = resource
+
+    @property
+    def resource_version(self) -> int:
+        """The revision of the write that this event tells of."""
+        return self.resource.metadata.resource_version
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self.resource == other.resource
+
+    __hash__ = None  # type: ignore[assignment] # resources are mutable
+
+    def __repr__(self) -> str:
+        metadata = self.resource.metadata
+        name = f"{metadata.namespace}/{metadata.name}" if metadata.namespace else metadata.name
+        return f"<{type(self).__name__} {self.resource.kind.plural}/{name} at {self.resource_version}>"
+
+
+class Added(_ResourceEvent[R]):
+    """A resource is there (or selected) that was not.
+
+    Attributes:
+        resource: as it was written.
+    """
+
+    __slots__ = ()
+
+
+class Modified(_ResourceEvent[R]):
+    """A resource is another.
+
+    Attributes:
+        resource: as it was written.
+    """
+
+    __slots__ = ("_previous",)
+    __match_args__ = ("resource", "previous")
+
+    def __init__(self, resource: R, previous: R | Callable[[], R]) -> None:
+        super().__init__(resource)
+        self._previous = previous
+
+    @property
+    def previous(self) -> R:
+        """As it was before. Decoded when it is asked for, since few ask.
+
+        Raises:
+            CorruptResourceError: somebody had written something that is no such resource.
+        """
+        if callable(self._previous):
+            self._previous = self._previous()
+        return self._previous
+
+    def __eq__(self, other: object) -> bool:
+        return super().__eq__(other) and isinstance(other, Modified) and self.previous == other.previous
+
+
+class Deleted(_ResourceEvent[R]):
+    """A resource is gone (or no longer selected).
+
+    Attributes:
+        resource: its last state, at the revision of the deletion.
+    """
+
+    __slots__ = ()
+
+
+class Bookmark:
+    """The watch has shown everything up to a revision.
+
+    Attributes:
+        resource_version: that revision.
+    """
+
+    __slots__ = ("resource_version",)
+    __match_args__ = ("resource_version",)
+
+    def __init__(self, resource_version: int) -> None:
+        self.resource_version = resource_version
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Bookmark) and self.resource_version == other.resource_version
+
+    def __hash__(self) -> int:
+        return hash((Bookmark, self.resource_version))
+
+    def __repr__(self) -> str:
+        return f"<Bookmark at {self.resource_version}>"
+
+
+WatchEvent: TypeAlias = Added[R] | Modified[R] | Deleted[R] | Bookmark

@@ -1,0 +1,54 @@
+"""Where lab workers are kept, and the questions that are asked about them."""
+
+from collections import Counter
+
+from kvorum.lab.phase import ACTIVE_PHASES, LabWorkerPhase
+from kvorum.lab.worker import LabWorker
+from kvorum.repository import HasBackend, Repository
+from kvorum.resource_list import ResourceList
+
+
+class LabWorkerRepository(Repository[LabWorker]):
+    """The lab workers. Cheap: make one per request, or keep one.
+
+    Each finder and count is about one revision. Finders go by what the spec and status say, not by labels: that reads
+    every worker, but it also finds one that was written by hand without its label.
+    """
+
+    def __init__(self, client: HasBackend) -> None:
+        super().__init__(client, LabWorker)
+
+    async def find_by_lab_track(self, lab_track: str) -> ResourceList[LabWorker]:
+        """Return the workers for a lab track, by `spec.labTrack`."""
+        return await self.list(fields={"spec.labTrack": lab_track})
+
+    async def find_by_phase(self, phase: LabWorkerPhase) -> ResourceList[LabWorker]:
+        """Return the workers in a phase."""
+        return await self.list(fields={"status.phase": phase})
+
+    async def find_ready_workers(self) -> ResourceList[LabWorker]:
+        """Return the workers in phase Ready: licensed, and free of labs."""
+        return await self.find_by_phase(LabWorkerPhase.READY)
+
+    async def find_draining_workers(self) -> ResourceList[LabWorker]:
+        """Return the workers in phase Draining: they take no more labs."""
+        return await self.find_by_phase(LabWorkerPhase.DRAINING)
+
+    async def find_active_workers(self) -> ResourceList[LabWorker]:
+        """Return the workers that are Ready or Draining.
+
+        The Lab Resource Manager calls these active. Those in the phase Active are not among them: ask `find_by_phase`.
+        """
+        workers = await self.list()  # once: two lists could show a worker that starts draining twice, or not at all
+        active = (worker for worker in workers if worker.status.phase in ACTIVE_PHASES)
+        return ResourceList(active, workers.resource_version)
+
+    async def count_by_phase(self) -> dict[LabWorkerPhase, int]:
+        """Count the workers in each phase; a phase without workers has 0."""
+        counts = Counter(worker.status.phase for worker in await self.list())
+        return {phase: counts[phase] for phase in LabWorkerPhase}
+
+    async def count_by_lab_track(self) -> dict[str, int]:
+        """Count the workers for each lab track that has any, in the order of the tracks."""
+        counts = Counter(worker.spec.lab_track for worker in await self.list())
+        return dict(sorted(counts.items()))

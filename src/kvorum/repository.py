@@ -1,0 +1,378 @@
+"""Repositories: typed resources in a store, with optimistic concurrency.
+
+Every write is a compare-and-swap on the revision that the resource was read at, so no update is ever lost: whoever
+comes second gets a `ConflictError`, or, with `mutate`, another go.
+"""
+
+import inspect
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar, overload
+
+import anyio
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
+
+from kvorum._codec import Draft, codec_for
+from kvorum.errors import AlreadyExistsError, ConflictError, InvalidResourceError, NotFoundError
+from kvorum.field_selectors import FieldSelectorLike
+from kvorum.keys import kind_prefix, resource_key
+from kvorum.label_selectors import LabelSelectorLike
+from kvorum.resource_list import ResourceList
+from kvorum.resources import AnyResource, Stored
+from kvorum.selectors import Selector
+from kvorum.storage import Entry, StorageBackend
+from kvorum.watch import Watch
+
+R = TypeVar("R", bound=AnyResource)
+Default = TypeVar("Default")
+
+# Changes a resource in place, or returns another; may be async.
+Change: TypeAlias = Callable[[R], R | None | Awaitable[R | None]]
+
+# How long `mutate`, `patch` and `delete` go on against others who write the same resource. Somebody wins each round, so
+# only a resource that is written all the time, by many, gets here.
+CONTENTION_TIMEOUT: Final = 10.0
+
+_REQUIRED: Final = object()
+
+
+class HasBackend(Protocol):
+    """What a repository is made on: a client."""
+
+    @property
+    def backend(self) -> StorageBackend:
+        """Where the resources are."""
+
+
+class Repository(Generic[R]):
+    """The resources of one kind. Cheap: make one per request, or keep one for as long as the client lives.
+
+    Names and namespaces are checked before anything is sent. For a namespaced kind every method that takes a name takes
+    its `namespace`, too.
+
+    Beside what each method names, all can raise:
+        InvalidResourceError: a name or a resource breaks a rule. Nothing was sent.
+        CorruptResourceError: the stored bytes are not a resource of this kind.
+        UnavailableError: the store was not reached. Nothing was changed.
+        OutcomeUnknownError: a write was sent, and whether it was applied is not known.
+        PermissionDeniedError, AuthenticationError: the store refuses the user.
+        ClientClosedError: the client is not open.
+    """
+
+    def __init__(self, client: HasBackend, resource_type: type[R]) -> None:
+        self._client = client
+        self._codec = codec_for(resource_type)
+        self.kind = self._codec.kind
+
+    def __repr__(self) -> str:
+        return f"<Repository {self.kind.plural}>"
+
+    @property
+    def _backend(self) -> StorageBackend:
+        return self._client.backend
+
+    # --- read ---
+
+    @overload
+    async def get(self, name: str, *, namespace: str | None = None) -> R: ...
+    @overload
+    async def get(self, name: str, default: Default, *, namespace: str | None = None) -> R | Default: ...
+    async def get(self, name: str, default: Any = _REQUIRED, *, namespace: str | None = None) -> Any:
+        """Return a resource as it is now (linearizable); or the default, if one is given and there is no such resource.
+
+        Raises:
+            NotFoundError: there is no such resource, and no default.
+        """
+        key = resource_key(self.kind, name, namespace)
+        entry = await self._backend.get(key)
+        if entry is not None:
+            return self._codec.decode(entry)
+        if default is _REQUIRED:
+            raise NotFoundError(key)
+        return default
+
+    async def exists(self, name: str, *, namespace: str | None = None) -> bool:
+        """Tell whether there is such a resource, decodable or not."""
+        return await self._backend.exists(resource_key(self.kind, name, namespace))
+
+    async def list(
+        self,
+        *,
+        labels: LabelSelectorLike = None,
+        fields: FieldSelectorLike = None,
+        namespace: str | None = None,
+        at: int | None = None,
+    ) -> ResourceList[R]:
+        """Return all resources, or those that the selectors match, at one revision, in the order of their keys.
+
+        It takes a request for each 1000 resources (`EtcdSettings.page_size`), never one for each.
+
+        Args:
+            labels: a label selector, as `lab-track=comp-sci-101,!draining`.
+            fields: a field selector, as `status.phase=Ready`.
+            namespace: only this one, of a namespaced kind.
+            at: the revision to list at; now by default.
+
+        Raises:
+            InvalidSelectorError: a selector cannot be read. Nothing was sent.
+            CorruptResourceError: a value is no resource of this kind; the first one is named.
+            HistoryLostError: `at` has been compacted.
+            FutureRevisionError: `at` has not been reached.
+        """
+        selector = self._selector(labels, fields)
+        page = await self._backend.list(kind_prefix(self.kind, namespace), revision=at)
+        resources = map(self._codec.decode, page.entries)
+        return ResourceList(filter(selector.matches, resources), page.revision)
+
+    async def count(
+        self,
+        *,
+        labels: LabelSelectorLike = None,
+        fields: FieldSelectorLike = None,
+        namespace: str | None = None,
+    ) -> int:
+        """Count all resources (which reads none), or those that the selectors match (which reads all)."""
+        if self._selector(labels, fields).is_everything:
+            return await self._backend.count(kind_prefix(self.kind, namespace))
+        return len(await self.list(labels=labels, fields=fields, namespace=namespace))
+
+    def watch(
+        self,
+        *,
+        labels: LabelSelectorLike = None,
+        fields: FieldSelectorLike = None,
+        namespace: str | None = None,
+        since: int | None = None,
+        initial: bool = False,
+    ) -> Watch[R]:
+        """Follow all resources, or those that the selectors match; see `Watch`.
+
+        Args:
+            labels: a label selector.
+            fields: a field selector.
+            namespace: only this one, of a namespaced kind.
+            since: everything after this revision: `ResourceList.resource_version` or `Watch.checkpoint`. Without it,
+                everything after the moment when the watch is first entered or iterated.
+            initial: first show all there is as `Added`, then a `Bookmark` with the revision of that state.
+
+        Raises:
+            InvalidSelectorError: a selector cannot be read.
+            InvalidResourceError: both `since` and `initial` are given.
+        """
+        prefix = kind_prefix(self.kind, namespace)
+        if initial and since is not None:
+            raise InvalidResourceError(prefix, "a watch starts with what is there (initial) or after a revision (since)")
+        selector = self._selector(labels, fields)
+        return Watch(self._backend, self._codec, prefix, selector, since=since, initial=initial)
+
+    def _selector(self, labels: LabelSelectorLike, fields: FieldSelectorLike) -> Selector[R]:
+        return Selector(self._codec.resource_type, labels, fields)
+
+    # --- write ---
+
+    async def add(self, resource: R, *, ttl: float | None = None) -> R:
+        """Store a new resource and return it as it is stored: with uid, version, generation 1 and creation time.
+
+        Args:
+            resource: it must not carry a resource version. It is left as it is.
+            ttl: seconds after which the store removes it; updates do not change that. The store rounds it up, and has a
+                minimum (etcd: 1.5 election timeouts, 2 s by default).
+
+        Raises:
+            AlreadyExistsError: there is one of that name; it was left as it is.
+            InvalidResourceError: it carries a resource version, so it is stored already.
+        """
+        key = self._key_of(resource)
+        if resource.metadata.resource_version:
+            version = resource.metadata.resource_version
+            raise InvalidResourceError(key, f"it carries resource version {version}, so it is stored already: update it")
+        draft = self._codec.draft_new(resource)
+        if ttl is None:
+            return draft.written(await self._backend.create(key, draft.stored.value))
+        lease = await self._backend.grant_lease(ttl)
+        try:
+            return draft.written(await self._backend.create(key, draft.stored.value, lease=lease))
+        except AlreadyExistsError:
+            with anyio.move_on_after(1, shield=True):
+                await self._backend.revoke_lease(lease)
+            raise
+
+    async def update(self, resource: R) -> R:
+        """Store a changed resource if nobody has changed it since it was read; return it as it is stored.
+
+        A resource that is as it was writes nothing. What the store owns (uid, timestamps, generation) stays. Fields
+        that this version of the type does not know stay, too. So does the lease of a resource that has a TTL.
+        A resource that is being deleted goes when its last finalizer is taken off; its last state is returned then.
+
+        Raises:
+            ConflictError: it has been changed since. `current` is what it is now.
+            NotFoundError: it is gone.
+            InvalidResourceError: it carries no resource version, so it was never read: add it.
+        """
+        key, stored = await self._base_of(resource)
+        return await self._confirmed(key, stored, self._codec.draft_update(resource, stored))
+
+    async def update_status(self, resource: R) -> R:
+        """Store the status alone, if nobody has changed the resource since it was read; like `update` otherwise.
+
+        Whatever else was changed in `resource` is not stored.
+        """
+        key, stored = await self._base_of(resource)
+        current = self._codec.restore(stored)
+        current.status = resource.status
+        return await self._confirmed(key, stored, self._codec.draft_update(current, stored))
+
+    async def mutate(self, name: str, change: Change[R], *, namespace: str | None = None) -> R:
+        """Read a resource, change it, and store it; again from the start if somebody else was faster.
+
+        Args:
+            name: which resource.
+            change: called with the resource as it is now; it changes it in place, or returns another. It may be async.
+                It is called once for each try, so it should do nothing else. What it raises comes out as it is, and
+                nothing is written.
+            namespace: its namespace.
+
+        Raises:
+            NotFoundError: there is no such resource.
+            ConflictError: others were faster for 10 seconds.
+        """
+        key = resource_key(self.kind, name, namespace)
+
+        async def changed(current: R, stored: Stored) -> Draft[R]:
+            result = change(current)
+            if inspect.isawaitable(result):
+                result = await result
+            resource = current if result is None else result
+            if self._key_of(resource) != key:
+                raise InvalidResourceError(key, f"the change made another resource of it: {self._key_of(resource)}")
+            return self._codec.draft_update(resource, stored)
+
+        return await self._retried(key, changed)
+
+    async def patch(self, name: str, merge_patch: Mapping[str, Any], *, namespace: str | None = None) -> R:
+        """Apply a JSON merge patch (RFC 7396) to a resource as it is now; again if somebody else was faster.
+
+        Args:
+            name: which resource.
+            merge_patch: fields by their names in the stored JSON, as `{"spec": {"labTrack": "x"}}`; None removes one.
+                Of the metadata, labels, annotations and finalizers can be patched.
+            namespace: its namespace.
+
+        Raises:
+            NotFoundError: there is no such resource.
+            InvalidResourceError: the patch touches what the store owns, or names a field that does not exist.
+            ConflictError: others were faster for 10 seconds.
+        """
+
+        async def patched(_: R, stored: Stored) -> Draft[R]:  # noqa: RUF029 - `_retried` takes async ones
+            return self._codec.patch(stored, merge_patch)
+
+        return await self._retried(resource_key(self.kind, name, namespace), patched)
+
+    async def delete(
+        self, name: str, *, namespace: str | None = None, resource_version: int | None = None, uid: str | None = None
+    ) -> R:
+        """Remove a resource and return its last state, at the version of the deletion.
+
+        A resource with finalizers is not removed yet: it gets a `deletion_timestamp`, is returned with it, and goes when
+        `update` (or `mutate`, or `patch`) takes the last finalizer off.
+
+        Args:
+            name: which resource.
+            namespace: its namespace.
+            resource_version: only if it is at this version.
+            uid: only if it is this one, not another of the same name.
+
+        Raises:
+            NotFoundError: there is no such resource.
+            ConflictError: a precondition does not hold; the resource stays. Or: others were faster for 10 seconds.
+        """
+
+        async def deleted(current: R, stored: Stored) -> Draft[R] | None:  # noqa: RUF029 - `_retried` takes async ones
+            metadata = current.metadata
+            if uid is not None and metadata.uid != uid:
+                raise ConflictError(key, expected=uid, current=current, found=metadata.uid)
+            if resource_version is not None and metadata.resource_version != resource_version:
+                found = metadata.resource_version
+                raise ConflictError(key, expected=resource_version, current=current, found=found)
+            if metadata.finalizers:
+                return self._codec.draft_update(current, stored, deleted=datetime.now(UTC))
+            return None
+
+        key = resource_key(self.kind, name, namespace)
+        return await self._retried(key, deleted)
+
+    # --- one write ---
+
+    def _key_of(self, resource: R) -> str:
+        if not isinstance(resource, self._codec.resource_type):
+            raise InvalidResourceError(self.kind.plural, f"a {type(resource).__name__} is no {self.kind.name}")
+        return resource_key(self.kind, resource.metadata.name, resource.metadata.namespace)
+
+    def _read(self, key: str, entry: Entry | None) -> tuple[R, Stored]:
+        """Return what an entry holds, and the bytes of that."""
+        if entry is None:
+            raise NotFoundError(key)
+        resource = self._codec.decode(entry)
+        assert resource.metadata.stored is not None  # noqa: S101 - decode has just set it
+        return resource, resource.metadata.stored
+
+    async def _base_of(self, resource: R) -> tuple[str, Stored]:
+        """Return the bytes that an update of this resource starts from; from the store if it does not carry them."""
+        key, version = self._key_of(resource), resource.metadata.resource_version
+        if not version:
+            raise InvalidResourceError(key, "it carries no resource version, so it was never read: add it")
+        stored = resource.metadata.stored
+        if stored is None:  # it has come from elsewhere: an HTTP request, say
+            current, stored = self._read(key, await self._backend.get(key))
+            if stored.revision != version:
+                raise ConflictError(key, expected=version, current=current, found=stored.revision)
+        return key, stored
+
+    async def _confirmed(self, key: str, stored: Stored, draft: Draft[R]) -> R:
+        """Write, or, if there is nothing to write, make sure that what the caller relied on is still true."""
+        if draft.changed:
+            return await self._write(key, stored, draft)
+        current, now = self._read(key, await self._backend.get(key))
+        if now.revision != stored.revision:
+            raise ConflictError(key, expected=stored.revision, current=current, found=now.revision)
+        return current
+
+    async def _retried(self, key: str, prepare: Callable[[R, Stored], Awaitable[Draft[R] | None]]) -> R:
+        """Read, prepare, write; again while the write conflicts. What `prepare` raises comes out at once."""
+        tries = AsyncRetrying(
+            retry=retry_if_exception_type(ConflictError),
+            wait=wait_random_exponential(multiplier=0.01, max=0.2),
+            stop=stop_after_delay(CONTENTION_TIMEOUT),
+            reraise=True,
+        )
+        async for attempt in tries:
+            current, stored = self._read(key, await self._backend.get(key))
+            draft = await prepare(current, stored)
+            with attempt:
+                return await self._write(key, stored, draft)
+        raise AssertionError("tenacity leaves its loop by an error only")
+
+    async def _write(self, key: str, stored: Stored, draft: Draft[R] | None) -> R:
+        """Write a draft over what is stored, or remove that (None); once, and only if it is still there unchanged."""
+        if draft is not None and not draft.changed:
+            return draft.written(stored.revision)
+        if draft is not None and draft.resource.metadata.deletion_timestamp:
+            draft = self._finalized(key, stored, draft)
+        try:
+            if draft is not None:
+                revision = await self._backend.compare_and_swap(key, draft.stored.value, expected=stored.revision)
+                return draft.written(revision)
+            change = await self._backend.delete(key, expected=stored.revision)
+        except ConflictError as exc:
+            current, now = self._read(key, exc.current)
+            raise ConflictError(key, expected=stored.revision, current=current, found=now.revision) from None
+        assert change.previous is not None  # noqa: S101 - a deletion at a revision has removed something
+        return self._codec.decode(change.previous, revision=change.revision)
+
+    def _finalized(self, key: str, stored: Stored, draft: Draft[R]) -> Draft[R] | None:
+        """Decide about a resource that is being deleted: None (remove it) once its last finalizer is off."""
+        before, after = self._codec.restore(stored).metadata, draft.resource.metadata
+        if added := set(after.finalizers) - set(before.finalizers):
+            raise InvalidResourceError(key, f"it is being deleted, so it takes no new finalizers: {', '.join(added)}")
+        return draft if after.finalizers else None

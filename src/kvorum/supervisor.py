@@ -1,0 +1,70 @@
+"""The one task that owns all others of a client.
+
+Streams need tasks of their own, which outlive the call that opened them. anyio's task groups must be entered and left
+by one and the same task, while a client may be opened by one task and closed by another. So a client starts a single
+task, which enters a task group, waits to be told to stop, and leaves it again.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVarTuple
+
+import anyio
+from anyio.abc import TaskGroup
+
+from kvorum.errors import ClientClosedError
+
+Args = TypeVarTuple("Args")
+
+
+class Supervisor:
+    """Runs tasks until it is closed. Bound to the event loop that it was started on."""
+
+    def __init__(self) -> None:
+        self._group: TaskGroup | None = None
+        self._main: asyncio.Task[None] | None = None
+        self._stop = anyio.Event()
+
+    async def start(self) -> None:
+        """Begin to take tasks. Call it once."""
+        entered = anyio.Event()
+        # The one bare task of Kvorum; `aclose` awaits it.
+        self._main = asyncio.create_task(self._run(entered), name="kvorum-supervisor")
+        try:
+            await entered.wait()
+        except BaseException:
+            self._main.cancel()
+            raise
+
+    def spawn(self, run: Callable[[*Args], Coroutine[Any, Any, None]], *args: *Args, name: str) -> None:
+        """Run `run(*args)` in a task of its own, until it returns or the supervisor is closed.
+
+        It must bring its errors to whoever waits for it: one that gets out ends all tasks, and comes out of `aclose`.
+
+        Raises:
+            ClientClosedError: the supervisor is not running.
+        """
+        if self._group is None:
+            raise ClientClosedError.closed() if self._stop.is_set() else ClientClosedError.not_open()
+        self._group.start_soon(run, *args, name=name)
+
+    async def aclose(self) -> None:
+        """Cancel all tasks and wait until they are gone. Idempotent, and from any task."""
+        self._stop.set()
+        main = self._main
+        if main is not None:
+            await asyncio.wait([main])  # unlike `await main`, a wait that is cancelled leaves `main` to finish
+            if self._main is main:  # of several who wait, one gets the error
+                self._main = None
+                main.result()
+
+    async def _run(self, entered: anyio.Event) -> None:
+        try:
+            async with anyio.create_task_group() as group:
+                self._group = group
+                entered.set()
+                await self._stop.wait()
+                self._group = None
+                group.cancel_scope.cancel()
+        finally:
+            self._group = None

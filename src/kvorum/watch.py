@@ -1,0 +1,183 @@
+"""Typed watches: the changes of a store, decoded, selected, and told as events."""
+
+from collections import deque
+from collections.abc import AsyncIterator, Iterable
+from functools import partial
+from types import TracebackType
+from typing import Generic, Self, TypeVar
+
+from kvorum._codec import Codec
+from kvorum.errors import CorruptResourceError
+from kvorum.events import Added, Bookmark, Deleted, Modified, WatchEvent
+from kvorum.resources import AnyResource
+from kvorum.selectors import Selector
+from kvorum.storage import Change, Entry, StorageBackend, StorageWatch
+
+R = TypeVar("R", bound=AnyResource)
+
+
+class Watch(Generic[R]):
+    """The events of a kind, in order, without duplicates, and whole by revision.
+
+        async for event in workers.watch():
+            ...
+
+    A bare loop is enough: a watch that is left and dropped is cancelled on the server, too. Inside `async with` that
+    happens on leaving the block at the latest. Iterate it in one task at a time. A wait that is cancelled, also by
+    `asyncio.timeout`, loses no event.
+
+    With a selector, a resource that comes to match is `Added`, one that ceases to is `Deleted` (with its previous
+    content and the version of the change), and changes outside are not shown.
+
+    Iterating raises, once, and ends:
+        HistoryLostError: what comes next has been compacted away. List, and watch on from there.
+        CorruptResourceError: a value is no resource of this kind. Nothing of its revision is shown.
+        UnavailableError: the connection was lost; go on with `since=watch.checkpoint`.
+        PermissionDeniedError, AuthenticationError: the user may not watch this.
+        ClientClosedError: the client was closed.
+
+    Attributes:
+        checkpoint: the last revision that was delivered whole. Store this one to go on later, with `since`.
+    """
+
+    def __init__(
+        self,
+        backend: StorageBackend,
+        codec: Codec[R],
+        prefix: str,
+        selector: Selector[R],
+        *,
+        since: int | None,
+        initial: bool,
+    ) -> None:
+        self.checkpoint = since or 0
+        self._backend = backend
+        self._codec = codec
+        self._prefix = prefix
+        self._selector = selector
+        self._initial = initial
+        # With `initial`, the stream can be made only when the revision of the list is known.
+        self._stream: StorageWatch | None = None if initial else backend.watch(prefix, since=since)
+        self._pending: deque[WatchEvent[R]] = deque()
+        self._is_open = False
+        self._is_closed = False
+
+    def __repr__(self) -> str:
+        state = "closed" if self._is_closed else "open" if self._is_open else "not open"
+        return f"<Watch {self._prefix} [{state}, at {self.checkpoint}, {len(self._pending)} pending]>"
+
+    # --- iteration ---
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> WatchEvent[R]:
+        while not self._pending:
+            await self._advance()
+        event = self._pending.popleft()
+        if not self._pending:
+            self.checkpoint = event.resource_version
+        return event
+
+    def revisions(self) -> AsyncIterator[tuple[WatchEvent[R], ...]]:
+        """Iterate over tuples of all events of one revision, instead of over single events."""
+        return _Revisions(self)
+
+    async def next_revision(self) -> tuple[WatchEvent[R], ...]:
+        """Wait for the next revision that has events; return all of them that were not delivered yet.
+
+        Raises:
+            StopAsyncIteration: the watch has ended. Beside it, what iterating raises.
+        """
+        while not self._pending:
+            await self._advance()
+        events = tuple(self._pending)
+        self._pending.clear()
+        self.checkpoint = events[-1].resource_version
+        return events
+
+    async def _advance(self) -> None:
+        """Wait for a revision and decode it. Nothing is awaited between taking it and keeping it."""
+        if self._is_closed:
+            raise StopAsyncIteration
+        try:
+            stream = await self._open()
+            if self._pending:  # what was there initially
+                return
+            changes = await anext(stream)
+            self._pending.extend(self._events(changes))
+        except CorruptResourceError:
+            await self.aclose()
+            raise
+        if not self._pending:
+            self.checkpoint = changes[-1].revision
+
+    # --- opening and closing ---
+
+    async def __aenter__(self) -> Self:
+        await self._open()
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """End the watch, here and on the server. Idempotent; iterating ends then."""
+        self._is_closed = True
+        self._pending.clear()
+        if self._stream is not None:
+            await self._stream.aclose()
+
+    async def _open(self) -> StorageWatch:
+        if self._stream is None:
+            page = await self._backend.list(self._prefix)
+            there = [self._codec.decode(entry) for entry in page.entries]
+            self._pending.extend(Added(resource) for resource in there if self._selector.matches(resource))
+            self._pending.append(Bookmark(page.revision))
+            self._stream = self._backend.watch(self._prefix, since=page.revision)
+        if not self._is_open:
+            await self._stream.open()
+            self._is_open = True
+            if not self._initial:
+                self.checkpoint = self._stream.revision
+        return self._stream
+
+    # --- changes to events ---
+
+    def _events(self, changes: Iterable[Change]) -> list[WatchEvent[R]]:
+        events = [self._event(change) for change in changes]
+        return [event for event in events if event is not None]
+
+    def _event(self, change: Change) -> WatchEvent[R] | None:
+        entry, previous = change.entry, change.previous
+        resource = self._codec.decode(entry) if entry is not None else None
+        if resource is not None and self._selector.matches(resource):
+            if previous is None or not self._was_selected(previous):
+                return Added(resource)
+            return Modified(resource, partial(self._codec.decode, previous))
+        if previous is not None and self._was_selected(previous):
+            return Deleted(self._codec.decode(previous, revision=change.revision))
+        return None
+
+    def _was_selected(self, previous: Entry) -> bool:
+        if self._selector.is_everything:
+            return True
+        try:
+            return self._selector.matches(self._codec.decode(previous))
+        except CorruptResourceError:
+            return False  # no watch can have shown it
+
+
+class _Revisions(Generic[R]):
+    """An iterator over a watch by revision: an object, since an async generator would want closing of its own."""
+
+    def __init__(self, watch: Watch[R]) -> None:
+        self._watch = watch
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> tuple[WatchEvent[R], ...]:
+        return await self._watch.next_revision()
