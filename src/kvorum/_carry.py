@@ -30,9 +30,11 @@ class Plan(Protocol):
 
     def carry(self, old: Raw, new: Raw) -> Raw:
         """Return `new` with what it lacks of `old`; the very same object if it lacks nothing."""
+        ...
 
     def strangers(self, value: Any, path: str) -> Iterable[str]:
         """Yield the paths of the fields in `value` (plain JSON data) that the type does not know."""
+        ...
 
 
 def plan_for(kind: type) -> Plan | None:
@@ -136,7 +138,7 @@ class _UnionPlan:
 
     def carry(self, old: Raw, new: Raw) -> Raw:
         before, after = _field(old, self.tag_field), _field(new, self.tag_field)
-        if before is None or before != after:
+        if before is None or after is None or before != after:
             return new  # another variant: its fields are another type's
         return self.members[msgspec.json.decode(after)].carry(old, new)
 

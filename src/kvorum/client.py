@@ -29,7 +29,7 @@ def connect(target: str | EtcdSettings | None = None, *, settings: EtcdSettings 
     Args:
         target: where etcd is:
             `etcd://host[:port][,host[:port]…][/prefix]`;
-            `embedded://[/folder]`: an etcd of the client's own, which keeps its data in the folder, or throws them away;
+            `embedded://[/folder]`: an etcd of the client's own, which keeps its data there, or throws them away;
             an `EtcdSettings`; or nothing: then the environment (`EtcdSettings.from_env`).
         settings: where all comes from that a URL does not say: timeout, page size …
 
@@ -37,14 +37,14 @@ def connect(target: str | EtcdSettings | None = None, *, settings: EtcdSettings 
         ConfigurationError: the target cannot be read. No I/O is done before the client is entered.
     """
     if target is None:
-        return Client(settings if settings is not None else EtcdSettings.from_env())
+        return Client(settings or EtcdSettings.from_env())
     if isinstance(target, EtcdSettings):
         if settings is not None:
             raise ConfigurationError("the settings were given twice: as target and as settings")
         return Client(target)
     scheme, _, rest = target.partition("://")
     if scheme == "embedded":
-        return Client(settings if settings is not None else EtcdSettings(), embedded=EmbeddedEtcd(data_dir=rest or None))
+        return Client(settings or EtcdSettings(), embedded=EmbeddedEtcd(data_dir=rest or None))
     return Client(EtcdSettings.from_url(target, base=settings))
 
 

@@ -30,10 +30,7 @@ class _ResourceEvent(Generic[R]):
         return self.resource.metadata.resource_version
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self.resource == other.resource
-
-    __hash__ = None  # type: ignore[assignment] # resources are mutable
-
+        return isinstance(other, _ResourceEvent) and type(self) is type(other) and self.resource == other.resource
     def __repr__(self) -> str:
         metadata = self.resource.metadata
         name = f"{metadata.namespace}/{metadata.name}" if metadata.namespace else metadata.name
@@ -77,7 +74,6 @@ class Modified(_ResourceEvent[R]):
 
     def __eq__(self, other: object) -> bool:
         return super().__eq__(other) and isinstance(other, Modified) and self.previous == other.previous
-
 
 class Deleted(_ResourceEvent[R]):
     """A resource is gone (or no longer selected).

@@ -27,7 +27,7 @@ R = TypeVar("R", bound=AnyResource)
 Default = TypeVar("Default")
 
 # Changes a resource in place, or returns another; may be async.
-Change: TypeAlias = Callable[[R], R | None | Awaitable[R | None]]
+Change: TypeAlias = Callable[[R], R | Awaitable[R | None] | None]
 
 # How long `mutate`, `patch` and `delete` go on against others who write the same resource. Somebody wins each round, so
 # only a resource that is written all the time, by many, gets here.
@@ -42,6 +42,7 @@ class HasBackend(Protocol):
     @property
     def backend(self) -> StorageBackend:
         """Where the resources are."""
+        ...
 
 
 class Repository(Generic[R]):
@@ -161,7 +162,7 @@ class Repository(Generic[R]):
         """
         prefix = kind_prefix(self.kind, namespace)
         if initial and since is not None:
-            raise InvalidResourceError(prefix, "a watch starts with what is there (initial) or after a revision (since)")
+            raise InvalidResourceError(prefix, "a watch has either `initial` or `since`")
         selector = self._selector(labels, fields)
         return Watch(self._backend, self._codec, prefix, selector, since=since, initial=initial)
 
@@ -184,8 +185,7 @@ class Repository(Generic[R]):
         """
         key = self._key_of(resource)
         if resource.metadata.resource_version:
-            version = resource.metadata.resource_version
-            raise InvalidResourceError(key, f"it carries resource version {version}, so it is stored already: update it")
+            raise InvalidResourceError(key, "it carries a resource version, so it is stored already: update it")
         draft = self._codec.draft_new(resource)
         if ttl is None:
             return draft.written(await self._backend.create(key, draft.stored.value))
@@ -264,7 +264,7 @@ class Repository(Generic[R]):
             ConflictError: others were faster for 10 seconds.
         """
 
-        async def patched(_: R, stored: Stored) -> Draft[R]:  # noqa: RUF029 - `_retried` takes async ones
+        async def patched(_: R, stored: Stored) -> Draft[R]:
             return self._codec.patch(stored, merge_patch)
 
         return await self._retried(resource_key(self.kind, name, namespace), patched)
@@ -274,8 +274,8 @@ class Repository(Generic[R]):
     ) -> R:
         """Remove a resource and return its last state, at the version of the deletion.
 
-        A resource with finalizers is not removed yet: it gets a `deletion_timestamp`, is returned with it, and goes when
-        `update` (or `mutate`, or `patch`) takes the last finalizer off.
+        A resource with finalizers is not removed yet: it gets a `deletion_timestamp`, is returned with it, and goes
+        when `update` (or `mutate`, or `patch`) takes the last finalizer off.
 
         Args:
             name: which resource.
@@ -288,7 +288,7 @@ class Repository(Generic[R]):
             ConflictError: a precondition does not hold; the resource stays. Or: others were faster for 10 seconds.
         """
 
-        async def deleted(current: R, stored: Stored) -> Draft[R] | None:  # noqa: RUF029 - `_retried` takes async ones
+        async def deleted(current: R, stored: Stored) -> Draft[R] | None:
             metadata = current.metadata
             if uid is not None and metadata.uid != uid:
                 raise ConflictError(key, expected=uid, current=current, found=metadata.uid)

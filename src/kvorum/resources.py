@@ -91,12 +91,12 @@ class Metadata(msgspec.Struct, kw_only=True, rename="camel", omit_defaults=True,
     @property
     def stored(self) -> Stored | None:
         """The bytes behind `resource_version`, if they are still those this resource was read from."""
-        stored: Stored | None = self.__dict__.get("_stored")
+        stored: Stored | None = vars(self).get("_stored")
         return stored if stored is not None and stored.revision == self.resource_version else None
 
     @stored.setter
     def stored(self, stored: Stored) -> None:
-        self.__dict__["_stored"] = stored
+        vars(self)["_stored"] = stored
 
     # msgspec copies fields only. Without `stored` a copy would still be right, but its update would read first.
 
@@ -108,7 +108,7 @@ class Metadata(msgspec.Struct, kw_only=True, rename="camel", omit_defaults=True,
 
     def _copied(self, fields: dict[str, Any]) -> Self:
         copied = type(self)(**fields)
-        copied.__dict__.update(self.__dict__)
+        vars(copied).update(vars(self))
         return copied
 
 

@@ -54,6 +54,7 @@ class HasConnection(Protocol):
         Raises:
             ClientClosedError: the client is not open.
         """
+        ...
 
 
 class Connection:

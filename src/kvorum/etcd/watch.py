@@ -172,14 +172,7 @@ class _Feed:
 
     async def _open(self, connection: Connection) -> None:
         self._call = connection.watch()
-        start, end = self._keys.range(self._prefix)
-        first = 0 if self._since is None else self._since + 1
-        create = rpc.WatchCreateRequest(key=start, range_end=end, start_revision=first, prev_kv=True)
-        with anyio.move_on_after(connection.settings.timeout) as scope:
-            await self._call.write(rpc.WatchRequest(create_request=create))
-            response = await self._next_response(connection)
-        if scope.cancelled_caught:
-            raise UnavailableError(connection.endpoint, f"no watch within {connection.settings.timeout} s")
+        response = await self._created(connection, self._call)
         if response.canceled:
             raise self._refusal(response)
         await self._check_start(connection, response.header.revision)
@@ -188,6 +181,17 @@ class _Feed:
         self.start = self._position = response.header.revision if self._since is None else self._since
         self.is_open = True
         self._notify()
+
+    async def _created(
+        self, connection: Connection, call: rpc.Stream[rpc.WatchRequest, rpc.WatchResponse]
+    ) -> rpc.WatchResponse:
+        start, end = self._keys.range(self._prefix)
+        first = 0 if self._since is None else self._since + 1
+        create = rpc.WatchCreateRequest(key=start, range_end=end, start_revision=first, prev_kv=True)
+        with anyio.move_on_after(connection.settings.timeout):
+            await call.write(rpc.WatchRequest(create_request=create))
+            return await self._next_response(connection)
+        raise UnavailableError(connection.endpoint, f"no watch within {connection.settings.timeout} s")
 
     async def _check_start(self, connection: Connection, revision: int) -> None:
         """Refuse a start in the future: etcd would keep silent until it is reached."""

@@ -5,7 +5,8 @@ from kvorum.lab.capacity import Capacity, InsufficientCapacityError, ResourceQua
 from kvorum.lab.cml import CmlConfig, CmlStatus
 from kvorum.lab.phase import ACTIVE_PHASES, HOSTING_PHASES, LEGAL_MOVES, READY_PHASES, LabWorkerPhase
 from kvorum.lab.repository import LabWorkerRepository
-from kvorum.lab.worker import LAB_TRACK_LABEL, LabWorker, LabWorkerSpec, LabWorkerStatus
+from kvorum.lab.status import LabWorkerStatus
+from kvorum.lab.worker import LAB_TRACK_LABEL, LabWorker, LabWorkerSpec
 
 __all__ = [  # noqa: RUF022 - grouped by what they are about
     # The resource, and where it is kept

@@ -5,7 +5,7 @@ from operator import add, sub
 
 import msgspec
 
-from kvorum.errors import InvalidResourceError, KvorumError
+from kvorum import InvalidResourceError, KvorumError
 from kvorum.lab.fields import Span
 
 _UNITS = {"cpu_cores": "CPU cores", "memory_mb": "MB of memory", "storage_gb": "GB of storage", "nodes": "nodes"}

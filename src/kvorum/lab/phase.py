@@ -26,7 +26,7 @@ class LabWorkerPhase(StrEnum):
         STARTING: CML is starting on it.
         READY_UNLICENSED: CML runs without a licence: for small labs only.
         LICENSING: the licence is being registered.
-        READY: licensed, and free of labs.
+        READY: licensed, and waiting for labs.
         ACTIVE: licensed, and hosts labs.
         DRAINING: takes no more labs; those that it hosts end.
         UNLICENSING: the licence is being given back.

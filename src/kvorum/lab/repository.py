@@ -2,10 +2,9 @@
 
 from collections import Counter
 
+from kvorum import Client, Repository, ResourceList
 from kvorum.lab.phase import ACTIVE_PHASES, LabWorkerPhase
 from kvorum.lab.worker import LabWorker
-from kvorum.repository import HasBackend, Repository
-from kvorum.resource_list import ResourceList
 
 
 class LabWorkerRepository(Repository[LabWorker]):
@@ -15,7 +14,7 @@ class LabWorkerRepository(Repository[LabWorker]):
     every worker, but it also finds one that was written by hand without its label.
     """
 
-    def __init__(self, client: HasBackend) -> None:
+    def __init__(self, client: Client) -> None:
         super().__init__(client, LabWorker)
 
     async def find_by_lab_track(self, lab_track: str) -> ResourceList[LabWorker]:
@@ -27,7 +26,7 @@ class LabWorkerRepository(Repository[LabWorker]):
         return await self.list(fields={"status.phase": phase})
 
     async def find_ready_workers(self) -> ResourceList[LabWorker]:
-        """Return the workers in phase Ready: licensed, and free of labs."""
+        """Return the workers in phase Ready: licensed, and waiting for labs."""
         return await self.find_by_phase(LabWorkerPhase.READY)
 
     async def find_draining_workers(self) -> ResourceList[LabWorker]:

@@ -1,18 +1,19 @@
 """A lab worker: a host that runs Cisco Modeling Labs (CML) on an AWS EC2 instance, and on it the labs of one track."""
 
+import copy
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import ClassVar, Self
 
 import msgspec
 
-from kvorum.errors import InvalidResourceError
-from kvorum.lab.aws import AwsEc2Config, Ec2Status
+from kvorum import Condition, InvalidResourceError, Kind, Metadata, Resource, set_condition
+from kvorum.lab.aws import AwsEc2Config
 from kvorum.lab.capacity import Capacity, ResourceQuantity
-from kvorum.lab.cml import CmlConfig, CmlStatus
-from kvorum.lab.fields import Format, Span, written
+from kvorum.lab.cml import CmlConfig
+from kvorum.lab.fields import Format
 from kvorum.lab.phase import LEGAL_MOVES, LabWorkerPhase
-from kvorum.resources import Condition, Kind, Metadata, Resource, set_condition
+from kvorum.lab.status import LabWorkerStatus
 
 LAB_TRACK_LABEL = "lab-track"
 
@@ -34,78 +35,6 @@ class LabWorkerSpec(msgspec.Struct, kw_only=True, rename="camel", omit_defaults=
     lab_track: str
     aws: AwsEc2Config = msgspec.field(default_factory=AwsEc2Config)
     cml: CmlConfig = msgspec.field(default_factory=CmlConfig)
-
-
-class LabWorkerStatus(msgspec.Struct, kw_only=True, rename="camel", omit_defaults=True):
-    """What a lab worker is. All times are UTC.
-
-    Attributes:
-        phase: where it is in its life. May be assigned; `LabWorker.move_to` also checks the move and keeps the rest.
-        conditions: what was observed; `Ready` follows from the phase.
-        ec2: what EC2 says about the instance.
-        cml: what CML says about itself.
-        total_capacity: what the host can offer to labs; nothing as long as nobody has measured it.
-        hosted_labs: what each lab takes, by the id of the lab. Says all about allocation: there is no second record
-            of it that could say something else.
-        last_transition_time: when the phase changed last.
-        provisioned_at: when the instance first ran, in this attempt.
-        ready_at: when the worker first was Ready, in this attempt.
-        terminated_at: when the instance was gone.
-        last_heartbeat_time: when the worker was last heard of.
-        error_message: why it failed last; empty again once it is Ready.
-        error_count: how often it failed.
-    """
-
-    phase: LabWorkerPhase = written(LabWorkerPhase.PENDING)
-    conditions: list[Condition] = msgspec.field(default_factory=list)
-    ec2: Ec2Status = msgspec.field(default_factory=Ec2Status)
-    cml: CmlStatus = msgspec.field(default_factory=CmlStatus)
-    total_capacity: ResourceQuantity = msgspec.field(default_factory=ResourceQuantity)
-    hosted_labs: dict[str, ResourceQuantity] = msgspec.field(default_factory=dict)
-    last_transition_time: datetime | None = None
-    provisioned_at: datetime | None = None
-    ready_at: datetime | None = None
-    terminated_at: datetime | None = None
-    last_heartbeat_time: datetime | None = None
-    error_message: str = ""
-    error_count: int = 0
-
-    @property
-    def hosted_lab_ids(self) -> tuple[str, ...]:
-        """The ids of the labs that run here, sorted."""
-        return tuple(sorted(self.hosted_labs))
-
-    def problems(self, path: str) -> list[str]:
-        """Say what is wrong with it; `path` is where it stands.
-
-        That labs take more than there is, is none: it is what a status has to tell when a host shrinks.
-        """
-        problems = self.total_capacity.problems(f"{path}.totalCapacity")
-        for lab_id, taken in self.hosted_labs.items():
-            if not lab_id.strip():
-                problems.append(f"{path}.hostedLabs has a lab without an id: {lab_id!r}")
-            problems += taken.problems(f"{path}.hostedLabs.{lab_id}")
-        return problems + Span(0, None, "failures").problems_of(f"{path}.errorCount", self.error_count)
-
-    def enter(self, phase: LabWorkerPhase, *, message: str, at: datetime) -> None:
-        """Record that the worker entered a phase: the phase itself, when, and its failures. Checks nothing."""
-        self.phase = phase
-        self.last_transition_time = at
-        match phase:
-            case LabWorkerPhase.PENDING:
-                self.provisioned_at = self.ready_at = self.terminated_at = None
-            case LabWorkerPhase.EC2_READY:
-                self.provisioned_at = at
-            case LabWorkerPhase.READY:
-                self.ready_at = self.ready_at or at
-                self.error_message = ""
-            case LabWorkerPhase.TERMINATED:
-                self.terminated_at = at
-            case LabWorkerPhase.FAILED:
-                self.error_message = message
-                self.error_count += 1
-            case _:
-                pass  # nothing else has a record of its own
 
 
 class LabWorker(Resource[LabWorkerSpec, LabWorkerStatus]):
@@ -140,7 +69,12 @@ class LabWorker(Resource[LabWorkerSpec, LabWorkerStatus]):
         labels = {LAB_TRACK_LABEL: lab_track} | dict(labels or {})
         return cls(
             metadata=Metadata(name=name, labels=labels, annotations=dict(annotations or {})),
-            spec=LabWorkerSpec(lab_track=lab_track, aws=aws or AwsEc2Config(), cml=cml or CmlConfig()),
+            # Copies: the workers of a fleet are made from one configuration, and then go their own ways.
+            spec=LabWorkerSpec(
+                lab_track=lab_track,
+                aws=copy.deepcopy(aws) if aws is not None else AwsEc2Config(),
+                cml=copy.deepcopy(cml) if cml is not None else CmlConfig(),
+            ),
             status=LabWorkerStatus(),
         )
 
@@ -228,7 +162,7 @@ class LabWorker(Resource[LabWorkerSpec, LabWorkerStatus]):
             return
         if problem := self._problem_of_hosting(lab_id):
             raise InvalidResourceError(self._subject, problem)
-        self.capacity.allocate(request, subject=self._subject)  # for its refusals; what is allocated follows from:
+        self.capacity.allocate(request, subject=self._subject)  # for its refusals only: the labs say what is allocated
         hosted[lab_id] = request
         if self.status.phase == LabWorkerPhase.READY:
             self.move_to(LabWorkerPhase.ACTIVE, reason="HostsLabs")
