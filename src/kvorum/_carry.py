@@ -12,7 +12,8 @@ written, digit for digit:
    no match was removed or replaced, and its unknown fields go with it.
 """
 
-from collections.abc import Iterable, Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, Union
 
 import msgspec
@@ -32,8 +33,8 @@ class Plan(Protocol):
         """Return `new` with what it lacks of `old`; the very same object if it lacks nothing."""
         ...
 
-    def strangers(self, value: Any, path: str) -> Iterable[str]:
-        """Yield the paths of the fields in `value` (plain JSON data) that the type does not know."""
+    def strangers(self, value: Raw, path: str) -> Iterator[str]:
+        """Yield the paths of the fields in `value` that the type does not know."""
         ...
 
 
@@ -50,7 +51,7 @@ class _ObjectPlan:
         self.children: dict[str, Plan] = {}
 
     def carry(self, old: Raw, new: Raw) -> Raw:
-        if not _is(old, b"{") or not _is(new, b"{"):
+        if not _is_object(old) or not _is_object(new):
             return new
         olds = _objects.decode(old)
         unknown = {name: value for name, value in olds.items() if name not in self.known}
@@ -59,14 +60,12 @@ class _ObjectPlan:
             return new
         return _merged(new, unknown, {name: (self.children[name], olds[name]) for name in nested})
 
-    def strangers(self, value: Any, path: str) -> Iterable[str]:
-        if not isinstance(value, Mapping):
-            return
-        for name, child in value.items():
+    def strangers(self, value: Raw, path: str) -> Iterator[str]:
+        for name, child in _objects.decode(value).items() if _is_object(value) else ():
             if name not in self.known:
-                yield f"{path}.{name}" if path else name
+                yield f"{path}.{name}".lstrip(".")
             elif plan := self.children.get(name):
-                yield from plan.strangers(child, f"{path}.{name}" if path else name)
+                yield from plan.strangers(child, f"{path}.{name}".lstrip("."))
 
 
 class _MapPlan:
@@ -76,14 +75,13 @@ class _MapPlan:
         self.values = values
 
     def carry(self, old: Raw, new: Raw) -> Raw:
-        if not _is(old, b"{") or not _is(new, b"{"):
+        if not _is_object(old) or not _is_object(new):
             return new
         return _merged(new, {}, {name: (self.values, value) for name, value in _objects.decode(old).items()})
 
-    def strangers(self, value: Any, path: str) -> Iterable[str]:
-        if isinstance(value, Mapping):
-            for name, child in value.items():
-                yield from self.values.strangers(child, f"{path}.{name}")
+    def strangers(self, value: Raw, path: str) -> Iterator[str]:
+        for name, child in _objects.decode(value).items() if _is_object(value) else ():
+            yield from self.values.strangers(child, f"{path}.{name}")
 
 
 class _ListPlan:
@@ -98,21 +96,19 @@ class _ListPlan:
             self.known = msgspec.json.Decoder(Union[objects])  # noqa: UP007 - a tuple's union has no other spelling
 
     def carry(self, old: Raw, new: Raw) -> Raw:
-        if not _is(old, b"[") or not _is(new, b"["):
+        if not _is_array(old) or not _is_array(new):
             return new
         olds, news = _arrays.decode(old), _arrays.decode(new)
         matches = self._matches(olds, news)
-        carried = [
-            self.element.carry(olds[matches[i]], value) if i in matches else value for i, value in enumerate(news)
-        ]
-        same = all(after is before for after, before in zip(carried, news, strict=True))
-        return new if same else Raw(_encoder.encode(carried))
+        return _replaced(
+            new, news, [self.element.carry(olds[matches[i]], v) if i in matches else v for i, v in enumerate(news)]
+        )
 
     def _matches(self, olds: list[Raw], news: list[Raw]) -> dict[int, int]:
         """Return the place in `olds` for each place in `news` that continues it, by rule 4."""
         matches: dict[int, int] = {}
         if self.known is not None:
-            known = [_encoder.encode(self.known.decode(value)) for value in olds]
+            known = [_encoder.encode(self.known.decode(value)) if _is_object(value) else None for value in olds]
             matches = _pairs(known, [bytes(value) for value in news], matches)
         if self.identity is not None:
             matches = _pairs(
@@ -123,41 +119,81 @@ class _ListPlan:
             matches |= {place: place for place in free if place not in matches}
         return matches
 
-    def strangers(self, value: Any, path: str) -> Iterable[str]:
-        if isinstance(value, list):
-            for place, child in enumerate(value):
-                yield from self.element.strangers(child, f"{path}[{place}]")
+    def strangers(self, value: Raw, path: str) -> Iterator[str]:
+        for place, child in enumerate(_arrays.decode(value) if _is_array(value) else ()):
+            yield from self.element.strangers(child, f"{path}[{place}]")
 
 
-class _UnionPlan:
-    """One of several tagged structs, told apart by the tag in the bytes."""
+class _TuplePlan:
+    """An array of fixed length, each place with a type of its own."""
 
-    def __init__(self, tag_field: str, members: dict[str | int, Plan]) -> None:
+    def __init__(self, places: list[Plan | None]) -> None:
+        self.places = places
+
+    def carry(self, old: Raw, new: Raw) -> Raw:
+        if not _is_array(old) or not _is_array(new):
+            return new
+        news = _arrays.decode(new)
+        each = zip(self.places, _arrays.decode(old), news, strict=True)
+        return _replaced(
+            new, news, [after if plan is None else plan.carry(before, after) for plan, before, after in each]
+        )
+
+    def strangers(self, value: Raw, path: str) -> Iterator[str]:
+        for place, child in enumerate(_arrays.decode(value) if _is_array(value) else ()):
+            if plan := self.places[place]:
+                yield from plan.strangers(child, f"{path}[{place}]")
+
+
+class _TaggedPlan:
+    """One of several structs, told apart by the tag in the bytes."""
+
+    def __init__(self, tag_field: str, members: dict[bytes, Plan]) -> None:
         self.tag_field = tag_field
         self.members = members
 
     def carry(self, old: Raw, new: Raw) -> Raw:
-        before, after = _field(old, self.tag_field), _field(new, self.tag_field)
-        if before is None or after is None or before != after:
+        tag = _field(old, self.tag_field)
+        if tag is None or tag != _field(new, self.tag_field):
             return new  # another variant: its fields are another type's
-        return self.members[msgspec.json.decode(after)].carry(old, new)
+        return self.members[tag].carry(old, new)
 
-    def strangers(self, value: Any, path: str) -> Iterable[str]:
-        member = self.members.get(value.get(self.tag_field, "")) if isinstance(value, Mapping) else None
-        return member.strangers(value, path) if member is not None else ()
+    def strangers(self, value: Raw, path: str) -> Iterator[str]:
+        tag = _field(value, self.tag_field)
+        return self.members[tag].strangers(value, path) if tag is not None else iter(())
+
+
+class _EitherPlan:
+    """An object or an array (or something without a plan), told apart by how the bytes begin."""
+
+    def __init__(self, objects: Plan, arrays: Plan) -> None:
+        self.objects = objects
+        self.arrays = arrays
+
+    def carry(self, old: Raw, new: Raw) -> Raw:
+        return (self.arrays if _is_array(new) else self.objects).carry(old, new)
+
+    def strangers(self, value: Raw, path: str) -> Iterator[str]:
+        return (self.arrays if _is_array(value) else self.objects).strangers(value, path)
 
 
 # --- JSON text -------------------------------------------------------------------------------------------------------
 
 
-def _is(value: Raw, opening: bytes) -> bool:
-    return bytes(value).lstrip()[:1] == opening
+def _is_object(value: Raw) -> bool:
+    return bytes(value).lstrip()[:1] == b"{"
+
+
+def _is_array(value: Raw) -> bool:
+    return bytes(value).lstrip()[:1] == b"["
 
 
 def _field(value: Raw, name: str) -> bytes | None:
-    """Return the bytes of a field of an object; None if it has none, or is no object."""
-    found = _objects.decode(value).get(name) if _is(value, b"{") else None
-    return bytes(found) if found is not None else None
+    """Return a field of an object, text in one spelling however it was escaped; None if it has none."""
+    found = _objects.decode(value).get(name) if _is_object(value) else None
+    if found is None:
+        return None
+    return _encoder.encode(msgspec.json.decode(found)) if bytes(found)[:1] == b'"' else bytes(found)
 
 
 def _merged(new: Raw, unknown: dict[str, Raw], nested: dict[str, tuple[Plan, Raw]]) -> Raw:
@@ -169,19 +205,23 @@ def _merged(new: Raw, unknown: dict[str, Raw], nested: dict[str, tuple[Plan, Raw
     return Raw(_encoder.encode(unknown | news | carried))
 
 
-def _pairs(
-    olds: list[bytes] | list[bytes | None], news: list[bytes] | list[bytes | None], matches: dict[int, int]
-) -> dict[int, int]:
+def _replaced(new: Raw, news: list[Raw], carried: list[Raw]) -> Raw:
+    """Return an array of `carried`; the very same `new` if that is what it holds already."""
+    same = all(after is before for after, before in zip(carried, news, strict=True))
+    return new if same else Raw(_encoder.encode(carried))
+
+
+def _pairs(olds: Sequence[bytes | None], news: Sequence[bytes | None], matches: Mapping[int, int]) -> dict[int, int]:
     """Add to `matches` (new place to old place) those of equal value that are still free, in order."""
     taken = set(matches.values())
-    free: dict[bytes, list[int]] = {}
+    free: dict[bytes, deque[int]] = {}
     for place, value in enumerate(olds):
         if value is not None and place not in taken:
-            free.setdefault(value, []).append(place)
+            free.setdefault(value, deque()).append(place)
     added = dict(matches)
     for place, value in enumerate(news):
         if value is not None and place not in added and free.get(value):
-            added[place] = free[value].pop(0)
+            added[place] = free[value].popleft()
     return added
 
 
@@ -201,6 +241,9 @@ def _plan(info: inspect.Type, seen: _Seen) -> Plan | None:
     if isinstance(info, inspect.DictType):
         values = _plan(info.value_type, seen)
         return _MapPlan(values) if values is not None else None
+    if isinstance(info, inspect.TupleType):
+        places = [_plan(item, seen) for item in info.item_types]
+        return _TuplePlan(places) if any(places) else None
     if isinstance(info, _Array):
         return _list_plan(info.item_type, seen)
     return None
@@ -220,14 +263,17 @@ def _object_plan(info: inspect.StructType | inspect.DataclassType | inspect.Type
 
 
 def _union_plan(info: inspect.UnionType, seen: _Seen) -> Plan | None:
+    """A union in msgspec has at most one array, and one mapping or untagged struct, or several tagged structs."""
     plans = [(member, plan) for member in info.types if (plan := _plan(member, seen)) is not None]
-    if len(plans) == 1:
-        return plans[0][1]
-    tagged = {
-        member.tag: plan for member, plan in plans if isinstance(member, inspect.StructType) and member.tag is not None
-    }
-    fields = {member.tag_field for member, _ in plans if isinstance(member, inspect.StructType)}
-    return _UnionPlan(str(fields.pop()), tagged) if len(fields) == 1 and tagged else None
+    arrays = [plan for member, plan in plans if isinstance(member, (*_Array.__args__, inspect.TupleType))]
+    structs = [(member, plan) for member, plan in plans if isinstance(member, inspect.StructType)]
+    objects = [plan for _, plan in plans if plan not in arrays]
+    if len(structs) > 1:
+        tagged = {_encoder.encode(member.tag): plan for member, plan in structs}
+        objects = [_TaggedPlan(str(structs[0][0].tag_field), tagged)]
+    if objects and arrays:
+        return _EitherPlan(objects[0], arrays[0])
+    return next(iter(objects or arrays), None)
 
 
 def _list_plan(item: inspect.Type, seen: _Seen) -> Plan | None:

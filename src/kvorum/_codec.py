@@ -86,8 +86,8 @@ class Codec(Generic[R]):
     """
 
     def __init__(self, resource_type: type[R]) -> None:
-        self.resource_type = resource_type
-        self.kind = _kind_of(resource_type)
+        self.resource_type: type[R] = resource_type
+        self.kind: Kind = _kind_of(resource_type)
         envelope = _envelope_of(resource_type)
         self._envelope = envelope
         self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(envelope)
@@ -126,7 +126,18 @@ class Codec(Generic[R]):
 
     def _resource(self, envelope: Any, value: bytes, revision: int) -> R:
         stored = envelope.metadata
-        metadata = Metadata(resource_version=revision, **{name: getattr(stored, name) for name in _SHARED})
+        metadata = Metadata(  # spelled out, since lists make thousands of them
+            name=stored.name,
+            namespace=stored.namespace,
+            uid=stored.uid,
+            labels=stored.labels,
+            annotations=stored.annotations,
+            generation=stored.generation,
+            resource_version=revision,
+            creation_timestamp=stored.creation_timestamp,
+            deletion_timestamp=stored.deletion_timestamp,
+            finalizers=stored.finalizers,
+        )
         metadata.stored = Stored(value, revision, stored.write_token)
         return self.resource_type(metadata=metadata, spec=envelope.spec, status=envelope.status)
 
@@ -139,7 +150,7 @@ class Codec(Generic[R]):
             InvalidResourceError: it breaks a rule, or could not be read back.
         """
         ours = {"uid": str(uuid.uuid4()), "creation_timestamp": datetime.now(UTC), "deletion_timestamp": None}
-        return self._draft(resource, ours | {"generation": 1}, token=_new_token(), over=None)
+        return self._draft(resource, ours | {"generation": 1}, over=None)
 
     def draft_update(
         self, resource: R, stored: Stored, *, over: bytes | None = None, deleted: datetime | None = None
@@ -165,10 +176,9 @@ class Codec(Generic[R]):
             "generation": max(old.metadata.generation + self._is_spec_changed(stored, old, resource, over), 1),
         }
         base = stored.value if over is None else over
-        same = self._draft(resource, ours, token=stored.write_token, over=base)
-        if same.stored.value == stored.value:
-            return msgspec.structs.replace(same, changed=False)
-        return self._draft(resource, ours, token=_new_token(), over=base)
+        if self._encode(resource, ours, stored.write_token, base) == stored.value:
+            return Draft(old, stored, changed=False)
+        return self._draft(resource, ours, over=base)
 
     def _is_spec_changed(self, stored: Stored, old: R, new: R, over: bytes | None) -> bool:
         if old.spec != new.spec:
@@ -176,33 +186,40 @@ class Codec(Generic[R]):
         # A patch may have changed a field of the spec that this type does not know.
         return over is not None and _spec_text(over) != _spec_text(stored.value)
 
-    def _draft(self, resource: R, ours: Mapping[str, Any], *, token: str, over: bytes | None) -> Draft[R]:
+    def _draft(self, resource: R, ours: Mapping[str, Any], *, over: bytes | None) -> Draft[R]:
         """Encode, read back what a reader would get, and check that: so nothing unreadable is ever written."""
-        subject = f"{self.kind.plural}/{resource.metadata.name}"
-        fields = {name: getattr(resource.metadata, name) for name in _SHARED} | dict(ours)
+        token = secrets.token_hex(8)
+        value = self._encode(resource, ours, token, over)
         try:
-            value = self._encode(
-                resource, _StoredMetadata(**fields, form_version=FORM_VERSION, write_token=token), over
-            )
             read = self._resource(self._decoder.decode(value), value, 0)
-        except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError) as exc:
-            raise InvalidResourceError(subject, f"it cannot be stored: {exc}") from exc
+        except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
+            raise self._unfit(resource, exc) from exc
         if problems := [*_problems_of(read.metadata), *read.validate()]:
-            raise InvalidResourceError(subject, problems)
+            raise InvalidResourceError(self._subject(resource), problems)
         return Draft(read, Stored(value, 0, token), changed=True)
 
-    def _encode(self, resource: R, metadata: _StoredMetadata, over: bytes | None) -> bytes:
+    def _encode(self, resource: R, ours: Mapping[str, Any], token: str, over: bytes | None) -> bytes:
+        fields = {name: getattr(resource.metadata, name) for name in _SHARED} | dict(ours)
         envelope = self._envelope(
             apiVersion=self.kind.api_version,
             kind=self.kind.name,
-            metadata=metadata,
+            metadata=_StoredMetadata(**fields, form_version=FORM_VERSION, write_token=token),
             spec=resource.spec,
             status=resource.status,
         )
-        value = _encoder.encode(envelope)
+        try:
+            value = _encoder.encode(envelope)
+        except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError) as exc:
+            raise self._unfit(resource, exc) from exc
         if over is None or self._plan is None:
             return value
         return bytes(self._plan.carry(Raw(over), Raw(value)))
+
+    def _unfit(self, resource: R, exc: Exception) -> InvalidResourceError:
+        return InvalidResourceError(self._subject(resource), f"it cannot be stored: {exc}")
+
+    def _subject(self, resource: R) -> str:
+        return f"{self.kind.plural}/{resource.metadata.name}"
 
     # --- patches ---
 
@@ -214,13 +231,12 @@ class Codec(Generic[R]):
                 stored resource has, or the result breaks a rule.
         """
         old = self.restore(stored)
-        subject = f"{self.kind.plural}/{old.metadata.name}"
         try:
             merged = merge_patch(stored.value, patch)
             self._check_patch(patch, stored.value, merged)
             resource = self._resource(self._decoder.decode(merged), merged, 0)
         except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError) as exc:
-            raise InvalidResourceError(subject, f"it cannot be patched: {exc}") from exc
+            raise InvalidResourceError(self._subject(old), f"it cannot be patched: {exc}") from exc
         return self.draft_update(resource, stored, over=merged)
 
     def _check_patch(self, patch: Mapping[str, Any], before: bytes, after: bytes) -> None:
@@ -229,8 +245,8 @@ class Codec(Generic[R]):
             raise ValueError(f"{', '.join(sorted(owned))} may not be patched")
         if self._plan is None:
             return
-        known = set(self._plan.strangers(msgspec.json.decode(before), ""))
-        strangers = [path for path in self._plan.strangers(msgspec.json.decode(after), "") if path not in known]
+        known = set(self._plan.strangers(Raw(before), ""))
+        strangers = [path for path in self._plan.strangers(Raw(after), "") if path not in known]
         if strangers:
             raise ValueError(f"{self.kind.name} has no field {', '.join(strangers)} (names are as in the stored JSON)")
 
@@ -277,10 +293,6 @@ def _defaulted(name: str, kind: Any) -> tuple[Any, ...]:
     except TypeError:
         return name, kind
     return name, kind, msgspec.field(default_factory=kind)
-
-
-def _new_token() -> str:
-    return secrets.token_hex(8)
 
 
 def _spec_text(value: bytes) -> bytes:

@@ -60,7 +60,7 @@ class Client:
     """
 
     def __init__(self, settings: EtcdSettings, *, embedded: EmbeddedEtcd | None = None) -> None:
-        self.settings = settings
+        self.settings: EtcdSettings = settings
         self.backend: StorageBackend = EtcdStorageBackend(self, settings.prefix)
         self._embedded = embedded
         self._supervisor = Supervisor()

@@ -40,7 +40,7 @@ class InvalidResourceError(KvorumError, ValueError):
 
     def __init__(self, subject: str, problems: str | list[str] | tuple[str, ...]) -> None:
         self.subject = subject
-        self.problems = (problems,) if isinstance(problems, str) else tuple(problems)
+        self.problems: tuple[str, ...] = (problems,) if isinstance(problems, str) else tuple(problems)
         super().__init__(f"{subject}: {'; '.join(self.problems)}")
 
 

@@ -8,7 +8,7 @@ All have `resource_version`, the revision that they are about. Several events ca
 """
 
 from collections.abc import Callable
-from typing import Generic, TypeAlias, TypeVar
+from typing import Generic, TypeAlias, TypeVar, final
 
 from kvorum.resources import AnyResource
 
@@ -22,7 +22,7 @@ class _ResourceEvent(Generic[R]):
     __match_args__: tuple[str, ...] = ("resource",)
 
     def __init__(self, resource: R) -> None:
-        self.resource = resource
+        self.resource: R = resource
 
     @property
     def resource_version(self) -> int:
@@ -37,6 +37,7 @@ class _ResourceEvent(Generic[R]):
         return f"<{type(self).__name__} {self.resource.kind.plural}/{name} at {self.resource_version}>"
 
 
+@final
 class Added(_ResourceEvent[R]):
     """A resource is there (or selected) that was not.
 
@@ -47,6 +48,7 @@ class Added(_ResourceEvent[R]):
     __slots__ = ()
 
 
+@final
 class Modified(_ResourceEvent[R]):
     """A resource is another.
 
@@ -55,7 +57,7 @@ class Modified(_ResourceEvent[R]):
     """
 
     __slots__ = ("_previous",)
-    __match_args__ = ("resource", "previous")
+    __match_args__: tuple[str, ...] = ("resource", "previous")
 
     def __init__(self, resource: R, previous: R | Callable[[], R]) -> None:
         super().__init__(resource)
@@ -75,6 +77,7 @@ class Modified(_ResourceEvent[R]):
     def __eq__(self, other: object) -> bool:
         return super().__eq__(other) and isinstance(other, Modified) and self.previous == other.previous
 
+@final
 class Deleted(_ResourceEvent[R]):
     """A resource is gone (or no longer selected).
 
@@ -85,6 +88,7 @@ class Deleted(_ResourceEvent[R]):
     __slots__ = ()
 
 
+@final
 class Bookmark:
     """The watch has shown everything up to a revision.
 
@@ -93,10 +97,10 @@ class Bookmark:
     """
 
     __slots__ = ("resource_version",)
-    __match_args__ = ("resource_version",)
+    __match_args__: tuple[str, ...] = ("resource_version",)
 
     def __init__(self, resource_version: int) -> None:
-        self.resource_version = resource_version
+        self.resource_version: int = resource_version
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Bookmark) and self.resource_version == other.resource_version

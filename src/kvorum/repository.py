@@ -18,7 +18,7 @@ from kvorum.field_selectors import FieldSelectorLike
 from kvorum.keys import kind_prefix, resource_key
 from kvorum.label_selectors import LabelSelectorLike
 from kvorum.resource_list import ResourceList
-from kvorum.resources import AnyResource, Stored
+from kvorum.resources import AnyResource, Kind, Stored
 from kvorum.selectors import Selector
 from kvorum.storage import Entry, StorageBackend
 from kvorum.watch import Watch
@@ -63,7 +63,7 @@ class Repository(Generic[R]):
     def __init__(self, client: HasBackend, resource_type: type[R]) -> None:
         self._client = client
         self._codec = codec_for(resource_type)
-        self.kind = self._codec.kind
+        self.kind: Kind = self._codec.kind
 
     def __repr__(self) -> str:
         return f"<Repository {self.kind.plural}>"
@@ -123,7 +123,8 @@ class Repository(Generic[R]):
         selector = self._selector(labels, fields)
         page = await self._backend.list(kind_prefix(self.kind, namespace), revision=at)
         resources = map(self._codec.decode, page.entries)
-        return ResourceList(filter(selector.matches, resources), page.revision)
+        selected = resources if selector.is_everything else filter(selector.matches, resources)
+        return ResourceList(selected, page.revision)
 
     async def count(
         self,
@@ -356,7 +357,7 @@ class Repository(Generic[R]):
     async def _write(self, key: str, stored: Stored, draft: Draft[R] | None) -> R:
         """Write a draft over what is stored, or remove that (None); once, and only if it is still there unchanged."""
         if draft is not None and not draft.changed:
-            return draft.written(stored.revision)
+            return draft.resource
         if draft is not None and draft.resource.metadata.deletion_timestamp:
             draft = self._finalized(key, stored, draft)
         try:

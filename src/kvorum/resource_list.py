@@ -19,7 +19,7 @@ class ResourceList(Sequence[R], Generic[R]):
 
     def __init__(self, resources: Iterable[R], resource_version: int) -> None:
         self._resources = tuple(resources)
-        self.resource_version = resource_version
+        self.resource_version: int = resource_version
 
     @overload
     def __getitem__(self, index: int) -> R: ...

@@ -17,9 +17,9 @@ class Selector(Generic[R]):
     """
 
     def __init__(self, resource_type: type[R], labels: LabelSelectorLike, fields: FieldSelectorLike) -> None:
-        self.labels = LabelSelector.of(labels)
-        self.fields = FieldSelector.of(fields, resource_type)
-        self.is_everything = self.labels.is_everything and self.fields.is_everything
+        self.labels: LabelSelector = LabelSelector.of(labels)
+        self.fields: FieldSelector = FieldSelector.of(fields, resource_type)
+        self.is_everything: bool = self.labels.is_everything and self.fields.is_everything
 
     def matches(self, resource: R) -> bool:
         """Tell whether both selectors match."""

@@ -2,8 +2,9 @@
 
 import os
 import re
-from collections.abc import Mapping
-from typing import Self
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Final, Self
 from urllib.parse import unquote, urlsplit
 
 import msgspec
@@ -16,6 +17,8 @@ DEFAULT_PREFIX = "kvorum"
 _PREFIX = re.compile(r"[A-Za-z0-9._~-]+(/[A-Za-z0-9._~-]+)*")
 _ENDPOINT = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+)(:(?P<port>\d{1,5}))?")
 _MAX_PREFIX = 512
+_TLS = re.compile(r"\b(https|etcds)://")
+_FORM = "etcd://host[:port][,host[:port]…][/prefix]"
 
 
 class EtcdSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,9 +54,7 @@ class EtcdSettings(msgspec.Struct, frozen=True, kw_only=True):
     password: str | None = None
 
     def __post_init__(self) -> None:
-        problems = [
-            f"endpoint {endpoint!r} is not host:port" for endpoint in self.endpoints if not _is_endpoint(endpoint)
-        ]
+        problems = [f"endpoint {_shown(each)} is not host:port" for each in self.endpoints if not _is_endpoint(each)]
         if not self.endpoints:
             problems.append("there is no endpoint")
         if not _PREFIX.fullmatch(self.prefix) or len(self.prefix) > _MAX_PREFIX:
@@ -86,14 +87,16 @@ class EtcdSettings(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             ConfigurationError: it is no such URL.
         """
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+        except ValueError as exc:
+            raise ConfigurationError(f"{_shown(url)} is no URL") from exc
         if parts.scheme not in {"etcd", "etcds"}:
-            raise ConfigurationError(f"{_redacted(url)!r} does not start with etcd:// or etcds://")
-        if "@" in parts.netloc or parts.query or parts.fragment:
-            rest = "etcd://host[:port][,host[:port]…][/prefix]; a user goes into EtcdSettings or ETCD_USER"
-            raise ConfigurationError(f"{_redacted(url)!r} has more than {rest}")
+            raise ConfigurationError(f"{_shown(url)} does not start with etcd:// or etcds://")
         if not parts.netloc:
-            raise ConfigurationError(f"{url!r} names no host")
+            raise ConfigurationError(f"{_shown(url)} names no host; it should be {_FORM}")
+        if "@" in url or parts.query or parts.fragment:
+            raise ConfigurationError(f"{_shown(url)} has more than {_FORM}; a user goes into EtcdSettings or ETCD_USER")
         changes: dict[str, object] = {
             "endpoints": tuple(_with_port(endpoint) for endpoint in parts.netloc.split(",")),
             "tls": parts.scheme == "etcds",
@@ -106,7 +109,7 @@ class EtcdSettings(msgspec.Struct, frozen=True, kw_only=True):
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
         """Read the variables ETCD_* (empty ones count as not set).
 
-        `ETCD_ENDPOINTS` (comma-separated; `http://` and `https://` in front are understood, the second means TLS) goes
+        `ETCD_ENDPOINTS` (comma-separated; `http://` or `https://` may stand in front, the second means TLS) goes
         before `ETCD_HOST` and `ETCD_PORT`. The others are `ETCD_PREFIX`, `ETCD_TIMEOUT` (seconds), `ETCD_CACERT`,
         `ETCD_CERT`, `ETCD_KEY`, `ETCD_USER` and `ETCD_PASSWORD`. A CA certificate means TLS.
 
@@ -117,32 +120,47 @@ class EtcdSettings(msgspec.Struct, frozen=True, kw_only=True):
             ConfigurationError: a variable cannot be used; the message names it.
         """
         environ = os.environ if environ is None else environ
-        given = {name[5:].lower(): value.strip() for name, value in environ.items() if name.startswith("ETCD_")}
-        given = {name: value for name, value in given.items() if value}
-        names = ("prefix", "timeout", "cacert", "cert", "key", "user", "password")
-        fields: dict[str, object] = {name: given[name] for name in names if name in given}
-        if "prefix" in given:
-            fields["prefix"] = given["prefix"].strip("/")
-        endpoints, tls = _endpoints_of(given)
-        if endpoints:
-            fields["endpoints"] = endpoints
-        fields["tls"] = tls or "cacert" in given
-        try:
-            return msgspec.convert(fields, cls, strict=False)
-        except msgspec.ValidationError as exc:
-            # msgspec words what __post_init__ raises as its own, with a path of fields: "… - at `$.timeout`".
-            reason = re.sub(r"`\$\.(\w+)`", lambda match: f"ETCD_{match[1].upper()}", str(exc))
-            raise ConfigurationError(f"the environment cannot be used: {reason}") from exc
+        given = {name: value.strip() for name, value in environ.items() if name in _VARIABLES and value.strip()}
+        fields: dict[str, object] = {}
+        problems: list[str] = []
+        for variable, value in given.items():
+            name, read = _VARIABLES[variable]
+            try:
+                # Each by itself, so that the message can name the variable.
+                fields[name] = getattr(msgspec.structs.replace(cls(), **{name: read(value)}), name)
+            except ValueError as exc:
+                problems.append(f"{variable}: {exc}")
+        if problems:
+            raise ConfigurationError("; ".join(problems))
+        if "ETCD_ENDPOINTS" in given:
+            fields["endpoints"] = _endpoints_of(given["ETCD_ENDPOINTS"])
+        elif "endpoints" in fields:
+            host, port = given.get("ETCD_HOST", "localhost"), given.get("ETCD_PORT", str(DEFAULT_PORT))
+            fields["endpoints"] = (f"{host}:{port}",)
+        fields["tls"] = "ETCD_CACERT" in given or bool(_TLS.search(given.get("ETCD_ENDPOINTS", "")))
+        return msgspec.structs.replace(cls(), **fields)
 
 
-def _endpoints_of(given: Mapping[str, str]) -> tuple[tuple[str, ...], bool]:
-    """Return the endpoints that the environment names, and whether they want TLS."""
-    if "endpoints" not in given:
-        host, port = given.get("host"), given.get("port")
-        return ((f"{host or 'localhost'}:{port or DEFAULT_PORT}",) if host or port else ()), False
-    listed = [endpoint.strip() for endpoint in given["endpoints"].split(",") if endpoint.strip()]
-    bare = tuple(_with_port(re.sub(r"^(https?|etcds?)://", "", endpoint).rstrip("/")) for endpoint in listed)
-    return bare, any(endpoint.startswith(("https://", "etcds://")) for endpoint in listed)
+def _endpoints_of(text: str) -> tuple[str, ...]:
+    listed = [endpoint.strip() for endpoint in text.split(",") if endpoint.strip()]
+    return tuple(_with_port(re.sub(r"^(https?|etcds?)://", "", endpoint).rstrip("/")) for endpoint in listed)
+
+
+# What each variable sets, and how it is read. A host and a port are tried by themselves, then put together.
+_VARIABLES: Final[Mapping[str, tuple[str, Callable[[str], object]]]] = MappingProxyType(
+    {
+        "ETCD_ENDPOINTS": ("endpoints", _endpoints_of),
+        "ETCD_HOST": ("endpoints", lambda host: (f"{host}:{DEFAULT_PORT}",)),
+        "ETCD_PORT": ("endpoints", lambda port: (f"localhost:{port}",)),
+        "ETCD_PREFIX": ("prefix", lambda prefix: prefix.strip("/")),
+        "ETCD_TIMEOUT": ("timeout", float),
+        "ETCD_CACERT": ("cacert", str),
+        "ETCD_CERT": ("cert", str),
+        "ETCD_KEY": ("key", str),
+        "ETCD_USER": ("user", str),
+        "ETCD_PASSWORD": ("password", str),
+    }
+)
 
 
 def _with_port(endpoint: str) -> str:
@@ -155,6 +173,6 @@ def _is_endpoint(endpoint: str) -> bool:
     return found is not None and found["port"] is not None and 0 < int(found["port"]) < 65536
 
 
-def _redacted(url: str) -> str:
-    """Return the URL without what stands before an `@`: it may be a password, and this goes into a message."""
-    return re.sub(r"//[^/]*@", "//***@", url)
+def _shown(text: str) -> str:
+    """Return what a message may show of an address: nothing, if there may be a password in it."""
+    return "(not shown: it may hold a password)" if re.search(r"[@?#]", text) else repr(text)

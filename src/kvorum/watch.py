@@ -50,7 +50,7 @@ class Watch(Generic[R]):
         since: int | None,
         initial: bool,
     ) -> None:
-        self.checkpoint = since or 0
+        self.checkpoint: int = since or 0
         self._backend = backend
         self._codec = codec
         self._prefix = prefix

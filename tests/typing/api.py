@@ -70,8 +70,8 @@ async def a_watch_tells_typed_events(client: kvorum.Client) -> None:
                 case kvorum.Modified(resource=queue, previous=before):
                     assert_type(queue, Queue)
                     assert_type(before, Queue)
-                case kvorum.Deleted() as deleted:
-                    assert_type(deleted.resource, Queue)
+                case kvorum.Deleted(resource=queue):
+                    assert_type(event, kvorum.Deleted[Queue])
                 case kvorum.Bookmark(resource_version=revision):
                     assert_type(revision, int)
             assert_type(event.resource_version, int)

@@ -10,7 +10,7 @@ from rich.markup import escape
 from kvorum.cli import demo as story
 from kvorum.errors import KvorumError
 
-app = cyclopts.App(name="kvorum", help="Kubernetes-style resources in etcd, for asyncio.")
+app: cyclopts.App = cyclopts.App(name="kvorum", help="Kubernetes-style resources in etcd, for asyncio.")
 
 
 @app.command

@@ -67,7 +67,7 @@ class Story:
         self.written: list[tuple[str, str, int]] = []
         self.seen: list[tuple[str, str, int]] = []
         self.claims: list[Claim] = []
-        self.expired = anyio.Event()
+        self.expired: anyio.Event = anyio.Event()
 
     async def play(self) -> list[Claim]:
         """Play all acts while a watch looks on; return what can be said of them."""

@@ -68,10 +68,10 @@ class Connection:
 
     def __init__(self, settings: EtcdSettings, supervisor: Supervisor) -> None:
         _refuse_what_is_not_built(settings)
-        self.settings = settings
-        self.endpoint = settings.endpoints[0]
-        self.version = (0, 0, 0)
-        self.spawn = supervisor.spawn
+        self.settings: EtcdSettings = settings
+        self.endpoint: str = settings.endpoints[0]
+        self.version: tuple[int, int, int] = (0, 0, 0)
+        self.supervisor: Supervisor = supervisor
         self._calls: rpc.Driver | None = None
         self._watches: rpc.Driver | None = None
         self._closed = False

@@ -77,8 +77,8 @@ _REFUSALS: Final[tuple[tuple[StatusCode, str, _Meaning], ...]] = (
     (StatusCode.RESOURCE_EXHAUSTED, "larger than max", _too_large),
     (StatusCode.RESOURCE_EXHAUSTED, "database space exceeded", lambda _, detail: StorageFullError(detail)),
     (StatusCode.RESOURCE_EXHAUSTED, "too many requests", _not_sent),
-    (StatusCode.FAILED_PRECONDITION, "", lambda call, detail: ServerError(f"{call.operation} failed", detail)),
-    (StatusCode.UNIMPLEMENTED, "", lambda call, detail: ServerError(f"{call.operation} unimplemented", detail)),
+    (StatusCode.FAILED_PRECONDITION, "", lambda _, detail: ServerError("FAILED_PRECONDITION", detail)),
+    (StatusCode.UNIMPLEMENTED, "", lambda _, detail: ServerError("UNIMPLEMENTED", detail)),
 )
 
 

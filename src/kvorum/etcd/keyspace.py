@@ -16,7 +16,7 @@ class KeySpace:
     """
 
     def __init__(self, prefix: str) -> None:
-        self.prefix = f"/{prefix.strip('/')}/" if prefix.strip("/") else "/"
+        self.prefix: str = f"/{prefix.strip('/')}/" if prefix.strip("/") else "/"
         self._bytes = self.prefix.encode()
 
     def full(self, key: str) -> bytes:

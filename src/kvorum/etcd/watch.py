@@ -64,7 +64,7 @@ class EtcdStorageWatch(StorageWatch):
         """Start the reader, and wait until etcd has created the watch."""
         if not self._started:
             connection = self._client.connection
-            connection.spawn(self._feed.run, connection, name=f"watch {self._feed.subject}")
+            connection.supervisor.spawn(self._feed.run, connection, name=f"watch {self._feed.subject}")
             self._started = True
         while not self._feed.is_open and not self._feed.is_ended:
             await self._feed.changed.wait()

