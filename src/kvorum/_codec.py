@@ -106,11 +106,11 @@ class Codec(Generic[R]):
             self._check(envelope, entry.key)
         except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
             raise CorruptResourceError(entry.key, entry.mod_revision, str(exc)) from exc
-        return self._resource(envelope, entry.value, entry.mod_revision if revision is None else revision)
+        return self._resource(envelope, entry.key, entry.value, entry.mod_revision if revision is None else revision)
 
     def restore(self, stored: Stored) -> R:
         """Decode again what a resource was read from."""
-        return self._resource(self._decoder.decode(stored.value), stored.value, stored.revision)
+        return self._resource(self._decoder.decode(stored.value), stored.key, stored.value, stored.revision)
 
     def _check(self, envelope: Any, key: str) -> None:
         kind, metadata = self.kind, envelope.metadata
@@ -124,7 +124,7 @@ class Codec(Generic[R]):
         if f"{kind.plural}/{named}" != key:
             raise ValueError(f"it calls itself {named!r} - at `$.metadata.name`")
 
-    def _resource(self, envelope: Any, value: bytes, revision: int) -> R:
+    def _resource(self, envelope: Any, key: str, value: bytes, revision: int) -> R:
         stored = envelope.metadata
         metadata = Metadata(  # spelled out, since lists make thousands of them
             name=stored.name,
@@ -138,7 +138,7 @@ class Codec(Generic[R]):
             deletion_timestamp=stored.deletion_timestamp,
             finalizers=stored.finalizers,
         )
-        metadata.stored = Stored(value, revision, stored.write_token)
+        metadata.stored = Stored(key, value, revision, stored.write_token)
         return self.resource_type(metadata=metadata, spec=envelope.spec, status=envelope.status)
 
     # --- resource to bytes ---
@@ -177,26 +177,31 @@ class Codec(Generic[R]):
         }
         base = stored.value if over is None else over
         if self._encode(resource, ours, stored.write_token, base) == stored.value:
+            self._check_faithful(resource, old)
             return Draft(old, stored, changed=False)
         return self._draft(resource, ours, over=base)
 
     def _is_spec_changed(self, stored: Stored, old: R, new: R, over: bytes | None) -> bool:
         if old.spec != new.spec:
             return True
+        if over is None:
+            return False
         # A patch may have changed a field of the spec that this type does not know.
-        return over is not None and _spec_text(over) != _spec_text(stored.value)
+        return _spec_text(self._encode(old, {}, "", stored.value)) != _spec_text(self._encode(new, {}, "", over))
 
     def _draft(self, resource: R, ours: Mapping[str, Any], *, over: bytes | None) -> Draft[R]:
         """Encode, read back what a reader would get, and check that: so nothing unreadable is ever written."""
         token = secrets.token_hex(8)
+        key = self._key(resource)
         value = self._encode(resource, ours, token, over)
         try:
-            read = self._resource(self._decoder.decode(value), value, 0)
+            read = self._resource(self._decoder.decode(value), key, value, 0)
         except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
             raise self._unfit(resource, exc) from exc
+        self._check_faithful(resource, read)
         if problems := [*_problems_of(read.metadata), *read.validate()]:
-            raise InvalidResourceError(self._subject(resource), problems)
-        return Draft(read, Stored(value, 0, token), changed=True)
+            raise InvalidResourceError(key, problems)
+        return Draft(read, Stored(key, value, 0, token), changed=True)
 
     def _encode(self, resource: R, ours: Mapping[str, Any], token: str, over: bytes | None) -> bytes:
         fields = {name: getattr(resource.metadata, name) for name in _SHARED} | dict(ours)
@@ -209,17 +214,31 @@ class Codec(Generic[R]):
         )
         try:
             value = _encoder.encode(envelope)
+            if over is None or self._plan is None:
+                return value
+            return bytes(self._plan.carry(Raw(over), Raw(value)))
         except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError) as exc:
             raise self._unfit(resource, exc) from exc
-        if over is None or self._plan is None:
-            return value
-        return bytes(self._plan.carry(Raw(over), Raw(value)))
+
+    def _check_faithful(self, resource: R, read: R) -> None:
+        """Refuse what JSON cannot hold: it would come back as something else (NaN as null, bytes as text)."""
+        pairs = (
+            ("spec", resource.spec, read.spec),
+            ("status", resource.status, read.status),
+            ("metadata.labels", resource.metadata.labels, read.metadata.labels),
+            ("metadata.annotations", resource.metadata.annotations, read.metadata.annotations),
+        )
+        for path, given, found in pairs:
+            if given != found:
+                raise InvalidResourceError(self._key(resource), _difference(path, given, found))
 
     def _unfit(self, resource: R, exc: Exception) -> InvalidResourceError:
-        return InvalidResourceError(self._subject(resource), f"it cannot be stored: {exc}")
+        return InvalidResourceError(self._key(resource), f"it cannot be stored: {exc}")
 
-    def _subject(self, resource: R) -> str:
-        return f"{self.kind.plural}/{resource.metadata.name}"
+    def _key(self, resource: R) -> str:
+        metadata = resource.metadata
+        place = f"{self.kind.plural}/{metadata.namespace}" if self.kind.namespaced else self.kind.plural
+        return f"{place}/{metadata.name}"
 
     # --- patches ---
 
@@ -230,19 +249,16 @@ class Codec(Generic[R]):
             InvalidResourceError: the patch touches what the store owns, sets a field that neither the type nor the
                 stored resource has, or the result breaks a rule.
         """
-        old = self.restore(stored)
         try:
+            _check_owned(patch)
             merged = merge_patch(stored.value, patch)
-            self._check_patch(patch, stored.value, merged)
-            resource = self._resource(self._decoder.decode(merged), merged, 0)
+            resource = self._resource(self._decoder.decode(merged), stored.key, merged, 0)
+            self._check_strangers(stored.value, merged)
         except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError) as exc:
-            raise InvalidResourceError(self._subject(old), f"it cannot be patched: {exc}") from exc
+            raise InvalidResourceError(stored.key, f"it cannot be patched: {exc}") from exc
         return self.draft_update(resource, stored, over=merged)
 
-    def _check_patch(self, patch: Mapping[str, Any], before: bytes, after: bytes) -> None:
-        owned = (patch.keys() & {"apiVersion", "kind"}) | (dict(patch.get("metadata", {})).keys() - _PATCHABLE_METADATA)
-        if owned:
-            raise ValueError(f"{', '.join(sorted(owned))} may not be patched")
+    def _check_strangers(self, before: bytes, after: bytes) -> None:
         if self._plan is None:
             return
         known = set(self._plan.strangers(Raw(before), ""))
@@ -297,6 +313,24 @@ def _defaulted(name: str, kind: Any) -> tuple[Any, ...]:
 
 def _spec_text(value: bytes) -> bytes:
     return bytes(_objects.decode(value).get("spec", b""))
+
+
+def _check_owned(patch: Mapping[str, Any]) -> None:
+    metadata = patch.get("metadata", {})
+    if not isinstance(metadata, Mapping):
+        raise ValueError("metadata can be patched only in parts")  # noqa: TRY004 - reported like any other problem
+    if owned := (patch.keys() & {"apiVersion", "kind"}) | (metadata.keys() - _PATCHABLE_METADATA):
+        raise ValueError(f"{', '.join(sorted(owned))} may not be patched")
+
+
+def _difference(path: str, given: object, found: object) -> str:
+    """Say where two values differ first. It shows types only: a value may be a secret."""
+    if isinstance(given, msgspec.Struct) and isinstance(found, msgspec.Struct):
+        for name in given.__struct_fields__:
+            before, after = getattr(given, name), getattr(found, name, None)
+            if before != after:
+                return _difference(f"{path}.{name}", before, after)
+    return f"{path} holds a {type(given).__name__} that would be read back as another {type(found).__name__}"
 
 
 def _problems_of(metadata: Metadata) -> list[str]:

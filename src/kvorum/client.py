@@ -65,8 +65,9 @@ class Client:
         self._embedded = embedded
         self._supervisor = Supervisor()
         self._connection: Connection | None = None
-        self._state: Literal["not open", "open", "closed"] = "not open"
+        self._state: Literal["not open", "opening", "open", "closed"] = "not open"
         self._is_released = anyio.Event()
+        self._opening: anyio.CancelScope | None = None
 
     def __repr__(self) -> str:
         return f"<Client {','.join(self.settings.endpoints)} [{self._state}]>"
@@ -86,8 +87,8 @@ class Client:
         Raises:
             ClientClosedError: the client is not open.
         """
-        if self._state == "not open" or self._connection is None:
-            raise ClientClosedError.not_open()
+        if self._connection is None or self._state != "open":
+            raise ClientClosedError.closed() if self._state == "closed" else ClientClosedError.not_open()
         return self._connection
 
     # --- opening and closing ---
@@ -102,12 +103,17 @@ class Client:
         """
         if self._state != "not open":
             raise ClientClosedError("a client is entered once; connect again for another")
-        self._state = "open"
+        self._state = "opening"
         try:
-            await self._open()
+            with anyio.CancelScope() as self._opening:
+                await self._open()
+            if self._state != "opening":  # somebody has closed it in the meantime
+                raise ClientClosedError.closed()
         except BaseException:
-            await self.aclose()
+            self._state = "closed"
+            await self._release()
             raise
+        self._state = "open"
         return self
 
     async def __aexit__(
@@ -120,16 +126,14 @@ class Client:
 
         Idempotent, and from any task; whoever comes second waits for the first.
         """
-        if self._state == "closed":
-            await self._is_released.wait()
-            return
-        was_open, self._state = self._state == "open", "closed"
-        try:
-            if was_open:
-                with anyio.move_on_after(CLOSE_TIMEOUT, shield=True):
-                    await self._release()
-        finally:
+        state, self._state = self._state, "closed"
+        if state == "open":
+            await self._release()
+        elif self._opening is not None:  # whoever enters it releases what it has got so far
+            self._opening.cancel()
+        elif state == "not open":
             self._is_released.set()
+        await self._is_released.wait()
 
     async def _open(self) -> None:
         if self._embedded is not None:
@@ -140,10 +144,14 @@ class Client:
         await self._connection.open()
 
     async def _release(self) -> None:
-        """Undo `_open`, as far as it came, in reverse; what uses the connection goes first."""
-        async with AsyncExitStack() as stack:
-            if self._embedded is not None:
-                stack.push_async_exit(self._embedded)
-            if self._connection is not None:
-                stack.push_async_callback(self._connection.aclose)
-            stack.push_async_callback(self._supervisor.aclose)
+        """Undo `_open`, as far as it came, in reverse: what uses the connection goes first."""
+        try:
+            with anyio.move_on_after(CLOSE_TIMEOUT, shield=True):
+                async with AsyncExitStack() as stack:
+                    if self._embedded is not None:
+                        stack.push_async_exit(self._embedded)
+                    if self._connection is not None:
+                        stack.push_async_callback(self._connection.aclose)
+                    stack.push_async_callback(self._supervisor.aclose)
+        finally:
+            self._is_released.set()

@@ -31,6 +31,7 @@ class _ResourceEvent(Generic[R]):
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _ResourceEvent) and type(self) is type(other) and self.resource == other.resource
+
     def __repr__(self) -> str:
         metadata = self.resource.metadata
         name = f"{metadata.namespace}/{metadata.name}" if metadata.namespace else metadata.name
@@ -76,6 +77,7 @@ class Modified(_ResourceEvent[R]):
 
     def __eq__(self, other: object) -> bool:
         return super().__eq__(other) and isinstance(other, Modified) and self.previous == other.previous
+
 
 @final
 class Deleted(_ResourceEvent[R]):

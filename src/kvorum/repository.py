@@ -6,6 +6,7 @@ comes second gets a `ConflictError`, or, with `mutate`, another go.
 
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar, overload
 
@@ -13,7 +14,13 @@ import anyio
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from kvorum._codec import Draft, codec_for
-from kvorum.errors import AlreadyExistsError, ConflictError, InvalidResourceError, NotFoundError
+from kvorum.errors import (
+    ConflictError,
+    CorruptResourceError,
+    InvalidResourceError,
+    KvorumError,
+    NotFoundError,
+)
 from kvorum.field_selectors import FieldSelectorLike
 from kvorum.keys import kind_prefix, resource_key
 from kvorum.label_selectors import LabelSelectorLike
@@ -87,7 +94,7 @@ class Repository(Generic[R]):
         key = resource_key(self.kind, name, namespace)
         entry = await self._backend.get(key)
         if entry is not None:
-            return self._codec.decode(entry)
+            return self._decode(entry)
         if default is _REQUIRED:
             raise NotFoundError(key)
         return default
@@ -122,7 +129,7 @@ class Repository(Generic[R]):
         """
         selector = self._selector(labels, fields)
         page = await self._backend.list(kind_prefix(self.kind, namespace), revision=at)
-        resources = map(self._codec.decode, page.entries)
+        resources = map(self._decode, page.entries)
         selected = resources if selector.is_everything else filter(selector.matches, resources)
         return ResourceList(selected, page.revision)
 
@@ -165,10 +172,17 @@ class Repository(Generic[R]):
         if initial and since is not None:
             raise InvalidResourceError(prefix, "a watch has either `initial` or `since`")
         selector = self._selector(labels, fields)
-        return Watch(self._backend, self._codec, prefix, selector, since=since, initial=initial)
+        return Watch(self._backend, self._decode, prefix, selector, since=since, initial=initial)
 
     def _selector(self, labels: LabelSelectorLike, fields: FieldSelectorLike) -> Selector[R]:
         return Selector(self._codec.resource_type, labels, fields)
+
+    def _decode(self, entry: Entry, *, revision: int | None = None) -> R:
+        try:
+            return self._codec.decode(entry, revision=revision)
+        except CorruptResourceError as exc:
+            # The codec knows keys as the port does; whoever reads the error needs the one that etcdctl takes.
+            raise CorruptResourceError(self._backend.location(exc.key), exc.revision, exc.reason) from exc.__cause__
 
     # --- write ---
 
@@ -190,13 +204,7 @@ class Repository(Generic[R]):
         draft = self._codec.draft_new(resource)
         if ttl is None:
             return draft.written(await self._backend.create(key, draft.stored.value))
-        lease = await self._backend.grant_lease(ttl)
-        try:
-            return draft.written(await self._backend.create(key, draft.stored.value, lease=lease))
-        except AlreadyExistsError:
-            with anyio.move_on_after(1, shield=True):
-                await self._backend.revoke_lease(lease)
-            raise
+        return draft.written(await self._create_for(ttl, key, draft.stored.value))
 
     async def update(self, resource: R) -> R:
         """Store a changed resource if nobody has changed it since it was read; return it as it is stored.
@@ -305,6 +313,18 @@ class Repository(Generic[R]):
 
     # --- one write ---
 
+    async def _create_for(self, ttl: float, key: str, value: bytes) -> int:
+        """Create a key on a lease of its own; if that fails, or is cancelled, nothing is left of either."""
+        lease = await self._backend.grant_lease(ttl)
+        try:
+            return await self._backend.create(key, value, lease=lease)
+        except BaseException:
+            # A create that is still under way then finds no lease, and is refused. If the revocation is lost, too, the
+            # lease ends by itself.
+            with anyio.move_on_after(1, shield=True), suppress(KvorumError):
+                await self._backend.revoke_lease(lease)
+            raise
+
     def _key_of(self, resource: R) -> str:
         if not isinstance(resource, self._codec.resource_type):
             raise InvalidResourceError(self.kind.plural, f"a {type(resource).__name__} is no {self.kind.name}")
@@ -314,7 +334,7 @@ class Repository(Generic[R]):
         """Return what an entry holds, and the bytes of that."""
         if entry is None:
             raise NotFoundError(key)
-        resource = self._codec.decode(entry)
+        resource = self._decode(entry)
         assert resource.metadata.stored is not None  # noqa: S101 - decode has just set it
         return resource, resource.metadata.stored
 
@@ -328,6 +348,8 @@ class Repository(Generic[R]):
             current, stored = self._read(key, await self._backend.get(key))
             if stored.revision != version:
                 raise ConflictError(key, expected=version, current=current, found=stored.revision)
+        if stored.key != key:  # the version does not tell: a transaction gives several resources the same one
+            raise InvalidResourceError(key, f"it was read as {stored.key}, and cannot be renamed")
         return key, stored
 
     async def _confirmed(self, key: str, stored: Stored, draft: Draft[R]) -> R:
@@ -369,7 +391,7 @@ class Repository(Generic[R]):
             current, now = self._read(key, exc.current)
             raise ConflictError(key, expected=stored.revision, current=current, found=now.revision) from None
         assert change.previous is not None  # noqa: S101 - a deletion at a revision has removed something
-        return self._codec.decode(change.previous, revision=change.revision)
+        return self._decode(change.previous, revision=change.revision)
 
     def _finalized(self, key: str, stored: Stored, draft: Draft[R]) -> Draft[R] | None:
         """Decide about a resource that is being deleted: None (remove it) once its last finalizer is off."""

@@ -49,11 +49,13 @@ class Stored(msgspec.Struct, frozen=True, gc=False):
     """The bytes that a resource was read from, kept with it so that an update needs no second read.
 
     Attributes:
+        key: where they lie, relative to the backend's prefix.
         value: the bytes, with all the fields that this version of the type does not know.
         revision: the mod_revision of `value`.
         write_token: the token of the write that made them; empty if somebody wrote them by hand.
     """
 
+    key: str
     value: bytes
     revision: int
     write_token: str

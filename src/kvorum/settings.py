@@ -1,5 +1,6 @@
 """Where etcd is and how to talk to it: one frozen struct, from a URL, from the environment, or by hand."""
 
+import math
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -63,7 +64,7 @@ class EtcdSettings(msgspec.Struct, frozen=True, kw_only=True):
         problems += [
             f"{name} must be greater than 0, not {value}"
             for name in ("timeout", "max_value_size", "page_size")
-            if not (value := getattr(self, name)) > 0
+            if not 0 < (value := getattr(self, name)) < math.inf
         ]
         if problems:
             raise ConfigurationError("; ".join(problems))
@@ -120,7 +121,7 @@ class EtcdSettings(msgspec.Struct, frozen=True, kw_only=True):
             ConfigurationError: a variable cannot be used; the message names it.
         """
         environ = os.environ if environ is None else environ
-        given = {name: value.strip() for name, value in environ.items() if name in _VARIABLES and value.strip()}
+        given = {name: value for name, value in environ.items() if name in _VARIABLES and value.strip()}
         fields: dict[str, object] = {}
         problems: list[str] = []
         for variable, value in given.items():
@@ -136,7 +137,7 @@ class EtcdSettings(msgspec.Struct, frozen=True, kw_only=True):
             fields["endpoints"] = _endpoints_of(given["ETCD_ENDPOINTS"])
         elif "endpoints" in fields:
             host, port = given.get("ETCD_HOST", "localhost"), given.get("ETCD_PORT", str(DEFAULT_PORT))
-            fields["endpoints"] = (f"{host}:{port}",)
+            fields["endpoints"] = (f"{host.strip()}:{port.strip()}",)
         fields["tls"] = "ETCD_CACERT" in given or bool(_TLS.search(given.get("ETCD_ENDPOINTS", "")))
         return msgspec.structs.replace(cls(), **fields)
 
@@ -150,14 +151,14 @@ def _endpoints_of(text: str) -> tuple[str, ...]:
 _VARIABLES: Final[Mapping[str, tuple[str, Callable[[str], object]]]] = MappingProxyType(
     {
         "ETCD_ENDPOINTS": ("endpoints", _endpoints_of),
-        "ETCD_HOST": ("endpoints", lambda host: (f"{host}:{DEFAULT_PORT}",)),
-        "ETCD_PORT": ("endpoints", lambda port: (f"localhost:{port}",)),
-        "ETCD_PREFIX": ("prefix", lambda prefix: prefix.strip("/")),
+        "ETCD_HOST": ("endpoints", lambda host: (f"{host.strip()}:{DEFAULT_PORT}",)),
+        "ETCD_PORT": ("endpoints", lambda port: (f"localhost:{port.strip()}",)),
+        "ETCD_PREFIX": ("prefix", lambda prefix: prefix.strip().strip("/")),
         "ETCD_TIMEOUT": ("timeout", float),
-        "ETCD_CACERT": ("cacert", str),
-        "ETCD_CERT": ("cert", str),
-        "ETCD_KEY": ("key", str),
-        "ETCD_USER": ("user", str),
+        "ETCD_CACERT": ("cacert", str.strip),
+        "ETCD_CERT": ("cert", str.strip),
+        "ETCD_KEY": ("key", str.strip),
+        "ETCD_USER": ("user", str.strip),
         "ETCD_PASSWORD": ("password", str),
     }
 )

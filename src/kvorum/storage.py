@@ -166,6 +166,10 @@ class StorageBackend(ABC):
         ClientClosedError: the client behind the backend is not open.
     """
 
+    def location(self, key: str) -> str:
+        """Return what an operator calls this key, for messages; without a prefix, the key itself."""
+        return key
+
     # --- read ---
 
     @abstractmethod
@@ -192,6 +196,7 @@ class StorageBackend(ABC):
         Raises:
             HistoryLostError: `revision` has been compacted.
             FutureRevisionError: `revision` has not been reached.
+            InvalidResourceError: `limit` is below 1.
         """
 
     @abstractmethod
@@ -263,7 +268,11 @@ class StorageBackend(ABC):
 
     @abstractmethod
     async def grant_lease(self, ttl: float) -> int:
-        """Grant a lease that lasts `ttl` seconds at least (rounded up; the store may have a minimum); return its id."""
+        """Grant a lease that lasts `ttl` seconds at least (rounded up; the store may have a minimum); return its id.
+
+        Raises:
+            InvalidResourceError: `ttl` is not above 0, or more than the store takes.
+        """
 
     @abstractmethod
     async def revoke_lease(self, lease: int) -> None:

@@ -33,7 +33,7 @@ class Supervisor:
         try:
             await entered.wait()
         except BaseException:
-            self._main.cancel()
+            self._stop.set()  # it ends by itself, and `aclose` can wait for it
             raise
 
     def spawn(self, run: Callable[[*Args], Coroutine[Any, Any, None]], *args: *Args, name: str) -> None:

@@ -4,16 +4,24 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterable
 from functools import partial
 from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import Generic, Protocol, Self, TypeVar
 
-from kvorum._codec import Codec
-from kvorum.errors import CorruptResourceError
+from kvorum.errors import CorruptResourceError, KvorumError
 from kvorum.events import Added, Bookmark, Deleted, Modified, WatchEvent
 from kvorum.resources import AnyResource
 from kvorum.selectors import Selector
 from kvorum.storage import Change, Entry, StorageBackend, StorageWatch
 
 R = TypeVar("R", bound=AnyResource)
+R_co = TypeVar("R_co", bound=AnyResource, covariant=True)
+
+
+class Decode(Protocol[R_co]):
+    """Makes a resource of an entry, at the entry's revision or another; raises `CorruptResourceError`."""
+
+    def __call__(self, entry: Entry, *, revision: int | None = None) -> R_co:
+        """Decode an entry."""
+        ...
 
 
 class Watch(Generic[R]):
@@ -31,7 +39,8 @@ class Watch(Generic[R]):
 
     Iterating raises, once, and ends:
         HistoryLostError: what comes next has been compacted away. List, and watch on from there.
-        CorruptResourceError: a value is no resource of this kind. Nothing of its revision is shown.
+        CorruptResourceError: a value is no resource of this kind. Nothing of its revision is shown. (That one is
+            deleted is not shown: nobody can have seen it.)
         UnavailableError: the connection was lost; go on with `since=watch.checkpoint`.
         PermissionDeniedError, AuthenticationError: the user may not watch this.
         ClientClosedError: the client was closed.
@@ -43,7 +52,7 @@ class Watch(Generic[R]):
     def __init__(
         self,
         backend: StorageBackend,
-        codec: Codec[R],
+        decode: Decode[R],
         prefix: str,
         selector: Selector[R],
         *,
@@ -52,7 +61,7 @@ class Watch(Generic[R]):
     ) -> None:
         self.checkpoint: int = since or 0
         self._backend = backend
-        self._codec = codec
+        self._decode = decode
         self._prefix = prefix
         self._selector = selector
         self._initial = initial
@@ -100,11 +109,11 @@ class Watch(Generic[R]):
         """Wait for a revision and decode it. Nothing is awaited between taking it and keeping it."""
         if self._is_closed:
             raise StopAsyncIteration
+        stream = await self._open()
+        if self._pending:  # what was there initially
+            return
+        changes = await anext(stream)
         try:
-            stream = await self._open()
-            if self._pending:  # what was there initially
-                return
-            changes = await anext(stream)
             self._pending.extend(self._events(changes))
         except CorruptResourceError:
             await self.aclose()
@@ -131,17 +140,28 @@ class Watch(Generic[R]):
             await self._stream.aclose()
 
     async def _open(self) -> StorageWatch:
-        if self._stream is None:
-            page = await self._backend.list(self._prefix)
-            there = [self._codec.decode(entry) for entry in page.entries]
-            self._pending.extend(Added(resource) for resource in there if self._selector.matches(resource))
-            self._pending.append(Bookmark(page.revision))
-            self._stream = self._backend.watch(self._prefix, since=page.revision)
+        try:
+            stream = self._stream or await self._list()
+            await stream.open()
+        except KvorumError:
+            await self.aclose()
+            raise
         if not self._is_open:
-            await self._stream.open()
             self._is_open = True
             if not self._initial:
-                self.checkpoint = self._stream.revision
+                self.checkpoint = stream.revision
+        return stream
+
+    async def _list(self) -> StorageWatch:
+        """Show what is there, and make the stream that goes on from it."""
+        page = await self._backend.list(self._prefix)
+        self._stream = self._backend.watch(self._prefix, since=page.revision)
+        if self._is_closed:  # in the meantime
+            await self._stream.aclose()
+            return self._stream
+        there = [self._decode(entry) for entry in page.entries]
+        self._pending.extend(Added(resource) for resource in there if self._selector.matches(resource))
+        self._pending.append(Bookmark(page.revision))
         return self._stream
 
     # --- changes to events ---
@@ -152,22 +172,21 @@ class Watch(Generic[R]):
 
     def _event(self, change: Change) -> WatchEvent[R] | None:
         entry, previous = change.entry, change.previous
-        resource = self._codec.decode(entry) if entry is not None else None
+        resource = self._decode(entry) if entry is not None else None
         if resource is not None and self._selector.matches(resource):
-            if previous is None or not self._was_selected(previous):
+            if previous is None or not (self._selector.is_everything or self._last_state(previous)):
                 return Added(resource)
-            return Modified(resource, partial(self._codec.decode, previous))
-        if previous is not None and self._was_selected(previous):
-            return Deleted(self._codec.decode(previous, revision=change.revision))
-        return None
+            return Modified(resource, partial(self._decode, previous))
+        before = self._last_state(previous, change.revision) if previous is not None else None
+        return Deleted(before) if before is not None else None
 
-    def _was_selected(self, previous: Entry) -> bool:
-        if self._selector.is_everything:
-            return True
+    def _last_state(self, previous: Entry, revision: int | None = None) -> R | None:
+        """Return what was shown of an entry; None if nothing was: it was not selected, or no resource."""
         try:
-            return self._selector.matches(self._codec.decode(previous))
+            resource = self._decode(previous, revision=revision)
         except CorruptResourceError:
-            return False  # no watch can have shown it
+            return None
+        return resource if self._selector.matches(resource) else None
 
 
 class _Revisions(Generic[R]):

@@ -20,6 +20,7 @@ from kvorum.etcd.keyspace import KeySpace
 from kvorum.etcd.watch import EtcdStorageWatch
 from kvorum.storage import Change, Entry, Operation, Page, StorageBackend, StorageWatch
 
+MAX_TTL: Final = 9_000_000_000  # etcd's own, in seconds
 MAX_OPERATIONS: Final = 128  # etcd's own default, --max-txn-ops
 
 
@@ -38,18 +39,24 @@ class EtcdStorageBackend(StorageBackend):
     def __repr__(self) -> str:
         return f"<EtcdStorageBackend {self._keys.prefix}>"
 
+    def location(self, key: str) -> str:
+        """Return the key as `etcdctl` takes it."""
+        return self._keys.prefix + key
+
     # --- read ---
 
     async def get(self, key: str, *, revision: int | None = None) -> Entry | None:
         """Send one linearizable Range."""
         request = rpc.RangeRequest(key=self._keys.full(key), revision=revision or 0)
-        answer = await self._client.connection.range(request, self._keys.prefix + key, revision=revision or 0)
+        answer = await self._client.connection.range(request, self.location(key), revision=revision or 0)
         return self._keys.entry(answer.kvs[0]) if answer.kvs else None
 
     async def list(
         self, prefix: str, *, limit: int | None = None, after: str | None = None, revision: int | None = None
     ) -> Page:
         """Send one Range for each `page_size` keys, all at the revision of the first."""
+        if limit is not None and limit < 1:
+            raise InvalidResourceError(self.location(prefix), f"limit must be at least 1, not {limit}")
         connection = self._client.connection
         entries: list[Entry] = []
         while True:
@@ -66,7 +73,7 @@ class EtcdStorageBackend(StorageBackend):
         if after is not None:
             start = max(start, self._keys.full(after) + b"\0")
         request = rpc.RangeRequest(key=start, range_end=end, limit=size, revision=revision or 0)
-        answer = await self._client.connection.range(request, self._keys.prefix + prefix, revision=revision or 0)
+        answer = await self._client.connection.range(request, self.location(prefix), revision=revision or 0)
         entries = [self._keys.entry(kv) for kv in answer.kvs]
         return Page(entries, revision or answer.header.revision, answer.count - len(entries))
 
@@ -74,7 +81,7 @@ class EtcdStorageBackend(StorageBackend):
         """Send one Range that counts only."""
         start, end = self._keys.range(prefix)
         request = rpc.RangeRequest(key=start, range_end=end, count_only=True, revision=revision or 0)
-        answer = await self._client.connection.range(request, self._keys.prefix + prefix, revision=revision or 0)
+        answer = await self._client.connection.range(request, self.location(prefix), revision=revision or 0)
         return answer.count
 
     async def keys(self, pattern: str = "*") -> Sequence[str]:
@@ -82,7 +89,7 @@ class EtcdStorageBackend(StorageBackend):
         literal = re.split(r"[*?\[]", pattern, maxsplit=1)[0]
         start, end = self._keys.range(literal)
         request = rpc.RangeRequest(key=start, range_end=end, keys_only=True)
-        answer = await self._client.connection.range(request, self._keys.prefix + pattern)
+        answer = await self._client.connection.range(request, self.location(pattern))
         matches = re.compile(fnmatch.translate(pattern)).match
         return [key for kv in answer.kvs if matches(key := self._keys.relative(kv.key))]
 
@@ -91,7 +98,7 @@ class EtcdStorageBackend(StorageBackend):
     async def set(self, key: str, value: bytes, *, lease: int = 0) -> int:
         """Send one Put."""
         put = self._put(key, value, lease)
-        return (await self._client.connection.put(put, self._keys.prefix + key)).header.revision
+        return (await self._client.connection.put(put, self.location(key))).header.revision
 
     async def create(self, key: str, value: bytes, *, lease: int = 0) -> int:
         """Send one transaction: the key must not exist, or nothing happens."""
@@ -124,7 +131,7 @@ class EtcdStorageBackend(StorageBackend):
         read = rpc.RequestOp(request_range=rpc.RangeRequest(key=self._keys.full(key)))
         compare = [] if expected is None else [self._compare(key, expected)]
         request = rpc.TxnRequest(compare=compare, success=[operation], failure=[read])
-        return await self._client.connection.txn(request, self._keys.prefix + key)
+        return await self._client.connection.txn(request, self.location(key))
 
     def _raise_conflict(self, key: str, expected: int, answer: rpc.TxnResponse) -> None:
         if answer.succeeded:
@@ -145,7 +152,7 @@ class EtcdStorageBackend(StorageBackend):
                 for operation in compared
             ],
         )
-        answer = await self._client.connection.txn(request, ", ".join(self._keys.prefix + o.key for o in operations))
+        answer = await self._client.connection.txn(request, ", ".join(self.location(o.key) for o in operations))
         if not answer.succeeded:
             raise self._first_conflict(compared, answer)
         return answer.header.revision
@@ -180,8 +187,8 @@ class EtcdStorageBackend(StorageBackend):
 
     async def grant_lease(self, ttl: float) -> int:
         """Send one LeaseGrant. The server's minimum is 1.5 times its election timeout, rounded up: 2 s by default."""
-        if not 0 < ttl < math.inf:
-            raise InvalidResourceError("a lease", f"its ttl must be a number of seconds above 0, not {ttl}")
+        if not 0 < ttl <= MAX_TTL:
+            raise InvalidResourceError("a lease", f"its ttl must be above 0 and at most {MAX_TTL:,} seconds, not {ttl}")
         return (await self._client.connection.lease_grant(rpc.LeaseGrantRequest(TTL=math.ceil(ttl)))).ID
 
     async def revoke_lease(self, lease: int) -> None:

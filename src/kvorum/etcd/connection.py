@@ -7,12 +7,12 @@ not read cost megabytes.
 
 import asyncio
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from types import MappingProxyType
+from collections.abc import Mapping
+from types import MappingProxyType, TracebackType
 from typing import Final, Protocol, TypeVar
 
 import anyio
+import anyio.lowlevel
 
 from kvorum.errors import ClientClosedError, ConfigurationError, ServerError
 from kvorum.etcd import _rpc as rpc
@@ -31,9 +31,10 @@ _OPTIONS: Final = MappingProxyType(
         "grpc.keepalive_time_ms": 10_000,
         "grpc.http2.ping_timeout_ms": 2_000,
         "grpc.keepalive_permit_without_calls": 0,
-        # Back within a second after an outage, however long it was.
+        # Back within a second after an outage, however long it was. The second is how long an attempt may take: less
+        # than two round trips, and a server on a long link is never reached.
         "grpc.initial_reconnect_backoff_ms": 100,
-        "grpc.min_reconnect_backoff_ms": 100,
+        "grpc.min_reconnect_backoff_ms": 2_000,
         "grpc.max_reconnect_backoff_ms": 1_000,
         # Lists and catch-ups pass gRPC's 4 MiB easily. What a client asks for it must be able to take.
         "grpc.max_receive_message_length": -1,
@@ -152,23 +153,48 @@ class Connection:
         return self._calls
 
     async def _call(self, method: rpc.Unary[Request, Response], request: Request, call: Call) -> Response:
-        with self.translated(call):
+        async with self.translated(call):
             return await method(request, timeout=self.settings.timeout)
 
-    @contextmanager
-    def translated(self, call: Call) -> Iterator[None]:
-        """Raise the driver's errors as Kvorum's."""
-        try:
-            yield
-        except rpc.AioRpcError as exc:
-            raise meaning_of(exc, call) from exc
-        except asyncio.CancelledError as exc:
-            # grpc.aio cancels the calls of a channel that is closed. That is no cancellation of the caller's task.
-            if self._closed and not is_cancelled():
-                raise open_end(call, "the client was closed") if call.writes else ClientClosedError.closed() from exc
-            raise
-        except rpc.UsageError as exc:  # a call that was about to start as the channel was closed
+    def translated(self, call: Call) -> "_Translated":
+        """Return a block in which the driver's errors are raised as Kvorum's, and cancellations as what they are."""
+        return _Translated(self, call)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it has been closed."""
+        return self._closed
+
+
+class _Translated:
+    """See `Connection.translated`. A class, since this is around every call."""
+
+    __slots__ = ("_call", "_connection")
+
+    def __init__(self, connection: Connection, call: Call) -> None:
+        self._connection = connection
+        self._call = call
+
+    async def __aenter__(self) -> None:
+        pass
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if isinstance(exc, rpc.AioRpcError):
+            raise meaning_of(exc, self._call) from exc
+        if isinstance(exc, rpc.UsageError):  # a call that was about to start as the channel was closed
             raise ClientClosedError.closed() from exc
+        if isinstance(exc, asyncio.CancelledError):
+            if self._connection.is_closed and not is_cancelled():
+                # grpc.aio cancels the calls of a channel that is closed. Nobody has cancelled this task.
+                error = (
+                    open_end(self._call, "the client was closed") if self._call.writes else ClientClosedError.closed()
+                )
+                raise error from exc
+            # grpc.aio raises an error of its own in place of the one that cancelled it, and anyio would not know its
+            # scope's again. If there is such a scope it cancels once more, at this checkpoint.
+            await anyio.lowlevel.checkpoint_if_cancelled()
 
 
 def is_cancelled() -> bool:

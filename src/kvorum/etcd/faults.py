@@ -67,6 +67,7 @@ _REFUSALS: Final[tuple[tuple[StatusCode, str, _Meaning], ...]] = (
     (StatusCode.UNAVAILABLE, "DNS resolution failed", _not_sent),
     (StatusCode.OUT_OF_RANGE, "has been compacted", lambda call, _: HistoryLostError(revision=call.revision)),
     (StatusCode.OUT_OF_RANGE, "future revision", lambda call, _: FutureRevisionError(revision=call.revision)),
+    (StatusCode.OUT_OF_RANGE, "too large lease TTL", lambda call, detail: InvalidResourceError(call.subject, detail)),
     (StatusCode.NOT_FOUND, "lease not found", lambda _call, _detail: LeaseNotFoundError()),
     (StatusCode.PERMISSION_DENIED, "", _permission),
     (StatusCode.UNAUTHENTICATED, "", lambda _, detail: AuthenticationError(detail)),

@@ -23,9 +23,9 @@ class KeySpace:
         """Return the key as etcd knows it.
 
         Raises:
-            InvalidResourceError: it is empty or too long. Nothing was sent.
+            InvalidResourceError: it is empty, too long, or no text. Nothing was sent.
         """
-        full = self._bytes + key.encode(errors="surrogateescape")
+        full = self._encoded(key)
         if not key or len(full) > MAX_KEY_SIZE:
             problem = (
                 f"the key has {len(full)} bytes, at most {MAX_KEY_SIZE} are allowed" if key else "the key is empty"
@@ -39,8 +39,14 @@ class KeySpace:
 
     def range(self, prefix: str) -> tuple[bytes, bytes]:
         """Return the first key that may start with `prefix`, and the first one behind all that do."""
-        start = self._bytes + prefix.encode(errors="surrogateescape")
+        start = self._encoded(prefix)
         return start, prefix_end(start)
+
+    def _encoded(self, text: str) -> bytes:
+        try:
+            return self._bytes + text.encode(errors="surrogateescape")
+        except UnicodeEncodeError as exc:
+            raise InvalidResourceError(self.prefix + ascii(text), "the key is no text that UTF-8 can spell") from exc
 
     def entry(self, kv: rpc.KeyValue) -> Entry:
         """Return what etcd says about a key."""

@@ -11,6 +11,7 @@ only, so that dropping it ends the stream.
 import asyncio
 import weakref
 from collections import deque
+from contextlib import suppress
 from itertools import groupby
 from typing import Final
 
@@ -46,9 +47,6 @@ class EtcdStorageWatch(StorageWatch):
         self._feed = _Feed(keys, prefix, since)
         self._revision = 0
         self._started = False
-        # A watch that is merely dropped is cancelled on the server, too. Python's garbage collector would not do it:
-        # grpc keeps a call that is under way.
-        weakref.finalize(self, self._feed.end).atexit = False
 
     def __repr__(self) -> str:
         feed = self._feed
@@ -62,10 +60,13 @@ class EtcdStorageWatch(StorageWatch):
 
     async def open(self) -> None:
         """Start the reader, and wait until etcd has created the watch."""
-        if not self._started:
+        if not self._started and not self._feed.is_ended:
             connection = self._client.connection
             connection.supervisor.spawn(self._feed.run, connection, name=f"watch {self._feed.subject}")
             self._started = True
+            # A watch that is merely dropped is cancelled on the server, too. Python's garbage collector would not do
+            # it: grpc keeps a call that is under way.
+            weakref.finalize(self, _end_soon, asyncio.get_running_loop(), self._feed).atexit = False
         while not self._feed.is_open and not self._feed.is_ended:
             await self._feed.changed.wait()
         if not self._feed.is_open:
@@ -92,6 +93,12 @@ class EtcdStorageWatch(StorageWatch):
         return changes
 
 
+def _end_soon(loop: asyncio.AbstractEventLoop, feed: "_Feed") -> None:
+    """End a feed from wherever the garbage collector runs: on any thread, and with the loop running or not."""
+    with suppress(RuntimeError):  # the loop is closed, and the connection with it
+        loop.call_soon_threadsafe(feed.end)
+
+
 class _Feed:
     """What the reader has read and the consumer has not."""
 
@@ -109,6 +116,7 @@ class _Feed:
         self._position = 0
         self._revisions: deque[tuple[Change, ...]] = deque()
         self._error: KvorumError | None = None
+        self._scope: anyio.CancelScope | None = None
         self._call: rpc.Stream[rpc.WatchRequest, rpc.WatchResponse] | None = None
 
     # --- the consumer's side ---
@@ -137,6 +145,8 @@ class _Feed:
         self.buffered = 0
         if self._call is not None:
             self._call.cancel()
+        if self._scope is not None:
+            self._scope.cancel()
         self._notify()
 
     # --- the reader's side ---
@@ -144,23 +154,24 @@ class _Feed:
     async def run(self, connection: Connection) -> None:
         """Read the stream until it ends, from either side; never raises but on cancellation."""
         try:
-            if not self.is_ended:
+            with anyio.CancelScope() as self._scope:
                 await self._read_all(connection)
         except KvorumError as exc:
             self._fail(exc)
         except asyncio.CancelledError:
-            if not is_cancelled():
-                return  # `end` has cancelled the call, which grpc.aio tells its reader in this way
-            self._fail(ClientClosedError.closed())
-            raise
+            # `end` cancels the call, too, which grpc.aio tells its reader in this way.
+            if is_cancelled():
+                self._fail(ClientClosedError.closed())
+                raise
         finally:
             if self._call is not None:
                 self._call.cancel()
+                self._call = None  # it would keep the connection open for as long as somebody keeps the watch
             self.finished.set()
 
     async def _read_all(self, connection: Connection) -> None:
         call = Call(connection.endpoint, "watch", self.subject)
-        with connection.translated(call):
+        async with connection.translated(call):
             await self._open(connection)
             while not self.is_ended:
                 response = await self._next_response(connection)
@@ -189,18 +200,24 @@ class _Feed:
         first = 0 if self._since is None else self._since + 1
         create = rpc.WatchCreateRequest(key=start, range_end=end, start_revision=first, prev_kv=True)
         with anyio.move_on_after(connection.settings.timeout):
-            await call.write(rpc.WatchRequest(create_request=create))
-            return await self._next_response(connection)
+            async with connection.translated(Call(connection.endpoint, "watch", self.subject)):
+                await call.write(rpc.WatchRequest(create_request=create))
+                return await self._next_response(connection)
         raise UnavailableError(connection.endpoint, f"no watch within {connection.settings.timeout} s")
 
     async def _check_start(self, connection: Connection, revision: int) -> None:
-        """Refuse a start in the future: etcd would keep silent until it is reached."""
-        if self._since is None or self._since <= revision:
+        """Refuse a start in the future or in lost history; etcd waits for the first, and tells of the second later."""
+        if self._since is None or self._since == revision:
+            return
+        start, end = self._keys.range(self._prefix)
+        if self._since < revision:
+            first = self._since + 1
+            past = rpc.RangeRequest(key=start, range_end=end, count_only=True, revision=first)
+            await connection.range(past, self.subject, revision=first)
             return
         # The member that serves the watch may lag behind the one that told the revision. A linearizable read does not.
-        start, end = self._keys.range(self._prefix)
-        request = rpc.RangeRequest(key=start, range_end=end, count_only=True)
-        current = (await connection.range(request, self.subject)).header.revision
+        now = rpc.RangeRequest(key=start, range_end=end, count_only=True)
+        current = (await connection.range(now, self.subject)).header.revision
         if self._since > current:
             raise FutureRevisionError(revision=self._since, current=current)
 
@@ -220,6 +237,8 @@ class _Feed:
 
     def _put(self, response: rpc.WatchResponse) -> None:
         """Buffer the events of a response, a tuple for each revision; etcd does not split one between responses."""
+        if self.is_ended:  # while the response was on its way from the event loop
+            return
         for revision, events in groupby(response.events, key=lambda event: event.kv.mod_revision):
             if revision <= self._position:
                 continue

@@ -1,0 +1,198 @@
+"""What an error of the driver means: the whole table, for reads and for writes."""
+
+from collections.abc import Callable
+
+import grpc
+import pytest
+from grpc.aio import AioRpcError, Metadata
+
+from kvorum.errors import (
+    AuthenticationError,
+    FutureRevisionError,
+    HistoryLostError,
+    InvalidResourceError,
+    KvorumError,
+    LeaseNotFoundError,
+    OutcomeUnknownError,
+    PermissionDeniedError,
+    ResourceTooLargeError,
+    ServerError,
+    StorageFullError,
+    UnavailableError,
+)
+from kvorum.etcd.faults import Call, meaning_of, open_end
+
+READ = Call("localhost:2379", "range", "/lab/lab-workers/a", revision=7)
+WRITE = Call("localhost:2379", "put", "/lab/lab-workers/a", writes=True)
+
+both = pytest.mark.parametrize("call", [READ, WRITE], ids=["read", "write"])
+
+# What means the same for a read and a write: the server (or our end of the wire) refused, so nothing was applied.
+# The texts are those of etcd's rpctypes/error.go and of gRPC.
+REFUSED = [
+    ("UNAVAILABLE", "failed to connect to all addresses; last error: Connection refused", UnavailableError),
+    ("UNAVAILABLE", "DNS resolution failed for nowhere:2379: not found", UnavailableError),
+    ("OUT_OF_RANGE", "etcdserver: mvcc: required revision has been compacted", HistoryLostError),
+    ("OUT_OF_RANGE", "etcdserver: mvcc: required revision is a future revision", FutureRevisionError),
+    ("NOT_FOUND", "etcdserver: requested lease not found", LeaseNotFoundError),
+    ("PERMISSION_DENIED", "etcdserver: permission denied", PermissionDeniedError),
+    ("PERMISSION_DENIED", "", PermissionDeniedError),
+    ("UNAUTHENTICATED", "etcdserver: invalid auth token", AuthenticationError),
+    ("INVALID_ARGUMENT", "etcdserver: authentication failed, invalid user ID or password", AuthenticationError),
+    ("INVALID_ARGUMENT", "etcdserver: user name is empty", AuthenticationError),
+    ("INVALID_ARGUMENT", "etcdserver: request is too large", ResourceTooLargeError),
+    ("INVALID_ARGUMENT", "etcdserver: too many operations in txn request", InvalidResourceError),
+    ("INVALID_ARGUMENT", "etcdserver: duplicate key given in txn request", InvalidResourceError),
+    ("INVALID_ARGUMENT", "etcdserver: key is not provided", InvalidResourceError),
+    (
+        "RESOURCE_EXHAUSTED",
+        "trying to send message larger than max (2097182 vs. 2097152)",
+        ResourceTooLargeError,
+    ),
+    (
+        "RESOURCE_EXHAUSTED",
+        "grpc: received message larger than max (2097182 vs. 2097152)",
+        ResourceTooLargeError,
+    ),
+    ("RESOURCE_EXHAUSTED", "etcdserver: mvcc: database space exceeded", StorageFullError),
+    ("RESOURCE_EXHAUSTED", "etcdserver: too many requests", UnavailableError),
+    ("FAILED_PRECONDITION", "etcdserver: authentication is not enabled", ServerError),
+    ("UNIMPLEMENTED", "unknown service etcdserverpb.KV", ServerError),
+]
+
+# What leaves a call open: it may have been applied, or may still be.
+OPEN = [
+    ("UNAVAILABLE", "Socket closed"),
+    ("UNAVAILABLE", "recvmsg:Connection reset by peer"),
+    ("UNAVAILABLE", "GOAWAY received"),
+    ("UNAVAILABLE", "etcdserver: request timed out"),
+    ("UNAVAILABLE", "etcdserver: request timed out, possibly due to previous leader failure"),
+    ("UNAVAILABLE", "etcdserver: leader changed"),
+    ("UNAVAILABLE", "etcdserver: no leader"),
+    ("UNAVAILABLE", "etcdserver: server stopped"),
+    ("UNAVAILABLE", ""),
+    ("DEADLINE_EXCEEDED", "Deadline Exceeded"),
+    ("CANCELLED", "Locally cancelled by application!"),
+    ("UNKNOWN", "Stream removed"),
+    ("INTERNAL", "Received RST_STREAM with error code 2"),
+    ("ABORTED", ""),
+    ("DATA_LOSS", "etcdserver: corrupt cluster"),
+    ("ALREADY_EXISTS", ""),
+    ("NOT_FOUND", "something else"),
+    ("OUT_OF_RANGE", "something else"),
+    ("RESOURCE_EXHAUSTED", "something else"),
+]
+
+
+def rpc_error(code: str, detail: str | None) -> AioRpcError:
+    return AioRpcError(grpc.StatusCode[code], Metadata(), Metadata(), details=detail)
+
+
+# --- the table -------------------------------------------------------------------------------------------------------
+
+
+@both
+@pytest.mark.parametrize(("code", "detail", "meaning"), REFUSED)
+def test_a_refusal_means_the_same_for_reads_and_writes(
+    code: str, detail: str, meaning: type[KvorumError], call: Call
+) -> None:
+    error = meaning_of(rpc_error(code, detail), call)
+
+    assert type(error) is meaning
+
+
+@pytest.mark.parametrize(("code", "detail"), OPEN)
+def test_an_open_end_of_a_write_is_an_unknown_outcome(code: str, detail: str) -> None:
+    error = meaning_of(rpc_error(code, detail), WRITE)
+
+    assert isinstance(error, OutcomeUnknownError)
+    assert error.subject == "/lab/lab-workers/a (put)"
+    assert error.reason == f"{code}: {detail or 'no details'}"
+
+
+@pytest.mark.parametrize(("code", "detail"), OPEN)
+def test_an_open_end_of_a_read_means_try_again(code: str, detail: str) -> None:
+    error = meaning_of(rpc_error(code, detail), READ)
+
+    assert isinstance(error, UnavailableError)
+    assert error.endpoint == "localhost:2379"
+    assert error.reason == f"{code}: {detail or 'no details'}"
+
+
+@both
+@pytest.mark.parametrize("code", [code for code in grpc.StatusCode if code is not grpc.StatusCode.OK])
+@pytest.mark.parametrize("detail", ["words that no server says", "", None])
+def test_every_code_has_a_meaning(code: grpc.StatusCode, detail: str | None, call: Call) -> None:
+    """What the table does not list is open: never "nothing happened" by default."""
+    error = meaning_of(rpc_error(code.name, detail), call)
+
+    listed = {"PERMISSION_DENIED", "UNAUTHENTICATED", "INVALID_ARGUMENT", "FAILED_PRECONDITION", "UNIMPLEMENTED"}
+    open_end_of_call = OutcomeUnknownError if call.writes else UnavailableError
+    assert isinstance(error, KvorumError)
+    assert isinstance(error, open_end_of_call) == (code.name not in listed)
+
+
+# --- what the errors carry -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "attributes"),
+    [
+        (
+            meaning_of(rpc_error("OUT_OF_RANGE", "etcdserver: mvcc: required revision has been compacted"), READ),
+            {"revision": 7},
+        ),
+        (
+            meaning_of(rpc_error("OUT_OF_RANGE", "etcdserver: mvcc: required revision is a future revision"), READ),
+            {"revision": 7},
+        ),
+        (
+            meaning_of(rpc_error("PERMISSION_DENIED", "etcdserver: permission denied"), WRITE),
+            {"operation": "put /lab/lab-workers/a"},
+        ),
+        (
+            meaning_of(rpc_error("INVALID_ARGUMENT", "etcdserver: request is too large"), WRITE),
+            {"subject": "/lab/lab-workers/a", "size": None, "limit": None},
+        ),
+        (
+            meaning_of(rpc_error("UNAVAILABLE", "failed to connect to all addresses"), WRITE),
+            {"endpoint": "localhost:2379", "reason": "failed to connect to all addresses"},
+        ),
+        (
+            meaning_of(rpc_error("INVALID_ARGUMENT", "etcdserver: key is not provided"), WRITE),
+            {"subject": "/lab/lab-workers/a", "problems": ("etcdserver: key is not provided",)},
+        ),
+        (
+            meaning_of(rpc_error("FAILED_PRECONDITION", "etcdserver: lease already exists"), WRITE),
+            {"detail": "etcdserver: lease already exists"},
+        ),
+    ],
+)
+def test_an_error_carries_what_the_call_was_about(error: KvorumError, attributes: dict[str, object]) -> None:
+    assert {name: getattr(error, name) for name in attributes} == attributes
+
+
+@pytest.mark.parametrize("code", ["FAILED_PRECONDITION", "UNIMPLEMENTED"])
+def test_a_server_error_tells_the_code_by_its_name(code: str) -> None:
+    """`ServerError.code` is documented as gRPC's status code by name, so that handlers can compare it."""
+    error = meaning_of(rpc_error(code, "etcdserver: authentication is not enabled"), WRITE)
+
+    assert isinstance(error, ServerError)
+    assert error.code == code
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: open_end(WRITE, "the stream broke"), "the outcome of writing /lab/lab-workers/a (put) is unknown"),
+        (lambda: open_end(READ, "the stream broke"), "etcd at localhost:2379 is unavailable: the stream broke"),
+    ],
+)
+def test_a_call_without_an_answer_has_an_open_end(make: Callable[[], KvorumError], text: str) -> None:
+    assert str(make()).startswith(text)
+
+
+def test_details_that_are_missing_are_said_to_be() -> None:
+    error = meaning_of(rpc_error("UNAVAILABLE", None), READ)
+
+    assert str(error) == "etcd at localhost:2379 is unavailable: UNAVAILABLE: no details"

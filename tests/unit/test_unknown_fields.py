@@ -1,0 +1,733 @@
+"""Fields that this version of a type does not know survive an update, by the numbered rules of `kvorum._carry`.
+
+The older type is declared here. Documents of a "newer" type are made by strewing fields over its documents that it has
+no names for. What an update must leave of them is worked out a second time, naively, on plain data, from a description
+of the shape (`Object`, `Mapped`, `Listed`, …) that owes nothing to msgspec.
+"""
+
+# ruff: noqa: PLR0911 - a `match` over shapes returns from each case
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeAlias
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kvorum._carry import plan_for
+from kvorum._codec import codec_for
+from kvorum.errors import InvalidResourceError
+from kvorum.resources import Kind, Resource, Stored
+from kvorum.storage import Entry
+
+Json: TypeAlias = Any
+
+
+class Plain(msgspec.Struct):
+    size: int = 0
+    note: str | None = None
+
+
+class Named(msgspec.Struct):
+    name: str
+    size: int = 0
+
+
+class Typed(msgspec.Struct):
+    type: str
+    id: int = 0  # `type` goes before `id`
+
+
+class Numbered(msgspec.Struct):
+    id: int
+    inner: Plain = msgspec.field(default_factory=Plain)
+
+
+class Disk(msgspec.Struct, tag="disk"):
+    size: int = 0
+
+
+class Net(msgspec.Struct, tag="net"):
+    inner: Plain | None = None
+
+
+class Node(msgspec.Struct):
+    size: int = 0
+    left: "Node | None" = None
+    children: list["Node"] = []
+
+
+class OldSpec(msgspec.Struct, rename="camel"):
+    size: int = 0
+    nested: Plain = msgspec.field(default_factory=Plain)
+    maybe_plain: Plain | None = None
+    by_name: dict[str, Plain] = {}
+    plain: list[Plain] = []
+    named: list[Named] = []
+    typed: list[Typed] = []
+    numbered: list[Numbered] = []
+    tupled: tuple[Named, ...] = ()
+    pair: tuple[Plain, Named] | None = None
+    with_gaps: list[Plain | None] = []
+    named_by_name: dict[str, list[Named]] = {}
+    device: Disk | Net = msgspec.field(default_factory=Disk)
+    devices: list[Disk | Net] = []
+    tree: Node = msgspec.field(default_factory=Node)
+
+
+class OldStatus(msgspec.Struct, rename="camel"):
+    phase: str = ""
+    plain: Plain = msgspec.field(default_factory=Plain)
+
+
+class Old(Resource[OldSpec, OldStatus]):
+    kind: ClassVar[Kind] = Kind("Thing", plural="things", api_version="example.org/v1")
+
+
+CODEC = codec_for(Old)
+
+
+# --- the shape of that, once more and by hand ------------------------------------------------------------------------
+
+
+@dataclass
+class Leaf:
+    """Holds no fields."""
+
+    values: st.SearchStrategy[Json]
+
+
+@dataclass
+class Object:
+    fields: "dict[str, Shape]"
+
+
+@dataclass
+class Maybe:
+    value: "Shape"
+
+
+@dataclass
+class Mapped:
+    values: "Shape"
+
+
+@dataclass
+class Listed:
+    elements: "Shape"
+    identity: str | None = None
+
+
+@dataclass
+class Fixed:
+    places: "list[Shape]"
+
+
+@dataclass
+class Tagged:
+    members: dict[str, Object]
+
+
+Shape: TypeAlias = Leaf | Object | Maybe | Mapped | Listed | Fixed | Tagged
+
+INT = Leaf(st.integers(0, 2))
+WORD = Leaf(st.sampled_from(["a", "b", "é"]))
+
+PLAIN = Object({"size": INT, "note": Leaf(st.sampled_from([None, "x"]))})
+NAMED = Object({"name": WORD, "size": INT})
+TYPED = Object({"type": WORD, "id": INT})
+NUMBERED = Object({"id": INT, "inner": PLAIN})
+DEVICE = Tagged(
+    {
+        "disk": Object({"type": Leaf(st.just("disk")), "size": INT}),
+        "net": Object({"type": Leaf(st.just("net")), "inner": Maybe(PLAIN)}),
+    }
+)
+NODE = Object({"size": INT})
+NODE.fields |= {"left": Maybe(NODE), "children": Listed(NODE)}
+
+SPEC = Object(
+    {
+        "size": INT,
+        "nested": PLAIN,
+        "maybePlain": Maybe(PLAIN),
+        "byName": Mapped(PLAIN),
+        "plain": Listed(PLAIN),
+        "named": Listed(NAMED, "name"),
+        "typed": Listed(TYPED, "type"),
+        "numbered": Listed(NUMBERED, "id"),
+        "tupled": Listed(NAMED, "name"),
+        "pair": Maybe(Fixed([PLAIN, NAMED])),
+        "withGaps": Listed(Maybe(PLAIN)),
+        "namedByName": Mapped(Listed(NAMED, "name")),
+        "device": DEVICE,
+        "devices": Listed(DEVICE),
+        "tree": NODE,
+    }
+)
+STATUS = Object({"phase": WORD, "plain": PLAIN})
+
+
+# --- documents -------------------------------------------------------------------------------------------------------
+
+
+class Text(str):
+    """JSON text, to stand in a document as it is; and what a number is read as, so that its digits count."""
+
+    __slots__ = ()
+
+
+def dumped(value: Json) -> str:
+    """Canonical JSON, in which `Text` stands as it is."""
+    match value:
+        case Text():
+            return value
+        case dict():
+            return "{" + ",".join(f"{dumped(name)}:{dumped(value[name])}" for name in sorted(value)) + "}"
+        case list():
+            return "[" + ",".join(map(dumped, value)) + "]"
+        case _:
+            return json.dumps(value, ensure_ascii=False)
+
+
+def loaded(text: bytes | str) -> Json:
+    """Plain data in which 1.10 is not 1.1."""
+    return json.loads(text, parse_int=Text, parse_float=Text, parse_constant=Text)
+
+
+STRANGE_NAMES = st.sampled_from(["x", "y", "nameOfANewerField", "Ж", "sizes"])
+STRANGE_VALUES = st.sampled_from(
+    [
+        "1.10",
+        "1e400",
+        "-0.0",
+        "1E5",
+        "123456789012345678901234567890",
+        '"é / \\u0001"',
+        "null",
+        "[]",
+        '{"size":1.0,"b":{"a":[1,2.50,{}]}}',
+        '[ {"name" : 1} ]',
+        "false",
+    ]
+).map(Text)
+STRANGERS: st.SearchStrategy[dict[str, Json]] = st.just({}) | st.dictionaries(STRANGE_NAMES, STRANGE_VALUES, max_size=2)
+
+
+@st.composite
+def documents(draw: st.DrawFn, shape: Shape, *, depth: int = 0, strangers: bool = True) -> Json:
+    """A document of a newer type (or, without strangers, of the older one)."""
+
+    def inner(of: Shape) -> Json:
+        return draw(documents(of, depth=depth + 1, strangers=strangers))
+
+    few = 3 if depth < 3 else 0  # a tree ends somewhere
+    match shape:
+        case Leaf(values):
+            return draw(values)
+        case Object(fields):
+            known = {name: inner(of) for name, of in fields.items()}
+            return (draw(STRANGERS) if strangers else {}) | known
+        case Maybe(value):
+            return inner(value) if few and draw(st.booleans()) else None
+        case Mapped(values):
+            return {name: inner(values) for name in draw(st.sets(st.sampled_from("abé"), max_size=few))}
+        case Listed(elements):
+            return [inner(elements) for _ in range(draw(st.integers(0, few)))]
+        case Fixed(places):
+            return [inner(of) for of in places]
+        case Tagged(members):
+            return inner(draw(st.sampled_from(list(members.values()))))
+
+
+def known(shape: Shape, value: Json) -> Json:
+    """What the older type reads of a document."""
+    match shape, value:
+        case Object(fields), dict():
+            return {name: known(of, value[name]) for name, of in fields.items()}
+        case Maybe(of), _:
+            return None if value is None else known(of, value)
+        case Mapped(of), dict():
+            return {name: known(of, inner) for name, inner in value.items()}
+        case Listed(of), list():
+            return [known(of, inner) for inner in value]
+        case Fixed(places), list():
+            return [known(of, inner) for of, inner in zip(places, value, strict=True)]
+        case Tagged(members), dict():
+            return known(members[value["type"]], value)
+        case _:
+            return value
+
+
+@st.composite
+def edited(draw: st.DrawFn, shape: Shape, value: Json) -> Json:
+    """What a program of the older type may make of what it read: anything, but often much the same."""
+    if draw(st.integers(0, 3)) == 0:
+        return value
+    match shape, value:
+        case Object(fields), dict():
+            return {name: draw(edited(of, value[name])) for name, of in fields.items()}
+        case Maybe(of), dict():
+            return draw(st.one_of(st.none(), edited(of, value)))
+        case Mapped(of), dict():
+            kept = draw(st.sets(st.sampled_from(sorted(value)))) if value else set()
+            added = draw(st.sets(st.sampled_from("abéz"), max_size=1))
+            return {n: draw(documents(of, depth=3, strangers=False)) for n in added} | {
+                n: draw(edited(of, value[n])) for n in kept
+            }
+        case Listed(of), list():
+            kept_values = draw(st.permutations(value))[: draw(st.integers(0, len(value)))]
+            changed = [draw(edited(of, inner)) for inner in kept_values]
+            return changed + [draw(documents(of, depth=3, strangers=False)) for _ in range(draw(st.integers(0, 1)))]
+        case Fixed(places), list():
+            return [draw(edited(of, inner)) for of, inner in zip(places, value, strict=True)]
+        case Tagged(members), dict() if draw(st.booleans()):
+            return draw(edited(members[value["type"]], value))
+        case _:
+            return draw(documents(shape, depth=3, strangers=False))
+
+
+# --- what must come out ----------------------------------------------------------------------------------------------
+
+
+def carried(shape: Shape, old: Json, new: Json) -> Json:
+    """The four rules on plain data, in their own words."""
+    match shape, old, new:
+        case Object(fields), dict(), dict():
+            strangers = {name: value for name, value in old.items() if name not in fields}  # rule 1
+            return strangers | {name: carried(of, old[name], new[name]) for name, of in fields.items()}  # rule 2
+        case Maybe(of), _, _:
+            return carried(of, old, new)
+        case Mapped(of), dict(), dict():  # rule 3
+            return {name: carried(of, old[name], value) if name in old else value for name, value in new.items()}
+        case Listed(of, identity), list(), list():  # rule 4
+            matches = matched(of, identity, old, new)
+            return [
+                value if match is None else carried(of, old[match], value)
+                for value, match in zip(new, matches, strict=True)
+            ]
+        case Fixed(places), list(), list():  # rule 1: each place is an object of its own
+            return [carried(of, before, after) for of, before, after in zip(places, old, new, strict=True)]
+        case Tagged(members), dict(), dict() if old["type"] == new["type"]:
+            return carried(members[new["type"]], old, new)
+        case _:
+            return new
+
+
+def matched(of: Shape, identity: str | None, old: list[Json], new: list[Json]) -> list[int | None]:
+    """Return for each new element the place of the old one that it continues."""
+    matches: list[int | None] = [None] * len(new)
+
+    def match_where(is_same: Callable[[int, int], bool]) -> None:
+        for place in range(len(new)):
+            free = [candidate for candidate in range(len(old)) if candidate not in matches]
+            if matches[place] is None:
+                matches[place] = next((candidate for candidate in free if is_same(candidate, place)), None)
+
+    match_where(lambda before, after: bool(known(of, old[before]) == new[after]))
+    if identity is not None:
+        match_where(lambda before, after: bool(old[before][identity] == new[after][identity]))
+    elif len(old) == len(new):
+        match_where(lambda before, after: before == after)
+    return matches
+
+
+# --- the codec -------------------------------------------------------------------------------------------------------
+
+
+def envelope(spec: Json, status: Json, metadata: dict[str, Json], strangers: dict[str, Json]) -> dict[str, Json]:
+    """What a newer writer stored."""
+    own = {"formVersion": 1, "generation": 3, "name": "a", "uid": "u", "writeToken": "t"}
+    return strangers | {
+        "apiVersion": "example.org/v1",
+        "kind": "Thing",
+        "metadata": metadata | own,
+        "spec": spec,
+        "status": status,
+    }
+
+
+def stored_of(value: str) -> Stored:
+    stored = CODEC.decode(Entry("things/a", value.encode(), 7, 7, 1)).metadata.stored
+    assert stored is not None
+    return stored
+
+
+def with_known(old: Old, spec: Json, status: Json) -> Old:
+    """Return the resource as an older program hands it to `update`: made of known fields only."""
+    return Old(metadata=old.metadata, spec=msgspec.convert(spec, OldSpec), status=msgspec.convert(status, OldStatus))
+
+
+@given(st.data(), documents(SPEC), documents(STATUS), STRANGERS, STRANGERS)
+def test_an_update_by_an_older_type_keeps_what_it_does_not_know(
+    data: st.DataObject, spec: Json, status: Json, metadata: dict[str, Json], strangers: dict[str, Json]
+) -> None:
+    """Whatever it does to what it knows. Not more than that, either: nothing is invented."""
+    stored = stored_of(dumped(envelope(spec, status, metadata, strangers)))
+    new_spec = data.draw(edited(SPEC, known(SPEC, spec)))
+    new_status = data.draw(edited(STATUS, known(STATUS, status)))
+
+    draft = CODEC.draft_update(with_known(CODEC.restore(stored), new_spec, new_status), stored)
+
+    written = loaded(draft.stored.value)
+    assert written["spec"] == loaded(dumped(carried(SPEC, spec, new_spec)))
+    assert written["status"] == loaded(dumped(carried(STATUS, status, new_status)))
+    assert {n: v for n, v in written["metadata"].items() if n in metadata} == loaded(dumped(metadata))
+    assert written.keys() - strangers.keys() == {"apiVersion", "kind", "metadata", "spec", "status"}
+    assert {n: v for n, v in written.items() if n in strangers} == loaded(dumped(strangers))
+
+
+@given(documents(SPEC), documents(STATUS), STRANGERS, STRANGERS)
+def test_an_update_that_changes_nothing_gives_the_very_same_bytes(
+    spec: Json, status: Json, metadata: dict[str, Json], strangers: dict[str, Json]
+) -> None:
+    stored = stored_of(dumped(envelope(spec, status, metadata, strangers)))
+
+    draft = CODEC.draft_update(CODEC.restore(stored), stored)
+
+    assert draft.stored.value == stored.value
+    assert draft.changed is False
+
+
+@given(st.data(), documents(SPEC), documents(STATUS))
+def test_an_update_after_an_update_changes_nothing_more(data: st.DataObject, spec: Json, status: Json) -> None:
+    """What was carried once is in our form: it is not written again and again."""
+    stored = stored_of(dumped(envelope(spec, status, {"x": Text("1.10")}, {})))
+    resource = with_known(CODEC.restore(stored), data.draw(edited(SPEC, known(SPEC, spec))), known(STATUS, status))
+    once = CODEC.draft_update(resource, stored)
+
+    again = CODEC.draft_update(once.resource, once.stored)
+
+    assert again.changed is False
+    assert again.stored.value == once.stored.value
+
+
+@given(documents(SPEC), documents(STATUS), STRANGERS)
+def test_a_patch_keeps_what_it_does_not_touch(spec: Json, status: Json, strangers: dict[str, Json]) -> None:
+    """Also fields with numbers in them that Python cannot read, and that no patch should have to."""
+    stored = stored_of(dumped(envelope(spec, status, strangers, strangers)))
+
+    draft = CODEC.patch(stored, {"status": {"phase": "patched"}})
+
+    written, before = loaded(draft.stored.value), loaded(stored.value)
+    assert written["spec"] == before["spec"]
+    assert written["status"] == before["status"] | {"phase": "patched"}
+    assert {n: v for n, v in written.items() if n in strangers} == loaded(dumped(strangers))
+
+
+# --- one rule at a time ----------------------------------------------------------------------------------------------
+
+
+class Holder(msgspec.Struct, kw_only=True, omit_defaults=True, rename="camel"):
+    """Any of these at a time; what is not set is not in the bytes."""
+
+    plain: Plain | None = None
+    by_name: dict[str, Plain] = {}
+    plains: list[Plain] = []
+    named: list[Named] = []
+    typed: list[Typed] = []
+    numbered: list[Numbered] = []
+    device: Disk | Net | None = None
+    devices: list[Disk | Net] = []
+    pair: tuple[Plain, Named] | None = None
+    with_gaps: list[Plain | None] = []
+    with_words: list[Plain | str] = []
+    one_or_many: Plain | list[Plain] | None = None
+    device_or_many: Disk | Net | list[Plain] | None = None
+    lists: list[list[Plain]] = []
+    mappings: list[dict[str, Plain]] = []
+    tree: Node | None = None
+
+
+def carried_text(old: str, change: Callable[[Holder], None] = lambda _: None) -> str:
+    """Return what an older program makes of `old`, with the fields that it does not know."""
+    plan = plan_for(Holder)
+    assert plan is not None
+    holder = msgspec.json.decode(old, type=Holder)
+    change(holder)
+    new = msgspec.json.encode(holder, order="sorted")
+    return bytes(plan.carry(msgspec.Raw(old.encode()), msgspec.Raw(new))).decode()
+
+
+EVERYWHERE = [
+    '{"x":1.10}',
+    '{"plain":{"note":null,"size":1,"x":1.10}}',
+    '{"byName":{"a":{"note":null,"size":1,"x":1.10},"b":{"note":null,"size":2}}}',
+    '{"plains":[{"note":null,"size":1,"x":1.10},{"note":null,"size":2}]}',
+    '{"named":[{"name":"a","size":1,"x":1.10}]}',
+    '{"typed":[{"id":1,"type":"a","x":1.10}]}',
+    '{"numbered":[{"id":1,"inner":{"note":null,"size":1,"x":1.10},"y":1e400}]}',
+    '{"device":{"inner":{"note":null,"size":1,"x":1.10},"type":"net","y":2}}',
+    '{"devices":[{"size":1,"type":"disk","x":1.10},{"inner":null,"type":"net","y":2}]}',
+    '{"lists":[[{"note":null,"size":1,"x":1.10}],[]]}',
+    '{"mappings":[{"a":{"note":null,"size":1,"x":1.10}},{}]}',
+    '{"tree":{"children":[{"children":[],"left":null,"size":2,"x":1}],"left":null,"size":1,"x":2}}',
+    '{"tree":{"children":[],"left":{"children":[],"left":null,"size":2,"x":1},"size":1}}',
+]
+
+
+@pytest.mark.parametrize("text", EVERYWHERE)
+def test_unknown_fields_are_kept_wherever_there_is_an_object(text: str) -> None:
+    assert carried_text(text) == text
+
+
+def test_unknown_fields_in_a_tuple_of_fixed_length_are_kept() -> None:
+    """Rule 1 says "an object", wherever it stands."""
+    text = '{"pair":[{"note":null,"size":1,"x":1.10},{"name":"a","size":2,"y":2}]}'
+
+    assert carried_text(text) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"withGaps":[{"note":null,"size":1,"x":1.10},null]}',
+        '{"withGaps":[null]}',
+        '{"withWords":[{"note":null,"size":1,"x":1.10},"word"]}',
+        '{"withWords":["word"]}',
+    ],
+)
+def test_a_list_may_hold_other_things_between_its_objects(text: str) -> None:
+    """Else no resource with such a list could ever be updated."""
+    assert carried_text(text) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"oneOrMany":{"note":null,"size":1,"x":1.10}}',
+        '{"oneOrMany":[{"note":null,"size":1,"x":1.10}]}',
+        '{"deviceOrMany":{"size":1,"type":"disk","x":1.10}}',
+        '{"deviceOrMany":[{"note":null,"size":1,"x":1.10}]}',
+    ],
+)
+def test_unknown_fields_are_kept_where_there_may_be_an_object_or_a_list_of_them(text: str) -> None:
+    assert carried_text(text) == text
+
+
+def test_an_object_that_went_away_takes_its_unknown_fields_along() -> None:
+    def clear(holder: Holder) -> None:
+        holder.plain = None
+
+    assert carried_text('{"plain":{"note":null,"size":1,"x":1.10}}', clear) == "{}"
+
+
+def test_a_known_field_that_is_gone_is_not_carried_back() -> None:
+    """Rule 2: it is left out where its type omits defaults, and that says something."""
+
+    def clear(holder: Holder) -> None:
+        holder.by_name = {}
+
+    assert carried_text('{"byName":{"a":{"x":1}},"y":1}', clear) == '{"y":1}'
+
+
+def test_another_variant_of_a_union_takes_no_fields_over() -> None:
+    """They are fields of another type."""
+
+    def swap(holder: Holder) -> None:
+        holder.device = Net()
+
+    old = '{"device":{"size":1,"type":"disk","x":1.10}}'
+
+    assert carried_text(old, swap) == '{"device":{"inner":null,"type":"net"}}'
+
+
+def test_an_entry_of_a_mapping_is_found_by_its_key() -> None:
+    """Rule 3: an entry that was renamed is another one."""
+
+    def rename(holder: Holder) -> None:
+        holder.by_name = {"b": holder.by_name["a"], "c": holder.by_name["c"]}
+
+    old = '{"byName":{"a":{"note":null,"size":1,"x":1},"c":{"note":null,"size":1,"x":3}}}'
+
+    expected = '{"byName":{"b":{"note":null,"size":1},"c":{"note":null,"size":1,"x":3}}}'
+    assert carried_text(old, rename) == expected
+
+
+def test_an_element_is_found_by_its_content_wherever_it_went() -> None:
+    def turn(holder: Holder) -> None:
+        holder.plains.insert(0, Plain(size=9))
+        holder.plains.append(holder.plains.pop(1))
+
+    old = '{"plains":[{"note":null,"size":1,"x":1},{"note":null,"size":2,"x":2}]}'
+
+    expected = '{"plains":[{"note":null,"size":9},{"note":null,"size":2,"x":2},{"note":null,"size":1,"x":1}]}'
+    assert carried_text(old, turn) == expected
+
+
+def test_an_element_that_changed_is_found_by_its_name() -> None:
+    def change(holder: Holder) -> None:
+        holder.named.pop(0)
+        holder.named[0].size = 9
+        holder.named.append(Named("c"))
+
+    old = '{"named":[{"name":"a","size":1,"x":1},{"name":"b","size":2,"x":2}]}'
+
+    assert carried_text(old, change) == '{"named":[{"name":"b","size":9,"x":2},{"name":"c","size":0}]}'
+
+
+def test_an_element_that_was_renamed_is_another_one() -> None:
+    """Where there is a name, the place says nothing."""
+
+    def rename(holder: Holder) -> None:
+        holder.named[0].name = "c"
+
+    old = '{"named":[{"name":"a","size":1,"x":1}]}'
+
+    assert carried_text(old, rename) == '{"named":[{"name":"c","size":1}]}'
+
+
+def test_the_first_identity_counts() -> None:
+    """`type` goes before `id`: as for conditions."""
+
+    def change(holder: Holder) -> None:
+        holder.typed[0].id, holder.typed[1].id = 2, 1
+
+    old = '{"typed":[{"id":1,"type":"a","x":1},{"id":2,"type":"b","x":2}]}'
+
+    assert carried_text(old, change) == '{"typed":[{"id":2,"type":"a","x":1},{"id":1,"type":"b","x":2}]}'
+
+
+def test_an_element_without_a_name_is_found_by_its_place_if_the_length_is_the_same() -> None:
+    def change(holder: Holder) -> None:
+        holder.plains[1].size = 9
+
+    old = '{"plains":[{"note":null,"size":1,"x":1},{"note":null,"size":2,"x":2}]}'
+
+    assert carried_text(old, change) == '{"plains":[{"note":null,"size":1,"x":1},{"note":null,"size":9,"x":2}]}'
+
+
+def test_an_element_without_a_name_that_changed_in_a_list_of_another_length_is_a_new_one() -> None:
+    """It cannot be told which one it was; a field carried to the wrong element would be worse than one lost."""
+
+    def change(holder: Holder) -> None:
+        holder.plains.pop(0)
+        holder.plains[0].size = 9
+
+    old = '{"plains":[{"note":null,"size":1,"x":1},{"note":null,"size":2,"x":2}]}'
+
+    assert carried_text(old, change) == '{"plains":[{"note":null,"size":9}]}'
+
+
+def test_elements_that_are_equal_keep_their_order() -> None:
+    def drop_last(holder: Holder) -> None:
+        holder.plains.pop()
+
+    old = '{"plains":[{"note":null,"size":1,"x":1},{"note":null,"size":1,"x":2}]}'
+
+    assert carried_text(old, drop_last) == '{"plains":[{"note":null,"size":1,"x":1}]}'
+
+
+# --- text that others wrote ------------------------------------------------------------------------------------------
+
+
+def test_what_is_carried_stays_as_it_was_written() -> None:
+    value = '[1.10,1e400,-0.0,123456789012345678901234567890,"\\u00e9", {"b" : 1, "a" : 2}]'
+
+    assert carried_text('{ "x" : ' + value + " }") == '{"x":' + value + "}"
+
+
+@pytest.mark.parametrize("name", ["\\u00e9", "\\u0061", "\\u003c\\u003e\\u0026"])
+def test_an_element_is_found_by_its_name_however_that_was_written(name: str) -> None:
+    """Go escapes `<`, Python's json `é`: a name is a name, not its spelling in JSON."""
+
+    def change(holder: Holder) -> None:
+        holder.named[0].size = 9
+
+    old = '{"named":[{"name":"' + name + '","size":1,"x":1.10}]}'
+
+    assert json.loads(carried_text(old, change))["named"][0]["x"] == 1.1
+
+
+def test_a_variant_is_known_by_its_tag_however_that_was_written() -> None:
+    old = '{"device":{"size":1,"type":"\\u0064isk","x":1.10}}'
+
+    assert carried_text(old) == '{"device":{"size":1,"type":"disk","x":1.10}}'
+
+
+def test_text_with_space_in_it_carries_all_the_same() -> None:
+    old = """
+        { "plains" : [ { "x" : 1 , "size" : 1 } ] ,
+          "byName" : { "a" : { "size" : 1 , "y" : 2 } } }
+    """
+
+    expected = '{"byName":{"a":{"note":null,"size":1,"y":2}},"plains":[{"note":null,"size":1,"x":1}]}'
+    assert carried_text(old) == expected
+
+
+# --- places without unknown fields -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [int, list[int], dict[str, str], tuple[int, str], str | None])
+def test_a_type_without_objects_has_no_plan(kind: Any) -> None:
+    assert plan_for(kind) is None
+
+
+class Row(msgspec.Struct, array_like=True):
+    size: int = 0
+
+
+def test_a_struct_that_is_stored_as_a_list_has_no_unknown_fields() -> None:
+    assert plan_for(Row) is None
+
+
+@pytest.mark.parametrize("text", EVERYWHERE)
+def test_an_object_that_lacks_nothing_is_returned_as_it_is(text: str) -> None:
+    """Most updates have nothing to carry; they copy nothing either."""
+    plan = plan_for(Holder)
+    assert plan is not None
+    new = msgspec.Raw(msgspec.json.encode(msgspec.json.decode(text, type=Holder), order="sorted"))
+
+    assert plan.carry(new, new) is new
+
+
+@pytest.mark.parametrize(
+    ("text", "paths"),
+    [
+        ('{"x":1}', ["x"]),
+        ('{"plain":{"size":1,"x":1}}', ["plain.x"]),
+        ('{"byName":{"a":{"x":1},"b":{}}}', ["byName.a.x"]),
+        ('{"plains":[{},{"x":1,"y":{"z":1}}]}', ["plains[1].x", "plains[1].y"]),
+        ('{"device":{"type":"net","inner":{"x":1}}}', ["device.inner.x"]),
+        ('{"tree":{"left":{"left":{"x":1}}}}', ["tree.left.left.x"]),
+        ('{"pair":[{"x":1},{"name":"a","y":1}]}', ["pair[0].x", "pair[1].y"]),
+        ('{"withGaps":[null,{"x":1}],"withWords":["x",{"y":1}]}', ["withGaps[1].x", "withWords[1].y"]),
+        ('{"oneOrMany":{"x":1}}', ["oneOrMany.x"]),
+        ('{"oneOrMany":[{"x":1}]}', ["oneOrMany[0].x"]),
+        ('{"x":1e400}', ["x"]),
+    ],
+)
+def test_strangers_are_named_by_their_paths(text: str, paths: list[str]) -> None:
+    plan = plan_for(Holder)
+    assert plan is not None
+
+    assert list(plan.strangers(msgspec.Raw(text.encode()), "")) == paths
+
+
+@pytest.mark.parametrize(
+    "patch",
+    [
+        {"device": 5},
+        {"device": {"type": "floppy"}},
+        {"device": {"type": ["disk"]}},
+        {"device": {"type": None}},
+        {"devices": [{"type": None}]},
+        {"devices": [{}]},
+        {"pair": []},
+        {"pair": [{}, {"name": "a"}, {"x": 1}]},
+        {"pair": {"x": 1}},
+        {"plain": {"x": 1}},
+        {"nested": [{"x": 1}]},
+        {"byName": "x"},
+        {"withGaps": [[]]},
+    ],
+)
+def test_a_patch_that_makes_something_else_of_a_document_is_refused_like_any_other(patch: Json) -> None:
+    """Whether it names strange fields is asked of documents of the type only; others are wrong before that."""
+    stored = stored_of('{"apiVersion":"example.org/v1","kind":"Thing","metadata":{"name":"a"}}')
+
+    with pytest.raises(InvalidResourceError, match=r"things/a: it cannot be patched: .* - at `\$\.spec\."):
+        CODEC.patch(stored, {"spec": patch})
