@@ -34,9 +34,14 @@ def client(run: Run[Any]) -> Iterator[kvorum.Client]:
     run(client.aclose())
 
 
-def a_worker(number: int) -> LabWorker:
-    """Return a worker whose stored form has about 0.9 KB."""
+@pytest.fixture(scope="session")
+def make_worker() -> Callable[[int], LabWorker]:
+    """Make workers whose stored form has about 0.9 KB."""
+    return _worker
+
+
+def _worker(number: int) -> LabWorker:
     worker = LabWorker.new(f"worker-{number:06}", lab_track=f"track-{number % 20:02}")
     worker.metadata.labels |= {"region": "us-east-1", "tier": "standard"}
-    worker.metadata.annotations["note"] = "x" * 180
+    worker.metadata.annotations["note"] = "x" * 285
     return worker

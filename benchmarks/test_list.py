@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import Run, a_worker
 
 import kvorum
 from kvorum._codec import codec_for
@@ -21,9 +20,9 @@ pytestmark = pytest.mark.benchmark(group=f"list {COUNT} workers", min_rounds=7, 
 
 
 @pytest.fixture(scope="module", autouse=True)
-def workers(client: kvorum.Client, run: Run[Any]) -> None:
+def workers(client: kvorum.Client, run: Callable[..., Any], make_worker: Callable[[int], LabWorker]) -> None:
     async def fill() -> None:
-        drafts = [codec_for(LabWorker).draft_new(a_worker(number)) for number in range(COUNT)]
+        drafts = [codec_for(LabWorker).draft_new(make_worker(number)) for number in range(COUNT)]
         values = [(draft.resource.metadata.name, draft.stored.value) for draft in drafts]
         print(f"{COUNT} workers of {sum(len(value) for _, value in values) / COUNT:.0f} bytes")
         for start in range(0, COUNT, 100):
@@ -34,7 +33,7 @@ def workers(client: kvorum.Client, run: Run[Any]) -> None:
 
 
 @pytest.fixture
-def measure(benchmark: Any, run: Run[Any]) -> Callable[[Callable[[], Any]], None]:
+def measure(benchmark: Any, run: Callable[..., Any]) -> Callable[[Callable[[], Any]], None]:
     def measure(work: Callable[[], Any]) -> None:
         count = benchmark(lambda: run(work()))
         assert count == COUNT

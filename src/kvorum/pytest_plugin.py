@@ -24,8 +24,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def kvorum_etcd(request: pytest.FixtureRequest) -> "Iterator[kvorum.EmbeddedEtcd]":
     """A running etcd for the whole session.
 
-    It lives on an event loop in a thread of its own, so any plugin for async tests goes with it. What a test does to it
-    (kill, restart) has to run there; tests that do so start an `EmbeddedEtcd` of their own.
+    It is started on an event loop in a thread of its own, so any plugin for async tests goes with it. A test may call
+    its methods from its own loop, but all tests share it: one that kills it had better start an `EmbeddedEtcd` itself.
     """
     from anyio.from_thread import start_blocking_portal  # noqa: PLC0415 - see above
 

@@ -160,8 +160,10 @@ def test_a_written_draft_is_what_a_read_gives() -> None:
 
     read = CODEC.decode(Entry("switches/a", draft.stored.value, 42, 42, 1))
     assert written == read
-    assert written.metadata.stored == read.metadata.stored == Stored(
-        "switches/a", draft.stored.value, 42, draft.stored.write_token
+    assert (
+        written.metadata.stored
+        == read.metadata.stored
+        == Stored("switches/a", draft.stored.value, 42, draft.stored.write_token)
     )
 
 

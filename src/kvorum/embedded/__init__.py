@@ -1,0 +1,5 @@
+"""A real etcd as a child process, for tests, demos and single-machine services. It needs no driver to start one."""
+
+from kvorum.embedded.server import EmbeddedEtcd
+
+__all__ = ["EmbeddedEtcd"]

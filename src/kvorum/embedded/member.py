@@ -1,0 +1,137 @@
+"""One etcd process: its ports, its data, its log, and whether it serves."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import anyio
+import anyio.to_thread
+
+from kvorum.embedded.binary import EtcdBinary, clean_environment
+from kvorum.embedded.loopback_port import LoopbackPort
+from kvorum.embedded.process_group import ChildProcess, ProcessGroup
+from kvorum.errors import EmbeddedEtcdError
+
+# Healthy is who has a leader and can read through it. An alarm about space is no reason not to have started: reads and
+# deletes go on. (3.4.23 and 3.5.1 know `exclude`; a server that does not ignores it.)
+_HEALTH_REQUEST: Final = b"GET /health?exclude=NOSPACE HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n"
+_HEALTH_TIMEOUT: Final = 2.0
+_EXCERPT_BYTES: Final = 8192
+
+
+class PortTakenError(EmbeddedEtcdError):
+    """Somebody else has the port by now. Another one may do."""
+
+
+class EtcdMember:
+    """One etcd process of a server, or of a cluster.
+
+    Attributes:
+        name: its name in the cluster.
+        data: its data folder.
+        log: the file that its output goes to, since its last start.
+        client: the port for clients.
+        peer: the port for other members.
+        process: what was started last; None before that.
+    """
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.name = name
+        self.data = folder / name
+        self.log = folder / f"{name}.log"
+        self.client = LoopbackPort()
+        self.peer = LoopbackPort()
+        self.process: ChildProcess | None = None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether its process has been started, and not ended since. A paused one runs."""
+        return self.process is not None and self.process.exit_code is None
+
+    def start(self, group: ProcessGroup, argv: Sequence[str]) -> None:
+        """Start its process, which must not run; it is not ready then.
+
+        Raises:
+            EmbeddedEtcdError: it did not start.
+        """
+        self.client.lend()
+        self.peer.lend()
+        self.process = group.spawn(argv, clean_environment(), self.log)
+
+    async def is_healthy(self) -> bool:
+        """Tell whether it answers, has a leader, and can read through it.
+
+        Raises:
+            PortTakenError: the process has ended, because a port was not free.
+            EmbeddedEtcdError: the process has ended.
+        """
+        if not self.is_running:
+            raise await self._death()
+        with anyio.move_on_after(_HEALTH_TIMEOUT):
+            try:
+                async with await anyio.connect_tcp("127.0.0.1", self.client.number) as stream:
+                    await stream.send(_HEALTH_REQUEST)
+                    return b'"health":"true"' in b"".join([chunk async for chunk in stream])
+            except (OSError, anyio.BrokenResourceError):
+                return False
+        return False
+
+    async def last_words(self) -> str:
+        """Return the first lines and the last ones that it has written since its last start."""
+        return await anyio.to_thread.run_sync(_excerpt, self.log)
+
+    def close(self) -> None:
+        """Give its ports back. Idempotent."""
+        self.client.close()
+        self.peer.close()
+
+    async def _death(self) -> EmbeddedEtcdError:
+        words = await self.last_words()
+        kind = PortTakenError if "address already in use" in words else EmbeddedEtcdError
+        code = self.process.exit_code if self.process is not None else None
+        return kind(f"{self.name} ended with exit code {code} before it was ready; {words}")
+
+
+def command(
+    binary: EtcdBinary, member: EtcdMember, cluster: Sequence[EtcdMember], *, fsync: bool, arguments: Sequence[str]
+) -> list[str]:
+    """Return the command line of a member. `arguments` come last: of a flag that is given twice, etcd takes the second.
+
+    Args:
+        binary: what to run.
+        member: which one it is for.
+        cluster: all members.
+        fsync: whether writes wait for the disk; only 3.5 and later can do without.
+        arguments: further flags.
+    """
+    # A single node elects itself: the shorter its timeout, the sooner it is up. Several must hear each other's
+    # heartbeats in time, on a busy machine too.
+    heartbeat, election = (10, 100) if len(cluster) == 1 else (50, 500)
+    flags = {
+        "name": member.name,
+        "data-dir": str(member.data),
+        "listen-client-urls": f"http://{member.client}",
+        "advertise-client-urls": f"http://{member.client}",
+        "listen-peer-urls": f"http://{member.peer}",
+        "initial-advertise-peer-urls": f"http://{member.peer}",
+        "initial-cluster": ",".join(f"{each.name}=http://{each.peer}" for each in cluster),
+        # Sets it apart from an older cluster whose ports the kernel has given out again.
+        "initial-cluster-token": "-".join(["kvorum", *(str(each.peer.number) for each in cluster)]),
+        "heartbeat-interval": str(heartbeat),
+        "election-timeout": str(election),
+    }
+    without_fsync = ["--unsafe-no-fsync"] if not fsync and binary.version >= (3, 5) else []
+    return [str(binary.path), *(f"--{name}={value}" for name, value in flags.items()), *without_fsync, *arguments]
+
+
+def _excerpt(log: Path) -> str:
+    try:
+        with log.open("rb") as file:
+            head = file.read(_EXCERPT_BYTES)
+            file.seek(max(len(head), log.stat().st_size - _EXCERPT_BYTES))
+            lines = (head + file.read()).decode(errors="replace").strip().split("\n")
+    except FileNotFoundError:
+        return "it has written nothing"
+    # A flag that it does not know stands above a page of help; the reason of a panic stands at the end.
+    shown = [*lines[:2], "…", *lines[-9:]] if len(lines) > 12 else lines
+    return "its log:\n" + "\n".join(shown)

@@ -1,0 +1,103 @@
+"""A cancelled call is cancelled as its caller sees it: by asyncio, or by the very scope of anyio's that did it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack
+from typing import Any
+
+import anyio
+import pytest
+
+import kvorum
+from kvorum import EmbeddedEtcd, EtcdSettings, Operation, StorageBackend
+
+
+@pytest.fixture
+async def silent(kvorum_etcd: EmbeddedEtcd) -> AsyncIterator[StorageBackend]:
+    """A store whose server keeps its connections and says nothing."""
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(EmbeddedEtcd(binary=kvorum_etcd.binary))
+        settings = EtcdSettings(endpoints=server.endpoints, timeout=30.0)
+        client = await stack.enter_async_context(kvorum.connect(settings))
+        await client.backend.set("a", b"")
+        await server.pause()
+        yield client.backend
+
+
+CALLS: dict[str, Callable[[StorageBackend], Coroutine[Any, Any, object]]] = {
+    "get": lambda store: store.get("a"),
+    "list": lambda store: store.list(""),
+    "set": lambda store: store.set("a", b""),
+    "compare_and_swap": lambda store: store.compare_and_swap("a", b"", expected=1),
+    "commit": lambda store: store.commit([Operation.put("a", b"")]),
+    "grant_lease": lambda store: store.grant_lease(10),
+    "watch": lambda store: store.watch("").open(),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+async def test_a_scope_knows_its_own_cancellation_again(silent: StorageBackend, name: str) -> None:
+    """grpc.aio raises an error of its own in place of the one that cancelled it; a scope would let that one pass."""
+    with anyio.move_on_after(0.05) as scope:
+        await CALLS[name](silent)
+
+    assert scope.cancelled_caught
+
+
+@pytest.mark.parametrize("name", CALLS)
+async def test_a_timeout_of_asyncio_ends_a_call(silent: StorageBackend, name: str) -> None:
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await CALLS[name](silent)
+
+
+@pytest.mark.parametrize("name", CALLS)
+async def test_a_call_may_be_cancelled_at_any_of_its_steps(silent: StorageBackend, name: str) -> None:
+    for patience in range(30):
+        with anyio.CancelScope() as scope:
+            async with anyio.create_task_group() as group:
+                group.start_soon(CALLS[name], silent)
+                for _ in range(patience):
+                    await asyncio.sleep(0)
+                scope.cancel()
+
+        assert scope.cancelled_caught
+
+
+async def test_a_task_group_that_fails_takes_its_calls_along(silent: StorageBackend) -> None:
+    """And its own error comes out, not a cancellation that nobody asked for."""
+
+    async def fail() -> None:
+        await anyio.sleep(0.05)
+        raise ZeroDivisionError
+
+    async def get_beside_that() -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(silent.get, "a")
+            group.start_soon(fail)
+
+    with pytest.raises(ExceptionGroup) as caught:
+        await get_beside_that()
+
+    assert [type(error) for error in caught.value.exceptions] == [ZeroDivisionError]
+
+
+def test_calls_that_were_cut_off_leave_nothing_for_the_next_event_loop(kvorum_url: str) -> None:
+    """All loops of a process share a queue of grpc.aio's: what one leaves there raises in another."""
+    problems: list[object] = []
+
+    async def cut_off(patience: int) -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: problems.append(context))
+        async with kvorum.connect(kvorum_url) as client:
+            calls = [asyncio.ensure_future(client.backend.get("a")) for _ in range(20)]
+            calls += [asyncio.ensure_future(client.backend.watch("").open()) for _ in range(10)]
+            for _ in range(patience):
+                await asyncio.sleep(0)
+            for call in calls[::2]:
+                call.cancel()
+        await asyncio.wait(calls)
+
+    for patience in range(20):
+        asyncio.run(cut_off(patience))
+
+    assert problems == []
