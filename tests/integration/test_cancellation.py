@@ -95,7 +95,7 @@ def test_calls_that_were_cut_off_leave_nothing_for_the_next_event_loop(kvorum_ur
                 await asyncio.sleep(0)
             for call in calls[::2]:
                 call.cancel()
-        await asyncio.wait(calls)
+        await asyncio.gather(*calls, return_exceptions=True)
 
     for patience in range(20):
         asyncio.run(cut_off(patience))

@@ -1,6 +1,6 @@
 """The questions about lab workers, and that each is answered at one revision."""
 
-from typing import cast
+from collections.abc import Callable
 
 import msgspec
 import pytest
@@ -11,20 +11,7 @@ from kvorum.lab import LabWorker, LabWorkerPhase, LabWorkerRepository
 P = LabWorkerPhase
 
 
-class Shelf:
-    """A store that stays as it is: what the finders need of one, with a count of how often they ask."""
-
-    def __init__(self, entries: list[kvorum.Entry]) -> None:
-        self.entries = entries
-        self.lists = 0
-
-    async def list(self, prefix: str, *, revision: int | None = None) -> kvorum.Page:
-        self.lists += 1
-        assert (prefix, revision) == ("lab-workers/", None)
-        return kvorum.Page(self.entries, revision=42, remaining=0)
-
-
-def entry(name: str, lab_track: str, status: dict[str, str] | None = None) -> kvorum.Entry:
+def by_hand(name: str, lab_track: str, status: dict[str, str] | None = None) -> kvorum.Operation:
     """One worker as somebody wrote it by hand: no label, and no more than there must be."""
     value: dict[str, object] = {
         "apiVersion": "lab.kvorum.dev/v1",
@@ -34,33 +21,30 @@ def entry(name: str, lab_track: str, status: dict[str, str] | None = None) -> kv
     }
     if status is not None:
         value["status"] = status
-    return kvorum.Entry(f"lab-workers/{name}", msgspec.json.encode(value), mod_revision=7, create_revision=7, version=1)
+    return kvorum.Operation.create(f"lab-workers/{name}", msgspec.json.encode(value))
 
 
 @pytest.fixture
-def shelf() -> Shelf:
-    return Shelf(
+async def workers(kvorum_client: kvorum.Client) -> LabWorkerRepository:
+    await kvorum_client.backend.commit(
         [
-            entry("active", "nets", {"phase": "Active"}),
-            entry("draining", "nets", {"phase": "Draining"}),
-            entry("fresh", "nets"),
-            entry("pending", "security", {"phase": "Pending"}),
-            entry("ready-1", "security", {"phase": "Ready"}),
-            entry("ready-2", "a, b = c", {"phase": "Ready"}),
-            entry("unlicensed", "nets", {"phase": "ReadyUnlicensed"}),
+            by_hand("active", "nets", {"phase": "Active"}),
+            by_hand("draining", "nets", {"phase": "Draining"}),
+            by_hand("fresh", "nets"),
+            by_hand("pending", "security", {"phase": "Pending"}),
+            by_hand("ready-1", "security", {"phase": "Ready"}),
+            by_hand("ready-2", "a, b = c", {"phase": "Ready"}),
+            by_hand("unlicensed", "nets", {"phase": "ReadyUnlicensed"}),
         ]
     )
+    return LabWorkerRepository(kvorum_client)
 
 
-@pytest.fixture
-def workers(shelf: Shelf) -> LabWorkerRepository:
-    client = kvorum.connect("etcd://192.0.2.1:2379")  # never opened
-    client.backend = cast("kvorum.StorageBackend", shelf)
-    return LabWorkerRepository(client)
+def move_to(phase: LabWorkerPhase) -> Callable[[LabWorker], None]:
+    return lambda worker: worker.move_to(phase)
 
 
 def names(found: kvorum.ResourceList[LabWorker]) -> list[str]:
-    assert found.resource_version == 42
     return [worker.metadata.name for worker in found]
 
 
@@ -97,11 +81,35 @@ async def test_ready_draining_and_active_workers_have_finders_of_their_own(worke
     assert names(await workers.find_active_workers()) == ["draining", "ready-1", "ready-2"]
 
 
-async def test_active_workers_are_found_in_one_list(workers: LabWorkerRepository, shelf: Shelf) -> None:
-    """In two, a worker that starts draining in between would be in both, or in neither."""
-    await workers.find_active_workers()
+async def test_active_workers_are_found_at_one_revision(workers: LabWorkerRepository) -> None:
+    """In two lists, a worker that starts draining in between would be in both, or in neither."""
+    found = await workers.find_active_workers()
 
-    assert shelf.lists == 1
+    assert found.resource_version == (await workers.list()).resource_version
+
+
+async def test_a_worker_goes_through_its_life_by_mutations(workers: LabWorkerRepository) -> None:
+    """The table of moves and the compare-and-swap together: an illegal move writes nothing."""
+    worker = await workers.add(LabWorker.new("w", lab_track="nets"))
+    for phase in (P.PROVISIONING_EC2, P.EC2_READY, P.STARTING, P.READY_UNLICENSED, P.LICENSING, P.READY):
+        worker = await workers.mutate("w", move_to(phase))
+
+    with pytest.raises(kvorum.InvalidResourceError, match="it cannot go from Ready to Terminated"):
+        await workers.mutate("w", move_to(P.TERMINATED))
+
+    assert await workers.get("w") == worker
+    assert [condition.status for condition in worker.status.conditions if condition.type == "Ready"] == ["True"]
+
+
+async def test_a_worker_that_breaks_rules_is_refused_with_all_of_them(workers: LabWorkerRepository) -> None:
+    wrong = LabWorker.new("w", lab_track="no track!")
+    wrong.spec.aws.ami_id = "foo"
+
+    with pytest.raises(kvorum.InvalidResourceError) as caught:
+        await workers.add(wrong)
+
+    assert len(caught.value.problems) >= 2
+    assert not await workers.exists("w")
 
 
 async def test_every_phase_is_counted(workers: LabWorkerRepository) -> None:
