@@ -37,16 +37,17 @@ class Watch(Generic[R]):
     With a selector, a resource that comes to match is `Added`, one that ceases to is `Deleted` (with its previous
     content and the version of the change), and changes outside are not shown.
 
-    Iterating raises, once, and ends:
-        HistoryLostError: what comes next has been compacted away. List, and watch on from there.
+    Attributes:
+        checkpoint: the last revision that was delivered whole. Store this one to go on later, with `since`.
+
+    Raises:
+        HistoryLostError: what comes next has been compacted away. List, and watch on from there. (This, like the
+            others, is raised by opening or by iterating, once; the watch has ended then.)
         CorruptResourceError: a value is no resource of this kind. Nothing of its revision is shown. (That one is
             deleted is not shown: nobody can have seen it.)
         UnavailableError: the connection was lost; go on with `since=watch.checkpoint`.
         PermissionDeniedError, AuthenticationError: the user may not watch this.
         ClientClosedError: the client was closed.
-
-    Attributes:
-        checkpoint: the last revision that was delivered whole. Store this one to go on later, with `since`.
     """
 
     def __init__(

@@ -78,12 +78,12 @@ class EmbeddedEtcd:
 
     @property
     def url(self) -> str:
-        """`etcd://127.0.0.1:PORT`, with the ports of all members."""
+        """The URL for `kvorum.connect`, with the ports of all members."""
         return f"etcd://{','.join(self.endpoints)}"
 
     @property
     def endpoints(self) -> tuple[str, ...]:
-        """`127.0.0.1:PORT` of each member."""
+        """Host and port of each member."""
         return tuple(str(member.client) for member in self._started())
 
     @property
