@@ -179,6 +179,7 @@ class StorageBackend(ABC):
         Raises:
             HistoryLostError: `revision` has been compacted.
             FutureRevisionError: `revision` has not been reached.
+            InvalidResourceError: `revision` is below 1.
         """
 
     @abstractmethod
@@ -196,7 +197,7 @@ class StorageBackend(ABC):
         Raises:
             HistoryLostError: `revision` has been compacted.
             FutureRevisionError: `revision` has not been reached.
-            InvalidResourceError: `limit` is below 1.
+            InvalidResourceError: `limit` or `revision` is below 1.
         """
 
     @abstractmethod
@@ -286,4 +287,8 @@ class StorageBackend(ABC):
 
     @abstractmethod
     def watch(self, prefix: str, *, since: int | None = None) -> StorageWatch:
-        """Follow all keys that start with `prefix`: everything after revision `since`, or after now."""
+        """Follow all keys that start with `prefix`: everything after revision `since`, or after now.
+
+        Raises:
+            InvalidResourceError: `since` is negative.
+        """

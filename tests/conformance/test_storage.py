@@ -1528,3 +1528,16 @@ def test_a_random_sequence_of_writes_does_what_a_plain_model_does(kvorum_url: st
             check()
         finally:
             runner.run(client.aclose())
+
+
+async def test_revisions_that_cannot_be_are_refused(backend: StorageBackend) -> None:
+    """etcd takes 0 for "now", and a negative one as well: nobody means that by one that was computed wrongly."""
+    for revision in (0, -1):
+        with pytest.raises(InvalidResourceError):
+            await backend.get("a", revision=revision)
+        with pytest.raises(InvalidResourceError):
+            await backend.list("", revision=revision)
+        with pytest.raises(InvalidResourceError):
+            await backend.count("", revision=revision)
+    with pytest.raises(InvalidResourceError):
+        backend.watch("", since=-1)

@@ -47,7 +47,7 @@ class EtcdStorageBackend(StorageBackend):
 
     async def get(self, key: str, *, revision: int | None = None) -> Entry | None:
         """Send one linearizable Range."""
-        request = rpc.RangeRequest(key=self._keys.full(key), revision=revision or 0)
+        request = rpc.RangeRequest(key=self._keys.full(key), revision=_checked(revision))
         answer = await self._client.connection.range(request, self.location(key), revision=revision or 0)
         return self._keys.entry(answer.kvs[0]) if answer.kvs else None
 
@@ -72,7 +72,7 @@ class EtcdStorageBackend(StorageBackend):
         start, end = self._keys.range(prefix)
         if after is not None:
             start = max(start, self._keys.full(after) + b"\0")
-        request = rpc.RangeRequest(key=start, range_end=end, limit=size, revision=revision or 0)
+        request = rpc.RangeRequest(key=start, range_end=end, limit=size, revision=_checked(revision))
         answer = await self._client.connection.range(request, self.location(prefix), revision=revision or 0)
         entries = [self._keys.entry(kv) for kv in answer.kvs]
         return Page(entries, revision or answer.header.revision, answer.count - len(entries))
@@ -80,7 +80,7 @@ class EtcdStorageBackend(StorageBackend):
     async def count(self, prefix: str, *, revision: int | None = None) -> int:
         """Send one Range that counts only."""
         start, end = self._keys.range(prefix)
-        request = rpc.RangeRequest(key=start, range_end=end, count_only=True, revision=revision or 0)
+        request = rpc.RangeRequest(key=start, range_end=end, count_only=True, revision=_checked(revision))
         answer = await self._client.connection.range(request, self.location(prefix), revision=revision or 0)
         return answer.count
 
@@ -202,7 +202,16 @@ class EtcdStorageBackend(StorageBackend):
 
     def watch(self, prefix: str, *, since: int | None = None) -> StorageWatch:
         """Make a watch; its stream opens when it is entered."""
+        if since is not None and since < 0:
+            raise InvalidResourceError(self.location(prefix), f"revisions count from 1; there is none after {since}")
         return EtcdStorageWatch(self._client, self._keys, prefix, since)
+
+
+def _checked(revision: int | None) -> int:
+    """Return a revision as etcd wants it, where 0 means now."""
+    if revision is not None and revision < 1:
+        raise InvalidResourceError("the read", f"revisions count from 1; there is no {revision}")
+    return revision or 0
 
 
 def _check_operations(operations: Sequence[Operation]) -> None:

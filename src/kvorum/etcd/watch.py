@@ -32,8 +32,8 @@ from kvorum.etcd.faults import Call
 from kvorum.etcd.keyspace import KeySpace
 from kvorum.storage import Change, StorageWatch
 
-# The reader reads no further message while this many changes wait for the consumer; etcd then keeps the rest. One
-# message holds up to 1000 revisions, so at most that many more may wait.
+# The reader reads no further message while this many changes wait for the consumer; etcd then keeps the rest. So at
+# most one message more may wait: of a catch-up that is 1000 revisions, each with the changes of one transaction.
 READ_AHEAD: Final = 1000
 
 _DELETE: Final = 1  # mvccpb.Event.DELETE
