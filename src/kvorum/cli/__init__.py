@@ -1,10 +1,15 @@
 """The `kvorum` command. Needs the extra `cli`."""
 
 import sys
+from collections.abc import Sequence
 
 
-def main() -> None:
-    """Run the command line; without the extra, say what to install."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line (the process's, or `arguments`); without the extra, say what to install.
+
+    Raises:
+        SystemExit: always; 0 if all went well.
+    """
     try:
         # Here, not above: the message below must be able to appear.
         from kvorum.cli.app import app  # noqa: PLC0415
@@ -12,4 +17,4 @@ def main() -> None:
         if exc.name not in {"cyclopts", "rich"}:
             raise
         sys.exit(f"the kvorum command needs {exc.name}: pip install 'kvorum[cli,embedded]'")
-    app()
+    app(arguments)

@@ -69,7 +69,9 @@ _REFUSALS: Final[tuple[tuple[StatusCode, str, _Meaning], ...]] = (
     (StatusCode.OUT_OF_RANGE, "future revision", lambda call, _: FutureRevisionError(revision=call.revision)),
     (StatusCode.OUT_OF_RANGE, "too large lease TTL", lambda call, detail: InvalidResourceError(call.subject, detail)),
     (StatusCode.NOT_FOUND, "lease not found", lambda _call, _detail: LeaseNotFoundError()),
+    (StatusCode.PERMISSION_DENIED, "permission denied", _permission),
     (StatusCode.PERMISSION_DENIED, "", _permission),
+    (StatusCode.UNAUTHENTICATED, "auth token", lambda _, detail: AuthenticationError(detail)),
     (StatusCode.UNAUTHENTICATED, "", lambda _, detail: AuthenticationError(detail)),
     (StatusCode.INVALID_ARGUMENT, "authentication failed", lambda _, detail: AuthenticationError(detail)),
     (StatusCode.INVALID_ARGUMENT, "user name is empty", lambda _, detail: AuthenticationError(detail)),
@@ -90,6 +92,14 @@ def meaning_of(error: AioRpcError, call: Call) -> KvorumError:
         if code is refused and text in detail:
             return meaning(call, detail)
     return open_end(call, f"{code.name}: {detail}")
+
+
+def meaning_of_reason(reason: str, call: Call) -> KvorumError:
+    """Return the error for a watch that was refused: etcd gives a reason in words there, and no code."""
+    for _, text, meaning in _REFUSALS:
+        if text and text in reason:
+            return meaning(call, reason)
+    return ServerError("the end of the watch", reason or "no reason")
 
 
 def open_end(call: Call, reason: str) -> KvorumError:

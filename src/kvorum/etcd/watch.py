@@ -22,13 +22,11 @@ from kvorum.errors import (
     FutureRevisionError,
     HistoryLostError,
     KvorumError,
-    PermissionDeniedError,
-    ServerError,
     UnavailableError,
 )
 from kvorum.etcd import _rpc as rpc
 from kvorum.etcd.connection import Connection, HasConnection, is_cancelled
-from kvorum.etcd.faults import Call
+from kvorum.etcd.faults import Call, meaning_of_reason
 from kvorum.etcd.keyspace import KeySpace
 from kvorum.storage import Change, StorageWatch
 
@@ -176,7 +174,7 @@ class _Feed:
             while not self.is_ended:
                 response = await self._next_response(connection)
                 if response.canceled:
-                    raise self._refusal(response)
+                    raise self._refusal(connection, response)
                 self._put(response)
                 while self.buffered >= READ_AHEAD:
                     await self.changed.wait()
@@ -185,7 +183,7 @@ class _Feed:
         self._call = connection.watch()
         response = await self._created(connection, self._call)
         if response.canceled:
-            raise self._refusal(response)
+            raise self._refusal(connection, response)
         await self._check_start(connection, response.header.revision)
         # A watch from now begins after the revision in this header. One from the past has its own position; the header
         # tells the store's, and to go on from there would lose what lies between.
@@ -228,12 +226,10 @@ class _Feed:
             raise UnavailableError(connection.endpoint, "the server ended the stream")
         return response
 
-    def _refusal(self, response: rpc.WatchResponse) -> KvorumError:
+    def _refusal(self, connection: Connection, response: rpc.WatchResponse) -> KvorumError:
         if response.compact_revision:
             return HistoryLostError(revision=self._position + 1, compact_revision=response.compact_revision)
-        if "permission denied" in response.cancel_reason:
-            return PermissionDeniedError(f"watch {self.subject}")
-        return ServerError("the end of the watch", response.cancel_reason or "no reason")
+        return meaning_of_reason(response.cancel_reason, Call(connection.endpoint, "watch", self.subject))
 
     def _put(self, response: rpc.WatchResponse) -> None:
         """Buffer the events of a response, a tuple for each revision; etcd does not split one between responses."""

@@ -1,0 +1,115 @@
+"""What this first form of the connection does when the server goes away: it says so, and hides nothing."""
+
+from collections.abc import AsyncIterator
+
+import anyio
+import anyio.to_thread
+import msgspec
+import pytest
+
+import kvorum
+from kvorum import EmbeddedEtcd
+
+
+@pytest.fixture
+async def server(kvorum_etcd: EmbeddedEtcd) -> AsyncIterator[EmbeddedEtcd]:
+    """A server of the test's own, of the version that is tested."""
+    async with EmbeddedEtcd(binary=kvorum_etcd.binary, arguments=["--auth-token=simple"]) as etcd:
+        yield etcd
+
+
+async def test_a_watch_whose_server_dies_says_so_once_and_ends(server: EmbeddedEtcd) -> None:
+    """What it had read before is still shown, and `revision` tells where to go on."""
+    async with kvorum.connect(server.url) as client:
+        async with client.backend.watch("") as watch:
+            first = await client.backend.set("a", b"1")
+            assert [change.revision for change in await anext(watch)] == [first]
+            await server.kill()
+
+            with anyio.fail_after(15), pytest.raises(kvorum.UnavailableError):
+                await anext(watch)
+            with pytest.raises(StopAsyncIteration):
+                await anext(watch)
+
+        await server.restart()
+        second = await _until_it_is_back(client)
+        async with client.backend.watch("", since=watch.revision) as later:
+            assert [change.revision for change in await anext(later)] == [second]
+
+
+async def _until_it_is_back(client: kvorum.Client) -> int:
+    """Write once the server is reached again; a refused connection is no write."""
+    with anyio.fail_after(10):
+        while True:
+            try:
+                return await client.backend.set("a", b"2")
+            except kvorum.UnavailableError:
+                await anyio.sleep(0.01)
+    raise AssertionError
+
+
+async def test_calls_to_a_server_that_is_gone_did_nothing(server: EmbeddedEtcd) -> None:
+    """No connection is made, so not even a write is in doubt."""
+    async with kvorum.connect(server.url) as client:
+        await client.backend.set("a", b"1")
+        await server.kill()
+        with pytest.raises(kvorum.KvorumError):  # this one finds out
+            await client.backend.get("a")
+
+        with pytest.raises(kvorum.UnavailableError):
+            await client.backend.get("a")
+        with pytest.raises(kvorum.UnavailableError):
+            await client.backend.set("a", b"2")
+
+
+async def _ask(server: EmbeddedEtcd, method: str, **body: object) -> None:
+    """Call etcd's JSON gateway."""
+    host, _, port = server.endpoints[0].partition(":")
+    content = msgspec.json.encode(body)
+    request = f"POST /v3/{method} HTTP/1.0\r\nHost: {host}\r\nContent-Length: {len(content)}\r\n\r\n".encode() + content
+    async with await anyio.connect_tcp(host, int(port)) as stream:
+        await stream.send(request)
+        answer = b"".join([part async for part in stream])
+    assert b" 200 " in answer.split(b"\r\n")[0], answer
+
+
+async def test_a_server_that_wants_a_user_is_told_apart_from_one_that_is_away(server: EmbeddedEtcd) -> None:
+    async with kvorum.connect(server.url) as client:
+        await _ask(server, "auth/user/add", name="root", password="secret")
+        await _ask(server, "auth/user/grant", user="root", role="root")
+        await _ask(server, "auth/enable")
+
+        with pytest.raises(kvorum.AuthenticationError):
+            await client.backend.get("a")
+        with pytest.raises(kvorum.AuthenticationError):
+            await client.backend.set("a", b"")
+        # etcd 3.5 tells a watch less than 3.4 does: a user without a name has no permission.
+        refusal = (kvorum.AuthenticationError, kvorum.PermissionDeniedError)
+        with anyio.fail_after(4), pytest.raises(refusal):
+            await client.backend.watch("").open()
+
+
+async def test_a_previous_value_that_was_compacted_is_lost_history_and_not_a_wrong_event(server: EmbeddedEtcd) -> None:
+    """etcd leaves it out without an error; whether the change is an addition could not be told any more."""
+    async with kvorum.connect(server.url) as client:
+        before = await client.backend.set("a", b"1")
+        after = await client.backend.set("a", b"2")
+        await _ask(server, "kv/compaction", revision=str(after))
+
+        async with client.backend.watch("", since=before) as watch:
+            with anyio.fail_after(5), pytest.raises(kvorum.HistoryLostError):
+                await anext(watch)
+
+
+@pytest.mark.parametrize(
+    ("settings", "what"),
+    [
+        (kvorum.EtcdSettings(tls=True), "TLS"),
+        (kvorum.EtcdSettings(user="root", password="secret"), "authentication"),
+        (kvorum.EtcdSettings(endpoints=("a:1", "b:2")), "more than one endpoint"),
+    ],
+)
+async def test_what_is_not_built_yet_is_refused_and_not_ignored(settings: kvorum.EtcdSettings, what: str) -> None:
+    with pytest.raises(kvorum.ConfigurationError, match=what):
+        async with kvorum.connect(settings):
+            pass
