@@ -37,10 +37,10 @@ class EtcdMember:
 
     def __init__(self, name: str, folder: Path) -> None:
         self.name = name
-        self.data = folder / name
-        self.log = folder / f"{name}.log"
-        self.client = LoopbackPort()
-        self.peer = LoopbackPort()
+        self.data: Path = folder / name
+        self.log: Path = folder / f"{name}.log"
+        self.client: LoopbackPort = LoopbackPort()
+        self.peer: LoopbackPort = LoopbackPort()
         self.process: ChildProcess | None = None
 
     @property
