@@ -1,9 +1,15 @@
 """What all tests share."""
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from http.client import HTTPConnection
 
+import anyio
+import anyio.to_thread
+import msgspec
 import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
+
+import kvorum
 
 pytest_plugins = ["pytester"]
 
@@ -21,3 +27,42 @@ def nothing_blocks_the_loop() -> Iterator[BlockBuster]:
         # grpc.aio joins its polling thread when the last channel of the process goes, which takes no time.
         guard.functions["threading.Lock.acquire"].can_block_in("threading.py", {"_wait_for_tstate_lock"})
         yield guard
+
+
+# --- what neither the public API nor the storage port has a word for --------------------------------------------------
+
+
+def _ask(endpoint: str, method: str, path: str, body: bytes = b"") -> str:
+    """Talk to etcd's gateway for JSON, which shares the port with gRPC: the port has no word for these things."""
+    connection = HTTPConnection(endpoint, timeout=5)
+    try:
+        connection.request(method, path, body)
+        answer = connection.getresponse()
+        text = answer.read().decode()
+        assert answer.status == 200, text
+        return text
+    finally:
+        connection.close()
+
+
+@pytest.fixture
+def compact(kvorum_client: kvorum.Client) -> Callable[[int], Awaitable[None]]:
+    """Forget all history before a revision."""
+
+    async def run(revision: int) -> None:
+        body = msgspec.json.encode({"revision": str(revision)})
+        await anyio.to_thread.run_sync(_ask, kvorum_client.settings.endpoints[0], "POST", "/v3/kv/compaction", body)
+
+    return run
+
+
+@pytest.fixture
+def watchers(kvorum_client: kvorum.Client) -> Callable[[], Awaitable[int]]:
+    """Count the watches that the store serves, whosever they are."""
+
+    async def run() -> int:
+        text = await anyio.to_thread.run_sync(_ask, kvorum_client.settings.endpoints[0], "GET", "/metrics")
+        found = [line for line in text.splitlines() if line.startswith("etcd_debugging_mvcc_watcher_total ")]
+        return int(float(found[0].split()[1]))
+
+    return run

@@ -4,7 +4,6 @@ import asyncio
 import gc
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
-from http.client import HTTPConnection
 from typing import Any, ClassVar
 
 import anyio
@@ -77,40 +76,6 @@ def tasks(kvorum_client: kvorum.Client) -> Repository[Task]:
 @pytest.fixture
 def store(kvorum_client: kvorum.Client) -> kvorum.StorageBackend:
     return kvorum_client.backend
-
-
-def _ask(endpoint: str, method: str, path: str, body: bytes = b"") -> str:
-    """Talk to etcd's gateway for JSON, which shares the port with gRPC."""
-    connection = HTTPConnection(endpoint, timeout=5)
-    try:
-        connection.request(method, path, body)
-        answer = connection.getresponse()
-        text = answer.read().decode()
-        assert answer.status == 200, text
-        return text
-    finally:
-        connection.close()
-
-
-@pytest.fixture
-def compact(kvorum_client: kvorum.Client) -> Callable[[int], Awaitable[None]]:
-    async def run(revision: int) -> None:
-        body = msgspec.json.encode({"revision": str(revision)})
-        await anyio.to_thread.run_sync(_ask, kvorum_client.settings.endpoints[0], "POST", "/v3/kv/compaction", body)
-
-    return run
-
-
-@pytest.fixture
-def watchers(kvorum_client: kvorum.Client) -> Watchers:
-    """Count the watches that the server serves, whosever they are."""
-
-    async def run() -> int:
-        text = await anyio.to_thread.run_sync(_ask, kvorum_client.settings.endpoints[0], "GET", "/metrics")
-        found = [line for line in text.splitlines() if line.startswith("etcd_debugging_mvcc_watcher_total ")]
-        return int(float(found[0].split()[1]))
-
-    return run
 
 
 async def until(holds: Callable[[], bool | Awaitable[bool]]) -> None:
