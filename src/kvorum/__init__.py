@@ -32,11 +32,13 @@ from kvorum.etcd.backend import EtcdStorageBackend
 from kvorum.events import Added, Bookmark, Deleted, Modified, WatchEvent
 from kvorum.field_selectors import FieldSelector
 from kvorum.label_selectors import LabelSelector
+from kvorum.memory import MemoryStorageBackend
 from kvorum.repository import Repository
 from kvorum.resource_list import ResourceList
 from kvorum.resources import Condition, Kind, Metadata, Resource, set_condition
+from kvorum.scan import Scan
 from kvorum.settings import EtcdSettings
-from kvorum.storage import Change, Entry, Operation, Page, StorageBackend, StorageWatch
+from kvorum.storage import Change, Entry, Operation, Page, Selection, StorageBackend, StorageWatch
 from kvorum.watch import Watch
 
 __all__ = [  # noqa: RUF022 - grouped by what they are for
@@ -54,6 +56,7 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     # Repositories
     "Repository",
     "ResourceList",
+    "Scan",
     "LabelSelector",
     "FieldSelector",
     # Watches
@@ -66,9 +69,11 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     # Storage
     "StorageBackend",
     "EtcdStorageBackend",
+    "MemoryStorageBackend",
     "StorageWatch",
     "Entry",
     "Page",
+    "Selection",
     "Change",
     "Operation",
     # Errors

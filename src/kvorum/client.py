@@ -11,6 +11,7 @@ from kvorum.embedded import EmbeddedEtcd
 from kvorum.errors import ClientClosedError, ConfigurationError
 from kvorum.etcd.backend import EtcdStorageBackend
 from kvorum.etcd.connection import Connection
+from kvorum.memory import MemoryStorageBackend
 from kvorum.repository import Repository
 from kvorum.resources import AnyResource
 from kvorum.settings import EtcdSettings
@@ -23,45 +24,61 @@ R = TypeVar("R", bound=AnyResource)
 CLOSE_TIMEOUT: Final = 15.0
 
 
-def connect(target: str | EtcdSettings | None = None, *, settings: EtcdSettings | None = None) -> "Client":
+def connect(
+    target: str | EtcdSettings | StorageBackend | None = None, *, settings: EtcdSettings | None = None
+) -> "Client":
     """Return a client; it opens when it is entered: `async with kvorum.connect(…) as client`.
 
     Args:
-        target: where etcd is:
+        target: where the resources are:
             `etcd://host[:port][,host[:port]…][/prefix]`;
             `embedded://[/folder]`: an etcd of the client's own, which keeps its data there, or throws them away;
-            an `EtcdSettings`; or nothing: then the environment (`EtcdSettings.from_env`).
+            `memory://`: in a `MemoryStorageBackend` of the client's own, gone when it is closed;
+            an `EtcdSettings`;
+            a storage backend, which the client then closes when it is closed;
+            or nothing: then the environment (`EtcdSettings.from_env`).
         settings: where all comes from that a URL does not say: timeout, page size …
 
     Raises:
         ConfigurationError: the target cannot be read. No I/O is done before the client is entered.
     """
+    if isinstance(target, EtcdSettings | StorageBackend) and settings is not None:
+        raise ConfigurationError("the settings were given twice: with the target and as settings")
+    if isinstance(target, StorageBackend):
+        return Client(EtcdSettings(), backend=target)
     if target is None:
         return Client(settings or EtcdSettings.from_env())
     if isinstance(target, EtcdSettings):
-        if settings is not None:
-            raise ConfigurationError("the settings were given twice: as target and as settings")
         return Client(target)
     scheme, _, rest = target.partition("://")
+    base = settings or EtcdSettings()
+    if scheme == "memory":
+        if rest:
+            raise ConfigurationError(
+                f"memory:// takes nothing behind it, not {rest!r}: each client has a store of its own"
+            )
+        return Client(base, backend=MemoryStorageBackend(max_value_size=base.max_value_size, page_size=base.page_size))
     if scheme == "embedded":
-        return Client(settings or EtcdSettings(), embedded=EmbeddedEtcd(data_dir=rest or None))
+        return Client(base, embedded=EmbeddedEtcd(data_dir=rest or None))
     return Client(EtcdSettings.from_url(target, base=settings))
 
 
 class Client:
-    """A connection to etcd, and what lives on it. Made by `connect`.
+    """A connection to a store, and what lives on it. Made by `connect`.
 
     Enter it once; then any number of tasks of the same event loop may use it, and any of them may close it.
     Repositories may be made on it before it is open.
 
     Attributes:
         settings: what it was made with.
-        backend: the store under the prefix of the settings, as bytes and revisions.
     """
 
-    def __init__(self, settings: EtcdSettings, *, embedded: EmbeddedEtcd | None = None) -> None:
+    def __init__(
+        self, settings: EtcdSettings, *, embedded: EmbeddedEtcd | None = None, backend: StorageBackend | None = None
+    ) -> None:
         self.settings: EtcdSettings = settings
-        self.backend: StorageBackend = EtcdStorageBackend(self, settings.prefix)
+        self._is_etcd = backend is None
+        self._backend: StorageBackend = EtcdStorageBackend(self, settings.prefix) if backend is None else backend
         self._embedded = embedded
         self._supervisor = Supervisor()
         self._connection: Connection | None = None
@@ -70,7 +87,8 @@ class Client:
         self._opening: anyio.CancelScope | None = None
 
     def __repr__(self) -> str:
-        return f"<Client {','.join(self.settings.endpoints)} [{self._state}]>"
+        store = ",".join(self.settings.endpoints) if self._is_etcd else type(self._backend).__name__
+        return f"<Client {store} [{self._state}]>"
 
     def repository(self, resource_type: type[R]) -> Repository[R]:
         """Return a repository of the resources of a class.
@@ -81,20 +99,36 @@ class Client:
         return Repository(self, resource_type)
 
     @property
-    def connection(self) -> Connection:
-        """The open connection.
+    def backend(self) -> StorageBackend:
+        """The store as bytes and revisions; in etcd, what is under the prefix of the settings.
 
         Raises:
             ClientClosedError: the client is not open.
         """
-        if self._connection is None or self._state != "open":
-            raise ClientClosedError.closed() if self._state == "closed" else ClientClosedError.not_open()
+        self._check_open()
+        return self._backend
+
+    @property
+    def connection(self) -> Connection:
+        """The open connection to etcd.
+
+        Raises:
+            ClientClosedError: the client is not open.
+            ConfigurationError: it is not on etcd.
+        """
+        self._check_open()
+        if self._connection is None:
+            raise ConfigurationError(f"{self!r} has no connection to etcd: it keeps its resources elsewhere")
         return self._connection
+
+    def _check_open(self) -> None:
+        if self._state != "open":
+            raise ClientClosedError.closed() if self._state == "closed" else ClientClosedError.not_open()
 
     # --- opening and closing ---
 
     async def __aenter__(self) -> Self:
-        """Connect. If that fails nothing stays open, and the client is closed.
+        """Connect. If that fails nothing stays open, and the client is closed for good.
 
         Raises:
             UnavailableError: nobody answers there, or not within the timeout.
@@ -139,6 +173,8 @@ class Client:
         if self._embedded is not None:
             await self._embedded.__aenter__()
             self.settings = msgspec.structs.replace(self.settings, endpoints=self._embedded.endpoints)
+        if not self._is_etcd:
+            return
         await self._supervisor.start()
         self._connection = Connection(self.settings, self._supervisor)
         await self._connection.open()
@@ -153,5 +189,6 @@ class Client:
                     if self._connection is not None:
                         stack.push_async_callback(self._connection.aclose)
                     stack.push_async_callback(self._supervisor.aclose)
+                    stack.push_async_callback(self._backend.aclose)
         finally:
             self._is_released.set()

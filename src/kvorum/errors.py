@@ -130,14 +130,19 @@ class HistoryLostError(KvorumError):
     Attributes:
         revision: the revision that was asked for; 0 if unknown.
         compact_revision: the oldest revision that is still there, as far as the server said; else 0.
+        continuation: if it was a list that went on page by page: what it can go on with (`continue_from`) at the
+            revision of now. Its pages then do not show one state: what was changed in between may be missing, or there
+            twice. None for everything else.
     """
 
-    def __init__(self, *, revision: int = 0, compact_revision: int = 0) -> None:
+    def __init__(self, *, revision: int = 0, compact_revision: int = 0, continuation: str | None = None) -> None:
         self.revision = revision
         self.compact_revision = compact_revision
+        self.continuation = continuation
         asked = f"revision {revision}" if revision else "the revision asked for"
         oldest = f" (the oldest is {compact_revision})" if compact_revision else ""
-        super().__init__(f"the history at {asked} has been compacted{oldest}; list again and go on from there")
+        resume = ", or with `continuation`, knowing that it is another revision" if continuation else ""
+        super().__init__(f"the history at {asked} has been compacted{oldest}; list again and go on from there{resume}")
 
 
 class FutureRevisionError(KvorumError, ValueError):
@@ -174,12 +179,16 @@ class CorruptResourceError(KvorumError):
         key: the key, as etcd knows it.
         revision: the mod_revision of the value.
         reason: what is wrong, with its JSON path.
+        name: what its key calls it: with `namespace`, what `Repository.delete` takes to remove it (`corrupt=True`).
+        namespace: the namespace in its key; None if the kind, or the key, has none.
     """
 
-    def __init__(self, key: str, revision: int, reason: str) -> None:
+    def __init__(self, key: str, revision: int, reason: str, *, name: str = "", namespace: str | None = None) -> None:
         self.key = key
         self.revision = revision
         self.reason = reason
+        self.name = name
+        self.namespace = namespace
         super().__init__(f"{key} at revision {revision} cannot be decoded: {reason}")
 
 

@@ -39,12 +39,26 @@ def kind_prefix(kind: Kind, namespace: str | None = None) -> str:
 
 
 def split_key(kind: Kind, key: str) -> tuple[str | None, str]:
-    """Return (namespace, name) of a key under `kind_prefix(kind)`; without a check: the key came from the store."""
+    """Return (namespace, name) of a key under `kind_prefix(kind)`; without a check: the key came from the store.
+
+    The namespace is None if the kind has none, or if the key has none where it should.
+    """
     rest = key.removeprefix(f"{kind.plural}/")
-    if not kind.namespaced:
+    if not kind.namespaced or "/" not in rest:
         return None, rest
     namespace, _, name = rest.partition("/")
     return namespace, name
+
+
+def stray_key(kind: Kind, name: str, namespace: str | None) -> str:
+    """Return the key that `split_key` has split, of whatever somebody put under the kind's prefix.
+
+    Raises:
+        InvalidResourceError: it is empty.
+    """
+    if not name:
+        raise InvalidResourceError(kind.plural, "a name is needed")
+    return f"{kind.plural}/{name}" if namespace is None else f"{kind.plural}/{namespace}/{name}"
 
 
 def prefix_end(prefix: bytes) -> bytes:

@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar, overload
+from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar, overload
 
 import anyio
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
@@ -22,12 +22,14 @@ from kvorum.errors import (
     NotFoundError,
 )
 from kvorum.field_selectors import FieldSelectorLike
-from kvorum.keys import kind_prefix, resource_key
+from kvorum.keys import resource_key, split_key, stray_key
 from kvorum.label_selectors import LabelSelectorLike
+from kvorum.query import OnCorrupt, Query
 from kvorum.resource_list import ResourceList
 from kvorum.resources import AnyResource, Kind, Stored
+from kvorum.scan import Scan
 from kvorum.selectors import Selector
-from kvorum.storage import Entry, StorageBackend
+from kvorum.storage import Entry, HasBackend, StorageBackend, check_start
 from kvorum.watch import Watch
 
 R = TypeVar("R", bound=AnyResource)
@@ -41,15 +43,6 @@ Change: TypeAlias = Callable[[R], R | Awaitable[R | None] | None]
 CONTENTION_TIMEOUT: Final = 10.0
 
 _REQUIRED: Final = object()
-
-
-class HasBackend(Protocol):
-    """What a repository is made on: a client."""
-
-    @property
-    def backend(self) -> StorageBackend:
-        """Where the resources are."""
-        ...
 
 
 class Repository(Generic[R]):
@@ -109,29 +102,69 @@ class Repository(Generic[R]):
         labels: LabelSelectorLike = None,
         fields: FieldSelectorLike = None,
         namespace: str | None = None,
+        limit: int | None = None,
+        continue_from: str | None = None,
         at: int | None = None,
+        on_corrupt: OnCorrupt = "fail",
     ) -> ResourceList[R]:
         """Return all resources, or those that the selectors match, at one revision, in the order of their keys.
 
-        It takes a request for each 1000 resources (`EtcdSettings.page_size`), never one for each.
+        It takes a request for each 1000 resources (`EtcdSettings.page_size`), never one for each. With a selector and a
+        `limit`, the requests grow until there is enough. Of what a label selector filters out only labels are decoded.
 
         Args:
             labels: a label selector, as `lab-track=comp-sci-101,!draining`.
             fields: a field selector, as `status.phase=Ready`.
             namespace: only this one, of a namespaced kind.
+            limit: how many at the most; `ResourceList.continuation` then tells where it goes on. A last page can be
+                empty if there is a selector.
+            continue_from: `ResourceList.continuation` of the page before; all else, but for the limit, as it was then.
+                All pages show the revision of the first. One continuation can be used any number of times.
             at: the revision to list at; now by default.
+            on_corrupt: what to do about a value that is no resource of this kind: "fail", or "collect" it in
+                `ResourceList.corrupt`.
 
         Raises:
             InvalidSelectorError: a selector cannot be read. Nothing was sent.
+            InvalidResourceError: the limit is below 1, or `continue_from` was changed or is of another list.
             CorruptResourceError: a value is no resource of this kind; the first one is named.
-            HistoryLostError: `at` has been compacted.
+            HistoryLostError: `at` has been compacted, or the revision of `continue_from` has: then the error has a
+                `continuation` to go on with, knowingly, at the revision of now.
             FutureRevisionError: `at` has not been reached.
         """
-        selector = self._selector(labels, fields)
-        page = await self._backend.list(kind_prefix(self.kind, namespace), revision=at)
-        resources = map(self._decode, page.entries)
-        selected = resources if selector.is_everything else filter(selector.matches, resources)
-        return ResourceList(selected, page.revision)
+        query = self._query(labels, fields, namespace)
+        return await query.page(self._backend, limit=limit, continue_from=continue_from, at=at, on_corrupt=on_corrupt)
+
+    def scan(
+        self,
+        *,
+        labels: LabelSelectorLike = None,
+        fields: FieldSelectorLike = None,
+        namespace: str | None = None,
+        limit: int | None = None,
+        continue_from: str | None = None,
+        at: int | None = None,
+        on_corrupt: OnCorrupt = "fail",
+    ) -> Scan[R]:
+        """Go through what `list` returns without holding all of it: `async for worker in workers.scan()`.
+
+        All of it is shown as it was at one revision, however long that takes; see `Scan`, also for what it raises.
+
+        Args:
+            labels: a label selector.
+            fields: a field selector.
+            namespace: only this one, of a namespaced kind.
+            limit: how many to read at once; `EtcdSettings.page_size` by default.
+            continue_from: go on where a list or another scan ended.
+            at: the revision to show; that of the first request by default.
+            on_corrupt: what to do about a value that is no resource of this kind: "fail", or "collect" it in
+                `Scan.corrupt`.
+
+        Raises:
+            InvalidSelectorError: a selector cannot be read.
+        """
+        query = self._query(labels, fields, namespace)
+        return Scan(self._client, query, limit=limit, continue_from=continue_from, at=at, on_corrupt=on_corrupt)
 
     async def count(
         self,
@@ -141,9 +174,7 @@ class Repository(Generic[R]):
         namespace: str | None = None,
     ) -> int:
         """Count all resources (which reads none), or those that the selectors match (which reads all)."""
-        if self._selector(labels, fields).is_everything:
-            return await self._backend.count(kind_prefix(self.kind, namespace))
-        return len(await self.list(labels=labels, fields=fields, namespace=namespace))
+        return await self._query(labels, fields, namespace).count(self._backend)
 
     def watch(
         self,
@@ -166,23 +197,27 @@ class Repository(Generic[R]):
 
         Raises:
             InvalidSelectorError: a selector cannot be read.
-            InvalidResourceError: both `since` and `initial` are given.
+            InvalidResourceError: both `since` and `initial` are given, or `since` is negative.
         """
-        prefix = kind_prefix(self.kind, namespace)
+        query = self._query(labels, fields, namespace)
+        check_start(query.prefix, since)
         if initial and since is not None:
-            raise InvalidResourceError(prefix, "a watch has either `initial` or `since`")
-        selector = self._selector(labels, fields)
-        return Watch(self._backend, self._decode, prefix, selector, since=since, initial=initial)
+            raise InvalidResourceError(query.prefix, "a watch has either `initial` or `since`")
+        return Watch(self._client, self._decode, query, since=since, initial=initial)
 
-    def _selector(self, labels: LabelSelectorLike, fields: FieldSelectorLike) -> Selector[R]:
-        return Selector(self._codec.resource_type, labels, fields)
+    def _query(self, labels: LabelSelectorLike, fields: FieldSelectorLike, namespace: str | None) -> Query[R]:
+        selector = Selector(self._codec.resource_type, labels, fields)
+        return Query(self._codec.resource_type, self._decode, selector, namespace=namespace)
 
     def _decode(self, entry: Entry, *, revision: int | None = None) -> R:
         try:
             return self._codec.decode(entry, revision=revision)
         except CorruptResourceError as exc:
-            # The codec knows keys as the port does; whoever reads the error needs the one that etcdctl takes.
-            raise CorruptResourceError(self._backend.location(exc.key), exc.revision, exc.reason) from exc.__cause__
+            # The codec knows keys as the port does; whoever reads the error needs the one that etcdctl takes, or the
+            # name that `delete` does.
+            namespace, name = split_key(self.kind, exc.key)
+            key = self._backend.location(exc.key)
+            raise CorruptResourceError(key, exc.revision, exc.reason, name=name, namespace=namespace) from exc.__cause__
 
     # --- write ---
 
@@ -278,9 +313,34 @@ class Repository(Generic[R]):
 
         return await self._retried(resource_key(self.kind, name, namespace), patched)
 
+    @overload
     async def delete(
-        self, name: str, *, namespace: str | None = None, resource_version: int | None = None, uid: str | None = None
-    ) -> R:
+        self,
+        name: str,
+        *,
+        namespace: str | None = None,
+        resource_version: int | None = None,
+        uid: str | None = None,
+        corrupt: Literal[False] = False,
+    ) -> R: ...
+    @overload
+    async def delete(
+        self,
+        name: str,
+        *,
+        namespace: str | None = None,
+        resource_version: int | None = None,
+        corrupt: Literal[True],
+    ) -> None: ...
+    async def delete(
+        self,
+        name: str,
+        *,
+        namespace: str | None = None,
+        resource_version: int | None = None,
+        uid: str | None = None,
+        corrupt: bool = False,
+    ) -> R | None:
         """Remove a resource and return its last state, at the version of the deletion.
 
         A resource with finalizers is not removed yet: it gets a `deletion_timestamp`, is returned with it, and goes
@@ -291,11 +351,17 @@ class Repository(Generic[R]):
             namespace: its namespace.
             resource_version: only if it is at this version.
             uid: only if it is this one, not another of the same name.
+            corrupt: remove a value that is no resource of this kind, and nothing else; return None. Name and namespace
+                are then those of the `CorruptResourceError`, whatever they look like.
 
         Raises:
             NotFoundError: there is no such resource.
             ConflictError: a precondition does not hold; the resource stays. Or: others were faster for 10 seconds.
+            InvalidResourceError: `corrupt` was asked for, but it can be decoded; it stays.
         """
+        if corrupt:
+            await self._delete_corrupt(stray_key(self.kind, name, namespace), resource_version, uid)
+            return None
 
         async def deleted(current: R, stored: Stored) -> Draft[R] | None:
             metadata = current.metadata
@@ -310,6 +376,29 @@ class Repository(Generic[R]):
 
         key = resource_key(self.kind, name, namespace)
         return await self._retried(key, deleted)
+
+    async def _delete_corrupt(self, key: str, resource_version: int | None, uid: str | None) -> None:
+        if uid is not None:
+            raise InvalidResourceError(key, "what cannot be decoded has no uid to rely on; give its resource_version")
+        entry = await self._backend.get(key)
+        if entry is None:
+            raise NotFoundError(key)
+        if self._is_decodable(entry):
+            raise InvalidResourceError(key, "it can be decoded: delete it without `corrupt`")
+        # Just these bytes, which are known to be no resource: what takes their place may be one.
+        expected = entry.mod_revision if resource_version is None else resource_version
+        try:
+            await self._backend.delete(key, expected=expected)
+        except ConflictError as exc:
+            found = exc.current.mod_revision if exc.current is not None else ""
+            raise ConflictError(key, expected=expected, found=found) from None
+
+    def _is_decodable(self, entry: Entry) -> bool:
+        try:
+            self._decode(entry)
+        except CorruptResourceError:
+            return False
+        return True
 
     # --- one write ---
 

@@ -1,17 +1,27 @@
 """The port to a store: bytes, revisions, leases and changes; no resource types.
 
-`kvorum.etcd.backend.EtcdStorageBackend` implements it. Whoever writes another backend finds the contract here.
+`EtcdStorageBackend` and `MemoryStorageBackend` implement it. Whoever writes another backend finds the contract here,
+and in `kvorum.testing` the suite that checks it.
 
 Keys are text, relative to the backend's own prefix, without a slash in front: `lab-workers/worker-001`. A revision is
 the store's: one counter for all keys, moved by each write, as in etcd.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Final, Generic, Protocol, Self, TypeVar
 
 import msgspec
+
+from kvorum._stored_labels import labels_of
+from kvorum.errors import InvalidResourceError
+from kvorum.label_selectors import LabelSelector, LabelSelectorLike
+
+T = TypeVar("T")
+
+MAX_OPERATIONS: Final = 128  # of a commit; etcd's own default, --max-txn-ops
+MAX_TTL: Final = 9_000_000_000  # of a lease, in seconds; etcd's own
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
@@ -46,6 +56,22 @@ class Page(msgspec.Struct, frozen=True):
     entries: list[Entry]
     revision: int
     remaining: int
+
+
+class Selection(msgspec.Struct, Generic[T], frozen=True):
+    """What `StorageBackend.select` found.
+
+    Attributes:
+        items: what was kept.
+        revision: the revision at which all of it is true.
+        remaining: how many keys of the range were not looked at: those after `last`.
+        last: the last key that was looked at; None if there was none.
+    """
+
+    items: list[T]
+    revision: int
+    remaining: int
+    last: str | None
 
 
 class Change(msgspec.Struct, frozen=True, gc=False):
@@ -166,9 +192,20 @@ class StorageBackend(ABC):
         ClientClosedError: the client behind the backend is not open.
     """
 
+    @property
+    def page_size(self) -> int:
+        """How many keys to ask for at once when there are many."""
+        return 1000
+
     def location(self, key: str) -> str:
         """Return what an operator calls this key, for messages; without a prefix, the key itself."""
         return key
+
+    async def aclose(self) -> None:  # noqa: B027 - most have nothing to release
+        """End all watches and refuse further calls, with `ClientClosedError`. Idempotent.
+
+        A client calls it when it is closed, for a backend that was handed to `connect`.
+        """
 
     # --- read ---
 
@@ -199,6 +236,86 @@ class StorageBackend(ABC):
             FutureRevisionError: `revision` has not been reached.
             InvalidResourceError: `limit` or `revision` is below 1.
         """
+
+    async def select(
+        self,
+        prefix: str,
+        keep: Callable[[Entry], T | None],
+        *,
+        limit: int | None = None,
+        after: str | None = None,
+        revision: int | None = None,
+    ) -> Selection[T]:
+        """Read the keys that start with `prefix` like `list`, but keep what `keep` makes of them, without its Nones.
+
+        It reads a page at a time, so other tasks run in between. Pages are as large as what is still wanted, and grow
+        while `keep` drops entries: to find one in a thousand takes ten requests.
+
+        Args:
+            prefix: text that the keys start with.
+            keep: called with each entry, in order, until there is enough. What it raises comes out.
+            limit: how many items at the most; None for all.
+            after: only keys behind this one.
+            revision: the revision to read at; now by default.
+
+        Raises: like `list`.
+        """
+        check_limit(self.location(prefix), limit)
+        items: list[T] = []
+        looked_at = size = 0
+        while True:
+            size = self._next_size(
+                size, wanted=None if limit is None else limit - len(items), grow=looked_at > len(items)
+            )
+            page = await self.list(prefix, limit=size, after=after, revision=revision)
+            revision = page.revision
+            for place, entry in enumerate(page.entries, start=1):
+                after = entry.key
+                looked_at += 1
+                item = keep(entry)
+                if item is not None:
+                    items.append(item)
+                    if len(items) == limit:
+                        return Selection(items, revision, page.remaining + len(page.entries) - place, after)
+            if not page.remaining:
+                return Selection(items, revision, 0, after)
+
+    def _next_size(self, size: int, *, wanted: int | None, grow: bool) -> int:
+        if wanted is None:
+            return self.page_size
+        return min(max(wanted, 2 * size if grow else 0), self.page_size)
+
+    async def list_with_labels(
+        self,
+        prefix: str,
+        labels: LabelSelectorLike,
+        *,
+        limit: int | None = None,
+        after: str | None = None,
+        revision: int | None = None,
+    ) -> Page:
+        """Read the keys that start with `prefix` and whose values have such labels, as `list` reads all of them.
+
+        Of a value that is filtered out only the labels are decoded. One whose labels cannot be read is kept, so that
+        whoever decodes it finds out why: it is not for a filter to hide it.
+
+        Args:
+            prefix: text that the keys start with.
+            labels: a label selector: text, a mapping or a `LabelSelector`.
+            limit: how many entries at the most; `Page.remaining` then counts the keys that were not looked at.
+            after: only keys behind this one.
+            revision: the revision to read at; now by default.
+
+        Raises:
+            InvalidSelectorError: the selector cannot be read. Beside it, what `list` raises.
+        """
+        selector = LabelSelector.of(labels)
+
+        def keep(entry: Entry) -> Entry | None:
+            return entry if may_match(selector, entry) else None
+
+        found = await self.select(prefix, keep, limit=limit, after=after, revision=revision)
+        return Page(found.items, found.revision, found.remaining)
 
     @abstractmethod
     async def count(self, prefix: str, *, revision: int | None = None) -> int:
@@ -292,3 +409,83 @@ class StorageBackend(ABC):
         Raises:
             InvalidResourceError: `since` is negative.
         """
+
+
+class HasBackend(Protocol):
+    """What repositories are made on: a client."""
+
+    @property
+    def backend(self) -> StorageBackend:
+        """Where the resources are.
+
+        Raises:
+            ClientClosedError: the client is not open.
+        """
+        ...
+
+
+def may_match(selector: LabelSelector, entry: Entry) -> bool:
+    """Tell whether a value has labels that a selector matches, or labels that cannot be read; it decodes no more."""
+    labels = labels_of(entry.value)
+    return labels is None or selector.matches(labels)
+
+
+# --- what every backend refuses, before it sends anything -------------------------------------------------------------
+
+
+def check_revision(subject: str, revision: int | None) -> None:
+    """Refuse a revision that no store has.
+
+    Raises:
+        InvalidResourceError: it is below 1.
+    """
+    if revision is not None and revision < 1:
+        raise InvalidResourceError(subject, f"revisions count from 1; there is no {revision}")
+
+
+def check_start(subject: str, since: int | None) -> None:
+    """Refuse a revision that no watch can start after.
+
+    Raises:
+        InvalidResourceError: it is negative.
+    """
+    if since is not None and since < 0:
+        raise InvalidResourceError(subject, f"revisions count from 1; there is none after {since}")
+
+
+def check_limit(subject: str, limit: int | None) -> None:
+    """Refuse a limit that leaves nothing; etcd would take it for none at all.
+
+    Raises:
+        InvalidResourceError: it is below 1.
+    """
+    if limit is not None and limit < 1:
+        raise InvalidResourceError(subject, f"limit must be at least 1, not {limit}")
+
+
+def check_ttl(ttl: float) -> None:
+    """Refuse a time to live that no lease can have.
+
+    Raises:
+        InvalidResourceError: it is not above 0, or above `MAX_TTL`.
+    """
+    if not 0 < ttl <= MAX_TTL:
+        raise InvalidResourceError("a lease", f"its ttl must be above 0 and at most {MAX_TTL:,} seconds, not {ttl}")
+
+
+def check_operations(operations: Sequence[Operation]) -> None:
+    """Refuse a commit that cannot be.
+
+    Raises:
+        InvalidResourceError: it writes nothing, is too long, has a key twice, or keeps a lease that there may not be.
+    """
+    keys = [operation.key for operation in operations]
+    problems = []
+    if not any(operation.writes for operation in operations):
+        problems.append("it writes nothing")
+    if len(keys) > MAX_OPERATIONS:
+        problems.append(f"it has {len(keys)} operations, at most {MAX_OPERATIONS} are allowed")
+    problems += [f"{key} stands in two operations" for key in sorted({key for key in keys if keys.count(key) > 1})]
+    problems += [f"{o.key} keeps a lease, but may not exist" for o in operations if o.lease is None and not o.expected]
+    if problems:
+        raise InvalidResourceError("the transaction", problems)

@@ -4,24 +4,15 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterable
 from functools import partial
 from types import TracebackType
-from typing import Generic, Protocol, Self, TypeVar
+from typing import Generic, Self, TypeVar
 
 from kvorum.errors import CorruptResourceError, KvorumError
 from kvorum.events import Added, Bookmark, Deleted, Modified, WatchEvent
+from kvorum.query import Decode, Query
 from kvorum.resources import AnyResource
-from kvorum.selectors import Selector
-from kvorum.storage import Change, Entry, StorageBackend, StorageWatch
+from kvorum.storage import Change, Entry, HasBackend, StorageWatch
 
 R = TypeVar("R", bound=AnyResource)
-R_co = TypeVar("R_co", bound=AnyResource, covariant=True)
-
-
-class Decode(Protocol[R_co]):
-    """Makes a resource of an entry, at the entry's revision or another; raises `CorruptResourceError`."""
-
-    def __call__(self, entry: Entry, *, revision: int | None = None) -> R_co:
-        """Decode an entry."""
-        ...
 
 
 class Watch(Generic[R]):
@@ -52,29 +43,28 @@ class Watch(Generic[R]):
 
     def __init__(
         self,
-        backend: StorageBackend,
+        client: HasBackend,
         decode: Decode[R],
-        prefix: str,
-        selector: Selector[R],
+        query: Query[R],
         *,
         since: int | None,
         initial: bool,
     ) -> None:
         self.checkpoint: int = since or 0
-        self._backend = backend
+        self._client = client
         self._decode = decode
-        self._prefix = prefix
-        self._selector = selector
+        self._query = query
+        self._selector = query.selector
+        self._since = since
         self._initial = initial
-        # With `initial`, the stream can be made only when the revision of the list is known.
-        self._stream: StorageWatch | None = None if initial else backend.watch(prefix, since=since)
+        self._stream: StorageWatch | None = None
         self._pending: deque[WatchEvent[R]] = deque()
         self._is_open = False
         self._is_closed = False
 
     def __repr__(self) -> str:
         state = "closed" if self._is_closed else "open" if self._is_open else "not open"
-        return f"<Watch {self._prefix} [{state}, at {self.checkpoint}, {len(self._pending)} pending]>"
+        return f"<Watch {self._query.prefix} [{state}, at {self.checkpoint}, {len(self._pending)} pending]>"
 
     # --- iteration ---
 
@@ -142,7 +132,7 @@ class Watch(Generic[R]):
 
     async def _open(self) -> StorageWatch:
         try:
-            stream = self._stream or await self._list()
+            stream = self._stream or await self._start()
             await stream.open()
         except KvorumError:
             await self.aclose()
@@ -153,16 +143,17 @@ class Watch(Generic[R]):
                 self.checkpoint = stream.revision
         return stream
 
-    async def _list(self) -> StorageWatch:
-        """Show what is there, and make the stream that goes on from it."""
-        page = await self._backend.list(self._prefix)
-        self._stream = self._backend.watch(self._prefix, since=page.revision)
+    async def _start(self) -> StorageWatch:
+        """Make the stream; with `initial`, show what is there, and make the one that goes on from it."""
+        backend, since = self._client.backend, self._since
+        if self._initial:
+            there = await self._query.page(backend)
+            since = there.resource_version
+            self._pending.extend(map(Added, there))
+            self._pending.append(Bookmark(since))
+        self._stream = backend.watch(self._query.prefix, since=since)
         if self._is_closed:  # in the meantime
-            await self._stream.aclose()
-            return self._stream
-        there = [self._decode(entry) for entry in page.entries]
-        self._pending.extend(Added(resource) for resource in there if self._selector.matches(resource))
-        self._pending.append(Bookmark(page.revision))
+            await self.aclose()
         return self._stream
 
     # --- changes to events ---

@@ -25,8 +25,8 @@ def by_hand(name: str, lab_track: str, status: dict[str, str] | None = None) -> 
 
 
 @pytest.fixture
-async def workers(kvorum_client: kvorum.Client) -> LabWorkerRepository:
-    await kvorum_client.backend.commit(
+async def workers(client: kvorum.Client) -> LabWorkerRepository:
+    await client.backend.commit(
         [
             by_hand("active", "nets", {"phase": "Active"}),
             by_hand("draining", "nets", {"phase": "Draining"}),
@@ -37,7 +37,7 @@ async def workers(kvorum_client: kvorum.Client) -> LabWorkerRepository:
             by_hand("unlicensed", "nets", {"phase": "ReadyUnlicensed"}),
         ]
     )
-    return LabWorkerRepository(kvorum_client)
+    return LabWorkerRepository(client)
 
 
 def move_to(phase: LabWorkerPhase) -> Callable[[LabWorker], None]:

@@ -89,18 +89,6 @@ async def test_a_server_that_wants_a_user_is_told_apart_from_one_that_is_away(se
             await client.backend.watch("").open()
 
 
-async def test_a_previous_value_that_was_compacted_is_lost_history_and_not_a_wrong_event(server: EmbeddedEtcd) -> None:
-    """etcd leaves it out without an error; whether the change is an addition could not be told any more."""
-    async with kvorum.connect(server.url) as client:
-        before = await client.backend.set("a", b"1")
-        after = await client.backend.set("a", b"2")
-        await _ask(server, "kv/compaction", revision=str(after))
-
-        async with client.backend.watch("", since=before) as watch:
-            with anyio.fail_after(5), pytest.raises(kvorum.HistoryLostError):
-                await anext(watch)
-
-
 @pytest.mark.parametrize(
     ("settings", "what"),
     [

@@ -81,6 +81,14 @@ EXAMPLES: list[tuple[KvorumError, str, dict[str, object]]] = [
         {"revision": 7, "compact_revision": 20},
     ),
     (
+        HistoryLostError(revision=7, continuation="x"),
+        (
+            "the history at revision 7 has been compacted; list again and go on from there, "
+            "or with `continuation`, knowing that it is another revision"
+        ),
+        {"continuation": "x"},
+    ),
+    (
         HistoryLostError(),
         "the history at the revision asked for has been compacted; list again and go on from there",
         {"revision": 0, "compact_revision": 0},

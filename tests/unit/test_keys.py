@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvorum.errors import InvalidResourceError
-from kvorum.keys import kind_prefix, prefix_end, resource_key, split_key
+from kvorum.keys import kind_prefix, prefix_end, resource_key, split_key, stray_key
 from kvorum.resources import Kind
 
 WORKER = Kind("LabWorker", plural="lab-workers", api_version="lab.kvorum.dev/v1")
@@ -131,3 +131,23 @@ def test_a_range_holds_just_the_keys_that_start_with_its_prefix(prefix: bytes, k
     end = prefix_end(prefix)
 
     assert (prefix <= key and (end == b"\0" or key < end)) == key.startswith(prefix)
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "namespace", "name"),
+    [
+        (WORKER, "lab-workers/Not A Name", None, "Not A Name"),
+        (WORKER, "lab-workers/a/b", None, "a/b"),
+        (INSTANCE, "lab-instances/no-namespace", None, "no-namespace"),
+        (INSTANCE, "lab-instances/a/b/c", "a", "b/c"),
+        (INSTANCE, "lab-instances//b", "", "b"),
+    ],
+)
+def test_a_stray_key_is_split_into_what_makes_it_again(kind: Kind, key: str, namespace: str | None, name: str) -> None:
+    assert split_key(kind, key) == (namespace, name)
+    assert stray_key(kind, name, namespace) == key
+
+
+def test_a_stray_key_needs_a_name() -> None:
+    with pytest.raises(InvalidResourceError, match="a name is needed"):
+        stray_key(WORKER, "", None)

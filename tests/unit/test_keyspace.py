@@ -5,9 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvorum.errors import InvalidResourceError
-from kvorum.etcd import _rpc as rpc
-from kvorum.etcd.keyspace import MAX_KEY_SIZE, KeySpace
-from kvorum.storage import Entry
+from kvorum.keyspace import MAX_KEY_SIZE, KeySpace
 
 LAB = KeySpace("lab-resource-manager")
 
@@ -95,12 +93,3 @@ def test_the_message_about_a_long_key_is_short() -> None:
         LAB.full("x" * 100_000)
 
     assert len(str(caught.value)) < 300
-
-
-def test_an_entry_is_what_etcd_says_about_a_key() -> None:
-    kv = rpc.KeyValue()
-    kv.key = b"/lab-resource-manager/lab-workers/a"
-    kv.value = b"{}"
-    kv.mod_revision, kv.create_revision, kv.version, kv.lease = 9, 3, 4, 5
-
-    assert LAB.entry(kv) == Entry("lab-workers/a", b"{}", mod_revision=9, create_revision=3, version=4, lease=5)

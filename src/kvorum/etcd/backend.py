@@ -1,27 +1,33 @@
 """The storage port on etcd: each method is one request, but for the pages of a list."""
 
-import fnmatch
 import math
-import re
 from collections.abc import Sequence
-from typing import Final
 
 from kvorum.errors import (
     AlreadyExistsError,
     ConflictError,
-    InvalidResourceError,
     LeaseNotFoundError,
     NotFoundError,
     ResourceTooLargeError,
 )
 from kvorum.etcd import _rpc as rpc
 from kvorum.etcd.connection import HasConnection
-from kvorum.etcd.keyspace import KeySpace
+from kvorum.etcd.entries import entry_of
 from kvorum.etcd.watch import EtcdStorageWatch
-from kvorum.storage import Change, Entry, Operation, Page, StorageBackend, StorageWatch
-
-MAX_TTL: Final = 9_000_000_000  # etcd's own, in seconds
-MAX_OPERATIONS: Final = 128  # etcd's own default, --max-txn-ops
+from kvorum.keyspace import KeyPattern, KeySpace
+from kvorum.storage import (
+    Change,
+    Entry,
+    Operation,
+    Page,
+    StorageBackend,
+    StorageWatch,
+    check_limit,
+    check_operations,
+    check_revision,
+    check_start,
+    check_ttl,
+)
 
 
 class EtcdStorageBackend(StorageBackend):
@@ -39,6 +45,11 @@ class EtcdStorageBackend(StorageBackend):
     def __repr__(self) -> str:
         return f"<EtcdStorageBackend {self._keys.prefix}>"
 
+    @property
+    def page_size(self) -> int:
+        """`EtcdSettings.page_size`."""
+        return self._client.connection.settings.page_size
+
     def location(self, key: str) -> str:
         """Return the key as `etcdctl` takes it."""
         return self._keys.prefix + key
@@ -47,21 +58,20 @@ class EtcdStorageBackend(StorageBackend):
 
     async def get(self, key: str, *, revision: int | None = None) -> Entry | None:
         """Send one linearizable Range."""
-        request = rpc.RangeRequest(key=self._keys.full(key), revision=_checked(revision))
+        check_revision(self.location(key), revision)
+        request = rpc.RangeRequest(key=self._keys.full(key), revision=revision or 0)
         answer = await self._client.connection.range(request, self.location(key), revision=revision or 0)
-        return self._keys.entry(answer.kvs[0]) if answer.kvs else None
+        return entry_of(self._keys, answer.kvs[0]) if answer.kvs else None
 
     async def list(
         self, prefix: str, *, limit: int | None = None, after: str | None = None, revision: int | None = None
     ) -> Page:
         """Send one Range for each `page_size` keys, all at the revision of the first."""
-        if limit is not None and limit < 1:
-            raise InvalidResourceError(self.location(prefix), f"limit must be at least 1, not {limit}")
-        connection = self._client.connection
+        check_limit(self.location(prefix), limit)
+        check_revision(self.location(prefix), revision)
         entries: list[Entry] = []
         while True:
-            size = connection.settings.page_size
-            size = size if limit is None else min(size, limit - len(entries))
+            size = self.page_size if limit is None else min(self.page_size, limit - len(entries))
             page = await self._page(prefix, size, after, revision)
             entries += page.entries
             if not page.remaining or (limit is not None and len(entries) >= limit):
@@ -72,26 +82,26 @@ class EtcdStorageBackend(StorageBackend):
         start, end = self._keys.range(prefix)
         if after is not None:
             start = max(start, self._keys.full(after) + b"\0")
-        request = rpc.RangeRequest(key=start, range_end=end, limit=size, revision=_checked(revision))
+        request = rpc.RangeRequest(key=start, range_end=end, limit=size, revision=revision or 0)
         answer = await self._client.connection.range(request, self.location(prefix), revision=revision or 0)
-        entries = [self._keys.entry(kv) for kv in answer.kvs]
+        entries = [entry_of(self._keys, kv) for kv in answer.kvs]
         return Page(entries, revision or answer.header.revision, answer.count - len(entries))
 
     async def count(self, prefix: str, *, revision: int | None = None) -> int:
         """Send one Range that counts only."""
+        check_revision(self.location(prefix), revision)
         start, end = self._keys.range(prefix)
-        request = rpc.RangeRequest(key=start, range_end=end, count_only=True, revision=_checked(revision))
+        request = rpc.RangeRequest(key=start, range_end=end, count_only=True, revision=revision or 0)
         answer = await self._client.connection.range(request, self.location(prefix), revision=revision or 0)
         return answer.count
 
     async def keys(self, pattern: str = "*") -> Sequence[str]:
         """Send one Range without values, over the keys that start like the pattern."""
-        literal = re.split(r"[*?\[]", pattern, maxsplit=1)[0]
-        start, end = self._keys.range(literal)
+        wanted = KeyPattern(pattern)
+        start, end = self._keys.range(wanted.prefix)
         request = rpc.RangeRequest(key=start, range_end=end, keys_only=True)
         answer = await self._client.connection.range(request, self.location(pattern))
-        matches = re.compile(fnmatch.translate(pattern)).match
-        return [key for kv in answer.kvs if matches(key := self._keys.relative(kv.key))]
+        return [key for kv in answer.kvs if wanted.matches(key := self._keys.relative(kv.key))]
 
     # --- write ---
 
@@ -124,7 +134,7 @@ class EtcdStorageBackend(StorageBackend):
         removed = answer.responses[0].response_delete_range.prev_kvs
         if not removed:
             raise NotFoundError(key)
-        return Change(key, answer.header.revision, None, self._keys.entry(removed[0]))
+        return Change(key, answer.header.revision, None, entry_of(self._keys, removed[0]))
 
     async def _swap(self, key: str, operation: rpc.RequestOp, expected: int | None) -> rpc.TxnResponse:
         """Run one operation if the key is at `expected`; else read the key, so that a refusal says what there is."""
@@ -137,12 +147,12 @@ class EtcdStorageBackend(StorageBackend):
         if answer.succeeded:
             return
         found = answer.responses[0].response_range.kvs
-        current = self._keys.entry(found[0]) if found else None
+        current = entry_of(self._keys, found[0]) if found else None
         raise ConflictError(key, expected=expected, current=current, found=current.mod_revision if current else "")
 
     async def commit(self, operations: Sequence[Operation]) -> int:
         """Send one transaction, which reads what it compared if it refuses to write."""
-        _check_operations(operations)
+        check_operations(operations)
         compared = [operation for operation in operations if operation.expected is not None]
         request = rpc.TxnRequest(
             compare=[self._compare(operation.key, operation.expected or 0) for operation in compared],
@@ -160,7 +170,7 @@ class EtcdStorageBackend(StorageBackend):
     def _first_conflict(self, compared: Sequence[Operation], answer: rpc.TxnResponse) -> ConflictError:
         for operation, response in zip(compared, answer.responses, strict=True):
             found = response.response_range.kvs
-            current = self._keys.entry(found[0]) if found else None
+            current = entry_of(self._keys, found[0]) if found else None
             revision = current.mod_revision if current else 0
             if revision != operation.expected:
                 expected = operation.expected or 0
@@ -187,8 +197,7 @@ class EtcdStorageBackend(StorageBackend):
 
     async def grant_lease(self, ttl: float) -> int:
         """Send one LeaseGrant. The server's minimum is 1.5 times its election timeout, rounded up: 2 s by default."""
-        if not 0 < ttl <= MAX_TTL:
-            raise InvalidResourceError("a lease", f"its ttl must be above 0 and at most {MAX_TTL:,} seconds, not {ttl}")
+        check_ttl(ttl)
         return (await self._client.connection.lease_grant(rpc.LeaseGrantRequest(TTL=math.ceil(ttl)))).ID
 
     async def revoke_lease(self, lease: int) -> None:
@@ -202,26 +211,5 @@ class EtcdStorageBackend(StorageBackend):
 
     def watch(self, prefix: str, *, since: int | None = None) -> StorageWatch:
         """Make a watch; its stream opens when it is entered."""
-        if since is not None and since < 0:
-            raise InvalidResourceError(self.location(prefix), f"revisions count from 1; there is none after {since}")
+        check_start(self.location(prefix), since)
         return EtcdStorageWatch(self._client, self._keys, prefix, since)
-
-
-def _checked(revision: int | None) -> int:
-    """Return a revision as etcd wants it, where 0 means now."""
-    if revision is not None and revision < 1:
-        raise InvalidResourceError("the read", f"revisions count from 1; there is no {revision}")
-    return revision or 0
-
-
-def _check_operations(operations: Sequence[Operation]) -> None:
-    keys = [operation.key for operation in operations]
-    problems = []
-    if not any(operation.writes for operation in operations):
-        problems.append("it writes nothing")
-    if len(keys) > MAX_OPERATIONS:
-        problems.append(f"it has {len(keys)} operations, at most {MAX_OPERATIONS} are allowed")
-    problems += [f"{key} stands in two operations" for key in sorted({key for key in keys if keys.count(key) > 1})]
-    problems += [f"{o.key} keeps a lease, but may not exist" for o in operations if o.lease is None and not o.expected]
-    if problems:
-        raise InvalidResourceError("the transaction", problems)

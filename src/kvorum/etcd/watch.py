@@ -26,8 +26,9 @@ from kvorum.errors import (
 )
 from kvorum.etcd import _rpc as rpc
 from kvorum.etcd.connection import Connection, HasConnection, is_cancelled
+from kvorum.etcd.entries import entry_of
 from kvorum.etcd.faults import Call, meaning_of_reason
-from kvorum.etcd.keyspace import KeySpace
+from kvorum.keyspace import KeySpace
 from kvorum.storage import Change, StorageWatch
 
 # The reader reads no further message while this many changes wait for the consumer; etcd then keeps the rest. So at
@@ -209,9 +210,10 @@ class _Feed:
             return
         start, end = self._keys.range(self._prefix)
         if self._since < revision:
-            first = self._since + 1
-            past = rpc.RangeRequest(key=start, range_end=end, count_only=True, revision=first)
-            await connection.range(past, self.subject, revision=first)
+            # Compaction forgets the deletions of its own revision, too, and etcd does not say so to a watch that starts
+            # there. So the state before the first change has to be there still.
+            past = rpc.RangeRequest(key=start, range_end=end, count_only=True, revision=max(self._since, 1))
+            await connection.range(past, self.subject, revision=self._since + 1)
             return
         # The member that serves the watch may lag behind the one that told the revision. A linearizable read does not.
         now = rpc.RangeRequest(key=start, range_end=end, count_only=True)
@@ -248,11 +250,12 @@ class _Feed:
         kv, before = event.kv, event.prev_kv
         deleted = event.type == _DELETE
         # On a create the previous value is an empty message, not absent.
-        previous = self._keys.entry(before) if before.mod_revision else None
+        previous = entry_of(self._keys, before) if before.mod_revision else None
         if previous is None and (deleted or kv.create_revision != kv.mod_revision):
             # Compaction has overtaken this watch: etcd then leaves the previous value out, without an error.
             raise HistoryLostError(revision=kv.mod_revision)
-        return Change(self._keys.relative(kv.key), kv.mod_revision, None if deleted else self._keys.entry(kv), previous)
+        entry = None if deleted else entry_of(self._keys, kv)
+        return Change(self._keys.relative(kv.key), kv.mod_revision, entry, previous)
 
     def _fail(self, error: KvorumError) -> None:
         if not self.is_ended:

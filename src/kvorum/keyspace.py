@@ -1,11 +1,13 @@
-"""A backend's share of etcd's keys: everything under one prefix, seen by keys relative to it."""
+"""A backend's share of a store's keys: everything under one prefix, seen by keys relative to it."""
+
+import fnmatch
+import re
+from typing import Final
 
 from kvorum.errors import InvalidResourceError
-from kvorum.etcd import _rpc as rpc
 from kvorum.keys import prefix_end
-from kvorum.storage import Entry
 
-MAX_KEY_SIZE = 1_500
+MAX_KEY_SIZE: Final = 1_500
 
 
 class KeySpace:
@@ -20,7 +22,7 @@ class KeySpace:
         self._bytes = self.prefix.encode()
 
     def full(self, key: str) -> bytes:
-        """Return the key as etcd knows it.
+        """Return the key as the store knows it.
 
         Raises:
             InvalidResourceError: it is empty, too long, or no text. Nothing was sent.
@@ -48,6 +50,18 @@ class KeySpace:
         except UnicodeEncodeError as exc:
             raise InvalidResourceError(self.prefix + ascii(text), "the key is no text that UTF-8 can spell") from exc
 
-    def entry(self, kv: rpc.KeyValue) -> Entry:
-        """Return what etcd says about a key."""
-        return Entry(self.relative(kv.key), kv.value, kv.mod_revision, kv.create_revision, kv.version, kv.lease)
+
+class KeyPattern:
+    """A pattern of the shell: `*`, `?` and `[…]`, where `*` crosses slashes. All else stands for itself.
+
+    Attributes:
+        prefix: what all keys that match start with: the pattern up to its first special character.
+    """
+
+    def __init__(self, pattern: str) -> None:
+        self.prefix: str = re.split(r"[*?\[]", pattern, maxsplit=1)[0]
+        self._pattern = re.compile(fnmatch.translate(pattern))
+
+    def matches(self, key: str) -> bool:
+        """Tell whether the whole key matches."""
+        return self._pattern.match(key) is not None

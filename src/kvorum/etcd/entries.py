@@ -1,0 +1,10 @@
+"""What etcd says about a key, in the words of the port."""
+
+from kvorum.etcd import _rpc as rpc
+from kvorum.keyspace import KeySpace
+from kvorum.storage import Entry
+
+
+def entry_of(keys: KeySpace, kv: rpc.KeyValue) -> Entry:
+    """Return a key-value pair of etcd's as an entry of the backend that has these keys."""
+    return Entry(keys.relative(kv.key), kv.value, kv.mod_revision, kv.create_revision, kv.version, kv.lease)

@@ -1,0 +1,74 @@
+"""Leases by an injected clock, and the keys on them."""
+
+from collections.abc import Callable, Iterable
+from itertools import count
+
+import msgspec
+
+from kvorum.errors import LeaseNotFoundError
+
+
+class _Lease(msgspec.Struct):
+    expires_at: float
+    keys: set[bytes]
+
+
+class LeaseTable:
+    """Who lives for how long.
+
+    Args:
+        clock: tells the time, in seconds from any start; it never goes back.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._leases: dict[int, _Lease] = {}
+        self._key_leases: dict[bytes, int] = {}
+        self._ids = count(1)
+        self._earliest: float | None = None  # when the first one expires; None: to be found out
+
+    def grant(self, ttl: float) -> int:
+        """Begin a lease; return its id."""
+        lease = next(self._ids)
+        self._leases[lease] = _Lease(self._clock() + ttl, set())
+        self._earliest = None
+        return lease
+
+    def check(self, lease: int) -> None:
+        """Refuse a lease that is not there.
+
+        Raises:
+            LeaseNotFoundError: it never was, or has ended.
+        """
+        if lease not in self._leases:
+            raise LeaseNotFoundError(lease)
+
+    def end(self, lease: int) -> set[bytes]:
+        """Forget a lease; return the keys that were on it."""
+        keys = self._leases.pop(lease).keys
+        for key in keys:
+            del self._key_leases[key]
+        self._earliest = None
+        return keys
+
+    def attach(self, key: bytes, lease: int) -> None:
+        """Put a key on a lease (0: on none), and take it off the one that it was on."""
+        if (old := self._key_leases.pop(key, 0)) != 0:
+            self._leases[old].keys.discard(key)
+        if lease:
+            self._leases[lease].keys.add(key)
+            self._key_leases[key] = lease
+
+    def due(self) -> Iterable[int]:
+        """Return the leases whose time has come, in the order of their ends."""
+        if self.time_left() > 0:
+            return ()
+        now = self._clock()
+        due = [(lease.expires_at, number) for number, lease in self._leases.items() if lease.expires_at <= now]
+        return [number for _, number in sorted(due)]
+
+    def time_left(self) -> float:
+        """Return the seconds until the next lease expires, or infinity; zero or less if it is due."""
+        if self._earliest is None:
+            self._earliest = min((lease.expires_at for lease in self._leases.values()), default=float("inf"))
+        return self._earliest - self._clock()

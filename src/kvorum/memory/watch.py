@@ -1,0 +1,119 @@
+"""A stream of changes from memory. It reads the timeline itself, so nothing is buffered for it."""
+
+from collections import deque
+from typing import Final, Literal
+
+import anyio.lowlevel
+
+from kvorum.errors import FutureRevisionError, HistoryLostError
+from kvorum.keyspace import KeySpace
+from kvorum.memory.store import MemoryStore
+from kvorum.storage import Change, StorageWatch
+
+# How many changes that it has not read yet a watch can lose to compaction without harm: what a client of etcd may have
+# read ahead.
+READ_AHEAD: Final = 1000
+
+
+class MemoryStorageWatch(StorageWatch):
+    """Follows the keys under a prefix. Made by `MemoryStorageBackend.watch`."""
+
+    def __init__(self, store: MemoryStore, keys: KeySpace, prefix: str, since: int | None) -> None:
+        self._store = store
+        self._subject = keys.prefix + prefix
+        self._range = keys.range(prefix)
+        self._since = since
+        self._state: Literal["not open", "open", "failed", "closed"] = "not open"
+        self._revision = 0
+        self._position = 0  # the last revision that was looked at
+        self._kept: deque[tuple[Change, ...]] = deque()  # unread, and compacted since
+        self._error: Exception | None = None
+
+    def __repr__(self) -> str:
+        return f"<MemoryStorageWatch {self._subject} [{self._state}, at {self._revision}]>"
+
+    @property
+    def revision(self) -> int:
+        """The revision delivered last, or the one that the watch started after."""
+        return self._revision
+
+    async def open(self) -> None:
+        """Fix where to start."""
+        await anyio.lowlevel.checkpoint()
+        if self._state != "not open":
+            return
+        try:
+            self._store.check_open()
+            self._check_start(self._store.timeline.revision)
+        except BaseException:
+            self._state = "closed"
+            raise
+        self._state = "open"
+        self._revision = self._position = self._store.timeline.revision if self._since is None else self._since
+        self._store.followers.add(self)
+
+    def _check_start(self, current: int) -> None:
+        if self._since is None:
+            return
+        if self._since > current:
+            raise FutureRevisionError(revision=self._since, current=current)
+        if max(self._since, 1) < self._store.timeline.compacted:
+            raise HistoryLostError(revision=self._since + 1, compact_revision=self._store.timeline.compacted)
+
+    async def aclose(self) -> None:
+        """End the stream."""
+        self._state = "closed"
+        self._error = None
+        self._kept.clear()
+        self._store.followers.discard(self)
+        self._store.notify()
+        await anyio.lowlevel.checkpoint()  # last, so that it is closed also if this is cancelled
+
+    async def __anext__(self) -> tuple[Change, ...]:
+        await self.open()
+        # First wait, then take, with no await in between: so a wait that is cancelled takes nothing.
+        while (changes := self._take()) is None and self._state == "open":
+            await self._store.wait()
+        if changes is not None:
+            self._revision = changes[0].revision
+            return changes
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+        raise StopAsyncIteration
+
+    def _take(self) -> tuple[Change, ...] | None:
+        """Take the next revision that changed something; None if there is none (yet)."""
+        if self._kept:
+            return self._kept.popleft()
+        if self._state != "open":
+            return None
+        return self._look(self._store.timeline.revision)
+
+    def _look(self, last: int) -> tuple[Change, ...] | None:
+        """Look at one revision after the other, until one that changed something, or the last."""
+        while self._position < last:
+            self._position += 1
+            if changes := self._store.timeline.changes(*self._range, self._position):
+                return changes
+        return None
+
+    # --- what the store tells it ---
+
+    def keep_before(self, revision: int) -> None:
+        """Take up to `READ_AHEAD` changes that are about to be compacted; with more, history is lost after them."""
+        room = READ_AHEAD - sum(map(len, self._kept))
+        while (changes := self._look(revision)) is not None:
+            if len(changes) > room:
+                return self.fail(HistoryLostError(revision=changes[0].revision, compact_revision=revision))
+            room -= len(changes)
+            self._kept.append(changes)
+        return None
+
+    def fail(self, error: Exception) -> None:
+        """End with an error, after what was kept."""
+        if self._state == "open":
+            self._state = "failed"
+            self._error = error
+            self._store.followers.discard(self)
+            self._store.notify()
