@@ -103,9 +103,10 @@ class Client:
         """The store as bytes and revisions; in etcd, what is under the prefix of the settings.
 
         Raises:
-            ClientClosedError: the client is not open.
+            ClientClosedError: the client was not entered yet. Once it is closed, the backend's methods raise it.
         """
-        self._check_open()
+        if self._state in {"not open", "opening"}:
+            raise ClientClosedError.not_open()
         return self._backend
 
     @property
@@ -116,14 +117,11 @@ class Client:
             ClientClosedError: the client is not open.
             ConfigurationError: it is not on etcd.
         """
-        self._check_open()
+        if self._state != "open":
+            raise ClientClosedError.closed() if self._state == "closed" else ClientClosedError.not_open()
         if self._connection is None:
             raise ConfigurationError(f"{self!r} has no connection to etcd: it keeps its resources elsewhere")
         return self._connection
-
-    def _check_open(self) -> None:
-        if self._state != "open":
-            raise ClientClosedError.closed() if self._state == "closed" else ClientClosedError.not_open()
 
     # --- opening and closing ---
 

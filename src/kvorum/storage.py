@@ -419,7 +419,7 @@ class HasBackend(Protocol):
         """Where the resources are.
 
         Raises:
-            ClientClosedError: the client is not open.
+            ClientClosedError: the client was not entered yet.
         """
         ...
 

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import re
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from sybil import Document, Example
 from sybil.parsers.markdown import CodeBlockParser
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PROJECT = ROOT / "docs" / "testing.md"  # its examples are the files of a project, with tests of its own
+DOCUMENTS = [path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if path != PROJECT]
 
 
 def compiled(example: Example, url: str) -> object:
@@ -32,6 +34,24 @@ async def test_the_examples_of_a_page_run_in_order(path: Path, kvorum_url: str) 
                 await result
 
 
+def test_the_project_of_the_page_about_testing_passes_its_own_tests(
+    pytester: pytest.Pytester, pytestconfig: pytest.Config
+) -> None:
+    sources = [str(example.parsed) for example in Document.parse(str(PROJECT), CodeBlockParser("python")).examples()]
+    for source in sources:
+        name = re.match(r"# (\w+\.py)\n", source)
+        assert name is not None, source
+        pytester.path.joinpath(name[1]).write_text(source)
+    arguments = ["-p", "no:randomly", "-p", "no:cacheprovider", "-W", "error", "--import-mode=prepend"]
+    if binary := pytestconfig.getoption("--kvorum-etcd-bin"):
+        arguments.append(f"--kvorum-etcd-bin={binary}")
+
+    result = pytester.runpytest_subprocess(*arguments)
+
+    assert result.ret == 0
+    result.assert_outcomes(passed="".join(sources).count("def test_"))
+
+
 def test_readme_and_guide_have_examples() -> None:
     """Else the test above would pass for nothing, should the pages move or the parser change."""
     counts = {
@@ -40,3 +60,4 @@ def test_readme_and_guide_have_examples() -> None:
 
     assert counts["README.md"] >= 2
     assert counts["guide.md"] >= 15
+    assert counts["storage.md"] >= 8

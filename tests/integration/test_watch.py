@@ -863,3 +863,24 @@ async def test_a_watch_says_what_it_is_and_where(tasks: Repository[Task], store:
         await take(watch, 1)
         assert repr(watch) == f"<Watch tasks/ [open, at {watch.checkpoint}, 2 pending]>"
     assert repr(watch) == f"<Watch tasks/ [closed, at {watch.checkpoint}, 0 pending]>"
+
+
+async def test_what_a_resource_was_before_can_be_asked_for_after_the_client_was_closed(
+    client: kvorum.Client, tasks: Repository[Task], store: kvorum.StorageBackend
+) -> None:
+    """It is decoded when it is asked for; that it cannot be must not come out as another error."""
+    await store.set("tasks/a", b"no task")
+    async with tasks.watch() as watch:
+        entry = await store.get("tasks/a")
+        assert entry is not None
+        good = (await tasks.add(task("b"))).metadata.stored
+        assert good is not None
+        await store.set("tasks/a", good.value.replace(b'"name":"b"', b'"name":"a"'))
+        await take(watch, 1)
+        (event,) = await take(watch, 1)
+    await client.aclose()
+
+    assert isinstance(event, kvorum.Modified)
+    with pytest.raises(CorruptResourceError) as caught:
+        _ = event.previous
+    assert caught.value.key == store.location("tasks/a")

@@ -8,6 +8,7 @@ import pytest
 
 import kvorum
 from kvorum import Change, ClientClosedError, HistoryLostError, MemoryStorageBackend, Operation, StorageWatch
+from kvorum.lab import LabWorker
 
 DEADLINE = 5.0
 
@@ -258,8 +259,9 @@ async def test_a_client_closes_the_backend_that_it_was_given(backend: MemoryStor
 
     with pytest.raises(ClientClosedError):
         await backend.get("a")
+    assert client.backend is backend
     with pytest.raises(ClientClosedError, match="closed"):
-        _ = client.backend
+        await client.repository(LabWorker).get("a")
 
 
 async def test_a_client_that_was_not_entered_gives_no_backend(backend: MemoryStorageBackend) -> None:

@@ -1,0 +1,390 @@
+"""The same steps on etcd and in memory: whatever one answers, the other answers, too. A difference is a bug in one."""
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from itertools import count
+from typing import Any
+
+import anyio
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+import kvorum
+from kvorum import Change, Entry, KvorumError, MemoryStorageBackend, Operation, Page, StorageBackend, StorageWatch
+from kvorum.storage import Selection
+
+DEADLINE = 10.0
+KEYS = ["a", "a/b", "a\0", "\udcff"]
+PREFIXES = ["", "a", "a/", "\udcff", "x"]
+LEASES = 2
+
+# What of an error the port leaves open: which lease of a transaction was missing, how far the store was compacted, and
+# the words of a problem, which may name keys as they are in the store.
+UNTOLD = frozenset({"lease", "compact_revision", "problems"})
+LABELLED = [b'{"metadata":{"labels":{"a":"1"}}}', b'{"metadata":{"labels":{"a":"2"}}}', b'{"metadata":{}}']
+
+
+class World:
+    """A backend, and the names that its revisions and leases have in both worlds."""
+
+    def __init__(self, backend: StorageBackend, start: int) -> None:
+        self.backend = backend
+        self.start = start
+        self.leases: list[int] = []
+        self.watches: list[StorageWatch] = []
+
+    async def compact(self, revision: int) -> None:
+        raise NotImplementedError
+
+    # --- names, in and out ---
+
+    def revision(self, relative: int) -> int:
+        return self.start + relative
+
+    def lease(self, number: int | None) -> int | None:
+        """Turn a number into a lease: None keeps one, 0 is none, 1 and more are those that were granted, or unknown."""
+        if not number:
+            return number
+        return self.leases[number - 1] if number <= len(self.leases) else 0x7E57
+
+    def plain(self, value: Any) -> Any:  # noqa: PLR0911 - one for each kind of answer
+        """Make an answer comparable with the other world's."""
+        match value:
+            case Entry():
+                lease = self.leases.index(value.lease) + 1 if value.lease else 0
+                revisions = [revision - self.start for revision in (value.mod_revision, value.create_revision)]
+                return value.key, value.value, *revisions, value.version, lease
+            case Change():
+                return value.key, value.revision - self.start, self.plain(value.entry), self.plain(value.previous)
+            case Page():
+                return self.plain(value.entries), value.revision - self.start, value.remaining
+            case Selection():
+                return self.plain(value.items), value.revision - self.start, value.remaining, value.last
+            case KvorumError():
+                return self._plain_error(value)
+            case list() | tuple():
+                return [self.plain(each) for each in value]
+            case _:
+                return value
+
+    def _plain_error(self, error: KvorumError) -> Any:
+        facts = {name: self.plain(value) for name, value in vars(error).items() if name not in UNTOLD}
+        for name in ("revision", "expected", "current"):
+            if isinstance(facts.get(name), int) and facts[name] > 0:
+                facts[name] -= self.start
+        if "subject" in facts:
+            facts["subject"] = facts["subject"].removeprefix(self.backend.location("")).removeprefix("/")
+        return type(error).__name__, facts
+
+    async def run(self, step: tuple[Any, ...]) -> Any:
+        """Return what a step answers: a result or an error."""
+        try:
+            return self.plain(await STEPS[step[0]](self, *step[1:]))
+        except KvorumError as exc:
+            return self.plain(exc)
+
+    # --- steps ---
+
+    async def get(self, key: str, at: int | None) -> Any:
+        return await self.backend.get(key, revision=None if at is None else self.revision(at))
+
+    async def page(self, prefix: str, limit: int | None, after: str | None, at: int | None) -> Any:
+        revision = None if at is None else self.revision(at)
+        return await self.backend.list(prefix, limit=limit, after=after, revision=revision)
+
+    async def list_with_labels(self, prefix: str, labels: str, limit: int | None) -> Any:
+        return await self.backend.list_with_labels(prefix, labels, limit=limit)
+
+    async def count(self, prefix: str, at: int | None) -> Any:
+        return await self.backend.count(prefix, revision=None if at is None else self.revision(at))
+
+    async def keys(self, pattern: str) -> Any:
+        return list(await self.backend.keys(pattern))
+
+    async def exists(self, key: str) -> Any:
+        return await self.backend.exists(key)
+
+    async def set(self, key: str, value: bytes, lease: int) -> Any:
+        return await self.backend.set(key, value, lease=self.lease(lease) or 0) - self.start
+
+    async def create(self, key: str, value: bytes, lease: int) -> Any:
+        return await self.backend.create(key, value, lease=self.lease(lease) or 0) - self.start
+
+    async def swap(self, key: str, value: bytes, expected: str | int, lease: int | None) -> Any:
+        found = await self._expected(key, expected)
+        revision = await self.backend.compare_and_swap(key, value, expected=found or 0, lease=self.lease(lease))
+        return revision - self.start
+
+    async def delete(self, key: str, expected: str | int | None) -> Any:
+        return await self.backend.delete(key, expected=await self._expected(key, expected))
+
+    async def commit(self, parts: list[tuple[str, str, bytes, str | int, int | None]]) -> Any:
+        operations = [await self._operation(*part) for part in parts]
+        return await self.backend.commit(operations) - self.start
+
+    async def _operation(self, kind: str, key: str, value: bytes, expected: str | int, lease: int | None) -> Operation:
+        found = await self._expected(key, expected) or 0
+        match kind:
+            case "put":
+                return Operation.put(key, value, lease=self.lease(lease) or 0)
+            case "create":
+                return Operation.create(key, value, lease=self.lease(lease) or 0)
+            case "swap":
+                return Operation.swap(key, value, expected=found, lease=self.lease(lease))
+            case "delete":
+                return Operation.delete(key, expected=found or None)
+            case _:
+                return Operation.check(key, expected=found)
+
+    async def _expected(self, key: str, expected: str | int | None) -> int | None:
+        if not isinstance(expected, str):
+            return self.revision(expected) if expected else expected
+        entry = await self.backend.get(key)
+        if entry is None:
+            return 0
+        return entry.create_revision if expected == "created" else entry.mod_revision
+
+    async def grant(self, ttl: int) -> Any:
+        self.leases.append(await self.backend.grant_lease(ttl))
+
+    async def revoke(self, number: int) -> Any:
+        await self.backend.revoke_lease(self.lease(number) or 0)
+
+    async def forget(self, relative: int) -> Any:
+        """Compact, if that is possible at all: how it is refused is no matter of the port."""
+        current = (await self.backend.list("", limit=1)).revision
+        if self.start < self.revision(relative) <= current:
+            await self.compact(self.revision(relative))
+
+    async def watch(self, prefix: str, since: int | None) -> Any:
+        watch = self.backend.watch(prefix, since=None if since is None else self.revision(since))
+        self.watches.append(watch)
+        await watch.open()
+        return watch.revision - self.start
+
+    async def read(self, watch: StorageWatch, last: int) -> list[Any]:
+        """Return all that a watch shows up to a revision that changes a key of every prefix."""
+        shown: list[Any] = []
+        with anyio.fail_after(DEADLINE):
+            while watch.revision < last:
+                try:
+                    shown.append(self.plain(await anext(watch)))
+                except StopAsyncIteration:
+                    break
+                except KvorumError as exc:
+                    shown.append(type(exc).__name__)
+        return shown
+
+
+STEPS = {
+    name: getattr(World, name)
+    for name in (
+        *("get", "page", "list_with_labels", "count", "keys", "exists", "set", "create", "swap", "delete", "commit"),
+        *("grant", "revoke", "forget", "watch"),
+    )
+}
+
+
+class EtcdWorld(World):
+    def __init__(self, client: kvorum.Client, prefix: str, start: int) -> None:
+        super().__init__(kvorum.EtcdStorageBackend(client, prefix), start)
+        self._driver: Any = client.connection._open_driver()
+        self._host, _, self._port = client.settings.endpoints[0].partition(":")
+
+    async def compact(self, revision: int) -> None:
+        """Compact once all watches have caught up: else they lose history or do not, as it happens."""
+        with anyio.fail_after(DEADLINE):
+            while "\netcd_debugging_mvcc_slow_watcher_total 0\n" not in await self._metrics():  # noqa: ASYNC110 - no event tells
+                await anyio.sleep(0.01)
+        try:
+            await self._driver.compact(revision)
+        except Exception as exc:  # noqa: BLE001 - whatever the driver raises for it
+            assert "compacted" in str(exc)  # noqa: PT017
+
+    async def _metrics(self) -> str:
+        async with await anyio.connect_tcp(self._host, int(self._port)) as stream:
+            await stream.send(b"GET /metrics HTTP/1.0\r\n\r\n")
+            return b"".join([part async for part in stream]).decode()
+
+
+class MemoryWorld(World):
+    def __init__(self, backend: MemoryStorageBackend) -> None:
+        super().__init__(backend, 1)
+
+    async def compact(self, revision: int) -> None:
+        assert isinstance(self.backend, MemoryStorageBackend)
+        with suppress(kvorum.HistoryLostError):
+            await self.backend.compact(revision)
+
+
+# --- what may happen -------------------------------------------------------------------------------------------------
+
+_key = st.sampled_from(KEYS)
+_prefix = st.sampled_from(PREFIXES)
+_value = st.one_of(st.binary(max_size=3), st.sampled_from(LABELLED))
+_lease = st.integers(0, LEASES + 1)  # one more than there are
+_past = st.integers(1, 15)
+_at = st.none() | _past
+_expected = st.one_of(st.just("current"), st.just("current"), st.just("created"), st.just(0), _past)
+_part = st.tuples(
+    st.sampled_from(["put", "create", "swap", "delete", "check"]), _key, _value, _expected, st.none() | _lease
+)
+_step = st.one_of(
+    st.tuples(st.just("set"), _key, _value, _lease),
+    st.tuples(st.just("set"), _key, _value, st.just(0)),
+    st.tuples(st.just("create"), _key, _value, _lease),
+    st.tuples(st.just("swap"), _key, _value, _expected, st.none() | _lease),
+    st.tuples(st.just("delete"), _key, st.none() | _expected),
+    st.tuples(st.just("commit"), st.lists(_part, max_size=4)),
+    st.tuples(st.just("get"), _key, _at),
+    st.tuples(st.just("page"), _prefix, st.none() | st.integers(0, 3), st.none() | _key, _at),
+    st.tuples(st.just("list_with_labels"), _prefix, st.sampled_from(["a=1", "a", "!a"]), st.none() | st.integers(1, 3)),
+    st.tuples(st.just("count"), _prefix, _at),
+    st.tuples(st.just("keys"), st.sampled_from(["*", "a*", "?", "a/?", "[!a]*", "a"])),
+    st.tuples(st.just("exists"), _key),
+    st.tuples(st.just("grant"), st.integers(500, 1000)),
+    st.tuples(st.just("revoke"), st.integers(1, LEASES + 1)),
+    st.tuples(st.just("forget"), _past),
+    st.tuples(st.just("watch"), _prefix, _at),
+)
+
+
+@pytest.fixture(scope="module")
+def runner() -> Iterator[asyncio.Runner]:
+    with asyncio.Runner() as runner:
+        yield runner
+
+
+@pytest.fixture(scope="module")
+def client(runner: asyncio.Runner, pytestconfig: pytest.Config) -> Iterator[kvorum.Client]:
+    """A client of a server that nobody else writes to: else its revisions would say nothing."""
+    etcd = kvorum.EmbeddedEtcd(binary=pytestconfig.getoption("--kvorum-etcd-bin"))
+    runner.run(etcd.__aenter__())
+    client = runner.run(kvorum.connect(etcd.url).__aenter__())
+    yield client
+    runner.run(client.aclose())
+    runner.run(etcd.__aexit__(None, None, None))
+
+
+async def compare(worlds: Iterable[World], steps: list[tuple[Any, ...]]) -> None:
+    etcd, memory = worlds
+    beginning = [("set", "seed", b"", 0), *[("grant", 600)] * LEASES]
+    for step in [*beginning, *steps, ("page", "", None, None, None)]:
+        assert await etcd.run(step) == await memory.run(step), step
+    ends: list[list[Any]] = []
+    for world in (etcd, memory):
+        last = await world.backend.commit([Operation.put(f"{prefix}zz-end", b"") for prefix in PREFIXES])
+        ends.append([await world.read(watch, last) for watch in world.watches])
+        for watch in world.watches:
+            await watch.aclose()
+    assert ends[0] == ends[1]
+
+
+@pytest.fixture(scope="module")
+def check(client: kvorum.Client, runner: asyncio.Runner) -> Callable[..., None]:
+    """Compare etcd with backends of a kind in so many sequences of steps."""
+    numbers = count()
+
+    def check(make: Callable[[], MemoryStorageBackend], examples: int, *, derandomize: bool = False) -> None:
+        async def run(steps: list[tuple[Any, ...]]) -> None:
+            start = (await client.backend.list("", limit=1)).revision
+            await compare([EtcdWorld(client, f"world-{next(numbers)}", start), MemoryWorld(make())], steps)
+
+        @settings(
+            max_examples=examples,
+            deadline=None,
+            database=None,
+            derandomize=derandomize,
+            phases=[Phase.generate],  # steps are few, and shrinking them takes longer than reading them
+            suppress_health_check=[HealthCheck.too_slow],
+        )
+        @given(st.lists(_step, min_size=10, max_size=40))
+        def sequences(steps: list[tuple[Any, ...]]) -> None:
+            runner.run(run(steps))
+
+        sequences()
+
+    return check
+
+
+def test_etcd_and_memory_answer_the_same(check: Callable[..., None]) -> None:
+    check(MemoryStorageBackend, 250)
+
+
+# --- and the check would find it if they did not ----------------------------------------------------------------------
+
+
+class SetKeepsLeases(MemoryStorageBackend):
+    async def set(self, key: str, value: bytes, *, lease: int = 0) -> int:
+        current = await self.get(key)
+        return await super().set(key, value, lease=lease or (current.lease if current else 0))
+
+
+class EveryDeleteIsARevision(MemoryStorageBackend):
+    async def delete(self, key: str, *, expected: int | None = None) -> Change:
+        if not await self.exists(key):
+            self._store.timeline.revision += 1
+            self._store.timeline._log.append(())
+        return await super().delete(key, expected=expected)
+
+
+class SwapsCompareVersions(MemoryStorageBackend):
+    async def compare_and_swap(self, key: str, value: bytes, *, expected: int, lease: int | None = None) -> int:
+        current = await self.get(key)
+        if current is not None and expected == current.create_revision:
+            expected = current.mod_revision
+        return await super().compare_and_swap(key, value, expected=expected, lease=lease)
+
+
+class PagesRepeatTheirFirstKey(MemoryStorageBackend):
+    async def list(
+        self, prefix: str, *, limit: int | None = None, after: str | None = None, revision: int | None = None
+    ) -> Page:
+        return await super().list(prefix, limit=limit, after=after[:-1] or None if after else None, revision=revision)
+
+
+class WatchesShowTheirStart(MemoryStorageBackend):
+    def watch(self, prefix: str, *, since: int | None = None) -> StorageWatch:
+        return super().watch(prefix, since=max(since - 1, 0) if since else since)
+
+
+class RevocationsTakeARevisionForEachKey(MemoryStorageBackend):
+    async def revoke_lease(self, lease: int) -> None:
+        for entry in (await self.list("")).entries:
+            if lease and entry.lease == lease:
+                await self.delete(entry.key)
+        await super().revoke_lease(lease)
+
+
+class CommitsAreNotAtomic(MemoryStorageBackend):
+    async def commit(self, operations: Sequence[Operation]) -> int:
+        for operation in operations[:-1]:
+            if operation.writes:
+                await super().commit([operation])
+        return await super().commit(operations[-1:])
+
+
+class CompactionsForgetTheirRevision(MemoryStorageBackend):
+    async def compact(self, revision: int) -> None:
+        await super().compact(revision)
+        self._store.timeline.compacted += 1
+
+
+FAULTS = [
+    SetKeepsLeases,
+    EveryDeleteIsARevision,
+    SwapsCompareVersions,
+    PagesRepeatTheirFirstKey,
+    WatchesShowTheirStart,
+    RevocationsTakeARevisionForEachKey,
+    CommitsAreNotAtomic,
+    CompactionsForgetTheirRevision,
+]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_is_found(check: Callable[..., None], fault: type[MemoryStorageBackend]) -> None:
+    with pytest.raises(AssertionError):
+        check(fault, 1000, derandomize=True)
