@@ -42,6 +42,6 @@ def make_worker() -> Callable[[int], LabWorker]:
 
 def _worker(number: int) -> LabWorker:
     worker = LabWorker.new(f"worker-{number:06}", lab_track=f"track-{number % 20:02}")
-    worker.metadata.labels |= {"region": "us-east-1", "tier": "standard"}
-    worker.metadata.annotations["note"] = "x" * 285
+    worker.metadata.labels |= {"region": "us-east-1", "tier": "standard", "serial": str(number)}
+    worker.metadata.annotations["note"] = "x" * 268
     return worker
