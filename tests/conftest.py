@@ -46,22 +46,22 @@ def _ask(endpoint: str, method: str, path: str, body: bytes = b"") -> str:
 
 
 @pytest.fixture
-def compact(kvorum_client: kvorum.Client) -> Callable[[int], Awaitable[None]]:
-    """Forget all history before a revision."""
+def compact_etcd(kvorum_etcd: kvorum.EmbeddedEtcd) -> Callable[[int], Awaitable[None]]:
+    """Forget all history before a revision, in etcd."""
 
     async def run(revision: int) -> None:
         body = msgspec.json.encode({"revision": str(revision)})
-        await anyio.to_thread.run_sync(_ask, kvorum_client.settings.endpoints[0], "POST", "/v3/kv/compaction", body)
+        await anyio.to_thread.run_sync(_ask, kvorum_etcd.endpoints[0], "POST", "/v3/kv/compaction", body)
 
     return run
 
 
 @pytest.fixture
-def watchers(kvorum_client: kvorum.Client) -> Callable[[], Awaitable[int]]:
-    """Count the watches that the store serves, whosever they are."""
+def watchers_of_etcd(kvorum_etcd: kvorum.EmbeddedEtcd) -> Callable[[], Awaitable[int]]:
+    """Count the watches that etcd serves, whosever they are."""
 
     async def run() -> int:
-        text = await anyio.to_thread.run_sync(_ask, kvorum_client.settings.endpoints[0], "GET", "/metrics")
+        text = await anyio.to_thread.run_sync(_ask, kvorum_etcd.endpoints[0], "GET", "/metrics")
         found = [line for line in text.splitlines() if line.startswith("etcd_debugging_mvcc_watcher_total ")]
         return int(float(found[0].split()[1]))
 

@@ -13,6 +13,9 @@ import pytest
 if TYPE_CHECKING:
     import kvorum
 
+# So that a failure in the suite for backends shows what was compared.
+pytest.register_assert_rewrite("kvorum.testing")
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add `--kvorum-etcd-bin`."""

@@ -19,7 +19,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture
 def target(request: pytest.FixtureRequest) -> str:
     """The URL of a store of the test's own."""
-    return "memory://" if request.param == "memory" else request.getfixturevalue("kvorum_url")
+    on_etcd: str = "" if request.param == "memory" else request.getfixturevalue("kvorum_url")
+    return on_etcd or "memory://"
 
 
 @pytest.fixture
@@ -30,18 +31,22 @@ async def client(target: str) -> AsyncIterator[kvorum.Client]:
 
 
 @pytest.fixture
-def compact(client: kvorum.Client, compact: Callable[[int], Awaitable[None]]) -> Callable[[int], Awaitable[None]]:
+def compact(client: kvorum.Client, request: pytest.FixtureRequest) -> Callable[[int], Awaitable[None]]:
     """Forget all history before a revision."""
     backend = client.backend
-    return backend.compact if isinstance(backend, kvorum.MemoryStorageBackend) else compact
+    if isinstance(backend, kvorum.MemoryStorageBackend):
+        return backend.compact
+    on_etcd: Callable[[int], Awaitable[None]] = request.getfixturevalue("compact_etcd")
+    return on_etcd
 
 
 @pytest.fixture
-def watchers(client: kvorum.Client, watchers: Callable[[], Awaitable[int]]) -> Callable[[], Awaitable[int]]:
+def watchers(client: kvorum.Client, request: pytest.FixtureRequest) -> Callable[[], Awaitable[int]]:
     """Count the watches that the store serves, whosever they are."""
     backend = client.backend
     if not isinstance(backend, kvorum.MemoryStorageBackend):
-        return watchers
+        on_etcd: Callable[[], Awaitable[int]] = request.getfixturevalue("watchers_of_etcd")
+        return on_etcd
 
     async def count() -> int:
         return backend.open_watches

@@ -49,7 +49,9 @@ def test_the_project_of_the_page_about_testing_passes_its_own_tests(
     result = pytester.runpytest_subprocess(*arguments)
 
     assert result.ret == 0
-    result.assert_outcomes(passed="".join(sources).count("def test_"))
+    own = "".join(sources).count("def test_")
+    assert own == 4
+    assert result.parseoutcomes()["passed"] > own + 150  # the suite for backends is one of the files
 
 
 def test_readme_and_guide_have_examples() -> None:

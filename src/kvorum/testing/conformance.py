@@ -1,0 +1,62 @@
+"""The suite of the storage port, for whoever writes a backend: derive from `StorageConformance`."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from kvorum.storage import StorageBackend
+from kvorum.testing.commits import CommitsConformance
+from kvorum.testing.leases import LeasesConformance
+from kvorum.testing.reading import ReadingConformance
+from kvorum.testing.sequences import SequencesConformance
+from kvorum.testing.store import Compact, OpenStore, Store, Watchers
+from kvorum.testing.watch_ends import WatchEndsConformance
+from kvorum.testing.watching import WatchingConformance
+from kvorum.testing.writing import WritingConformance
+
+
+@pytest.mark.anyio
+class StorageConformance(
+    ReadingConformance,
+    WritingConformance,
+    CommitsConformance,
+    LeasesConformance,
+    WatchingConformance,
+    WatchEndsConformance,
+    SequencesConformance,
+):
+    """What `kvorum.storage` promises, as tests. Derive from it, name it `Test…`, and say how to open a store::
+
+        class TestMyBackend(kvorum.testing.StorageConformance):
+            @pytest.fixture
+            def open_store(self) -> kvorum.testing.OpenStore:
+                return MyStore.open
+
+    The tests run under anyio's pytest plugin, on asyncio.
+    """
+
+    @pytest.fixture
+    def open_store(self) -> OpenStore:
+        """Return what opens an empty store. It is called once or more in each test."""
+        raise NotImplementedError(f"{type(self).__name__} needs a fixture `open_store`; see StorageConformance")
+
+    @pytest.fixture
+    async def store(self, open_store: OpenStore) -> AsyncIterator[Store]:
+        """A store of the test's own."""
+        async with open_store() as store:
+            yield store
+
+    @pytest.fixture
+    def backend(self, store: Store) -> StorageBackend:
+        """The backend under test."""
+        return store.backend
+
+    @pytest.fixture
+    def compact(self, store: Store) -> Compact:
+        """Forget all history before a revision."""
+        return store.compact
+
+    @pytest.fixture
+    def watchers(self, store: Store) -> Watchers:
+        """Count the watches that the store serves."""
+        return store.watchers

@@ -1,0 +1,84 @@
+"""The suite of the storage port, on etcd; and what is etcd's own."""
+
+import asyncio
+import re
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import anyio
+import pytest
+
+import kvorum
+from kvorum import Operation
+from kvorum.testing import OpenStore, StorageConformance, Store
+
+
+class EtcdStore(Store):
+    def __init__(
+        self,
+        backend: kvorum.StorageBackend,
+        compact: Callable[[int], Awaitable[None]],
+        watchers: Callable[[], Awaitable[int]],
+    ) -> None:
+        self._backend = backend
+        self._compact = compact
+        self._watchers = watchers
+
+    @property
+    def backend(self) -> kvorum.StorageBackend:
+        return self._backend
+
+    async def compact(self, revision: int) -> None:
+        await self._compact(revision)
+
+    async def watchers(self) -> int:
+        return await self._watchers()
+
+
+class TestEtcdStorageBackend(StorageConformance):
+    @pytest.fixture
+    def open_store(
+        self,
+        kvorum_url: str,
+        compact_etcd: Callable[[int], Awaitable[None]],
+        watchers_of_etcd: Callable[[], Awaitable[int]],
+    ) -> OpenStore:
+        @asynccontextmanager
+        async def open_etcd() -> AsyncIterator[Store]:
+            async with kvorum.connect(kvorum_url) as client:
+                backend = kvorum.EtcdStorageBackend(client, f"{client.settings.prefix}/{uuid.uuid4()}")
+                yield EtcdStore(backend, compact_etcd, watchers_of_etcd)
+
+        return open_etcd
+
+
+async def test_a_slow_reader_of_a_long_backlog_has_a_bounded_buffer(kvorum_client: kvorum.Client) -> None:
+    """The server keeps what its reader does not take: 100,000 changes cost the client a few thousand."""
+    backend = kvorum_client.backend
+    start = await backend.set("a", b"")
+    limiter = anyio.Semaphore(64)
+
+    async def write(number: int) -> None:
+        async with limiter:
+            await backend.commit([Operation.create(f"k{number}-{n}", b"") for n in range(20)])
+
+    await asyncio.gather(*(write(number) for number in range(5_000)))
+
+    buffered: list[int] = []
+    shown: list[int] = []
+    async with backend.watch("", since=start) as watch:
+        with anyio.fail_after(60):
+            while len(shown) < 5_000:
+                changes = await anext(watch)
+                assert len(changes) == 20
+                shown.append(changes[0].revision)
+                if len(shown) % 10 == 0:
+                    found = re.search(r"(\d+) buffered", repr(watch))
+                    assert found is not None
+                    buffered.append(int(found[1]))
+                    await asyncio.sleep(0)  # let whoever reads ahead do so
+
+    assert shown == sorted(set(shown))
+    assert max(buffered) <= 1_000 + 1_000 * 20  # one message of etcd's holds up to 1000 revisions
+    assert max(buffered) > 0
