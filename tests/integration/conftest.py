@@ -1,4 +1,4 @@
-"""A test that takes `client` or `target` runs on both stores; what it says about resources is the same on either."""
+"""A test that takes `client` or `store_url` runs on both stores; what it says about resources is the same on either."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 
@@ -11,22 +11,22 @@ ETCD_ONLY = frozenset({"requests", "small_pages"})
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "target" in metafunc.fixturenames:
+    if "store_url" in metafunc.fixturenames:
         stores = ["etcd"] if ETCD_ONLY.intersection(metafunc.fixturenames) else ["etcd", "memory"]
-        metafunc.parametrize("target", stores, indirect=True)
+        metafunc.parametrize("store_url", stores, indirect=True)
 
 
 @pytest.fixture
-def target(request: pytest.FixtureRequest) -> str:
+def store_url(request: pytest.FixtureRequest) -> str:
     """The URL of a store of the test's own."""
     on_etcd: str = "" if request.param == "memory" else request.getfixturevalue("kvorum_url")
     return on_etcd or "memory://"
 
 
 @pytest.fixture
-async def client(target: str) -> AsyncIterator[kvorum.Client]:
+async def client(store_url: str) -> AsyncIterator[kvorum.Client]:
     """An open client on a store of the test's own."""
-    async with kvorum.connect(target) as client:
+    async with kvorum.connect(store_url) as client:
         yield client
 
 

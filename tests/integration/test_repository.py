@@ -293,9 +293,9 @@ async def test_a_resource_over_the_limit_is_refused_by_name_and_size(tasks: Repo
     assert (await tasks.get("b")).spec.owner == ""
 
 
-async def test_a_resource_that_only_the_store_finds_too_large_is_refused_by_name(target: str) -> None:
+async def test_a_resource_that_only_the_store_finds_too_large_is_refused_by_name(store_url: str) -> None:
     """Whoever raises our limit meets etcd's (1.5 MiB), and then gRPC's (2 MiB)."""
-    async with kvorum.connect(target, settings=kvorum.EtcdSettings(max_value_size=100_000_000)) as client:
+    async with kvorum.connect(store_url, settings=kvorum.EtcdSettings(max_value_size=100_000_000)) as client:
         tasks = client.repository(Task)
         for size in (1_600_000, 2_200_000, 12_000_000):
             with pytest.raises(ResourceTooLargeError) as caught:

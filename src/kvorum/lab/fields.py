@@ -58,3 +58,10 @@ class Span(msgspec.Struct, frozen=True):
             return []
         allowed = f"at least {self.low}" if self.high is None else f"from {self.low} to {self.high}"
         return [f"{path} is {value}; it must be {allowed} {self.unit}"]
+
+
+NAME = Format(
+    r"(?=.{1,253}$)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*",
+    "a name (up to 253 lower-case letters, digits, '-' and '.', as Kubernetes has them)",
+)
+"""What another resource, or a template, is called."""

@@ -7,11 +7,12 @@ from typing import ClassVar, Self
 
 import msgspec
 
-from kvorum import Condition, InvalidResourceError, Kind, Metadata, Resource, set_condition
+from kvorum import InvalidResourceError, Kind, Metadata, Resource
 from kvorum.lab.aws import AwsEc2Config
 from kvorum.lab.capacity import Capacity, ResourceQuantity
 from kvorum.lab.cml import CmlConfig
 from kvorum.lab.fields import Format
+from kvorum.lab.moves import problem_of_move, set_ready
 from kvorum.lab.phase import LEGAL_MOVES, LabWorkerPhase
 from kvorum.lab.status import LabWorkerStatus
 
@@ -118,20 +119,19 @@ class LabWorker(Resource[LabWorkerSpec, LabWorkerStatus]):
             InvalidResourceError: there is no such move; see `kvorum.lab.LEGAL_MOVES`. Nothing was changed.
         """
         status = self.status
-        if not status.phase.may_become(phase):
-            raise InvalidResourceError(self._subject, _illegal_move(status.phase, phase))
+        if problem := problem_of_move(LEGAL_MOVES, status.phase, phase):
+            raise InvalidResourceError(self._subject, problem)
         at = at or datetime.now(UTC)
         if phase != status.phase:
             status.enter(phase, message=message or reason, at=at)
-        ready = Condition(
-            type="Ready",
-            status="True" if phase.is_ready else "False",
+        set_ready(
+            status.conditions,
+            is_ready=phase.is_ready,
             reason=reason or phase.value,
             message=message,
-            last_transition_time=at,
-            observed_generation=self.metadata.generation,
+            at=at,
+            generation=self.metadata.generation,
         )
-        set_condition(status.conditions, ready)
 
     # --- labs ---
 
@@ -188,8 +188,3 @@ class LabWorker(Resource[LabWorkerSpec, LabWorkerStatus]):
     @property
     def _subject(self) -> str:
         return f"{self.kind.plural}/{self.metadata.name}"
-
-
-def _illegal_move(old: LabWorkerPhase, new: LabWorkerPhase) -> str:
-    allowed = ", ".join(phase for phase in LabWorkerPhase if phase in LEGAL_MOVES[old])
-    return f"it cannot go from {old} to {new}; from {old} it may go {f'to {allowed}' if allowed else 'nowhere'}"

@@ -25,7 +25,9 @@ class StorageConformance(
     WatchEndsConformance,
     SequencesConformance,
 ):
-    """What `kvorum.storage` promises, as tests. Derive from it, name it `Test…`, and say how to open a store::
+    """What `kvorum.storage` promises, as tests.
+
+    Derive from it, name the class `Test…`, and say how to open a store::
 
         class TestMyBackend(kvorum.testing.StorageConformance):
             @pytest.fixture

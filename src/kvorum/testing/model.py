@@ -40,5 +40,5 @@ class Model:
         ]
         if changes:
             assert revision > self.revision
-            self.revision: int = revision
+            self.revision = revision
             self.history.append((revision, dict(self.entries), changes))
