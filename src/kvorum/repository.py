@@ -266,7 +266,15 @@ class Repository(Generic[R]):
         current.status = resource.status
         return await self._confirmed(key, stored, self._codec.draft_update(current, stored))
 
-    async def mutate(self, name: str, change: Change[R], *, namespace: str | None = None) -> R:
+    async def mutate(
+        self,
+        name: str,
+        change: Change[R],
+        *,
+        namespace: str | None = None,
+        resource_version: int | None = None,
+        uid: str | None = None,
+    ) -> R:
         """Read a resource, change it, and store it; again from the start if somebody else was faster.
 
         Args:
@@ -275,10 +283,12 @@ class Repository(Generic[R]):
                 It is called once for each try, so it should do nothing else. What it raises comes out as it is, and
                 nothing is written.
             namespace: its namespace.
+            resource_version: only if it is at this version; then there is one try.
+            uid: only if it is this one, not another of the same name.
 
         Raises:
             NotFoundError: there is no such resource.
-            ConflictError: others were faster for 10 seconds.
+            ConflictError: a precondition does not hold. Or: others were faster for 10 seconds.
         """
         key = resource_key(self.kind, name, namespace)
 
@@ -291,9 +301,17 @@ class Repository(Generic[R]):
                 raise InvalidResourceError(key, f"the change made another resource of it: {self._key_of(resource)}")
             return self._codec.draft_update(resource, stored)
 
-        return await self._retried(key, changed)
+        return await self._retried(key, changed, resource_version, uid)
 
-    async def patch(self, name: str, merge_patch: Mapping[str, Any], *, namespace: str | None = None) -> R:
+    async def patch(
+        self,
+        name: str,
+        merge_patch: Mapping[str, Any],
+        *,
+        namespace: str | None = None,
+        resource_version: int | None = None,
+        uid: str | None = None,
+    ) -> R:
         """Apply a JSON merge patch (RFC 7396) to a resource as it is now; again if somebody else was faster.
 
         Args:
@@ -301,17 +319,19 @@ class Repository(Generic[R]):
             merge_patch: fields by their names in the stored JSON, as `{"spec": {"labTrack": "x"}}`; None removes one.
                 Of the metadata, labels, annotations and finalizers can be patched.
             namespace: its namespace.
+            resource_version: only if it is at this version; then there is one try.
+            uid: only if it is this one, not another of the same name.
 
         Raises:
             NotFoundError: there is no such resource.
             InvalidResourceError: the patch touches what the store owns, or names a field that does not exist.
-            ConflictError: others were faster for 10 seconds.
+            ConflictError: a precondition does not hold. Or: others were faster for 10 seconds.
         """
 
         async def patched(_: R, stored: Stored) -> Draft[R]:
             return self._codec.patch(stored, merge_patch)
 
-        return await self._retried(resource_key(self.kind, name, namespace), patched)
+        return await self._retried(resource_key(self.kind, name, namespace), patched, resource_version, uid)
 
     @overload
     async def delete(
@@ -364,18 +384,11 @@ class Repository(Generic[R]):
             return None
 
         async def deleted(current: R, stored: Stored) -> Draft[R] | None:
-            metadata = current.metadata
-            if uid is not None and metadata.uid != uid:
-                raise ConflictError(key, expected=uid, current=current, found=metadata.uid)
-            if resource_version is not None and metadata.resource_version != resource_version:
-                found = metadata.resource_version
-                raise ConflictError(key, expected=resource_version, current=current, found=found)
-            if metadata.finalizers:
+            if current.metadata.finalizers:
                 return self._codec.draft_update(current, stored, deleted=datetime.now(UTC))
             return None
 
-        key = resource_key(self.kind, name, namespace)
-        return await self._retried(key, deleted)
+        return await self._retried(resource_key(self.kind, name, namespace), deleted, resource_version, uid)
 
     async def _delete_corrupt(self, key: str, resource_version: int | None, uid: str | None) -> None:
         if uid is not None:
@@ -450,8 +463,14 @@ class Repository(Generic[R]):
             raise ConflictError(key, expected=stored.revision, current=current, found=now.revision)
         return current
 
-    async def _retried(self, key: str, prepare: Callable[[R, Stored], Awaitable[Draft[R] | None]]) -> R:
-        """Read, prepare, write; again while the write conflicts. What `prepare` raises comes out at once."""
+    async def _retried(
+        self,
+        key: str,
+        prepare: Callable[[R, Stored], Awaitable[Draft[R] | None]],
+        resource_version: int | None,
+        uid: str | None,
+    ) -> R:
+        """Read, prepare, write; again while the write conflicts. What is raised before the write comes out at once."""
         tries = AsyncRetrying(
             retry=retry_if_exception_type(ConflictError),
             wait=wait_random_exponential(multiplier=0.01, max=0.2),
@@ -460,6 +479,7 @@ class Repository(Generic[R]):
         )
         async for attempt in tries:
             current, stored = self._read(key, await self._backend.get(key))
+            _check_preconditions(key, current, resource_version, uid)
             draft = await prepare(current, stored)
             with attempt:
                 return await self._write(key, stored, draft)
@@ -488,3 +508,11 @@ class Repository(Generic[R]):
         if added := set(after.finalizers) - set(before.finalizers):
             raise InvalidResourceError(key, f"it is being deleted, so it takes no new finalizers: {', '.join(added)}")
         return draft if after.finalizers else None
+
+
+def _check_preconditions(key: str, current: AnyResource, resource_version: int | None, uid: str | None) -> None:
+    found = current.metadata
+    if uid is not None and found.uid != uid:
+        raise ConflictError(key, expected=uid, current=current, found=found.uid)
+    if resource_version is not None and found.resource_version != resource_version:
+        raise ConflictError(key, expected=resource_version, current=current, found=found.resource_version)

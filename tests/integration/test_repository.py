@@ -923,6 +923,53 @@ async def test_a_deletion_whose_precondition_does_not_hold_is_a_conflict(
     assert await tasks.get("a") == second
 
 
+@pytest.mark.parametrize("precondition", ["uid", "resource_version"])
+async def test_a_mutation_or_patch_whose_precondition_does_not_hold_is_a_conflict(
+    tasks: Repository[Task], precondition: str
+) -> None:
+    first = await tasks.add(task("a"))
+    await tasks.delete("a")
+    second = await tasks.add(task("a"))
+    called: list[Task] = []
+
+    def value_of(resource: Task) -> Any:
+        return resource.metadata.uid if precondition == "uid" else version_of(resource)
+
+    writes: list[Callable[..., Awaitable[Task]]] = [
+        lambda **given: tasks.mutate("a", called.append, **given),
+        lambda **given: tasks.patch("a", {"spec": {"owner": "ann"}}, **given),
+    ]
+
+    for write in writes:
+        with pytest.raises(ConflictError) as caught:
+            await write(**{precondition: value_of(first)})
+        assert caught.value.expected == value_of(first)
+        assert caught.value.current == second
+        assert called == []
+    assert await tasks.get("a") == second
+
+    patched = await tasks.patch("a", {"spec": {"owner": "ann"}}, **{precondition: value_of(second)})
+    assert patched.spec.owner == "ann"
+    assert (await tasks.mutate("a", lambda _: None, **{precondition: value_of(patched)})) == patched
+
+
+async def test_a_mutation_of_a_version_is_not_tried_on_the_next_one(tasks: Repository[Task]) -> None:
+    added = await tasks.add(task("a"))
+    tries = 0
+
+    async def interfere(current: Task) -> None:
+        nonlocal tries
+        tries += 1
+        await tasks.patch("a", {"spec": {"owner": "bob"}})
+        current.spec.owner = "ann"
+
+    with pytest.raises(ConflictError):
+        await tasks.mutate("a", interfere, resource_version=version_of(added))
+
+    assert tries == 1
+    assert (await tasks.get("a")).spec.owner == "bob"
+
+
 async def test_a_deletion_whose_preconditions_hold_removes(tasks: Repository[Task]) -> None:
     added = await tasks.add(task())
     await tasks.delete("a", uid=added.metadata.uid, resource_version=version_of(added))
