@@ -7,6 +7,15 @@ return MyStore.open
 """
 
 from kvorum.testing.conformance import StorageConformance
+from kvorum.testing.fault_proxy import FaultProxy, ProxyStatistics
 from kvorum.testing.store import OpenStore, Store
 
-__all__ = ["OpenStore", "StorageConformance", "Store"]
+__all__ = [  # noqa: RUF022 - grouped by what they are for
+    # The suite for backends
+    "OpenStore",
+    "StorageConformance",
+    "Store",
+    # Faults
+    "FaultProxy",
+    "ProxyStatistics",
+]
