@@ -1,6 +1,7 @@
 """The commands and their options."""
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import cyclopts
@@ -31,3 +32,34 @@ async def demo(
         for failure in failures.exceptions:
             console.print(f"[bold red]failed:[/] {escape(str(failure))}", soft_wrap=True)
     sys.exit(0 if proven else 1)
+
+
+@app.command
+async def trial(
+    *,
+    operations: Annotated[int, cyclopts.Parameter(help="how many calls in all")] = 100_000,
+    clients: Annotated[int, cyclopts.Parameter(help="how many clients make them")] = 32,
+    keys: Annotated[int, cyclopts.Parameter(help="how many keys there are: the fewer, the more clients meet")] = 40,
+    seed: Annotated[int, cyclopts.Parameter(help="what all is drawn from")] = 0,
+    faults: Annotated[int, cyclopts.Parameter(help="how many faults to put between clients and server")] = 0,
+    etcd_bin: Annotated[Path | None, cyclopts.Parameter(help="the etcd to run")] = None,
+) -> None:
+    """Record many calls on a real etcd, and judge every one of them by what really happened.
+
+    It starts an etcd of its own. Needs the extra `testing`.
+    """
+    console = Console(highlight=False)
+    try:
+        # Here, not above: the demo must run without the extra.
+        from kvorum.cli import trial as court  # noqa: PLC0415
+        from kvorum.testing import Workload  # noqa: PLC0415
+    except ModuleNotFoundError as exc:
+        sys.exit(f"kvorum trial needs {exc.name}: pip install 'kvorum[cli,embedded,testing]'")
+    workload = Workload(operations=operations, clients=clients, keys=keys, seed=seed)
+    is_right = False
+    try:
+        is_right = await court.hold(console, workload, faults=faults, binary=etcd_bin)
+    except* KvorumError as failures:
+        for failure in failures.exceptions:
+            console.print(f"[bold red]failed:[/] {escape(str(failure))}", soft_wrap=True)
+    sys.exit(0 if is_right else 1)

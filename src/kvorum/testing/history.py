@@ -1,0 +1,206 @@
+"""What clients asked for and what they were told: the evidence that the checkers judge.
+
+A `History` is made by one process, which counts what happens: a call that ended before another one started has a
+smaller number. Only that order is evidence; seconds are for people.
+"""
+
+import time
+from enum import StrEnum
+from itertools import count
+
+import msgspec
+
+from kvorum.storage import Change, Entry
+
+
+class Outcome(StrEnum):
+    """What a client knows about a call when it is over."""
+
+    DONE = "done"  # it has an answer
+    REFUSED = "refused"  # nothing was changed
+    UNKNOWN = "unknown"  # something may have been changed, or may still be
+
+
+class Intent(msgspec.Struct, frozen=True, gc=False):
+    """What a call wanted to do to a key.
+
+    Attributes:
+        key: which one.
+        value: what to write; None to remove it.
+        expected: the mod_revision that it had to be at (0: it had to be absent); None: any.
+        writes: False for a mere check.
+    """
+
+    key: str
+    value: bytes | None = None
+    expected: int | None = None
+    writes: bool = True
+
+
+class Sight(msgspec.Struct, frozen=True, gc=False):
+    """What a call saw of one key, at one moment.
+
+    Attributes:
+        key: which one.
+        exists: whether it was there.
+        revision: its mod_revision; 0 if it was absent, or not told.
+        value: its value; None if it was absent, or not told.
+        entry: all of it, if that was told.
+        at: the revision that was asked for; None for "now".
+        unlike: it was seen because it was not at this revision, as was expected.
+    """
+
+    key: str
+    exists: bool
+    revision: int = 0
+    value: bytes | None = None
+    entry: Entry | None = None
+    at: int | None = None
+    unlike: int | None = None
+
+    @classmethod
+    def of(cls, key: str, entry: Entry | None, *, at: int | None = None, unlike: int | None = None) -> "Sight":
+        """Make the sight of an entry, or of its absence."""
+        if entry is None:
+            return cls(key, exists=False, at=at, unlike=unlike)
+        return cls(key, exists=True, revision=entry.mod_revision, value=entry.value, entry=entry, at=at, unlike=unlike)
+
+
+class Snapshot(msgspec.Struct, frozen=True, gc=False):
+    """What a call saw of a range of keys, at one revision.
+
+    Attributes:
+        prefix: what the keys start with.
+        after: only keys behind this one.
+        limit: how many were asked for; None for all.
+        entries: what there was.
+        remaining: how many more there were.
+        revision: of the state.
+        at: the revision that was asked for; None for "now".
+    """
+
+    prefix: str
+    after: str | None
+    limit: int | None
+    entries: tuple[Entry, ...]
+    remaining: int
+    revision: int
+    at: int | None = None
+
+
+class Tally(msgspec.Struct, frozen=True, gc=False):
+    """How many keys a call was told there are; `at` is the revision that was asked for, None for "now"."""
+
+    prefix: str
+    number: int
+    at: int | None = None
+
+
+class Call(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One call of one client.
+
+    Attributes:
+        client: whose.
+        name: of the method.
+        started: the number of its start.
+        ended: the number of its end; None if it never came back.
+        seconds: when it started and when it ended, by a clock that only people look at.
+        outcome: what the client knows.
+        revision: what it was told that its write had made.
+        intents: what it wanted to write, or to check.
+        sight: what it saw of a key.
+        snapshot: what it saw of a range.
+        tally: what it was told about a number of keys.
+        change: what it was told that it had changed.
+        error: what it raised.
+    """
+
+    client: str
+    name: str
+    started: int
+    ended: int | None
+    seconds: tuple[float, float] = (0.0, 0.0)
+    outcome: Outcome = Outcome.DONE
+    revision: int = 0
+    intents: tuple[Intent, ...] = ()
+    sight: Sight | None = None
+    snapshot: Snapshot | None = None
+    tally: Tally | None = None
+    change: Change | None = None
+    error: str = ""
+
+    @property
+    def writes(self) -> bool:
+        """Whether it wanted to change something."""
+        return any(intent.writes for intent in self.intents)
+
+    def __str__(self) -> str:
+        keys = ", ".join(repr(intent.key) for intent in self.intents) or (repr(self.sight.key) if self.sight else "")
+        return f"{self.client}'s {self.name}({keys}) [{self.started} to {self.ended}, {self.outcome}]"
+
+
+class Fault(msgspec.Struct, frozen=True, gc=False):
+    """That something was done to the system.
+
+    Attributes:
+        name: what.
+        at: its number in the order of the history.
+        in_flight: how many calls were under way.
+    """
+
+    name: str
+    at: int
+    in_flight: int
+
+
+class OpenCall(msgspec.Struct, frozen=True, gc=False):
+    """A call that has started."""
+
+    client: str
+    name: str
+    started: int
+    second: float
+    intents: tuple[Intent, ...]
+
+
+class History:
+    """All calls of a run, in the order in which they ended.
+
+    Attributes:
+        calls: those that have ended.
+        faults: what was done to the system meanwhile.
+    """
+
+    def __init__(self) -> None:
+        self.calls: list[Call] = []
+        self.faults: list[Fault] = []
+        self._numbers = count(1)
+        self._open: dict[int, OpenCall] = {}
+
+    def __repr__(self) -> str:
+        return f"<History of {len(self.calls)} calls, {len(self._open)} open, {len(self.faults)} faults>"
+
+    def start(self, client: str, name: str, intents: tuple[Intent, ...] = ()) -> OpenCall:
+        """Note that a call starts."""
+        call = OpenCall(client, name, next(self._numbers), time.monotonic(), intents)
+        self._open[call.started] = call
+        return call
+
+    def end(self, call: OpenCall, outcome: Outcome, **seen: object) -> None:
+        """Note that a call has ended, and what it has seen: fields of `Call`. One that was cut off has no end."""
+        del self._open[call.started]
+        ended = None if seen.pop("is_cut_off", False) else next(self._numbers)
+        made = {"client": call.client, "name": call.name, "started": call.started, "ended": ended}
+        times = (call.second, time.monotonic())
+        self.calls.append(Call(**made, seconds=times, outcome=outcome, intents=call.intents, **seen))  # type: ignore[arg-type]  # by name
+
+    def mark(self, name: str) -> Fault:
+        """Note that something is done to the system, now."""
+        fault = Fault(name, next(self._numbers), len(self._open))
+        self.faults.append(fault)
+        return fault
+
+    @property
+    def idle_faults(self) -> list[Fault]:
+        """The faults that hit nothing: no call was under way. A run of those has shown nothing."""
+        return [fault for fault in self.faults if not fault.in_flight]

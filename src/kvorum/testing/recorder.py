@@ -1,0 +1,218 @@
+"""Recording what clients do: a backend around a backend, and a repository around a repository."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Generic, TypeVar
+
+from kvorum.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    KvorumError,
+    NotFoundError,
+    OutcomeUnknownError,
+)
+from kvorum.keys import resource_key
+from kvorum.repository import Repository
+from kvorum.resources import AnyResource
+from kvorum.storage import Change, Entry, Operation, Page, StorageBackend, StorageWatch
+from kvorum.testing.history import History, Intent, OpenCall, Outcome, Sight, Snapshot, Tally
+
+T = TypeVar("T")
+R = TypeVar("R", bound=AnyResource)
+
+Seen = Mapping[str, object]
+
+
+class Recorder:
+    """Notes the calls of one client in a history."""
+
+    def __init__(self, history: History, client: str) -> None:
+        self.history: History = history
+        self.client: str = client
+
+    async def call(self, name: str, intents: tuple[Intent, ...], answer: Awaitable[T], seen: Callable[[T], Seen]) -> T:
+        """Wait for an answer, and note it: what `seen` makes of it, or the error, or that it was cut off."""
+        call = self.history.start(self.client, name, intents)
+        try:
+            result = await answer
+        except KvorumError as exc:
+            self._refused(call, exc)
+            raise
+        except BaseException as exc:
+            self.history.end(call, Outcome.UNKNOWN, error=repr(exc), is_cut_off=True)
+            raise
+        self.history.end(call, Outcome.DONE, **seen(result))
+        return result
+
+    def _refused(self, call: OpenCall, error: KvorumError) -> None:
+        outcome = Outcome.UNKNOWN if isinstance(error, OutcomeUnknownError) else Outcome.REFUSED
+        self.history.end(call, outcome, error=str(error), sight=_sight_of(error, call))
+
+
+def _sight_of(error: KvorumError, call: OpenCall) -> Sight | None:
+    """Return what an error tells about a key."""
+    match error:
+        case ConflictError(subject=key, current=Entry() | None as current, expected=int(expected)):
+            return Sight.of(key, current, unlike=expected)
+        case AlreadyExistsError(subject=key):
+            return Sight(key, exists=True)
+        case NotFoundError(subject=key) if call.intents:
+            return Sight(key, exists=False)
+        case _:
+            return None
+
+
+class RecordingBackend(StorageBackend):
+    """Passes every call on, and notes it in a history. Watches are not noted: see `WatchedStream`."""
+
+    def __init__(self, backend: StorageBackend, history: History, client: str) -> None:
+        self._backend = backend
+        self._call = Recorder(history, client).call
+
+    @property
+    def page_size(self) -> int:
+        """That of the backend."""
+        return self._backend.page_size
+
+    def location(self, key: str) -> str:
+        """Return what the backend calls a key."""
+        return self._backend.location(key)
+
+    async def get(self, key: str, *, revision: int | None = None) -> Entry | None:
+        """Note what was seen."""
+        answer = self._backend.get(key, revision=revision)
+        return await self._call("get", (), answer, lambda entry: {"sight": Sight.of(key, entry, at=revision)})
+
+    async def exists(self, key: str) -> bool:
+        """Note what was seen."""
+        return await self._call("exists", (), self._backend.exists(key), lambda there: {"sight": Sight(key, there)})
+
+    async def list(
+        self, prefix: str, *, limit: int | None = None, after: str | None = None, revision: int | None = None
+    ) -> Page:
+        """Note what was seen."""
+
+        def seen(page: Page) -> Seen:
+            entries = tuple(page.entries)
+            snapshot = Snapshot(prefix, after, limit, entries, page.remaining, page.revision, revision)
+            return {"snapshot": snapshot}
+
+        answer = self._backend.list(prefix, limit=limit, after=after, revision=revision)
+        return await self._call("list", (), answer, seen)
+
+    async def count(self, prefix: str, *, revision: int | None = None) -> int:
+        """Note what was told."""
+        answer = self._backend.count(prefix, revision=revision)
+        return await self._call("count", (), answer, lambda number: {"tally": Tally(prefix, number, revision)})
+
+    async def keys(self, pattern: str = "*") -> Sequence[str]:
+        """Note nothing: it says neither when nor what."""
+        return await self._backend.keys(pattern)
+
+    async def set(self, key: str, value: bytes, *, lease: int = 0) -> int:
+        """Note what was intended, and its revision."""
+        answer = self._backend.set(key, value, lease=lease)
+        return await self._call("set", (Intent(key, value),), answer, _written)
+
+    async def create(self, key: str, value: bytes, *, lease: int = 0) -> int:
+        """Note what was intended, and its revision."""
+        answer = self._backend.create(key, value, lease=lease)
+        return await self._call("create", (Intent(key, value, 0),), answer, _written)
+
+    async def compare_and_swap(self, key: str, value: bytes, *, expected: int, lease: int | None = None) -> int:
+        """Note what was intended, and its revision."""
+        answer = self._backend.compare_and_swap(key, value, expected=expected, lease=lease)
+        return await self._call("compare_and_swap", (Intent(key, value, expected),), answer, _written)
+
+    async def delete(self, key: str, *, expected: int | None = None) -> Change:
+        """Note what was intended, and what it changed."""
+        answer = self._backend.delete(key, expected=expected)
+        return await self._call(
+            "delete",
+            (Intent(key, None, expected),),
+            answer,
+            lambda change: {"revision": change.revision, "change": change},
+        )
+
+    async def commit(self, operations: Sequence[Operation]) -> int:
+        """Note what was intended, and its revision."""
+        intents = tuple(Intent(each.key, each.value, each.expected, each.writes) for each in operations)
+        return await self._call("commit", intents, self._backend.commit(operations), _written)
+
+    async def grant_lease(self, ttl: float) -> int:
+        """Note nothing: it changes no key."""
+        return await self._backend.grant_lease(ttl)
+
+    async def revoke_lease(self, lease: int) -> None:
+        """Note nothing: the checkers know the keys of ended leases by their deletions."""
+        await self._backend.revoke_lease(lease)
+
+    def watch(self, prefix: str, *, since: int | None = None) -> StorageWatch:
+        """Note nothing: see `WatchedStream`."""
+        return self._backend.watch(prefix, since=since)
+
+    async def aclose(self) -> None:
+        """Close the backend."""
+        await self._backend.aclose()
+
+
+def _written(revision: int) -> Seen:
+    return {"revision": revision}
+
+
+class RecordingRepository(Generic[R]):
+    """The verbs of a repository, noted in a history: what was returned is held against the truth.
+
+    It tells what a user sees, while a `RecordingBackend` beneath the repository tells what was sent for that. Note them
+    in histories of their own; this one does not hold all writes (`check_revisions(…, is_complete=False)`), since one
+    that changes nothing looks like one that does.
+    """
+
+    def __init__(self, repository: Repository[R], history: History, client: str) -> None:
+        self._repository = repository
+        self._call = Recorder(history, client).call
+
+    async def add(self, resource: R, *, ttl: float | None = None) -> R:
+        """Note what was stored."""
+        return await self._call("add", (), self._repository.add(resource, ttl=ttl), _returned)
+
+    async def get(self, name: str, *, namespace: str | None = None) -> R:
+        """Note what was seen."""
+        return await self._call("get", (), self._repository.get(name, namespace=namespace), _returned)
+
+    async def update(self, resource: R) -> R:
+        """Note what was stored."""
+        return await self._call("update", (), self._repository.update(resource), _returned)
+
+    async def update_status(self, resource: R) -> R:
+        """Note what was stored."""
+        return await self._call("update_status", (), self._repository.update_status(resource), _returned)
+
+    async def mutate(
+        self, name: str, change: Callable[[R], R | Awaitable[R | None] | None], *, namespace: str | None = None
+    ) -> R:
+        """Note what was stored."""
+        answer = self._repository.mutate(name, change, namespace=namespace)
+        return await self._call("mutate", (), answer, _returned)
+
+    async def patch(self, name: str, merge_patch: Mapping[str, Any], *, namespace: str | None = None) -> R:
+        """Note what was stored."""
+        answer = self._repository.patch(name, merge_patch, namespace=namespace)
+        return await self._call("patch", (), answer, _returned)
+
+    async def delete(self, name: str, *, namespace: str | None = None) -> R:
+        """Note that it was gone at the revision that was returned."""
+        key = resource_key(self._repository.kind, name, namespace)
+
+        def seen(result: R) -> Seen:
+            metadata = result.metadata
+            if metadata.finalizers:  # it is only marked
+                return _returned(result)
+            return {"sight": Sight(key, exists=False, at=metadata.resource_version)}
+
+        return await self._call("delete", (), self._repository.delete(name, namespace=namespace), seen)
+
+
+def _returned(result: AnyResource) -> Seen:
+    stored = result.metadata.stored
+    assert stored is not None
+    return {"sight": Sight(stored.key, exists=True, revision=stored.revision, value=stored.value)}

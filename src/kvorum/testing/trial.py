@@ -1,0 +1,116 @@
+"""A trial of a store: a workload, recorded, perhaps with faults, and judged by the truth."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import anyio
+import msgspec
+
+from kvorum.client import Client
+from kvorum.errors import UnavailableError
+from kvorum.storage import StorageBackend
+from kvorum.testing.fault_proxy import FaultProxy
+from kvorum.testing.fault_script import FaultScript
+from kvorum.testing.history import History, Outcome
+from kvorum.testing.linearizability import check_linearizability
+from kvorum.testing.revision_order import check_revisions
+from kvorum.testing.truth import Truth, read_truth
+from kvorum.testing.violation import Violation
+from kvorum.testing.watch_streams import WatchedStream, check_resumed
+from kvorum.testing.workload import Workload
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """What came out of a trial.
+
+    Attributes:
+        history: what the clients say.
+        truth: what happened.
+        streams: what a watch showed meanwhile, each going on where the one before ended.
+        violations: what is wrong.
+    """
+
+    history: History
+    truth: Truth
+    streams: Sequence[WatchedStream]
+    violations: Sequence[Violation]
+
+    @property
+    def is_right(self) -> bool:
+        """Whether nothing is wrong, and every fault hit something."""
+        return not self.violations and not self.history.idle_faults
+
+    def __str__(self) -> str:
+        calls = self.history.calls
+        outcomes = {outcome: sum(call.outcome is outcome for call in calls) for outcome in Outcome}
+        told = ", ".join(f"{number:,} {outcome}" for outcome, number in outcomes.items())
+        faults = f"{len(self.history.faults)} faults ({len(self.history.idle_faults)} of them idle)"
+        found = "; ".join(map(str, self.violations[:10])) or "nothing is wrong"
+        return f"{len(calls):,} calls ({told}), {len(self.truth.revisions):,} revisions, {faults}: {found}"
+
+
+async def run_trial(
+    endpoint: str,
+    clients: Sequence[Client],
+    workload: Workload,
+    *,
+    proxy: FaultProxy | None = None,
+    script: FaultScript | None = None,
+) -> Verdict:
+    """Run a workload on open clients of one prefix, follow it with a watch, and judge both.
+
+    Args:
+        endpoint: `host:port` of the etcd itself, where the truth is read; nothing may have been compacted.
+        clients: who works; they may connect through a proxy.
+        workload: what they do.
+        proxy: what the script is played on.
+        script: what to do to it meanwhile. The workload goes on until it is played.
+    """
+    history = History()
+    backends = [client.backend for client in clients]
+    streams: list[WatchedStream] = []
+    async with anyio.create_task_group() as group:
+        group.start_soon(_follow, backends[-1], workload.prefix, streams)
+        is_played = anyio.Event()
+        async with anyio.create_task_group() as working:
+            working.start_soon(partial(workload.run, backends, history, until=is_played))
+            if proxy is not None and script is not None:
+                await script.play(proxy, history)
+            is_played.set()
+        truth = await read_truth(endpoint, clients[0].settings.prefix)
+        with anyio.move_on_after(10):
+            await _reached(streams, max(truth.revisions, default=0))
+        group.cancel_scope.cancel()
+    if streams:
+        streams[-1].complete_to = truth.end
+    violations = [
+        *check_revisions(history, truth),
+        *check_linearizability(history),
+        *check_resumed(streams, truth),
+    ]
+    return Verdict(history, truth, streams, violations)
+
+
+async def _follow(backend: StorageBackend, prefix: str, streams: list[WatchedStream]) -> None:
+    """Note what a watch shows; when its connection is lost, go on with another one from where it had got to."""
+    since = 0
+    while True:
+        stream = WatchedStream(prefix=prefix, since=since)
+        streams.append(stream)
+        try:
+            async with backend.watch(prefix, since=since) as watch:
+                async for changes in watch:
+                    stream.add_changes(changes)
+                    since = changes[0].revision
+        except UnavailableError:
+            await anyio.sleep(0.05)
+
+
+async def _reached(streams: Sequence[WatchedStream], revision: int) -> None:
+    while not any(_last(stream) >= revision for stream in streams):  # noqa: ASYNC110 - whoever follows tells nobody
+        await anyio.sleep(0.01)
+
+
+def _last(stream: WatchedStream) -> int:
+    shown = stream.shown[-1] if stream.shown else ()
+    return shown[0].revision if isinstance(shown, tuple) and shown else 0

@@ -1,0 +1,248 @@
+"""Did a watch show what happened: all of it, in order, once, and whole by revision?"""
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from kvorum.events import Added, Bookmark, Deleted, Modified, WatchEvent
+from kvorum.resources import AnyResource
+from kvorum.storage import Change, Entry
+from kvorum.testing.truth import Truth
+from kvorum.testing.violation import Rule, Violation
+
+Matches: TypeAlias = Callable[[Entry], bool]
+Kind: TypeAlias = Literal["added", "modified", "deleted"]
+
+
+class Shown(msgspec.Struct, frozen=True, gc=False):
+    """One event that a watch showed.
+
+    Attributes:
+        kind: what it said had happened.
+        revision: when.
+        key: to which key.
+        value: the value after it; of a deletion, the last one.
+        previous: the value before it; None if there was none, or none was shown.
+    """
+
+    kind: Kind
+    revision: int
+    key: str
+    value: bytes
+    previous: bytes | None = None
+
+
+class Mark(msgspec.Struct, frozen=True, gc=False):
+    """A bookmark that a watch showed: everything up to `revision` has been shown."""
+
+    revision: int
+
+
+class WatchedStream(msgspec.Struct, kw_only=True):
+    """What one watch showed, from its start to its end.
+
+    Attributes:
+        prefix: what the keys start with.
+        since: everything after this revision; None if it began with all there was, and a bookmark.
+        shown: what it showed: a tuple of events for each revision, or a bookmark.
+        matches: which entries its selector matches.
+        complete_to: up to where it must have shown everything, if that is known from elsewhere.
+    """
+
+    prefix: str
+    since: int | None
+    shown: list[tuple[Shown, ...] | Mark] = msgspec.field(default_factory=list)
+    matches: Matches = lambda _: True
+    complete_to: int = 0
+
+    def add_changes(self, changes: Iterable[Change]) -> None:
+        """Note what a watch of a storage backend showed of a revision."""
+        self.shown.append(tuple(_shown_of(change) for change in changes))
+
+    def add_events(self, events: Iterable[WatchEvent[AnyResource]]) -> None:
+        """Note what a typed watch showed of a revision, or its bookmark."""
+        events = tuple(events)
+        if len(events) == 1 and isinstance(events[0], Bookmark):
+            self.shown.append(Mark(events[0].resource_version))
+        else:
+            self.shown.append(tuple(_shown_of_event(event) for event in events))
+
+
+def _shown_of(change: Change) -> Shown:
+    previous = change.previous.value if change.previous is not None else None
+    if change.entry is None:
+        return Shown("deleted", change.revision, change.key, previous or b"", previous)
+    kind: Kind = "added" if change.previous is None else "modified"
+    return Shown(kind, change.revision, change.key, change.entry.value, previous)
+
+
+def _shown_of_event(event: WatchEvent[AnyResource]) -> Shown:
+    match event:
+        case Added(resource=resource):
+            return Shown("added", event.resource_version, *_stored(resource))
+        case Modified(resource=resource, previous=previous):
+            return Shown("modified", event.resource_version, *_stored(resource), _stored(previous)[1])
+        case Deleted(resource=resource):
+            key, value = _stored(resource)
+            return Shown("deleted", event.resource_version, key, value, value)
+        case Bookmark():
+            raise TypeError("a bookmark is no event of a revision")
+
+
+def _stored(resource: AnyResource) -> tuple[str, bytes]:
+    stored = resource.metadata.stored
+    assert stored is not None
+    return stored.key, stored.value
+
+
+def check_watch(stream: WatchedStream, truth: Truth) -> list[Violation]:
+    """Return what is wrong with what a watch showed; nothing if it is right."""
+    check = _StreamCheck(stream, truth)
+    check.run()
+    return check.violations
+
+
+def check_resumed(streams: Sequence[WatchedStream], truth: Truth) -> list[Violation]:
+    """Return what is wrong with watches of which each goes on where the one before had got to."""
+    violations = [violation for stream in streams for violation in check_watch(stream, truth)]
+    for before, after in pairwise(streams):
+        reached = max((_revision(each) for each in before.shown), default=before.since)
+        if after.since is not None and after.since != reached:
+            what = f"a watch that had got to {reached} went on from {after.since}"
+            violations.append(Violation(Rule.WRONG_RESUMPTION, what))
+    return violations
+
+
+def _revision(shown: tuple[Shown, ...] | Mark) -> int:
+    return shown.revision if isinstance(shown, Mark) else shown[0].revision
+
+
+class _StreamCheck:
+    def __init__(self, stream: WatchedStream, truth: Truth) -> None:
+        self.violations: list[Violation] = []
+        self._stream = stream
+        self._truth = truth
+        self._reached = stream.since or 0
+        self._expected: dict[int, list[Shown]] = {}
+        self._left: list[int] = []
+        self._last_keys: frozenset[str] = frozenset()
+
+    def _found(self, rule: Rule, what: str) -> None:
+        self.violations.append(Violation(rule, f"watch of {self._stream.prefix!r}: {what}"))
+
+    def run(self) -> None:
+        """Compare what was shown with what there was to show, revision by revision."""
+        shown = list(self._stream.shown)
+        if self._stream.since is None:
+            shown = self._check_initial(shown)
+        self._expect()
+        for each in shown:
+            if isinstance(each, Mark):
+                self._check_mark(each)
+            else:
+                self._check_revision(each)
+        self._check_complete(max(self._stream.complete_to, self._reached))
+
+    # --- what there was to show ---
+
+    def _expect(self) -> None:
+        for revision, changes in self._truth.revisions.items():
+            if revision > self._reached:
+                events = [event for change in changes if (event := self._event(change)) is not None]
+                if events:
+                    self._expected[revision] = events
+        self._left = list(reversed(self._expected))
+
+    def _event(self, change: Change) -> Shown | None:
+        if not change.key.startswith(self._stream.prefix):
+            return None
+        matches, entry, previous = self._stream.matches, change.entry, change.previous
+        is_in = entry is not None and matches(entry)
+        was_in = previous is not None and matches(previous)
+        before = previous.value if previous is not None and was_in else None
+        if is_in and entry is not None:
+            return Shown("modified" if was_in else "added", change.revision, change.key, entry.value, before)
+        return Shown("deleted", change.revision, change.key, before or b"", before) if was_in else None
+
+    # --- what was shown ---
+
+    def _check_initial(self, shown: list[tuple[Shown, ...] | Mark]) -> list[tuple[Shown, ...] | Mark]:
+        """Compare everything up to the first bookmark with the state at it; return the rest."""
+        place = next((at for at, each in enumerate(shown) if isinstance(each, Mark)), None)
+        if place is None:
+            self._found(Rule.WRONG_BOOKMARK, "it never said that it had shown all there was")
+            return []
+        self._reached = _revision(shown[place])
+        state = {key: entry for key in self._truth.all_keys() if (entry := self._truth.entry(key, self._reached))}
+        there = {
+            Shown("added", entry.mod_revision, key, entry.value)
+            for key, entry in state.items()
+            if key.startswith(self._stream.prefix) and self._stream.matches(entry)
+        }
+        listed = [event for each in shown[:place] if not isinstance(each, Mark) for event in each]
+        for event in {*listed} - there:
+            self._found(Rule.INVENTED_EVENT, f"{event} was not there at {self._reached}")
+        for event in there - {*listed}:
+            self._found(Rule.LOST_EVENT, f"{event} was there at {self._reached}")
+        if len(listed) != len({*listed}):
+            self._found(Rule.DUPLICATE_EVENT, "it showed something twice that was there")
+        return shown[place + 1 :]
+
+    def _check_mark(self, mark: Mark) -> None:
+        if mark.revision < self._reached:
+            self._found(Rule.WRONG_BOOKMARK, f"bookmark {mark.revision} goes back: it had shown {self._reached}")
+        self._check_complete(mark.revision)
+        self._reached = max(self._reached, mark.revision)
+
+    def _check_revision(self, events: tuple[Shown, ...]) -> None:
+        revision = events[0].revision if events else 0
+        if any(event.revision != revision for event in events):
+            self._found(Rule.SPLIT_REVISION, f"{events} come together, but are of several revisions")
+            return
+        if revision <= self._reached:
+            self._check_late(revision, events)
+            return
+        self._check_complete(revision - 1)
+        self._reached = revision
+        expected = self._expected.get(revision)
+        if expected is None:
+            self._found(Rule.INVENTED_EVENT, f"revision {revision} had nothing to show, but {events} was shown")
+            return
+        self._left.pop()
+        self._compare(revision, {e.key: e for e in expected}, events)
+
+    def _check_late(self, revision: int, events: tuple[Shown, ...]) -> None:
+        known = {event.key for event in self._expected.get(revision, ())}
+        keys = {event.key for event in events}
+        if revision == self._reached and self._last_keys and not keys <= self._last_keys:
+            self._found(Rule.SPLIT_REVISION, f"revision {revision} came in parts")
+        elif revision == self._reached or not known:
+            self._found(Rule.DUPLICATE_EVENT, f"revision {revision} was shown again, or lies before its start")
+        else:
+            self._found(Rule.EVENT_ORDER, f"revision {revision} was shown after {self._reached}")
+
+    def _compare(self, revision: int, expected: dict[str, Shown], events: tuple[Shown, ...]) -> None:
+        shown = {event.key: event for event in events}
+        self._last_keys = frozenset(shown)
+        if len(shown) != len(events):
+            self._found(Rule.DUPLICATE_EVENT, f"revision {revision} shows a key twice")
+        for key in expected.keys() - shown.keys():
+            self._found(Rule.SPLIT_REVISION, f"revision {revision} was shown without {key!r}")
+        for key in shown.keys() - expected.keys():
+            self._found(Rule.INVENTED_EVENT, f"revision {revision} did nothing to show of {key!r}")
+        for key in shown.keys() & expected.keys():
+            self._compare_event(expected[key], shown[key])
+
+    def _compare_event(self, expected: Shown, event: Shown) -> None:
+        if (event.kind, event.value) != (expected.kind, expected.value):
+            self._found(Rule.WRONG_EVENT, f"{event} should have been {expected}")
+        elif event.previous != expected.previous:
+            self._found(Rule.WRONG_PREVIOUS, f"{event} should have had {expected.previous!r} before it")
+
+    def _check_complete(self, revision: int) -> None:
+        """Find what should have been shown by now."""
+        while self._left and self._left[-1] <= revision:
+            lost = self._left.pop()
+            self._found(Rule.LOST_EVENT, f"revision {lost} was never shown, but {revision} was reached")

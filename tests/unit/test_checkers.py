@@ -1,0 +1,826 @@
+"""The checkers, judged: right histories pass, each planted fault is found, and brute force agrees on small ones.
+
+A simulation makes the histories: clients whose calls overlap, take effect somewhere between start and end (or long
+after the client has given up), on a timeline that is plainly right.
+"""
+
+import heapq
+import itertools
+import random
+from collections.abc import Callable, Iterable
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kvorum.memory.timeline import Timeline, Write
+from kvorum.storage import Change, Entry
+from kvorum.testing.history import Call, History, Intent, Outcome, Sight, Snapshot, Tally
+from kvorum.testing.linearizability import Step, check_linearizability, is_linearizable
+from kvorum.testing.revision_order import check_revisions
+from kvorum.testing.truth import Truth
+from kvorum.testing.violation import Rule
+from kvorum.testing.watch_streams import Mark, Shown, WatchedStream, check_resumed, check_watch
+
+KEYS = ["a", "b", "c/1"]
+
+
+# --- a simulation ----------------------------------------------------------------------------------------------------
+
+
+class Simulation:
+    """Clients and a store in a time of its own. Everything that it makes is right."""
+
+    def __init__(self, seed: int, *, clients: int = 3, calls: int = 25) -> None:
+        self.rng = random.Random(seed)
+        self.timeline = Timeline()
+        self.history = History()
+        self.log: list[tuple[Change, ...]] = []
+        self.numbers = itertools.count(1)
+        self.values = itertools.count(1)
+        self._known: dict[str, int] = {}  # what some client has seen of a key
+        self._ties = itertools.count()
+        self._agenda: list[tuple[float, int, Callable[[float], None]]] = []
+        for client in range(clients):
+            self._at(self.rng.random(), self._starts(f"c{client}", calls))
+        while self._agenda:
+            now, _, act = heapq.heappop(self._agenda)
+            act(now)
+        self.truth = Truth(self.log, end=self.timeline.revision)
+
+    def _at(self, when: float, act: Callable[[float], None]) -> None:
+        heapq.heappush(self._agenda, (when, next(self._ties), act))
+
+    def _starts(self, client: str, calls: int) -> Callable[[float], None]:
+        def start(now: float) -> None:
+            if not calls:
+                return
+            made = getattr(
+                self, f"_{self.rng.choice(['get', 'get', 'list', 'count', 'set', 'swap', 'delete', 'commit'])}"
+            )()
+            number = next(self.numbers)
+            is_unknown = bool(made.intents) and self.rng.random() < 0.15
+            effect = now + self.rng.random()
+            end = effect + self.rng.random()
+            answer: list[Call] = []
+
+            def act(_: float) -> None:
+                answer.append(self._effect(made))
+
+            def finish(now: float) -> None:
+                call = (
+                    answer[0] if answer and not is_unknown else msgspec.structs.replace(made, outcome=Outcome.UNKNOWN)
+                )
+                ended = next(self.numbers)
+                self.history.calls.append(msgspec.structs.replace(call, client=client, started=number, ended=ended))
+                self._at(now + self.rng.random() / 2, self._starts(client, calls - 1))
+
+            if is_unknown and self.rng.random() < 0.5:
+                if self.rng.random() < 0.5:
+                    self._at(effect + 5 * self.rng.random(), act)  # perhaps long after the client has given up
+            else:
+                self._at(effect, act)
+            self._at(end, finish)
+
+        return start
+
+    # --- what is asked for ---
+
+    def _call(self, name: str, *intents: Intent) -> Call:
+        return Call(client="", name=name, started=0, ended=None, intents=intents)
+
+    def _value(self) -> bytes:
+        return b"v%d" % next(self.values)
+
+    def _now(self, key: str) -> Entry | None:
+        return self.timeline.entry(key.encode(), self.timeline.revision)
+
+    def _expected(self, key: str) -> int:
+        return self.rng.choice([self._known.get(key, 0), self._known.get(key, 0), 0, 999])
+
+    def _get(self) -> Call:
+        return msgspec.structs.replace(self._call("get"), sight=Sight(self.rng.choice(KEYS), exists=False))
+
+    def _list(self) -> Call:
+        snapshot = Snapshot("c" if self.rng.random() < 0.3 else "", None, self.rng.choice([None, 1, 2]), (), 0, 0)
+        return msgspec.structs.replace(self._call("list"), snapshot=snapshot)
+
+    def _count(self) -> Call:
+        return msgspec.structs.replace(self._call("count"), tally=Tally("", 0))
+
+    def _set(self) -> Call:
+        return self._call("set", Intent(self.rng.choice(KEYS), self._value()))
+
+    def _swap(self) -> Call:
+        key = self.rng.choice(KEYS)
+        return self._call("swap", Intent(key, self._value(), self._expected(key)))
+
+    def _delete(self) -> Call:
+        return self._call("delete", Intent(self.rng.choice(KEYS), None))
+
+    def _commit(self) -> Call:
+        one, other = self.rng.sample(KEYS, 2)
+        second = (
+            Intent(other, self._value())
+            if self.rng.random() < 0.7
+            else Intent(other, None, self._expected(other), False)
+        )
+        return self._call("commit", Intent(one, self._value()), second)
+
+    # --- what happens ---
+
+    def _effect(self, call: Call) -> Call:
+        now = self.timeline.revision
+        if call.sight is not None:
+            sight = Sight.of(call.sight.key, self._now(call.sight.key))
+            self._known[sight.key] = sight.revision
+            return msgspec.structs.replace(call, sight=sight)
+        if call.snapshot is not None:
+            start = call.snapshot.prefix.encode()
+            entries = list(self.timeline.entries(start, b"\xff", now))
+            entries = [entry for entry in entries if entry.key.startswith(call.snapshot.prefix)]
+            shown = tuple(entries[: call.snapshot.limit])
+            snapshot = msgspec.structs.replace(
+                call.snapshot, entries=shown, remaining=len(entries) - len(shown), revision=now
+            )
+            return msgspec.structs.replace(call, snapshot=snapshot)
+        if call.tally is not None:
+            number = sum(1 for _ in self.timeline.entries(b"", b"\xff", now))
+            return msgspec.structs.replace(call, tally=Tally("", number))
+        return self._write(call)
+
+    def _write(self, call: Call) -> Call:
+        for intent in call.intents:
+            current = self._now(intent.key)
+            found = current.mod_revision if current else 0
+            if intent.expected not in {None, found}:
+                sight = Sight.of(intent.key, current, unlike=intent.expected)
+                return msgspec.structs.replace(call, outcome=Outcome.REFUSED, sight=sight)
+            if call.name == "delete" and current is None:
+                return msgspec.structs.replace(call, outcome=Outcome.REFUSED, sight=Sight(intent.key, exists=False))
+        changes = self.timeline.write(
+            {each.key.encode(): Write(each.key, each.value) for each in call.intents if each.writes}
+        )
+        self.log.append(tuple(changes))
+        change = changes[0] if call.name == "delete" else None
+        return msgspec.structs.replace(call, revision=self.timeline.revision, change=change)
+
+    # --- what a watch of it shows ---
+
+    def stream(self, *, prefix: str = "", since: int = 0) -> WatchedStream:
+        stream = WatchedStream(prefix=prefix, since=since, complete_to=self.truth.end)
+        for revision, changes in self.truth.revisions.items():
+            mine = [change for change in changes if change.key.startswith(prefix)]
+            if mine and revision > since:
+                stream.add_changes(mine)
+                if self.rng.random() < 0.2:
+                    stream.shown.append(Mark(revision))
+        return stream
+
+
+def rules(violations: Iterable[object]) -> set[Rule]:
+    return {violation.rule for violation in violations}  # type: ignore[attr-defined]  # all are violations
+
+
+# --- right histories pass --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("part", range(10))
+def test_right_histories_pass(part: int) -> None:
+    """Ten thousand of them in all."""
+    for seed in range(1000 * part, 1000 * part + 1000):
+        simulation = Simulation(seed)
+        assert check_revisions(simulation.history, simulation.truth) == [], seed
+        assert check_linearizability(simulation.history) == [], seed
+        for prefix in ("", "c", "x"):
+            since = simulation.rng.randrange(simulation.truth.end)
+            assert check_watch(simulation.stream(prefix=prefix, since=since), simulation.truth) == [], seed
+
+
+def test_the_simulation_has_everything_in_it() -> None:
+    """Else the tests below would pass for nothing."""
+    calls = [call for seed in range(20) for call in Simulation(seed).history.calls]
+
+    assert {call.outcome for call in calls} == set(Outcome)
+    assert {call.name for call in calls} == {"get", "list", "count", "set", "swap", "delete", "commit"}
+    overlapping = [a for a, b in itertools.pairwise(calls) if b.started < (a.ended or 0)]
+    assert len(overlapping) > len(calls) / 3
+
+
+# --- planted faults in histories -------------------------------------------------------------------------------------
+
+Plant = Callable[["Case"], bool]
+
+
+class Case:
+    """A right history, about to be spoilt. A plant returns False where there is nothing to spoil."""
+
+    def __init__(self, seed: int) -> None:
+        simulation = Simulation(seed)
+        self.rng = simulation.rng
+        self.history = simulation.history
+        self.calls = simulation.history.calls
+        self.log = list(simulation.log)
+        self.end = simulation.truth.end
+        self.truth = simulation.truth
+
+    def pick(self, fits: Callable[[Call], bool]) -> int | None:
+        places = [place for place, call in enumerate(self.calls) if fits(call)]
+        return self.rng.choice(places) if places else None
+
+    def replace(self, place: int, **changes: object) -> None:
+        self.calls[place] = msgspec.structs.replace(self.calls[place], **changes)
+
+    def done(self, *names: str) -> Callable[[Call], bool]:
+        return lambda call: call.outcome is Outcome.DONE and call.name in names
+
+
+def a_done_write_never_happened(case: Case) -> bool:
+    place = case.pick(case.done("set", "swap"))
+    if place is None:
+        return False
+    revision = case.calls[place].revision
+    case.log = [changes for changes in case.log if changes[0].revision != revision]
+    return True
+
+
+def something_happened_that_nobody_wanted(case: Case) -> bool:
+    entry = Entry("a", b"from nowhere", case.end + 1, case.end + 1, 1)
+    case.log.append((Change("a", case.end + 1, entry, case.truth.entry("a", case.end)),))
+    case.end += 1
+    return True
+
+
+def a_done_write_happened_twice(case: Case) -> bool:
+    place = case.pick(case.done("set"))
+    if place is None:
+        return False
+    (intent,) = case.calls[place].intents
+    before = case.truth.entry(intent.key, case.end)
+    entry = Entry(intent.key, intent.value or b"", case.end + 1, case.end + 1, 1)
+    case.log.append((Change(intent.key, case.end + 1, entry, before),))
+    case.end += 1
+    return True
+
+
+def a_write_was_told_the_next_revision(case: Case) -> bool:
+    place = case.pick(lambda call: case.done("set", "swap")(call) and call.revision < case.end)
+    if place is None:
+        return False
+    case.replace(place, revision=case.calls[place].revision + 1)
+    return True
+
+
+def a_write_was_told_a_revision_beyond_the_end(case: Case) -> bool:
+    place = case.pick(case.done("set", "swap"))
+    if place is None:
+        return False
+    case.replace(place, revision=case.end + 1)
+    return True
+
+
+def another_value_was_written(case: Case) -> bool:
+    place = case.pick(case.done("set"))
+    if place is None:
+        return False
+    (intent,) = case.calls[place].intents
+    case.replace(place, intents=(msgspec.structs.replace(intent, value=b"other"),))
+    return True
+
+
+def a_swap_wrote_over_something_else(case: Case) -> bool:
+    place = case.pick(case.done("swap"))
+    if place is None:
+        return False
+    (intent,) = case.calls[place].intents
+    case.replace(place, intents=(msgspec.structs.replace(intent, expected=(intent.expected or 0) + 1),))
+    return True
+
+
+def a_transaction_happened_in_part(case: Case) -> bool:
+    place = case.pick(lambda call: case.done("commit")(call) and all(intent.writes for intent in call.intents))
+    if place is None:
+        return False
+    revision = case.calls[place].revision
+    case.log = [changes[:1] if changes[0].revision == revision else changes for changes in case.log]
+    return True
+
+
+def a_refused_write_happened(case: Case) -> bool:
+    place = case.pick(case.done("set"))
+    if place is None:
+        return False
+    case.replace(place, outcome=Outcome.REFUSED, revision=0)
+    return True
+
+
+def a_swap_was_refused_for_no_reason(case: Case) -> bool:
+    place = case.pick(lambda call: call.sight is not None and call.sight.unlike is not None and call.sight.revision > 0)
+    if place is None:
+        return False
+    sight = case.calls[place].sight
+    assert sight is not None
+    case.replace(place, sight=msgspec.structs.replace(sight, unlike=sight.revision))
+    return True
+
+
+def a_read_saw_what_was_over(case: Case) -> bool:
+    """Including a key that comes back from the dead."""
+    for place, call in enumerate(case.calls):
+        if call.name == "get" and call.sight is not None and call.sight.revision:
+            key, entry = call.sight.key, call.sight.entry
+            until = case.truth.until(key, call.sight.revision)
+            writers = [each for each in case.calls if each.revision == until and each.outcome is Outcome.DONE]
+            late = [
+                at
+                for at, each in enumerate(case.calls)
+                if writers and each.name == "get" and each.started > (writers[0].ended or 0)
+            ]
+            if late and entry is not None:
+                case.replace(late[-1], sight=Sight.of(key, entry))
+                return late[-1] != place
+    return False
+
+
+def a_read_saw_what_never_was(case: Case) -> bool:
+    place = case.pick(lambda call: call.name == "get" and call.sight is not None and call.sight.entry is not None)
+    if place is None:
+        return False
+    sight = case.calls[place].sight
+    assert sight is not None
+    assert sight.entry is not None
+    case.replace(place, sight=Sight.of(sight.key, msgspec.structs.replace(sight.entry, value=b"never")))
+    return True
+
+
+def a_key_was_not_seen(case: Case) -> bool:
+    """One that was there all the time since a write that was over before."""
+    for place, call in enumerate(case.calls):
+        if case.done("set")(call):
+            (intent,) = call.intents
+            until = case.truth.until(intent.key, call.revision)
+            stays = case.truth.first(intent.key, exists=False, since=call.revision) is None
+            late = [at for at, each in enumerate(case.calls) if each.name == "get" and each.started > (call.ended or 0)]
+            if stays and late and until and place:
+                case.replace(late[0], sight=Sight(intent.key, exists=False))
+                return True
+    return False
+
+
+def two_writes_changed_places(case: Case) -> bool:
+    """Who came first was told the greater revision."""
+    writes = [place for place, call in enumerate(case.calls) if case.done("set")(call)]
+    for one, other in itertools.combinations(writes, 2):
+        first, second = case.calls[one], case.calls[other]
+        if (first.ended or 0) < second.started:
+            times = {"started": second.started, "ended": second.ended}
+            case.replace(other, started=first.started, ended=first.ended)
+            case.replace(one, **times)
+            return True
+    return False
+
+
+def a_snapshot_lacks_a_key(case: Case) -> bool:
+    place = case.pick(lambda call: call.snapshot is not None and len(call.snapshot.entries) > 0)
+    if place is None:
+        return False
+    snapshot = case.calls[place].snapshot
+    assert snapshot is not None
+    case.replace(place, snapshot=msgspec.structs.replace(snapshot, entries=snapshot.entries[1:]))
+    return True
+
+
+def a_snapshot_is_out_of_order(case: Case) -> bool:
+    place = case.pick(lambda call: call.snapshot is not None and len(call.snapshot.entries) > 1)
+    if place is None:
+        return False
+    snapshot = case.calls[place].snapshot
+    assert snapshot is not None
+    case.replace(place, snapshot=msgspec.structs.replace(snapshot, entries=snapshot.entries[::-1]))
+    return True
+
+
+def a_snapshot_miscounts_what_remains(case: Case) -> bool:
+    place = case.pick(lambda call: call.snapshot is not None)
+    if place is None:
+        return False
+    snapshot = case.calls[place].snapshot
+    assert snapshot is not None
+    case.replace(place, snapshot=msgspec.structs.replace(snapshot, remaining=snapshot.remaining + 1))
+    return True
+
+
+def a_snapshot_is_of_the_past(case: Case) -> bool:
+    for place, call in enumerate(case.calls):
+        earlier = [each for each in case.calls if each.revision > 5 and (each.ended or 0) < call.started]
+        if call.snapshot is not None and call.snapshot.prefix == "" and earlier:
+            case.replace(place, snapshot=Snapshot("", None, None, (), 0, 1))
+            return True
+    return False
+
+
+def there_were_never_so_many_keys(case: Case) -> bool:
+    place = case.pick(lambda call: call.tally is not None)
+    if place is None:
+        return False
+    case.replace(place, tally=Tally("", len(KEYS) + 1))
+    return True
+
+
+def a_deletion_was_told_another_last_value(case: Case) -> bool:
+    place = case.pick(case.done("delete"))
+    if place is None:
+        return False
+    change = case.calls[place].change
+    assert change is not None
+    assert change.previous is not None
+    previous = msgspec.structs.replace(change.previous, value=b"other")
+    case.replace(place, change=msgspec.structs.replace(change, previous=previous))
+    return True
+
+
+BY_REVISIONS: list[tuple[Plant, set[Rule]]] = [
+    (a_done_write_never_happened, {Rule.LOST_WRITE}),
+    (something_happened_that_nobody_wanted, {Rule.INVENTED_WRITE}),
+    (a_done_write_happened_twice, {Rule.APPLIED_TWICE}),
+    (a_write_was_told_the_next_revision, {Rule.LOST_WRITE, Rule.WRONG_VALUE}),
+    (a_write_was_told_a_revision_beyond_the_end, {Rule.LOST_WRITE}),
+    (another_value_was_written, {Rule.WRONG_VALUE}),
+    (a_swap_wrote_over_something_else, {Rule.BROKEN_EXPECTATION}),
+    (a_transaction_happened_in_part, {Rule.LOST_WRITE}),
+    (a_refused_write_happened, {Rule.FALSE_REFUSAL}),
+    (a_swap_was_refused_for_no_reason, {Rule.FALSE_REFUSAL}),
+    (a_read_saw_what_was_over, {Rule.STALE_READ}),
+    (a_read_saw_what_never_was, {Rule.INVENTED_READ}),
+    (a_key_was_not_seen, {Rule.STALE_READ}),
+    (two_writes_changed_places, {Rule.REAL_TIME}),
+    (a_snapshot_lacks_a_key, {Rule.WRONG_SNAPSHOT}),
+    (a_snapshot_is_out_of_order, {Rule.WRONG_SNAPSHOT}),
+    (a_snapshot_miscounts_what_remains, {Rule.WRONG_SNAPSHOT}),
+    (a_snapshot_is_of_the_past, {Rule.STALE_READ}),
+    (there_were_never_so_many_keys, {Rule.STALE_READ}),
+    (a_deletion_was_told_another_last_value, {Rule.WRONG_CHANGE}),
+]
+
+
+@pytest.mark.parametrize(("plant", "expected"), BY_REVISIONS, ids=[plant.__name__ for plant, _ in BY_REVISIONS])
+def test_a_planted_fault_is_found_by_revisions(plant: Plant, expected: set[Rule]) -> None:
+    planted = 0
+    for seed in range(60):
+        case = Case(seed)
+        if plant(case):
+            planted += 1
+            found = rules(check_revisions(case.history, Truth(case.log, end=case.end)))
+            assert found & expected, (seed, found)
+    assert planted >= 20
+
+
+BY_SEARCH: list[Plant] = [
+    a_read_saw_what_was_over,
+    a_read_saw_what_never_was,
+    a_key_was_not_seen,
+]
+
+
+@pytest.mark.parametrize("plant", BY_SEARCH)
+def test_a_planted_fault_is_found_by_search(plant: Plant) -> None:
+    """Without a truth: what contradicts itself. A read of what never was can be true for all that clients know."""
+    found = planted = 0
+    for seed in range(60):
+        case = Case(seed)
+        if plant(case):
+            planted += 1
+            found += bool(check_linearizability(case.history))
+    assert planted >= 20
+    assert found >= planted * 0.6
+
+
+def both_of(expected: int, values: tuple[bytes, bytes]) -> History:
+    history = History()
+    history.calls = [
+        Call(
+            client=f"c{n}",
+            name="swap",
+            started=1 + n,
+            ended=5 + n,
+            revision=10 + n,
+            intents=(Intent("a", value, expected),),
+        )
+        for n, value in enumerate(values)
+    ]
+    return history
+
+
+def test_two_swaps_from_one_revision_are_a_lost_update() -> None:
+    assert check_linearizability(both_of(0, (b"1", b"2"))) != []
+
+
+def test_a_write_of_unknown_outcome_may_have_happened_or_not() -> None:
+    unknown = Call(client="c", name="set", started=1, ended=2, outcome=Outcome.UNKNOWN, intents=(Intent("a", b"1"),))
+    seen = Call(client="d", name="get", started=5, ended=6, sight=Sight("a", exists=True, revision=7, value=b"1"))
+    absent = Call(client="d", name="get", started=3, ended=4, sight=Sight("a", exists=False))
+    again = Call(client="d", name="get", started=7, ended=8, sight=Sight("a", exists=False))
+    for calls, is_right in (
+        ([unknown, absent], True),
+        ([unknown, seen], True),
+        ([unknown, absent, seen], True),  # it came late
+        ([unknown, seen, again], False),  # it cannot be taken back
+        ([absent, seen], False),  # nobody wrote it
+    ):
+        history = History()
+        history.calls = list(calls)
+        assert (check_linearizability(history) == []) == is_right, calls
+
+
+# --- brute force agrees ----------------------------------------------------------------------------------------------
+
+
+@st.composite
+def some_steps(draw: st.DrawFn) -> list[Step]:
+    steps: list[Step] = []
+    for number in range(draw(st.integers(1, 5))):
+        start = draw(st.integers(0, 8))
+        end = draw(st.one_of(st.none(), st.integers(start + 1, 10)))
+        kind = draw(st.sampled_from(["read", "absent", "write", "swap", "delete"]))
+        revision, expected = draw(st.integers(1, 4)), draw(st.integers(0, 4))
+        call = Call(client="c", name=kind, started=start, ended=end)
+        steps.append(
+            {
+                "read": Step(2 * start, end and 2 * end - 1, revision, True, None, call),
+                "absent": Step(2 * start, end and 2 * end - 1, None, False, None, call),
+                "write": Step(2 * start, end and 2 * end - 1, None, None, revision, call),
+                "swap": Step(2 * start, end and 2 * end - 1, expected, None, 10 + number, call),
+                "delete": Step(2 * start, end and 2 * end - 1, None, True, 0, call),
+            }[kind]
+        )
+    return steps
+
+
+def fits_by_brute_force(steps: list[Step]) -> bool:
+    """Try every order of every choice of the steps that may be left out."""
+    optional = [step for step in steps if step.ended is None]
+    needed = [step for step in steps if step.ended is not None]
+    return any(
+        _fits_in_order(order)
+        for size in range(len(optional) + 1)
+        for chosen in itertools.combinations(optional, size)
+        for order in itertools.permutations([*needed, *chosen])
+    )
+
+
+def _fits_in_order(order: tuple[Step, ...]) -> bool:
+    for one, other in itertools.combinations(order, 2):
+        if other.ended is not None and other.ended < one.started:
+            return False
+    state = 0
+    for step in order:
+        if step.expected is not None and step.expected != state:
+            return False
+        if step.there is not None and step.there != (state != 0):
+            return False
+        if step.becomes is not None:
+            if step.becomes and state and step.becomes <= state:
+                return False
+            state = step.becomes
+    return True
+
+
+@settings(max_examples=2000, deadline=None)
+@given(some_steps())
+def test_the_search_agrees_with_brute_force(steps: list[Step]) -> None:
+    assert is_linearizable(steps) == fits_by_brute_force(steps)
+
+
+@st.composite
+def some_reads(draw: st.DrawFn) -> tuple[list[Call], Truth]:
+    """One key with a history of its own, the writes that made it, and reads that may be wrong."""
+    log: list[tuple[Change, ...]] = []
+    entry: Entry | None = None
+    calls: list[Call] = []
+    times = draw(st.permutations(range(20)))
+    for number in range(draw(st.integers(1, 3))):
+        revision = number + 2
+        removes = entry is not None and draw(st.booleans())
+        after = None if removes else Entry("a", b"%d" % revision, revision, revision, 1)
+        log.append((Change("a", revision, after, entry),))
+        start, end = sorted(times[2 * number : 2 * number + 2])
+        value = after.value if after is not None else None
+        calls.append(
+            Call(client="w", name="set", started=start, ended=end, revision=revision, intents=(Intent("a", value),))
+        )
+        entry = after
+    for number in range(draw(st.integers(1, 3))):
+        start, end = sorted(times[2 * number + 6 : 2 * number + 8])
+        seen = draw(st.sampled_from([None, *[changes[0].entry for changes in log]]))
+        calls.append(Call(client="r", name="get", started=start, ended=end, sight=Sight.of("a", seen)))
+    return calls, Truth(log, end=len(log) + 1)
+
+
+def agrees_by_brute_force(calls: list[Call], truth: Truth) -> bool:
+    """Try to give every call a revision at which it happened."""
+    revisions = range(truth.end + 1)
+
+    def is_right(places: tuple[int, ...]) -> bool:
+        for call, place in zip(calls, places, strict=True):
+            if call.intents and place != call.revision:
+                return False
+            if call.sight is not None and truth.entry("a", place) != call.sight.entry:
+                return False
+        return all(
+            places[a] < places[b] if calls[b].intents else places[a] <= places[b]
+            for a, b in itertools.permutations(range(len(calls)), 2)
+            if (calls[a].ended or 0) < calls[b].started
+        )
+
+    return any(is_right(places) for places in itertools.product(revisions, repeat=len(calls)))
+
+
+@settings(max_examples=1000, deadline=None)
+@given(some_reads())
+def test_the_order_of_revisions_agrees_with_brute_force(given: tuple[list[Call], Truth]) -> None:
+    calls, truth = given
+    history = History()
+    history.calls = calls
+
+    assert (check_revisions(history, truth) == []) == agrees_by_brute_force(calls, truth)
+
+
+# --- planted faults in watches ---------------------------------------------------------------------------------------
+
+Shown_ = tuple[Shown, ...]
+
+
+Spoil = Callable[[WatchedStream, int, int], bool | None]  # a place, and the one after it; False: nothing to spoil
+
+
+def events_at(stream: WatchedStream, place: int) -> Shown_:
+    events = stream.shown[place]
+    assert not isinstance(events, Mark)
+    return events
+
+
+def with_first(stream: WatchedStream, place: int, **changes: object) -> None:
+    first, *others = events_at(stream, place)
+    stream.shown[place] = (msgspec.structs.replace(first, **changes), *others)
+
+
+def drop(stream: WatchedStream, place: int, _: int) -> None:
+    del stream.shown[place]
+
+
+def drop_the_last(stream: WatchedStream, _: int, __: int) -> None:
+    del stream.shown[-1]
+
+
+def duplicate(stream: WatchedStream, place: int, _: int) -> None:
+    stream.shown.insert(place, stream.shown[place])
+
+
+def swap(stream: WatchedStream, place: int, following: int) -> None:
+    stream.shown[place], stream.shown[following] = stream.shown[following], stream.shown[place]
+
+
+def split(stream: WatchedStream, _: int, __: int) -> bool:
+    for place in range(len(stream.shown)):
+        events = events_at(stream, place)
+        if len(events) > 1:
+            stream.shown[place : place + 1] = [events[:1], events[1:]]
+            return True
+    return False
+
+
+def merge(stream: WatchedStream, place: int, following: int) -> None:
+    stream.shown[place] = events_at(stream, place) + events_at(stream, following)
+    del stream.shown[following]
+
+
+def off_by_one(stream: WatchedStream, place: int, _: int) -> None:
+    events = events_at(stream, place)
+    stream.shown[place] = tuple(msgspec.structs.replace(each, revision=each.revision + 1) for each in events)
+
+
+def invent(stream: WatchedStream, place: int, _: int) -> None:
+    events = events_at(stream, place)
+    stream.shown[place] = (*events, Shown("added", events[0].revision, "invented", b""))
+
+
+def before_the_start(stream: WatchedStream, _: int, __: int) -> None:
+    stream.shown.insert(0, (Shown("added", stream.since or 0, "a", b"", None),))
+
+
+def wrong_kind(stream: WatchedStream, place: int, _: int) -> None:
+    is_added = events_at(stream, place)[0].kind == "added"
+    with_first(stream, place, kind="modified" if is_added else "added")
+
+
+def wrong_value(stream: WatchedStream, place: int, _: int) -> None:
+    with_first(stream, place, value=b"other")
+
+
+def wrong_previous(stream: WatchedStream, place: int, _: int) -> bool:
+    if events_at(stream, place)[0].kind != "modified":
+        return False
+    with_first(stream, place, previous=b"other")
+    return True
+
+
+def bookmark_ahead(stream: WatchedStream, place: int, _: int) -> None:
+    stream.shown.insert(place, Mark(events_at(stream, place)[0].revision))
+
+
+def bookmark_back(stream: WatchedStream, place: int, _: int) -> None:
+    stream.shown.insert(place + 1, Mark(events_at(stream, place)[0].revision - 1))
+
+
+def another_prefix(stream: WatchedStream, _: int, __: int) -> None:
+    stream.prefix = "b"
+
+
+SPOILT: list[tuple[Spoil, set[Rule]]] = [
+    (drop, {Rule.LOST_EVENT}),
+    (drop_the_last, {Rule.LOST_EVENT}),
+    (duplicate, {Rule.DUPLICATE_EVENT}),
+    (swap, {Rule.EVENT_ORDER, Rule.LOST_EVENT}),
+    (split, {Rule.SPLIT_REVISION}),
+    (merge, {Rule.SPLIT_REVISION}),
+    (off_by_one, {Rule.LOST_EVENT, Rule.INVENTED_EVENT}),
+    (invent, {Rule.INVENTED_EVENT}),
+    (before_the_start, {Rule.DUPLICATE_EVENT}),
+    (wrong_kind, {Rule.WRONG_EVENT}),
+    (wrong_value, {Rule.WRONG_EVENT}),
+    (wrong_previous, {Rule.WRONG_PREVIOUS}),
+    (bookmark_ahead, {Rule.LOST_EVENT}),
+    (bookmark_back, {Rule.WRONG_BOOKMARK}),
+    (another_prefix, {Rule.INVENTED_EVENT}),
+]
+
+
+@pytest.mark.parametrize(("spoil", "expected"), SPOILT, ids=[spoil.__name__ for spoil, _ in SPOILT])
+def test_a_planted_fault_in_a_watch_is_found(spoil: Spoil, expected: set[Rule]) -> None:
+    planted = 0
+    for seed in range(40):
+        simulation = Simulation(seed)
+        stream = simulation.stream(since=3)
+        stream.shown = [each for each in stream.shown if not isinstance(each, Mark)]
+        place = simulation.rng.randrange(1, len(stream.shown) - 1)
+        if spoil(stream, place, place + 1) is not False:
+            planted += 1
+            found = rules(check_watch(stream, simulation.truth))
+            assert found & expected, (seed, found)
+    assert planted >= 15
+
+
+def test_a_watch_that_begins_with_all_there_is_is_checked_against_it() -> None:
+    simulation = Simulation(1)
+    middle = simulation.truth.end // 2
+    there = [entry for key in KEYS if (entry := simulation.truth.entry(key, middle)) is not None]
+    assert there
+    initial = [(Shown("added", entry.mod_revision, entry.key, entry.value),) for entry in there]
+    rest = simulation.stream(since=middle).shown
+    right = WatchedStream(
+        prefix="", since=None, shown=[*initial, Mark(middle), *rest], complete_to=simulation.truth.end
+    )
+
+    assert check_watch(right, simulation.truth) == []
+    for spoilt, rule in (
+        ([*initial[1:], Mark(middle), *rest], Rule.LOST_EVENT),
+        ([*initial, initial[0], Mark(middle), *rest], Rule.DUPLICATE_EVENT),
+        ([*initial, (Shown("added", 1, "x", b""),), Mark(middle), *rest], Rule.INVENTED_EVENT),
+        ([*initial, *rest], Rule.WRONG_BOOKMARK),
+    ):
+        stream = WatchedStream(prefix="", since=None, shown=list(spoilt))
+        if rule is Rule.WRONG_BOOKMARK:
+            stream.shown = [each for each in stream.shown if not isinstance(each, Mark)]
+        assert rule in rules(check_watch(stream, simulation.truth))
+
+
+def test_a_selector_makes_coming_in_an_addition_and_going_out_a_deletion() -> None:
+    def entry(revision: int, value: bytes) -> Entry:
+        return Entry("a", value, revision, 2, revision)
+
+    states = [None, entry(2, b"no"), entry(3, b"yes"), entry(4, b"yes too"), entry(5, b"no more"), None]
+    log = [(Change("a", at + 1, states[at], states[at - 1]),) for at in range(1, 6)]
+    shown: list[Shown_ | Mark] = [
+        (Shown("added", 3, "a", b"yes"),),
+        (Shown("modified", 4, "a", b"yes too", b"yes"),),
+        (Shown("deleted", 5, "a", b"yes too", b"yes too"),),
+    ]
+    stream = WatchedStream(
+        prefix="", since=0, shown=shown, matches=lambda entry: entry.value.startswith(b"yes"), complete_to=6
+    )
+
+    assert check_watch(stream, Truth(log, end=6)) == []
+    stream.matches = lambda _: True
+    assert check_watch(stream, Truth(log, end=6)) != []
+
+
+def test_resumed_watches_neither_leave_out_nor_repeat() -> None:
+    simulation = Simulation(2)
+    whole = simulation.stream().shown
+    whole = [each for each in whole if not isinstance(each, Mark)]
+    middle = whole[len(whole) // 2][0].revision  # type: ignore[index]  # no marks
+    first = WatchedStream(prefix="", since=0, shown=[each for each in whole if each[0].revision <= middle])  # type: ignore[index]  # no marks
+    for since, is_right in ((middle, True), (middle + 1, False), (middle - 1, False)):
+        second = simulation.stream(since=since)
+        assert (check_resumed([first, second], simulation.truth) == []) == is_right
