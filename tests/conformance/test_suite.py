@@ -49,9 +49,9 @@ async def open_mine():
     yield MyStore()
 
 
-@pytest.fixture
-def anyio_backend():
-    return "asyncio"
+@pytest.fixture(scope="module", params=["asyncio", "trio"])
+def anyio_backend(request):
+    return request.param  # as anyio's own does where trio is installed
 
 
 class TestMine(StorageConformance):
@@ -122,6 +122,31 @@ class WatchesThatRepeat(MemoryStorageBackend):
         return super().watch(prefix, since=since - 1 if since else since)
 
 
+class WatchesInPieces(MemoryStorageBackend):
+    class Pieces(StorageWatch):
+        def __init__(self, whole: StorageWatch) -> None:
+            self._whole = whole
+            self._pieces: list[Change] = []
+
+        @property
+        def revision(self) -> int:
+            return self._whole.revision
+
+        async def open(self) -> None:
+            await self._whole.open()
+
+        async def aclose(self) -> None:
+            await self._whole.aclose()
+
+        async def __anext__(self) -> tuple[Change, ...]:
+            if not self._pieces:
+                self._pieces += await anext(self._whole)
+            return (self._pieces.pop(0),)
+
+    def watch(self, prefix: str, *, since: int | None = None) -> StorageWatch:
+        return self.Pieces(super().watch(prefix, since=since))
+
+
 class ErrorsAsNone(MemoryStorageBackend):
     async def get(self, key: str, *, revision: int | None = None) -> Entry | None:
         try:
@@ -172,6 +197,7 @@ FAULTS: list[type[MemoryStorageBackend]] = [
     ListsOfNow,
     PrefixesWithoutAnEnd,
     WatchesThatRepeat,
+    WatchesInPieces,
     ErrorsAsNone,
     DeletionsOfNothing,
     CommitsInSteps,

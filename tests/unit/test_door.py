@@ -10,10 +10,11 @@ from blockbuster import BlockingError
 
 import kvorum
 import kvorum.lab
+import kvorum.testing
 from kvorum import supervisor
 
 
-@pytest.mark.parametrize("door", [kvorum, kvorum.lab], ids=lambda door: door.__name__)
+@pytest.mark.parametrize("door", [kvorum, kvorum.lab, kvorum.testing], ids=lambda door: door.__name__)
 def test_everything_exported_is_there_once_and_nothing_else_is(door: ModuleType) -> None:
     shown = [name for name, value in vars(door).items() if not name.startswith("_") and not inspect.ismodule(value)]
 
@@ -21,10 +22,13 @@ def test_everything_exported_is_there_once_and_nothing_else_is(door: ModuleType)
     assert sorted(shown) == sorted(door.__all__)
 
 
-@pytest.mark.parametrize("name", kvorum.__all__)
-def test_everything_exported_is_documented(name: str) -> None:
+@pytest.mark.parametrize(
+    ("door", "name"),
+    [(door, name) for door in (kvorum, kvorum.lab, kvorum.testing) for name in door.__all__ if not name.isupper()],
+)
+def test_everything_exported_is_documented(door: ModuleType, name: str) -> None:
     """Down to each public method and property."""
-    exported = getattr(kvorum, name)
+    exported = getattr(door, name)
     members = vars(exported).items() if inspect.isclass(exported) else ()
     undocumented = [
         member
@@ -32,7 +36,7 @@ def test_everything_exported_is_documented(name: str) -> None:
         if not member.startswith("_") and callable(getattr(value, "__func__", value)) and not inspect.getdoc(value)
     ]
 
-    assert exported.__doc__ or name == "WatchEvent"
+    assert exported.__doc__ or name in {"WatchEvent", "OpenStore"}  # aliases
     assert undocumented == []
 
 

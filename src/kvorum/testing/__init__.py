@@ -12,7 +12,7 @@ extra `testing`::
 from kvorum.testing.conformance import StorageConformance
 from kvorum.testing.fault_proxy import FaultProxy, ProxyStatistics
 from kvorum.testing.fault_script import FAULTS, FaultScript, Step
-from kvorum.testing.history import Call, Fault, History, Intent, Outcome, Sight, Snapshot, Tally
+from kvorum.testing.history import Answer, Call, Fault, History, Intent, Outcome, Sight, Snapshot, Tally
 from kvorum.testing.linearizability import check_linearizability
 from kvorum.testing.recorder import RecordingBackend, RecordingRepository
 from kvorum.testing.revision_order import check_revisions
@@ -40,6 +40,7 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "RecordingRepository",
     "History",
     "Call",
+    "Answer",
     "Fault",
     "Intent",
     "Outcome",

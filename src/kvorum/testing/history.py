@@ -96,8 +96,28 @@ class Tally(msgspec.Struct, frozen=True, gc=False):
     at: int | None = None
 
 
-class Call(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One call of one client.
+class Answer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What a call was told.
+
+    Attributes:
+        revision: what it was told that its write had made.
+        sight: what it saw of a key.
+        snapshot: what it saw of a range.
+        tally: what it was told about a number of keys.
+        change: what it was told that it had changed.
+        error: what it raised.
+    """
+
+    revision: int = 0
+    sight: Sight | None = None
+    snapshot: Snapshot | None = None
+    tally: Tally | None = None
+    change: Change | None = None
+    error: str = ""
+
+
+class Call(Answer, frozen=True, kw_only=True, gc=False):
+    """One call of one client, and its answer.
 
     Attributes:
         client: whose.
@@ -106,13 +126,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         ended: the number of its end; None if it never came back.
         seconds: when it started and when it ended, by a clock that only people look at.
         outcome: what the client knows.
-        revision: what it was told that its write had made.
         intents: what it wanted to write, or to check.
-        sight: what it saw of a key.
-        snapshot: what it saw of a range.
-        tally: what it was told about a number of keys.
-        change: what it was told that it had changed.
-        error: what it raised.
     """
 
     client: str
@@ -121,13 +135,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     ended: int | None
     seconds: tuple[float, float] = (0.0, 0.0)
     outcome: Outcome = Outcome.DONE
-    revision: int = 0
     intents: tuple[Intent, ...] = ()
-    sight: Sight | None = None
-    snapshot: Snapshot | None = None
-    tally: Tally | None = None
-    change: Change | None = None
-    error: str = ""
 
     @property
     def writes(self) -> bool:
@@ -145,12 +153,12 @@ class Fault(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         name: what.
         at: its number in the order of the history.
-        in_flight: how many calls were under way.
+        in_flight: which calls were under way, by the numbers of their starts.
     """
 
     name: str
     at: int
-    in_flight: int
+    in_flight: tuple[int, ...]
 
 
 class OpenCall(msgspec.Struct, frozen=True, gc=False):
@@ -186,17 +194,30 @@ class History:
         self._open[call.started] = call
         return call
 
-    def end(self, call: OpenCall, outcome: Outcome, **seen: object) -> None:
-        """Note that a call has ended, and what it has seen: fields of `Call`. One that was cut off has no end."""
+    def end(self, call: OpenCall, outcome: Outcome, answer: Answer, *, is_cut_off: bool = False) -> None:
+        """Note that a call is over, and what it was told. One that was cut off has no end: it may go on without it."""
         del self._open[call.started]
-        ended = None if seen.pop("is_cut_off", False) else next(self._numbers)
-        made = {"client": call.client, "name": call.name, "started": call.started, "ended": ended}
-        times = (call.second, time.monotonic())
-        self.calls.append(Call(**made, seconds=times, outcome=outcome, intents=call.intents, **seen))  # type: ignore[arg-type]  # by name
+        self.calls.append(
+            Call(
+                client=call.client,
+                name=call.name,
+                started=call.started,
+                ended=None if is_cut_off else next(self._numbers),
+                seconds=(call.second, time.monotonic()),
+                outcome=outcome,
+                intents=call.intents,
+                revision=answer.revision,
+                sight=answer.sight,
+                snapshot=answer.snapshot,
+                tally=answer.tally,
+                change=answer.change,
+                error=answer.error,
+            )
+        )
 
     def mark(self, name: str) -> Fault:
         """Note that something is done to the system, now."""
-        fault = Fault(name, next(self._numbers), len(self._open))
+        fault = Fault(name, next(self._numbers), tuple(self._open))
         self.faults.append(fault)
         return fault
 

@@ -14,12 +14,10 @@ from kvorum.keys import resource_key
 from kvorum.repository import Repository
 from kvorum.resources import AnyResource
 from kvorum.storage import Change, Entry, Operation, Page, StorageBackend, StorageWatch
-from kvorum.testing.history import History, Intent, OpenCall, Outcome, Sight, Snapshot, Tally
+from kvorum.testing.history import Answer, History, Intent, OpenCall, Outcome, Sight, Snapshot, Tally
 
 T = TypeVar("T")
 R = TypeVar("R", bound=AnyResource)
-
-Seen = Mapping[str, object]
 
 
 class Recorder:
@@ -29,7 +27,9 @@ class Recorder:
         self.history: History = history
         self.client: str = client
 
-    async def call(self, name: str, intents: tuple[Intent, ...], answer: Awaitable[T], seen: Callable[[T], Seen]) -> T:
+    async def call(
+        self, name: str, intents: tuple[Intent, ...], answer: Awaitable[T], seen: Callable[[T], Answer]
+    ) -> T:
         """Wait for an answer, and note it: what `seen` makes of it, or the error, or that it was cut off."""
         call = self.history.start(self.client, name, intents)
         try:
@@ -38,14 +38,14 @@ class Recorder:
             self._refused(call, exc)
             raise
         except BaseException as exc:
-            self.history.end(call, Outcome.UNKNOWN, error=repr(exc), is_cut_off=True)
+            self.history.end(call, Outcome.UNKNOWN, Answer(error=repr(exc)), is_cut_off=True)
             raise
-        self.history.end(call, Outcome.DONE, **seen(result))
+        self.history.end(call, Outcome.DONE, seen(result))
         return result
 
     def _refused(self, call: OpenCall, error: KvorumError) -> None:
         outcome = Outcome.UNKNOWN if isinstance(error, OutcomeUnknownError) else Outcome.REFUSED
-        self.history.end(call, outcome, error=str(error), sight=_sight_of(error, call))
+        self.history.end(call, outcome, Answer(error=str(error), sight=_sight_of(error, call)))
 
 
 def _sight_of(error: KvorumError, call: OpenCall) -> Sight | None:
@@ -80,21 +80,21 @@ class RecordingBackend(StorageBackend):
     async def get(self, key: str, *, revision: int | None = None) -> Entry | None:
         """Note what was seen."""
         answer = self._backend.get(key, revision=revision)
-        return await self._call("get", (), answer, lambda entry: {"sight": Sight.of(key, entry, at=revision)})
+        return await self._call("get", (), answer, lambda entry: Answer(sight=Sight.of(key, entry, at=revision)))
 
     async def exists(self, key: str) -> bool:
         """Note what was seen."""
-        return await self._call("exists", (), self._backend.exists(key), lambda there: {"sight": Sight(key, there)})
+        return await self._call("exists", (), self._backend.exists(key), lambda there: Answer(sight=Sight(key, there)))
 
     async def list(
         self, prefix: str, *, limit: int | None = None, after: str | None = None, revision: int | None = None
     ) -> Page:
         """Note what was seen."""
 
-        def seen(page: Page) -> Seen:
+        def seen(page: Page) -> Answer:
             entries = tuple(page.entries)
             snapshot = Snapshot(prefix, after, limit, entries, page.remaining, page.revision, revision)
-            return {"snapshot": snapshot}
+            return Answer(snapshot=snapshot)
 
         answer = self._backend.list(prefix, limit=limit, after=after, revision=revision)
         return await self._call("list", (), answer, seen)
@@ -102,7 +102,7 @@ class RecordingBackend(StorageBackend):
     async def count(self, prefix: str, *, revision: int | None = None) -> int:
         """Note what was told."""
         answer = self._backend.count(prefix, revision=revision)
-        return await self._call("count", (), answer, lambda number: {"tally": Tally(prefix, number, revision)})
+        return await self._call("count", (), answer, lambda number: Answer(tally=Tally(prefix, number, revision)))
 
     async def keys(self, pattern: str = "*") -> Sequence[str]:
         """Note nothing: it says neither when nor what."""
@@ -130,7 +130,7 @@ class RecordingBackend(StorageBackend):
             "delete",
             (Intent(key, None, expected),),
             answer,
-            lambda change: {"revision": change.revision, "change": change},
+            lambda change: Answer(revision=change.revision, change=change),
         )
 
     async def commit(self, operations: Sequence[Operation]) -> int:
@@ -155,8 +155,8 @@ class RecordingBackend(StorageBackend):
         await self._backend.aclose()
 
 
-def _written(revision: int) -> Seen:
-    return {"revision": revision}
+def _written(revision: int) -> Answer:
+    return Answer(revision=revision)
 
 
 class RecordingRepository(Generic[R]):
@@ -203,16 +203,16 @@ class RecordingRepository(Generic[R]):
         """Note that it was gone at the revision that was returned."""
         key = resource_key(self._repository.kind, name, namespace)
 
-        def seen(result: R) -> Seen:
+        def seen(result: R) -> Answer:
             metadata = result.metadata
             if metadata.finalizers:  # it is only marked
                 return _returned(result)
-            return {"sight": Sight(key, exists=False, at=metadata.resource_version)}
+            return Answer(sight=Sight(key, exists=False, at=metadata.resource_version))
 
         return await self._call("delete", (), self._repository.delete(name, namespace=namespace), seen)
 
 
-def _returned(result: AnyResource) -> Seen:
+def _returned(result: AnyResource) -> Answer:
     stored = result.metadata.stored
     assert stored is not None
-    return {"sight": Sight(stored.key, exists=True, revision=stored.revision, value=stored.value)}
+    return Answer(sight=Sight(stored.key, exists=True, revision=stored.revision, value=stored.value))

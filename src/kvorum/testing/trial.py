@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Final
 
 import anyio
 import msgspec
@@ -18,6 +19,8 @@ from kvorum.testing.truth import Truth, read_truth
 from kvorum.testing.violation import Violation
 from kvorum.testing.watch_streams import WatchedStream, check_resumed
 from kvorum.testing.workload import Workload
+
+PATIENCE: Final = 10.0  # seconds that the watch may take to show what is there when the work is done
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -71,18 +74,32 @@ async def run_trial(
     streams: list[WatchedStream] = []
     async with anyio.create_task_group() as group:
         group.start_soon(_follow, backends[-1], workload.prefix, streams)
-        is_played = anyio.Event()
-        async with anyio.create_task_group() as working:
-            working.start_soon(partial(workload.run, backends, history, until=is_played))
-            if proxy is not None and script is not None:
-                await script.play(proxy, history)
-            is_played.set()
+        await _work(workload, backends, history, proxy, script)
         truth = await read_truth(endpoint, clients[0].settings.prefix)
-        with anyio.move_on_after(10):
+        with anyio.move_on_after(PATIENCE):
             await _reached(streams, max(truth.revisions, default=0))
         group.cancel_scope.cancel()
-    if streams:
-        streams[-1].complete_to = truth.end
+        return _judged(history, truth, streams)
+    raise AssertionError("a cancelled group still returns")
+
+
+async def _work(
+    workload: Workload,
+    backends: Sequence[StorageBackend],
+    history: History,
+    proxy: FaultProxy | None,
+    script: FaultScript | None,
+) -> None:
+    is_played = anyio.Event()
+    async with anyio.create_task_group() as group:
+        group.start_soon(partial(workload.run, backends, history, until=is_played))
+        if proxy is not None and script is not None:
+            await script.play(proxy, history)
+        is_played.set()
+
+
+def _judged(history: History, truth: Truth, streams: Sequence[WatchedStream]) -> Verdict:
+    streams[-1].complete_to = truth.end
     violations = [
         *check_revisions(history, truth),
         *check_linearizability(history),
