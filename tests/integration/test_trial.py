@@ -91,6 +91,7 @@ async def test_a_write_that_arrives_after_everybody_has_given_it_up_is_told_from
     prefix = kvorum_url.rpartition("/")[2]
     history = History()
     async with FaultProxy(endpoint) as proxy, kvorum.connect(kvorum_url) as direct:
+        start = (await direct.backend.list("")).revision
         settings = kvorum.EtcdSettings(endpoints=(proxy.endpoint,), prefix=prefix, timeout=0.5)
         async with kvorum.connect(settings) as client:
             late = RecordingBackend(client.backend, history, "late")
@@ -105,9 +106,17 @@ async def test_a_write_that_arrives_after_everybody_has_given_it_up_is_told_from
                     await anext(watch)
             assert await there.get("k") is not None
 
-    truth = await read_truth(endpoint, prefix)
+    truth = await read_truth(endpoint, prefix, since=start)
     assert check_revisions(history, truth) == []
     assert check_linearizability(history) == []
+
+
+async def test_a_trial_needs_an_empty_prefix(endpoint: str, kvorum_client: kvorum.Client) -> None:
+    """What was there before is nobody's, and would be taken for invented."""
+    await kvorum_client.backend.set("k0", b"")
+
+    with pytest.raises(kvorum.InvalidResourceError, match="nothing in it"):
+        await run_trial(endpoint, [kvorum_client], Workload())
 
 
 def test_a_fault_that_hits_nothing_is_not_passed() -> None:
@@ -328,6 +337,7 @@ async def test_the_truth_is_the_whole_history_of_a_prefix(
     endpoint: str, kvorum_client: kvorum.Client, kvorum_url: str
 ) -> None:
     backend, prefix = kvorum_client.backend, kvorum_client.settings.prefix
+    start = (await backend.list("")).revision
     first = await backend.set("a", b"1")
     async with kvorum.connect(f"{kvorum_url}-other") as other:
         await other.backend.set("a", b"not here")
@@ -337,7 +347,7 @@ async def test_the_truth_is_the_whole_history_of_a_prefix(
     )
     third = (await backend.delete("a")).revision
 
-    truth = await read_truth(endpoint, prefix)
+    truth = await read_truth(endpoint, prefix, since=start)
     one, two = Entry("a", b"1", first, first, 1), Entry("a", b"2", second, first, 2, lease)
     assert list(truth.revisions) == [first, second, third]
     assert truth.revisions[second] == (

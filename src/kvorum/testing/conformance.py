@@ -34,8 +34,17 @@ class StorageConformance(
             def open_store(self) -> kvorum.testing.OpenStore:
                 return MyStore.open
 
-    The tests run under anyio's pytest plugin, on asyncio.
+    The tests run under anyio's pytest plugin, on asyncio, whatever the project's own `anyio_backend` is; to choose the
+    loop, override that fixture in the class.
     """
+
+    # anyio's own has a parameter for trio, which Kvorum does not run on. For the session: so async fixtures of any
+    # scope may depend on it.
+    @pytest.fixture(scope="session")
+    @classmethod
+    def anyio_backend(cls) -> str:
+        """The event loop of the tests."""
+        return "asyncio"
 
     @pytest.fixture
     def open_store(self) -> OpenStore:

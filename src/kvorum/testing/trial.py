@@ -8,7 +8,7 @@ import anyio
 import msgspec
 
 from kvorum.client import Client
-from kvorum.errors import UnavailableError
+from kvorum.errors import InvalidResourceError, UnavailableError
 from kvorum.storage import StorageBackend
 from kvorum.testing.fault_proxy import FaultProxy
 from kvorum.testing.fault_script import FaultScript
@@ -63,19 +63,26 @@ async def run_trial(
     """Run a workload on open clients of one prefix, follow it with a watch, and judge both.
 
     Args:
-        endpoint: `host:port` of the etcd itself, where the truth is read; nothing may have been compacted.
-        clients: who works; they may connect through a proxy.
+        endpoint: `host:port` of the etcd itself, where the truth is read; it must not be compacted meanwhile.
+        clients: who works; they may connect through a proxy. There must be nothing under their prefix.
         workload: what they do.
         proxy: what the script is played on.
         script: what to do to it meanwhile. The workload goes on until it is played.
+
+    Raises:
+        InvalidResourceError: there is something under the prefix already.
+        HistoryLostError: it was compacted.
     """
     history = History()
     backends = [client.backend for client in clients]
     streams: list[WatchedStream] = []
+    before = await backends[0].list("", limit=1)
+    if before.entries:
+        raise InvalidResourceError(backends[0].location(""), "a trial needs a prefix with nothing in it")
     async with anyio.create_task_group() as group:
-        group.start_soon(_follow, backends[-1], workload.prefix, streams)
+        group.start_soon(_follow, backends[-1], workload.prefix, before.revision, streams)
         await _work(workload, backends, history, proxy, script)
-        truth = await read_truth(endpoint, clients[0].settings.prefix)
+        truth = await read_truth(endpoint, clients[0].settings.prefix, since=before.revision)
         with anyio.move_on_after(PATIENCE):
             await _reached(streams, max(truth.revisions, default=0))
         group.cancel_scope.cancel()
@@ -108,9 +115,8 @@ def _judged(history: History, truth: Truth, streams: Sequence[WatchedStream]) ->
     return Verdict(history, truth, streams, violations)
 
 
-async def _follow(backend: StorageBackend, prefix: str, streams: list[WatchedStream]) -> None:
+async def _follow(backend: StorageBackend, prefix: str, since: int, streams: list[WatchedStream]) -> None:
     """Note what a watch shows; when its connection is lost, go on with another one from where it had got to."""
-    since = 0
     while True:
         stream = WatchedStream(prefix=prefix, since=since)
         streams.append(stream)

@@ -167,7 +167,7 @@ _responses = msgspec.json.Decoder(_Response, strict=False)
 _ALL = {"key": base64.b64encode(b"\0").decode(), "range_end": base64.b64encode(b"\0").decode()}
 
 
-async def read_truth(endpoint: str, prefix: str) -> Truth:
+async def read_truth(endpoint: str, prefix: str, *, since: int = 0) -> Truth:
     """Read the history of a prefix from an etcd, up to the revision of now.
 
     It goes through etcd's JSON gateway, and shares nothing with the code that it is to judge.
@@ -175,19 +175,20 @@ async def read_truth(endpoint: str, prefix: str) -> Truth:
     Args:
         endpoint: `host:port`.
         prefix: that of the client.
+        since: a revision at which there was nothing under the prefix; what came after it is read.
 
     Raises:
         HistoryLostError: some of it was compacted.
     """
-    return await anyio.to_thread.run_sync(_read, endpoint, KeySpace(prefix))
+    return await anyio.to_thread.run_sync(_read, endpoint, KeySpace(prefix), since)
 
 
-def _read(endpoint: str, keys: KeySpace) -> Truth:
+def _read(endpoint: str, keys: KeySpace, since: int) -> Truth:
     connection = HTTPConnection(endpoint, timeout=TIMEOUT)
     try:
         end = _responses.decode(_ask(connection, "/v3/kv/range", {**_ALL, "count_only": True}).read()).header.revision
-        create = {**_ALL, "start_revision": "1", "prev_kv": True}
-        return Truth(_revisions(_ask(connection, "/v3/watch", {"create_request": create}), keys, end), end=end)
+        create = {**_ALL, "start_revision": str(since + 1), "prev_kv": True}
+        return Truth(_revisions(_ask(connection, "/v3/watch", {"create_request": create}), keys, since, end), end=end)
     finally:
         connection.close()
 
@@ -200,13 +201,13 @@ def _ask(connection: HTTPConnection, path: str, body: object) -> HTTPResponse:
     return response
 
 
-def _revisions(response: HTTPResponse, keys: KeySpace, end: int) -> Iterator[tuple[Change, ...]]:
+def _revisions(response: HTTPResponse, keys: KeySpace, since: int, end: int) -> Iterator[tuple[Change, ...]]:
     """Read the whole store's changes up to a revision, and yield those of the prefix."""
-    prefix, reached = keys.prefix.encode(), 1
+    prefix, reached = keys.prefix.encode(), max(since, 1)
     while reached < end:
         message = _messages.decode(response.readline()).result
         if message.canceled:
-            raise HistoryLostError(revision=1, compact_revision=message.compact_revision)
+            raise HistoryLostError(revision=since + 1, compact_revision=message.compact_revision)
         changes: list[Change] = []
         for event in message.events:
             if changes and event.kv.mod_revision != changes[0].revision:
