@@ -573,7 +573,7 @@ async def anext_of_ended(watch: kvorum.StorageWatch) -> str:
 
 
 async def test_a_dead_server_is_unavailable_and_its_watches_say_so_once(server: EmbeddedEtcd) -> None:
-    async with impatient(server, timeout=5) as client:
+    async with impatient(server, timeout=1) as client:
         store = client.backend
         watch = store.watch("")
         await watch.open()

@@ -93,9 +93,9 @@ def requests(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     made: list[str] = []
     send = Connection._call
 
-    async def count(self: Connection, method: Any, request: Any, call: Any) -> Any:
+    async def count(self: Connection, method: Any, request: Any, call: Any, seconds: float) -> Any:
         made.append(call.operation)
-        return await send(self, method, request, call)
+        return await send(self, method, request, call, seconds)
 
     monkeypatch.setattr(Connection, "_call", count)
     return made

@@ -80,6 +80,7 @@ class RangeResponse:
     count: int
 
 class PutRequest:
+    key: bytes
     def __init__(self, *, key: bytes, value: bytes, lease: int = ..., ignore_lease: bool = ...) -> None: ...
 
 class PutResponse:

@@ -8,9 +8,11 @@ from kvorum.errors import (
     ConflictError,
     LeaseNotFoundError,
     NotFoundError,
+    OutcomeUnknownError,
     ResourceTooLargeError,
 )
 from kvorum.etcd import _rpc as rpc
+from kvorum.etcd import outcomes
 from kvorum.etcd.connection import HasConnection
 from kvorum.etcd.entries import entry_of
 from kvorum.etcd.watch import EtcdStorageWatch
@@ -106,29 +108,55 @@ class EtcdStorageBackend(StorageBackend):
     # --- write ---
 
     async def set(self, key: str, value: bytes, *, lease: int = 0) -> int:
-        """Send one Put."""
-        put = self._put(key, value, lease)
-        return (await self._client.connection.put(put, self.location(key))).header.revision
+        """Send one Put. If its answer is lost, look whether the value is there and can be nobody else's."""
+        connection, put = self._client.connection, self._put(key, value, lease)
+        try:
+            return (await connection.put(put, self.location(key))).header.revision
+        except OutcomeUnknownError as lost:
+            return await outcomes.seen(connection, put.key, value, lost)
 
     async def create(self, key: str, value: bytes, *, lease: int = 0) -> int:
-        """Send one transaction: the key must not exist, or nothing happens."""
-        answer = await self._swap(key, rpc.RequestOp(request_put=self._put(key, value, lease)), 0)
+        """Send one transaction: the key must not exist, or nothing happens. A lost answer is treated as in `set`.
+
+        It is not sent again: the first copy may have been applied, and somebody have deleted the key since.
+        """
+        put = self._put(key, value, lease)
+        request = self._swap(key, rpc.RequestOp(request_put=put), 0)
+        connection = self._client.connection
+        try:
+            answer = await connection.txn(request, self.location(key))
+        except OutcomeUnknownError as lost:
+            return await outcomes.seen(connection, put.key, value, lost)
         if not answer.succeeded:
             raise AlreadyExistsError(key)
         return answer.header.revision
 
     async def compare_and_swap(self, key: str, value: bytes, *, expected: int, lease: int | None = None) -> int:
-        """Send one transaction, which reads the key if it refuses to write it."""
+        """Send one transaction, which reads the key if it refuses to write it.
+
+        If its answer is lost, it is sent again, which is safe: see `kvorum.etcd.outcomes`.
+        """
         if lease is None and expected == 0:
             lease = 0  # a key that does not exist has no lease to keep
-        answer = await self._swap(key, rpc.RequestOp(request_put=self._put(key, value, lease)), expected)
-        self._raise_conflict(key, expected, answer)
-        return answer.header.revision
+        put = self._put(key, value, lease)
+        request = self._swap(key, rpc.RequestOp(request_put=put), expected)
+        connection = self._client.connection
+        try:
+            answer = await connection.txn(request, self.location(key))
+            revision = answer.header.revision if answer.succeeded else 0
+        except OutcomeUnknownError as lost:
+            if not expected:
+                return await outcomes.seen(connection, put.key, value, lost)
+            answer, revision = await outcomes.swap_again(connection, request, put.key, value, expected, lost)
+        if not revision:
+            self._raise_conflict(key, expected, answer)
+        return revision
 
     async def delete(self, key: str, *, expected: int | None = None) -> Change:
         """Send one transaction, which returns the value that it removed."""
         removal = rpc.RequestOp(request_delete_range=rpc.DeleteRangeRequest(key=self._keys.full(key), prev_kv=True))
-        answer = await self._swap(key, removal, expected)
+        request = self._swap(key, removal, expected)
+        answer = await self._client.connection.txn(request, self.location(key))
         if expected is not None:
             self._raise_conflict(key, expected, answer)
         removed = answer.responses[0].response_delete_range.prev_kvs
@@ -136,12 +164,11 @@ class EtcdStorageBackend(StorageBackend):
             raise NotFoundError(key)
         return Change(key, answer.header.revision, None, entry_of(self._keys, removed[0]))
 
-    async def _swap(self, key: str, operation: rpc.RequestOp, expected: int | None) -> rpc.TxnResponse:
-        """Run one operation if the key is at `expected`; else read the key, so that a refusal says what there is."""
+    def _swap(self, key: str, operation: rpc.RequestOp, expected: int | None) -> rpc.TxnRequest:
+        """Build one operation for a key at `expected`; else it is read, so that a refusal says what there is."""
         read = rpc.RequestOp(request_range=rpc.RangeRequest(key=self._keys.full(key)))
         compare = [] if expected is None else [self._compare(key, expected)]
-        request = rpc.TxnRequest(compare=compare, success=[operation], failure=[read])
-        return await self._client.connection.txn(request, self.location(key))
+        return rpc.TxnRequest(compare=compare, success=[operation], failure=[read])
 
     def _raise_conflict(self, key: str, expected: int, answer: rpc.TxnResponse) -> None:
         if answer.succeeded:

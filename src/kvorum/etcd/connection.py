@@ -14,8 +14,9 @@ from typing import Final, Protocol, TypeVar
 
 import anyio
 import anyio.lowlevel
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_before_delay, wait_random_exponential
 
-from kvorum.errors import ClientClosedError, ConfigurationError, ServerError
+from kvorum.errors import ClientClosedError, ConfigurationError, ServerError, UnavailableError
 from kvorum.etcd import _rpc as rpc
 from kvorum.etcd.faults import Call, meaning_of, open_end
 from kvorum.settings import EtcdSettings
@@ -91,9 +92,9 @@ class Connection:
         try:
             self._calls = await self._driver(_OPTIONS)
             self._watches = await self._driver(_WATCH_OPTIONS)
-            status = await self._call(
-                self._calls.maintenancestub.Status, rpc.StatusRequest(), Call(self.endpoint, "status", self.endpoint)
-            )
+            call = Call(self.endpoint, "status", self.endpoint)
+            stub = self._calls.maintenancestub
+            status = await self._call(stub.Status, rpc.StatusRequest(), call, self.settings.timeout)
             self.version = _version(status.version)
         except BaseException:
             with anyio.move_on_after(1, shield=True):
@@ -128,27 +129,27 @@ class Connection:
     async def range(self, request: rpc.RangeRequest, subject: str, *, revision: int = 0) -> rpc.RangeResponse:
         """Read a key or a range of keys; `subject` and `revision` are for messages."""
         call = Call(self.endpoint, "read", subject, revision=revision)
-        return await self._call(self._open_driver().kvstub.Range, request, call)
+        return await self._send(self._open_driver().kvstub.Range, request, call)
 
     async def put(self, request: rpc.PutRequest, subject: str) -> rpc.PutResponse:
         """Write a key."""
         call = Call(self.endpoint, "put", subject, writes=True)
-        return await self._call(self._open_driver().kvstub.Put, request, call)
+        return await self._send(self._open_driver().kvstub.Put, request, call)
 
     async def txn(self, request: rpc.TxnRequest, subject: str) -> rpc.TxnResponse:
         """Run a transaction that may write."""
         call = Call(self.endpoint, "transaction on", subject, writes=True)
-        return await self._call(self._open_driver().kvstub.Txn, request, call)
+        return await self._send(self._open_driver().kvstub.Txn, request, call)
 
     async def lease_grant(self, request: rpc.LeaseGrantRequest) -> rpc.LeaseGrantResponse:
         """Grant a lease. One whose grant got no answer ends by itself, so to try again is safe: it counts as a read."""
         call = Call(self.endpoint, "grant", "a lease")
-        return await self._call(self._open_driver().leasestub.LeaseGrant, request, call)
+        return await self._send(self._open_driver().leasestub.LeaseGrant, request, call)
 
     async def lease_revoke(self, request: rpc.LeaseRevokeRequest, subject: str) -> rpc.LeaseRevokeResponse:
         """Revoke a lease, and thereby remove its keys."""
         call = Call(self.endpoint, "revoke", subject, writes=True)
-        return await self._call(self._open_driver().leasestub.LeaseRevoke, request, call)
+        return await self._send(self._open_driver().leasestub.LeaseRevoke, request, call)
 
     def watch(self) -> rpc.Stream[rpc.WatchRequest, rpc.WatchResponse]:
         """Start a stream of watches of its own. Whoever asks for one cancels it: nothing else ends it on the server."""
@@ -168,9 +169,30 @@ class Connection:
             raise ClientClosedError.closed() if self._closed else ClientClosedError.not_open()
         return self._calls
 
-    async def _call(self, method: rpc.Unary[Request, Response], request: Request, call: Call) -> Response:
+    async def _send(self, method: rpc.Unary[Request, Response], request: Request, call: Call) -> Response:
+        """Send until there is an answer, or the deadline has passed: what has done nothing may be sent again."""
+        deadline = anyio.current_time() + self.settings.timeout
+        try:
+            return await self._call(method, request, call, self.settings.timeout)
+        except UnavailableError:
+            if anyio.current_time() >= deadline:
+                raise
+        tries = AsyncRetrying(
+            retry=retry_if_exception_type(UnavailableError),
+            wait=wait_random_exponential(multiplier=0.05, max=0.5),
+            stop=stop_before_delay(deadline - anyio.current_time()),
+            reraise=True,
+        )
+        async for attempt in tries:
+            with attempt:
+                return await self._call(method, request, call, max(deadline - anyio.current_time(), 0.01))
+        raise AssertionError("tenacity leaves its loop by an error only")
+
+    async def _call(
+        self, method: rpc.Unary[Request, Response], request: Request, call: Call, seconds: float
+    ) -> Response:
         async with self.translated(call):
-            return await method(request, timeout=self.settings.timeout)
+            return await method(request, timeout=seconds)
 
     def translated(self, call: Call) -> "_Translated":
         """Return a block in which the driver's errors are raised as Kvorum's, and cancellations as what they are."""

@@ -1,0 +1,318 @@
+"""What becomes of calls whose answers are lost: they are sent again where that is safe, and never applied twice."""
+
+from collections.abc import AsyncIterator
+from typing import ClassVar
+
+import anyio
+import msgspec
+import pytest
+
+import kvorum
+from kvorum import ConflictError, Kind, Metadata, OutcomeUnknownError, Resource, UnavailableError
+from kvorum.testing import FaultProxy, FaultScript, History, RecordingBackend, check_revisions, read_truth
+from kvorum.testing.store import Compact
+
+TIMEOUT = 0.5
+UNMISTAKABLE = b'{"metadata":{"writeToken":"%d"}}'
+
+
+class CounterSpec(msgspec.Struct, omit_defaults=True):
+    number: int = 0
+
+
+class CounterStatus(msgspec.Struct, omit_defaults=True):
+    pass
+
+
+class Counter(Resource[CounterSpec, CounterStatus]):
+    kind: ClassVar[Kind] = Kind("Counter", plural="counters", api_version="test.kvorum.dev/v1")
+
+
+@pytest.fixture
+async def proxy(kvorum_etcd: kvorum.EmbeddedEtcd) -> AsyncIterator[FaultProxy]:
+    async with FaultProxy(kvorum_etcd.endpoints[0]) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def prefix(kvorum_url: str) -> str:
+    return kvorum_url.rpartition("/")[2]
+
+
+@pytest.fixture
+async def troubled(proxy: FaultProxy, prefix: str) -> AsyncIterator[kvorum.Client]:
+    """A client behind the proxy, with little patience."""
+    settings = kvorum.EtcdSettings(endpoints=(proxy.endpoint,), prefix=prefix, timeout=TIMEOUT)
+    async with kvorum.connect(settings) as client:
+        yield client
+
+
+@pytest.fixture
+def lost(troubled: kvorum.Client) -> kvorum.StorageBackend:
+    """The backend whose answers get lost."""
+    return troubled.backend
+
+
+@pytest.fixture
+def sound(kvorum_client: kvorum.Client) -> kvorum.StorageBackend:
+    """The same store by a sound connection."""
+    return kvorum_client.backend
+
+
+async def once_dropped(proxy: FaultProxy, number: int = 1) -> None:
+    """Heal the proxy when so many bytes of answers are lost."""
+    with anyio.fail_after(10):
+        await proxy.wait(lambda now: now.dropped >= number)
+    await proxy.heal()
+
+
+# --- compare-and-swap ------------------------------------------------------------------------------------------------
+
+
+async def test_a_swap_whose_answer_was_lost_is_known_to_have_been_applied(
+    proxy: FaultProxy, lost: kvorum.StorageBackend, sound: kvorum.StorageBackend
+) -> None:
+    first = await lost.set("a", b"1")
+    proxy.drop("replies")
+    async with anyio.create_task_group() as group:
+        group.start_soon(once_dropped, proxy)
+        revision = await lost.compare_and_swap("a", UNMISTAKABLE % 2, expected=first)
+
+    entry = await sound.get("a")
+    assert entry is not None
+    assert (entry.value, entry.mod_revision, entry.version) == (UNMISTAKABLE % 2, revision, 2)
+
+
+async def test_a_swap_whose_answer_was_lost_and_that_somebody_has_written_over_is_known_too(
+    proxy: FaultProxy, lost: kvorum.StorageBackend, sound: kvorum.StorageBackend
+) -> None:
+    """The value is gone; the history of the key still has it."""
+    first = await lost.set("a", b"1")
+
+    async def write_over() -> None:
+        async with sound.watch("a", since=first) as watch:
+            await anext(watch)
+        await sound.set("a", b"3")
+        await proxy.heal()
+
+    proxy.drop("replies")
+    async with anyio.create_task_group() as group:
+        group.start_soon(write_over)
+        revision = await lost.compare_and_swap("a", UNMISTAKABLE % 2, expected=first)
+
+    entry = await sound.get("a", revision=revision)
+    assert entry is not None
+    assert entry.value == UNMISTAKABLE % 2
+    assert await sound.get("a") != entry
+
+
+async def test_a_swap_that_never_arrived_is_sent_again(
+    proxy: FaultProxy, lost: kvorum.StorageBackend, sound: kvorum.StorageBackend
+) -> None:
+    first = await lost.set("a", b"1")
+
+    async def lose_it() -> None:
+        with anyio.fail_after(10):
+            await proxy.wait(lambda now: now.dropped > 0)
+        await proxy.heal()
+
+    proxy.drop("requests")
+    async with anyio.create_task_group() as group:
+        group.start_soon(lose_it)
+        revision = await lost.compare_and_swap("a", b"2", expected=first)
+
+    entry = await sound.get("a")
+    assert entry is not None
+    assert (entry.mod_revision, entry.version) == (revision, 2)
+
+
+async def test_a_swap_that_somebody_was_faster_than_is_a_conflict_although_its_answer_was_lost(
+    proxy: FaultProxy, lost: kvorum.StorageBackend, sound: kvorum.StorageBackend
+) -> None:
+    first = await lost.set("a", b"1")
+    proxy.drop("requests")
+    second = await sound.set("a", b"faster")
+    async with anyio.create_task_group() as group:
+        group.start_soon(once_dropped, proxy)
+        with pytest.raises(ConflictError) as caught:
+            await lost.compare_and_swap("a", UNMISTAKABLE % 2, expected=first)
+
+    assert caught.value.current == kvorum.Entry("a", b"faster", second, first, 2)
+
+
+async def test_a_value_that_anybody_could_have_written_proves_nothing(
+    proxy: FaultProxy, lost: kvorum.StorageBackend
+) -> None:
+    """Two who count from 1 to 2 write the same bytes; to take the other's for one's own would lose an increment."""
+    first = await lost.set("a", b"1")
+    proxy.drop("replies")
+    async with anyio.create_task_group() as group:
+        group.start_soon(once_dropped, proxy)
+        with pytest.raises(OutcomeUnknownError):
+            await lost.compare_and_swap("a", b"2", expected=first)
+
+
+async def test_a_swap_whose_history_was_compacted_stays_unknown(
+    proxy: FaultProxy, lost: kvorum.StorageBackend, sound: kvorum.StorageBackend, compact_etcd: Compact
+) -> None:
+    first = await lost.set("a", b"1")
+
+    async def forget() -> None:
+        async with sound.watch("a", since=first) as watch:
+            await anext(watch)
+        await sound.set("a", b"3")
+        await compact_etcd(await sound.set("a", b"4"))
+        await proxy.heal()
+
+    proxy.drop("replies")
+    async with anyio.create_task_group() as group:
+        group.start_soon(forget)
+        with pytest.raises(OutcomeUnknownError):
+            await lost.compare_and_swap("a", UNMISTAKABLE % 2, expected=first)
+
+
+async def test_a_swap_that_stays_without_an_answer_is_unknown_after_two_deadlines(
+    proxy: FaultProxy, lost: kvorum.StorageBackend
+) -> None:
+    first = await lost.set("a", b"1")
+    proxy.mute()
+    started = anyio.current_time()
+    with pytest.raises(OutcomeUnknownError):
+        await lost.compare_and_swap("a", b"2", expected=first)
+
+    assert anyio.current_time() - started < 4 * TIMEOUT
+
+
+# --- create and set --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("verb", ["create", "set"])
+async def test_a_create_or_set_whose_answer_was_lost_is_known_by_its_value(
+    proxy: FaultProxy, lost: kvorum.StorageBackend, sound: kvorum.StorageBackend, verb: str
+) -> None:
+    await lost.set("other", b"")
+    proxy.drop("replies")
+    async with anyio.create_task_group() as group:
+        group.start_soon(once_dropped, proxy)
+        revision = await getattr(lost, verb)("a", UNMISTAKABLE % 1)
+
+    entry = await sound.get("a")
+    assert entry is not None
+    assert (entry.mod_revision, entry.version) == (revision, 1)
+
+
+@pytest.mark.parametrize("verb", ["create", "set"])
+async def test_a_create_or_set_that_never_arrived_is_not_sent_again(
+    proxy: FaultProxy, lost: kvorum.StorageBackend, sound: kvorum.StorageBackend, verb: str
+) -> None:
+    """It may still come; that it is not there proves nothing."""
+    await lost.set("other", b"")
+    proxy.drop("requests")
+    async with anyio.create_task_group() as group:
+        group.start_soon(once_dropped, proxy)
+        with pytest.raises(OutcomeUnknownError):
+            await getattr(lost, verb)("a", UNMISTAKABLE % 1)
+
+    assert not await sound.exists("a")
+
+
+# --- what has done nothing -------------------------------------------------------------------------------------------
+
+
+async def test_a_read_is_tried_again_until_it_is_answered(proxy: FaultProxy, lost: kvorum.StorageBackend) -> None:
+    await lost.set("a", b"1")
+    proxy.cut()
+
+    entry = await lost.get("a")
+    assert entry is not None
+
+
+async def test_calls_wait_for_a_server_that_comes_back_within_their_deadline() -> None:
+    async with (
+        kvorum.EmbeddedEtcd() as etcd,
+        kvorum.connect(etcd.url, settings=kvorum.EtcdSettings(timeout=20)) as client,
+    ):
+        await client.backend.set("a", b"1")
+        await etcd.kill()
+        with anyio.fail_after(15):
+            async with anyio.create_task_group() as group:
+                group.start_soon(etcd.restart)
+                assert await client.backend.exists("a")
+            await client.backend.set("b", b"1")
+
+
+async def test_a_server_that_stays_away_is_unavailable_at_the_deadline(
+    proxy: FaultProxy, lost: kvorum.StorageBackend
+) -> None:
+    await proxy.refuse()
+    proxy.cut()
+    started = anyio.current_time()
+    for call in (lost.get("a"), lost.set("a", b"")):
+        with pytest.raises((UnavailableError, OutcomeUnknownError)):
+            await call
+
+    assert anyio.current_time() - started < 6 * TIMEOUT
+
+
+# --- all of it -------------------------------------------------------------------------------------------------------
+
+
+class Counting:
+    """Tasks that count on one resource, and what they were told."""
+
+    def __init__(self, counters: kvorum.Repository[Counter]) -> None:
+        self.counters = counters
+        self.counted = 0
+        self.unknown = 0
+        self.is_over = False
+
+    async def count(self) -> None:
+        while not self.is_over:
+            try:
+                await self.counters.mutate("c", self.increment)
+            except OutcomeUnknownError:
+                self.unknown += 1
+            except (UnavailableError, ConflictError):
+                continue
+            else:
+                self.counted += 1
+
+    @staticmethod
+    def increment(counter: Counter) -> None:
+        counter.spec.number += 1
+
+
+class Recorded:
+    """A client whose calls are recorded."""
+
+    def __init__(self, client: kvorum.Client, history: History) -> None:
+        self.backend = RecordingBackend(client.backend, history, "c")
+
+
+@pytest.mark.timeout(120)
+async def test_no_increment_is_lost_or_counted_twice_on_a_bad_network(
+    proxy: FaultProxy,
+    troubled: kvorum.Client,
+    kvorum_client: kvorum.Client,
+    prefix: str,
+    kvorum_etcd: kvorum.EmbeddedEtcd,
+) -> None:
+    """Sixteen tasks count on one resource while answers are dropped and requests held back."""
+    history = History()
+    start = (await kvorum_client.backend.list("", limit=1)).revision
+    counter = Counter(metadata=Metadata(name="c"), spec=CounterSpec(), status=CounterStatus())
+    await kvorum.Repository(Recorded(kvorum_client, history), Counter).add(counter)
+    counting = Counting(kvorum.Repository(Recorded(troubled, history), Counter))
+
+    async with anyio.create_task_group() as group:
+        for _ in range(16):
+            group.start_soon(counting.count)
+        await FaultScript.random(5, number=25).play(proxy, history)
+        counting.is_over = True
+
+    number = (await kvorum_client.repository(Counter).get("c")).spec.number
+    truth = await read_truth(kvorum_etcd.endpoints[0], prefix, since=start)
+    assert check_revisions(history, truth) == []
+    assert len(truth.revisions) == 1 + number
+    assert counting.counted <= number <= counting.counted + counting.unknown
+    assert counting.counted > 100
