@@ -31,6 +31,7 @@ from kvorum.errors import (
 from kvorum.etcd.backend import EtcdStorageBackend
 from kvorum.events import Added, Bookmark, Deleted, Modified, WatchEvent
 from kvorum.field_selectors import FieldSelector
+from kvorum.health import EndpointHealth, Health
 from kvorum.label_selectors import LabelSelector
 from kvorum.memory import MemoryStorageBackend
 from kvorum.repository import Repository
@@ -47,6 +48,8 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "Client",
     "EtcdSettings",
     "EmbeddedEtcd",
+    "Health",
+    "EndpointHealth",
     # Resources
     "Resource",
     "Kind",

@@ -9,8 +9,10 @@ import msgspec
 
 from kvorum.embedded import EmbeddedEtcd
 from kvorum.errors import ClientClosedError, ConfigurationError
+from kvorum.etcd.admin import health_of
 from kvorum.etcd.backend import EtcdStorageBackend
 from kvorum.etcd.connection import Connection
+from kvorum.health import Health
 from kvorum.memory import MemoryStorageBackend
 from kvorum.repository import Repository
 from kvorum.resources import AnyResource
@@ -97,6 +99,25 @@ class Client:
             ConfigurationError: the class is no `Resource[Spec, Status]`, or declares no kind.
         """
         return Repository(self, resource_type)
+
+    async def ping(self) -> float:
+        """Ask for nothing, and return the seconds until there was an answer.
+
+        Raises:
+            UnavailableError: nobody answers.
+            ClientClosedError: the client is not open.
+        """
+        started = anyio.current_time()
+        await self.backend.count("ping")
+        return anyio.current_time() - started
+
+    async def health(self) -> Health:
+        """Return how the store is. A server that does not answer is a part of that, and no error.
+
+        Raises:
+            ClientClosedError: the client is not open.
+        """
+        return await health_of(self.connection) if self._is_etcd else Health()
 
     @property
     def backend(self) -> StorageBackend:

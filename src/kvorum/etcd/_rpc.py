@@ -3,6 +3,8 @@
 from aetcd import Client as Driver
 from aetcd.rpc import (
     AioRpcError,
+    AlarmRequest,
+    AlarmResponse,
     Compare,
     DeleteRangeRequest,
     DeleteRangeResponse,
@@ -36,6 +38,8 @@ from grpc.aio import UnaryUnaryMultiCallable as Unary
 __all__ = [
     "EOF",
     "AioRpcError",
+    "AlarmRequest",
+    "AlarmResponse",
     "Compare",
     "DeleteRangeRequest",
     "DeleteRangeResponse",

@@ -147,6 +147,16 @@ class StatusRequest: ...
 class StatusResponse:
     header: ResponseHeader
     version: str
+    leader: int
+    dbSize: int  # noqa: N815 - protobuf's names
+
+class AlarmRequest: ...
+
+class AlarmMember:
+    alarm: int
+
+class AlarmResponse:
+    alarms: Sequence[AlarmMember]
 
 class WatchCreateRequest:
     def __init__(self, *, key: bytes, range_end: bytes, start_revision: int, prev_kv: bool) -> None: ...
@@ -179,6 +189,7 @@ class _LeaseStub:
 
 class _MaintenanceStub:
     Status: Unary[StatusRequest, StatusResponse]
+    Alarm: Unary[AlarmRequest, AlarmResponse]
 
 class _Channel: ...
 

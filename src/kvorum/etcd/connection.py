@@ -6,6 +6,7 @@ not read cost megabytes.
 """
 
 import asyncio
+import logging
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -19,8 +20,11 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_before_delay, 
 from kvorum.errors import ClientClosedError, ConfigurationError, ServerError, UnavailableError
 from kvorum.etcd import _rpc as rpc
 from kvorum.etcd.faults import Call, meaning_of, open_end
+from kvorum.etcd.versions import hazards_of
 from kvorum.settings import EtcdSettings
 from kvorum.supervisor import Supervisor
+
+_log = logging.getLogger(__name__)
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -92,10 +96,9 @@ class Connection:
         try:
             self._calls = await self._driver(_OPTIONS)
             self._watches = await self._driver(_WATCH_OPTIONS)
-            call = Call(self.endpoint, "status", self.endpoint)
-            stub = self._calls.maintenancestub
-            status = await self._call(stub.Status, rpc.StatusRequest(), call, self.settings.timeout)
-            self.version = _version(status.version)
+            self.version = _version((await self.status()).version)
+            for hazard in hazards_of(self.version):
+                _log.warning("etcd %s at %s: %s", ".".join(map(str, self.version)), self.endpoint, hazard.consequence)
         except BaseException:
             with anyio.move_on_after(1, shield=True):
                 await self.aclose()
@@ -150,6 +153,17 @@ class Connection:
         """Revoke a lease, and thereby remove its keys."""
         call = Call(self.endpoint, "revoke", subject, writes=True)
         return await self._send(self._open_driver().leasestub.LeaseRevoke, request, call)
+
+    async def status(self) -> rpc.StatusResponse:
+        """Ask a server for its state; once, whatever comes of it."""
+        call = Call(self.endpoint, "status", self.endpoint)
+        stub = self._open_driver().maintenancestub
+        return await self._call(stub.Status, rpc.StatusRequest(), call, self.settings.timeout)
+
+    async def alarms(self, request: rpc.AlarmRequest) -> rpc.AlarmResponse:
+        """Ask for the alarms of the cluster; once, whatever comes of it."""
+        call = Call(self.endpoint, "alarms", self.endpoint)
+        return await self._call(self._open_driver().maintenancestub.Alarm, request, call, self.settings.timeout)
 
     def watch(self) -> rpc.Stream[rpc.WatchRequest, rpc.WatchResponse]:
         """Start a stream of watches of its own. Whoever asks for one cancels it: nothing else ends it on the server."""

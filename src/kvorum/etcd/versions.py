@@ -1,0 +1,84 @@
+"""What a version of etcd cannot be trusted with: one table, and what follows for Kvorum.
+
+Sources: etcd's changelogs and advisories, as named in each row; those of old versions were also measured.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+Version = tuple[int, int, int]
+
+
+class Hazard(msgspec.Struct, frozen=True):
+    """Something that goes wrong on some versions.
+
+    Attributes:
+        name: what it is about, as a word for programs.
+        consequence: what can happen, and what Kvorum or its operator does about it.
+        source: where that is known from.
+        mended: the first patch of each minor version that is free of it; None if none is.
+        newest: from which minor version on all are free of it.
+        first: the first version that has it.
+    """
+
+    name: str
+    consequence: str
+    source: str
+    mended: Mapping[tuple[int, int], int | None]
+    newest: tuple[int, int]
+    first: Version = (3, 0, 0)
+
+    def affects(self, version: Version) -> bool:
+        """Tell whether a version has it; one of which nothing is known has it, if it is older than `newest`."""
+        minor = version[:2]
+        if version < self.first or (minor not in self.mended and minor >= self.newest):
+            return False
+        patch = self.mended.get(minor)
+        return patch is None or version[2] < patch
+
+
+HAZARDS: Final = (
+    Hazard(
+        "lost-entries",
+        "committed writes of a member that is killed under load can be lost: use 3.5.3 or newer in production",
+        "etcd 3.5.3 changelog, issue 13766",
+        mended={(3, 5): 3},
+        newest=(3, 6),
+        first=(3, 5, 0),
+    ),
+    Hazard(
+        "read-only-transactions",
+        "a read-only transaction whose caller goes away can stop the server: Kvorum sends none",
+        "etcd issue 14110; mended in 3.4.23 and 3.5.7",
+        mended={(3, 4): 23, (3, 5): 7},
+        newest=(3, 6),
+    ),
+    Hazard(
+        "nested-transactions-pass-roles",
+        "nested transactions pass by the check of roles: Kvorum sends none where users are checked",
+        "CVE-2026-33343 and its sequel; mended in 3.4.44, 3.5.30 and 3.6.11",
+        mended={(3, 4): 44, (3, 5): 30, (3, 6): 11},
+        newest=(3, 7),
+    ),
+    Hazard(
+        "nested-puts-pass-the-quota",
+        "puts in nested transactions are taken although the quota is used up: Kvorum sends none then",
+        "etcd 3.5.33, 3.6.14 and 3.7.1 changelogs",
+        mended={(3, 4): None, (3, 5): 33, (3, 6): 14, (3, 7): 1},
+        newest=(3, 8),
+    ),
+    Hazard(
+        "progress-on-demand",
+        "a progress notification that was asked for can overtake events: Kvorum does not ask",
+        "etcd issue 15220; mended in 3.4.31 and 3.5.13",
+        mended={(3, 4): 31, (3, 5): 13},
+        newest=(3, 6),
+    ),
+)
+
+
+def hazards_of(version: Version) -> tuple[Hazard, ...]:
+    """Return what a version cannot be trusted with."""
+    return tuple(hazard for hazard in HAZARDS if hazard.affects(version))

@@ -1,0 +1,49 @@
+"""What a client can say about its store: for readiness probes, and for whoever is on call."""
+
+import msgspec
+
+
+class EndpointHealth(msgspec.Struct, frozen=True):
+    """One server.
+
+    Attributes:
+        endpoint: where it is.
+        latency: seconds that it took to answer; None if it did not.
+        version: as `3.5.1`; empty if it did not answer.
+        is_leader: whether it leads its cluster.
+        has_leader: whether it knows a leader; without one nothing can be written.
+        db_size: of its database, in bytes.
+        hazards: what its version cannot be trusted with, by name; see `docs/failures.md`.
+        error: why it did not answer.
+    """
+
+    endpoint: str
+    latency: float | None = None
+    version: str = ""
+    is_leader: bool = False
+    has_leader: bool = False
+    db_size: int = 0
+    hazards: tuple[str, ...] = ()
+    error: str = ""
+
+    @property
+    def is_up(self) -> bool:
+        """Whether it answered, and is a part of a cluster that works."""
+        return self.latency is not None and self.has_leader
+
+
+class Health(msgspec.Struct, frozen=True):
+    """A store.
+
+    Attributes:
+        endpoints: its servers; none if it is in memory.
+        alarms: what the cluster has raised: `NOSPACE` (it takes no more writes), `CORRUPT`.
+    """
+
+    endpoints: tuple[EndpointHealth, ...] = ()
+    alarms: tuple[str, ...] = ()
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether every server is up, and there is no alarm."""
+        return all(endpoint.is_up for endpoint in self.endpoints) and not self.alarms

@@ -1,0 +1,117 @@
+"""What a client says about its store, well or not."""
+
+import logging
+from collections.abc import AsyncIterator
+
+import anyio
+import pytest
+
+import kvorum
+from kvorum import ClientClosedError, EmbeddedEtcd, UnavailableError
+from kvorum.etcd.versions import hazards_of
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[EmbeddedEtcd]:
+    async with EmbeddedEtcd() as etcd:
+        yield etcd
+
+
+async def test_a_server_that_is_well_is_healthy(kvorum_client: kvorum.Client) -> None:
+    await kvorum_client.backend.set("a", b"")
+
+    health = await kvorum_client.health()
+    (endpoint,) = health.endpoints
+    assert health.is_healthy
+    assert health.alarms == ()
+    assert endpoint.is_up
+    assert endpoint.is_leader
+    assert endpoint.endpoint == kvorum_client.connection.endpoint
+    assert endpoint.version == ".".join(map(str, kvorum_client.connection.version))
+    assert endpoint.db_size > 0
+    assert endpoint.latency is not None
+    assert 0 < endpoint.latency < 5
+    assert endpoint.hazards == tuple(hazard.name for hazard in hazards_of(kvorum_client.connection.version))
+    assert 0 < await kvorum_client.ping() < 5
+
+
+async def test_a_server_that_is_away_is_a_finding_and_no_error(server: EmbeddedEtcd) -> None:
+    async with kvorum.connect(server.url, settings=kvorum.EtcdSettings(timeout=0.5)) as client:
+        await server.kill()
+
+        health = await client.health()
+        (endpoint,) = health.endpoints
+        assert not health.is_healthy
+        assert not endpoint.is_up
+        assert "unavailable" in endpoint.error
+        with pytest.raises(UnavailableError):
+            await client.ping()
+
+
+async def test_a_server_that_says_nothing_is_found_within_the_deadline(server: EmbeddedEtcd) -> None:
+    async with kvorum.connect(server.url, settings=kvorum.EtcdSettings(timeout=0.5)) as client:
+        await server.pause()
+
+        with anyio.fail_after(3):
+            assert not (await client.health()).is_healthy
+        await server.resume()
+
+
+async def test_a_quota_that_is_used_up_is_an_alarm_and_writes_say_so_at_once() -> None:
+    """It is not waited out: only an operator can help. Reads go on."""
+    async with (
+        EmbeddedEtcd(arguments=["--quota-backend-bytes", str(4 << 20)]) as server,
+        kvorum.connect(server.url, settings=kvorum.EtcdSettings(timeout=10)) as client,
+    ):
+
+        async def fill() -> None:
+            for number in range(100):
+                await client.backend.set(f"k{number}", bytes(900_000))
+
+        started = anyio.current_time()
+        with pytest.raises(kvorum.StorageFullError):
+            await fill()
+        with pytest.raises(kvorum.StorageFullError):
+            await client.backend.set("one", b"more")
+        assert anyio.current_time() - started < 10
+
+        health = await client.health()
+        assert health.alarms == ("NOSPACE",)
+        assert not health.is_healthy
+        assert await client.backend.exists("k0")
+
+
+async def test_a_store_in_memory_is_always_healthy() -> None:
+    async with kvorum.connect("memory://") as client:
+        assert await client.health() == kvorum.Health()
+        assert (await client.health()).is_healthy
+        assert await client.ping() >= 0
+
+
+async def test_a_client_that_is_not_open_has_no_health(kvorum_url: str) -> None:
+    client = kvorum.connect(kvorum_url)
+
+    for ask in (client.health, client.ping):
+        with pytest.raises(ClientClosedError):
+            await ask()
+
+
+def test_an_alarm_is_no_health() -> None:
+    endpoint = kvorum.EndpointHealth("a:1", 0.1, "3.5.1", has_leader=True)
+
+    assert kvorum.Health((endpoint,)).is_healthy
+    assert not kvorum.Health((endpoint,), ("NOSPACE",)).is_healthy
+    assert not kvorum.Health((kvorum.EndpointHealth("a:1", 0.1, "3.5.1"),)).is_healthy  # nobody leads
+
+
+async def test_what_a_version_cannot_be_trusted_with_is_logged_on_connecting(
+    kvorum_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, logger="kvorum"):
+        async with kvorum.connect(kvorum_url) as client:
+            hazards = hazards_of(client.connection.version)
+
+    assert hazards
+    assert len(caplog.messages) == len(hazards)
+    for hazard in hazards:
+        assert any(hazard.consequence in message for message in caplog.messages)
