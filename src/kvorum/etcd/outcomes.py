@@ -16,6 +16,7 @@ from kvorum.etcd.connection import Connection
 from kvorum.etcd.faults import Call
 
 _DELETE: Final = 1  # mvccpb.Event.DELETE
+_PAUSE: Final = 0.05  # seconds before a compare-and-swap is sent once more: a connection may fail at once each time
 
 
 class _Metadata(msgspec.Struct, rename="camel", gc=False):
@@ -60,6 +61,7 @@ async def swap_again(
             try:
                 answer = await connection.txn(request, lost.subject)
             except OutcomeUnknownError:
+                await anyio.sleep(_PAUSE)
                 continue
             except UnavailableError:
                 raise lost from None
