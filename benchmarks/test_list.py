@@ -70,7 +70,7 @@ def test_raw_ranges_and_decoding(filled: kvorum.Client, measure: Callable[..., N
     """The same pages by the bare stub, each value decoded into the very same structs, and nothing else."""
     decoder = codec_for(LabWorker)._decoder
     prefix = f"/{filled.settings.prefix}/lab-workers/".encode()
-    kv = filled.connection._open_driver().kvstub
+    kv = filled.connection.cluster.current.calls.kv
 
     async def work() -> int:
         resources: list[object] = []

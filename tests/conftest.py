@@ -5,11 +5,12 @@ from http.client import HTTPConnection
 
 import anyio
 import anyio.to_thread
-import msgspec
 import pytest
+from aetcd import rpc
 from blockbuster import BlockBuster, blockbuster_ctx
 
 import kvorum
+from kvorum.etcd.admin import compact
 
 pytest_plugins = ["pytester"]
 
@@ -50,10 +51,50 @@ def compact_etcd(kvorum_etcd: kvorum.EmbeddedEtcd) -> Callable[[int], Awaitable[
     """Forget all history before a revision, in etcd."""
 
     async def run(revision: int) -> None:
-        body = msgspec.json.encode({"revision": str(revision)})
-        await anyio.to_thread.run_sync(_ask, kvorum_etcd.endpoints[0], "POST", "/v3/kv/compaction", body)
+        async with kvorum.connect(kvorum_etcd.url) as client:
+            await compact(client.connection, revision)
 
     return run
+
+
+class Roles:
+    """Users and roles of an etcd, by a client that may do anything there. The user `root` comes with `enable`."""
+
+    def __init__(self, client: kvorum.Client) -> None:
+        self._client = client
+
+    async def _call(self, method: str, request: object) -> None:
+        cluster = self._client.connection.cluster
+        stub = getattr(cluster.current.calls.auth, method)
+        await stub(request, timeout=5, metadata=cluster.tokens.metadata)
+
+    async def add_user(self, name: str, password: str, *roles: str) -> None:
+        await self._call("UserAdd", rpc.AuthUserAddRequest(name=name, password=password))
+        for role in roles:
+            await self._call("UserGrantRole", rpc.AuthUserGrantRoleRequest(user=name, role=role))
+
+    async def change_password(self, name: str, password: str) -> None:
+        await self._call("UserChangePassword", rpc.AuthUserChangePasswordRequest(name=name, password=password))
+
+    async def add_role(self, name: str, **prefixes: str) -> None:
+        """Add a role; `read`, `write` or `readwrite` name a prefix."""
+        await self._call("RoleAdd", rpc.AuthRoleAddRequest(name=name))
+        for kind, prefix in prefixes.items():
+            start = prefix.encode()
+            end = start[:-1] + bytes([start[-1] + 1])
+            granted = rpc.Permission(permType=rpc.Permission.Type.Value(kind.upper()), key=start, range_end=end)
+            await self._call("RoleGrantPermission", rpc.AuthRoleGrantPermissionRequest(name=name, perm=granted))
+
+    async def enable(self, password: str) -> None:
+        """Have the server check users from now on."""
+        await self._call("RoleAdd", rpc.AuthRoleAddRequest(name="root"))
+        await self.add_user("root", password, "root")
+        await self._call("AuthEnable", rpc.AuthEnableRequest())
+
+
+@pytest.fixture
+def roles_of() -> type[Roles]:
+    return Roles
 
 
 @pytest.fixture
@@ -61,7 +102,7 @@ def watchers_of_etcd(kvorum_etcd: kvorum.EmbeddedEtcd) -> Callable[[], Awaitable
     """Count the watches that etcd serves, whosever they are."""
 
     async def run() -> int:
-        text = await anyio.to_thread.run_sync(_ask, kvorum_etcd.endpoints[0], "GET", "/metrics")
+        text = await anyio.to_thread.run_sync(_ask, kvorum_etcd.metrics_endpoints[0], "GET", "/metrics")
         found = [line for line in text.splitlines() if line.startswith("etcd_debugging_mvcc_watcher_total ")]
         return int(float(found[0].split()[1]))
 

@@ -5,7 +5,8 @@ Typed resources, optimistic concurrency that never loses an update, and watches 
 """
 
 from kvorum.client import Client, connect
-from kvorum.embedded import EmbeddedEtcd
+from kvorum.deadlines import deadline
+from kvorum.embedded import EmbeddedEtcd, ServerTls
 from kvorum.errors import (
     AlreadyExistsError,
     AuthenticationError,
@@ -26,6 +27,7 @@ from kvorum.errors import (
     ResourceTooLargeError,
     ServerError,
     StorageFullError,
+    TlsError,
     UnavailableError,
 )
 from kvorum.etcd.backend import EtcdStorageBackend
@@ -48,6 +50,8 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "Client",
     "EtcdSettings",
     "EmbeddedEtcd",
+    "ServerTls",
+    "deadline",
     "Health",
     "EndpointHealth",
     # Resources
@@ -89,6 +93,7 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "LeaseNotFoundError",
     "OutcomeUnknownError",
     "UnavailableError",
+    "TlsError",
     "StorageFullError",
     "ServerError",
     "ConfigurationError",

@@ -1,6 +1,8 @@
 """The client: one per process, opened once, used by any number of tasks."""
 
-from contextlib import AsyncExitStack
+import asyncio
+import os
+from contextlib import AsyncExitStack, suppress
 from types import TracebackType
 from typing import Final, Literal, Self, TypeVar
 
@@ -8,7 +10,7 @@ import anyio
 import msgspec
 
 from kvorum.embedded import EmbeddedEtcd
-from kvorum.errors import ClientClosedError, ConfigurationError
+from kvorum.errors import ClientClosedError, ConfigurationError, PermissionDeniedError
 from kvorum.etcd.admin import health_of
 from kvorum.etcd.backend import EtcdStorageBackend
 from kvorum.etcd.connection import Connection
@@ -42,16 +44,16 @@ def connect(
         settings: where all comes from that a URL does not say: timeout, page size …
 
     Raises:
-        ConfigurationError: the target cannot be read. No I/O is done before the client is entered.
+        ConfigurationError: the target cannot be read, or something is missing. No I/O is done before it is entered.
     """
     if isinstance(target, EtcdSettings | StorageBackend) and settings is not None:
         raise ConfigurationError("the settings were given twice: with the target and as settings")
     if isinstance(target, StorageBackend):
         return Client(EtcdSettings(), backend=target)
     if target is None:
-        return Client(settings or EtcdSettings.from_env())
+        return _etcd(settings or EtcdSettings.from_env())
     if isinstance(target, EtcdSettings):
-        return Client(target)
+        return _etcd(target)
     scheme, _, rest = target.partition("://")
     base = settings or EtcdSettings()
     if scheme == "memory":
@@ -62,7 +64,12 @@ def connect(
         return Client(base, backend=MemoryStorageBackend(max_value_size=base.max_value_size, page_size=base.page_size))
     if scheme == "embedded":
         return Client(base, embedded=EmbeddedEtcd(data_dir=rest or None))
-    return Client(EtcdSettings.from_url(target, base=settings))
+    return _etcd(EtcdSettings.from_url(target, base=settings))
+
+
+def _etcd(settings: EtcdSettings) -> "Client":
+    settings.check()
+    return Client(settings)
 
 
 class Client:
@@ -87,6 +94,8 @@ class Client:
         self._state: Literal["not open", "opening", "open", "closed"] = "not open"
         self._is_released = anyio.Event()
         self._opening: anyio.CancelScope | None = None
+        self._pid = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def __repr__(self) -> str:
         store = ",".join(self.settings.endpoints) if self._is_etcd else type(self._backend).__name__
@@ -108,7 +117,8 @@ class Client:
             ClientClosedError: the client is not open.
         """
         started = anyio.current_time()
-        await self.backend.count("ping")
+        with suppress(PermissionDeniedError):  # an answer, too
+            await self.backend.count("ping")
         return anyio.current_time() - started
 
     async def health(self) -> Health:
@@ -128,6 +138,7 @@ class Client:
         """
         if self._state in {"not open", "opening"}:
             raise ClientClosedError.not_open()
+        self._check_place()
         return self._backend
 
     @property
@@ -140,9 +151,19 @@ class Client:
         """
         if self._state != "open":
             raise ClientClosedError.closed() if self._state == "closed" else ClientClosedError.not_open()
+        self._check_place()
         if self._connection is None:
             raise ConfigurationError(f"{self!r} has no connection to etcd: it keeps its resources elsewhere")
         return self._connection
+
+    def _check_place(self) -> None:
+        """Refuse a process or an event loop that the client was not opened in: there, its calls would never end."""
+        if self._loop is None:  # it was never entered
+            return
+        if os.getpid() != self._pid:
+            raise ClientClosedError.in_another_process()
+        if asyncio._get_running_loop() not in {self._loop, None}:  # noqa: SLF001 - documented, and does not raise
+            raise ClientClosedError.on_another_loop()
 
     # --- opening and closing ---
 
@@ -151,12 +172,16 @@ class Client:
 
         Raises:
             UnavailableError: nobody answers there, or not within the timeout.
+            TlsError: no secure connection can be made.
+            AuthenticationError: the server does not accept the user.
+            ConfigurationError: a certificate, a key or the password cannot be read.
             EmbeddedEtcdError: the client's own etcd did not start.
             ClientClosedError: the client has been entered before.
         """
         if self._state != "not open":
             raise ClientClosedError("a client is entered once; connect again for another")
         self._state = "opening"
+        self._pid, self._loop = os.getpid(), asyncio.get_running_loop()
         try:
             with anyio.CancelScope() as self._opening:
                 await self._open()
@@ -178,7 +203,11 @@ class Client:
         """Close the client: its watches end with `ClientClosedError`, and calls under way do.
 
         Idempotent, and from any task; whoever comes second waits for the first.
+
+        Raises:
+            ClientClosedError: it was opened on another event loop, or before a fork, and cannot be closed from here.
         """
+        self._check_place()
         state, self._state = self._state, "closed"
         if state == "open":
             await self._release()

@@ -209,17 +209,33 @@ class UnavailableError(KvorumError):
         super().__init__(f"etcd at {endpoint} is unavailable: {reason}")
 
 
+class TlsError(UnavailableError):
+    """No secure connection can be made: a certificate or a setting of one side has to change, waiting does not help.
+
+    Attributes:
+        endpoint: which server.
+        reason: whose certificate, and what is wrong with it.
+    """
+
+    def __init__(self, endpoint: str, reason: str) -> None:
+        super().__init__(endpoint, reason)
+        self.args = (f"there is no secure connection to etcd at {endpoint}: {reason}",)
+
+
 class OutcomeUnknownError(KvorumError):
     """The write may have been applied, or may still be: nobody can tell from here. Read before you write again.
 
     Attributes:
         subject: what was written.
         reason: what happened to the call.
+        operations: what was to be written, as `Operation`s of the storage port; empty if that was no keys. With them
+            `StorageBackend.settle` can find out later.
     """
 
-    def __init__(self, subject: str, reason: str) -> None:
+    def __init__(self, subject: str, reason: str, operations: tuple[Any, ...] = ()) -> None:
         self.subject = subject
         self.reason = reason
+        self.operations = operations
         super().__init__(f"the outcome of writing {subject} is unknown: {reason}; read before you write again")
 
 
@@ -272,6 +288,16 @@ class ClientClosedError(KvorumError):
     def closed(cls) -> Self:
         """Say that the client was closed."""
         return cls("the client has been closed")
+
+    @classmethod
+    def on_another_loop(cls) -> Self:
+        """Say that it is open, but not for whoever runs this."""
+        return cls("the client was opened on another event loop; connect on this one, or hand the work to that one")
+
+    @classmethod
+    def in_another_process(cls) -> Self:
+        """Say that a fork has not taken the connection along."""
+        return cls("the client was opened before this process was forked off; connect again here")
 
 
 class EmbeddedEtcdError(KvorumError):

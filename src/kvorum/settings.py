@@ -31,12 +31,15 @@ class EtcdSettings(msgspec.Struct, frozen=True, kw_only=True):
         timeout: how long a call may take, in seconds, unless it says otherwise.
         max_value_size: the largest value that is sent, in bytes; etcd itself takes requests of up to 1.5 MiB.
         page_size: how many keys one request of a list asks for.
-        tls: whether to talk TLS.
-        cacert: path of the certificates to trust, PEM.
-        cert: path of the client's certificate, PEM.
-        key: path of the client's key, PEM.
+        tls: whether to talk TLS; on wherever one of the following four is given.
+        cacert: path of the certificates to trust, PEM; None: those that gRPC ships.
+        cert: path of the client's certificate, PEM, with those between it and its CA.
+        key: path of the client's key, PEM, without a passphrase.
+        server_name: what the server's certificate says, if that is not the host in the endpoint.
         user: name of the user to authenticate as.
         password: and the password. It shows in no `repr`.
+        password_file: path of a file that holds the password instead; read each time that it is needed.
+        discover_interval: how often to look into the cluster's member list for more endpoints, in seconds; None: never.
 
     Raises:
         ConfigurationError: a value cannot be used; the message names it.
@@ -51,11 +54,16 @@ class EtcdSettings(msgspec.Struct, frozen=True, kw_only=True):
     cacert: str | None = None
     cert: str | None = None
     key: str | None = None
+    server_name: str | None = None
     user: str | None = None
     password: str | None = None
+    password_file: str | None = None
+    discover_interval: float | None = None
 
     def __post_init__(self) -> None:
-        problems = [f"endpoint {_shown(each)} is not host:port" for each in self.endpoints if not _is_endpoint(each)]
+        if self.cacert or self.cert or self.key or self.server_name:
+            msgspec.structs.force_setattr(self, "tls", True)
+        problems = [f"endpoint {_shown(each)} is not host:port" for each in self.endpoints if not is_endpoint(each)]
         if not self.endpoints:
             problems.append("there is no endpoint")
         if not _PREFIX.fullmatch(self.prefix) or len(self.prefix) > _MAX_PREFIX:
@@ -63,9 +71,28 @@ class EtcdSettings(msgspec.Struct, frozen=True, kw_only=True):
             problems.append(f"prefix {self.prefix!r} is not made of {rule}")
         problems += [
             f"{name} must be greater than 0, not {value}"
-            for name in ("timeout", "max_value_size", "page_size")
-            if not 0 < (value := getattr(self, name)) < math.inf
+            for name in ("timeout", "max_value_size", "page_size", "discover_interval")
+            if (value := getattr(self, name)) is not None and not 0 < value < math.inf
         ]
+        if problems:
+            raise ConfigurationError("; ".join(problems))
+
+    def check(self) -> None:
+        """Refuse what no connection can be made with, although each value by itself is good.
+
+        Raises:
+            ConfigurationError: something is missing, or given twice.
+        """
+        problems = []
+        if (self.cert is None) != (self.key is None):
+            problems.append(f"{'key' if self.key is None else 'cert'} is missing: cert and key go together")
+        if self.password is not None and self.password_file is not None:
+            problems.append("password and password_file exclude each other")
+        has_password = self.password is not None or self.password_file is not None
+        if self.user is None and has_password:
+            problems.append("there is a password, but no user")
+        if self.user is not None and not has_password:
+            problems.append(f"user {self.user!r} has no password: give password or password_file")
         if problems:
             raise ConfigurationError("; ".join(problems))
 
@@ -112,7 +139,8 @@ class EtcdSettings(msgspec.Struct, frozen=True, kw_only=True):
 
         `ETCD_ENDPOINTS` (comma-separated; `http://` or `https://` may stand in front, the second means TLS) goes
         before `ETCD_HOST` and `ETCD_PORT`. The others are `ETCD_PREFIX`, `ETCD_TIMEOUT` (seconds), `ETCD_CACERT`,
-        `ETCD_CERT`, `ETCD_KEY`, `ETCD_USER` and `ETCD_PASSWORD`. A CA certificate means TLS.
+        `ETCD_CERT`, `ETCD_KEY`, `ETCD_SERVER_NAME` (all four mean TLS), `ETCD_USER`, `ETCD_PASSWORD` or
+        `ETCD_PASSWORD_FILE`, and `ETCD_DISCOVER_INTERVAL` (seconds).
 
         Args:
             environ: where to look; the process's environment by default.
@@ -138,7 +166,7 @@ class EtcdSettings(msgspec.Struct, frozen=True, kw_only=True):
         elif "endpoints" in fields:
             host, port = given.get("ETCD_HOST", "localhost"), given.get("ETCD_PORT", str(DEFAULT_PORT))
             fields["endpoints"] = (f"{host.strip()}:{port.strip()}",)
-        fields["tls"] = "ETCD_CACERT" in given or bool(_TLS.search(given.get("ETCD_ENDPOINTS", "")))
+        fields["tls"] = bool(_TLS.search(given.get("ETCD_ENDPOINTS", "")))
         return msgspec.structs.replace(cls(), **fields)
 
 
@@ -158,8 +186,11 @@ _VARIABLES: Final[Mapping[str, tuple[str, Callable[[str], object]]]] = MappingPr
         "ETCD_CACERT": ("cacert", str.strip),
         "ETCD_CERT": ("cert", str.strip),
         "ETCD_KEY": ("key", str.strip),
+        "ETCD_SERVER_NAME": ("server_name", str.strip),
         "ETCD_USER": ("user", str.strip),
         "ETCD_PASSWORD": ("password", str),
+        "ETCD_PASSWORD_FILE": ("password_file", str.strip),
+        "ETCD_DISCOVER_INTERVAL": ("discover_interval", float),
     }
 )
 
@@ -169,7 +200,8 @@ def _with_port(endpoint: str) -> str:
     return f"{endpoint}:{DEFAULT_PORT}" if found and not found["port"] else endpoint
 
 
-def _is_endpoint(endpoint: str) -> bool:
+def is_endpoint(endpoint: str) -> bool:
+    """Tell whether a text is `host:port`."""
     found = _ENDPOINT.fullmatch(endpoint)
     return found is not None and found["port"] is not None and 0 < int(found["port"]) < 65536
 

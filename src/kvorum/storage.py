@@ -15,7 +15,7 @@ from typing import Final, Generic, Protocol, Self, TypeVar
 import msgspec
 
 from kvorum._stored_labels import labels_of
-from kvorum.errors import InvalidResourceError
+from kvorum.errors import InvalidResourceError, OutcomeUnknownError
 from kvorum.label_selectors import LabelSelector, LabelSelectorLike
 
 T = TypeVar("T")
@@ -381,6 +381,18 @@ class StorageBackend(ABC):
             InvalidResourceError: a key stands in two operations, or there are none, or too many.
             LeaseNotFoundError, ResourceTooLargeError: like `set`.
         """
+
+    async def settle(self, lost: OutcomeUnknownError) -> int:
+        """Find out what became of a write of this backend's whose outcome was unknown; return its revision.
+
+        What can be sent again without harm is sent again, so the write may be applied by this. Call it as often as you
+        like. A backend that always knows need not implement it.
+
+        Raises:
+            ConflictError: it was not applied, and never will be.
+            OutcomeUnknownError: that still cannot be told.
+        """
+        raise lost
 
     # --- leases ---
 

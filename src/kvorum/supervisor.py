@@ -6,7 +6,9 @@ task, which enters a task group, waits to be told to stop, and leaves it again.
 """
 
 import asyncio
+import contextvars
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, TypeVarTuple
 
 import anyio
@@ -46,7 +48,8 @@ class Supervisor:
         """
         if self._group is None:
             raise ClientClosedError.closed() if self._stop.is_set() else ClientClosedError.not_open()
-        self._group.start_soon(run, *args, name=name)
+        # Not in the context of whoever happens to spawn it: its deadline is none of this task's.
+        contextvars.Context().run(partial(self._group.start_soon, name=name), run, *args)
 
     async def aclose(self) -> None:
         """Cancel all tasks and wait until they are gone. Idempotent, and from any task."""

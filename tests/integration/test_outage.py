@@ -87,17 +87,3 @@ async def test_a_server_that_wants_a_user_is_told_apart_from_one_that_is_away(se
         refusal = (kvorum.AuthenticationError, kvorum.PermissionDeniedError)
         with anyio.fail_after(4), pytest.raises(refusal):
             await client.backend.watch("").open()
-
-
-@pytest.mark.parametrize(
-    ("settings", "what"),
-    [
-        (kvorum.EtcdSettings(tls=True), "TLS"),
-        (kvorum.EtcdSettings(user="root", password="secret"), "authentication"),
-        (kvorum.EtcdSettings(endpoints=("a:1", "b:2")), "more than one endpoint"),
-    ],
-)
-async def test_what_is_not_built_yet_is_refused_and_not_ignored(settings: kvorum.EtcdSettings, what: str) -> None:
-    with pytest.raises(kvorum.ConfigurationError, match=what):
-        async with kvorum.connect(settings):
-            pass

@@ -28,7 +28,7 @@ from kvorum import (
     Resource,
     ResourceTooLargeError,
 )
-from kvorum.etcd.connection import Connection
+from kvorum.etcd.server import Server
 from kvorum.lab import LabWorker, LabWorkerPhase, LabWorkerRepository
 
 DEADLINE = 10.0
@@ -91,13 +91,13 @@ def store(client: kvorum.Client) -> kvorum.StorageBackend:
 def requests(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Every call that goes to etcd, by what it does; a test clears it before it acts."""
     made: list[str] = []
-    send = Connection._call
+    send = Server.call
 
-    async def count(self: Connection, method: Any, request: Any, call: Any, seconds: float) -> Any:
+    async def count(self: Server, stub: Any, request: Any, call: Any, *rest: Any) -> Any:
         made.append(call.operation)
-        return await send(self, method, request, call, seconds)
+        return await send(self, stub, request, call, *rest)
 
-    monkeypatch.setattr(Connection, "_call", count)
+    monkeypatch.setattr(Server, "call", count)
     return made
 
 

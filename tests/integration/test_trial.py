@@ -24,6 +24,7 @@ from kvorum import (
     UnavailableError,
 )
 from kvorum.cli import main
+from kvorum.etcd.admin import compact
 from kvorum.lab import LabWorker, LabWorkerRepository
 from kvorum.testing import (
     FAULTS,
@@ -362,8 +363,7 @@ async def test_a_truth_that_was_compacted_is_none() -> None:
     async with kvorum.EmbeddedEtcd() as etcd, kvorum.connect(etcd.url) as client:
         await client.backend.set("a", b"1")
         revision = await client.backend.set("a", b"2")
-        driver = client.connection._open_driver()
-        await driver.compact(revision)  # type: ignore[attr-defined]  # the driver has it, Kvorum does not use it
+        await compact(client.connection, revision)
 
         with pytest.raises(HistoryLostError):
             await read_truth(etcd.endpoints[0], client.settings.prefix)

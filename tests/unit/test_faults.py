@@ -20,10 +20,11 @@ from kvorum.errors import (
     StorageFullError,
     UnavailableError,
 )
-from kvorum.etcd.faults import Call, meaning_of, open_end
+from kvorum.etcd.faults import Call, TokenRefusedError, meaning_of, open_end
 
-READ = Call("localhost:2379", "range", "/lab/lab-workers/a", revision=7)
-WRITE = Call("localhost:2379", "put", "/lab/lab-workers/a", writes=True)
+ENDPOINT = "localhost:2379"
+READ = Call("range", "/lab/lab-workers/a", revision=7)
+WRITE = Call("put", "/lab/lab-workers/a", writes=True)
 
 both = pytest.mark.parametrize("call", [READ, WRITE], ids=["read", "write"])
 
@@ -32,14 +33,18 @@ both = pytest.mark.parametrize("call", [READ, WRITE], ids=["read", "write"])
 REFUSED = [
     ("UNAVAILABLE", "failed to connect to all addresses; last error: Connection refused", UnavailableError),
     ("UNAVAILABLE", "DNS resolution failed for nowhere:2379: not found", UnavailableError),
+    ("UNAVAILABLE", "etcdserver: no leader", UnavailableError),
+    ("DATA_LOSS", "etcdserver: corrupt cluster", ServerError),
     ("OUT_OF_RANGE", "etcdserver: mvcc: required revision has been compacted", HistoryLostError),
     ("OUT_OF_RANGE", "etcdserver: mvcc: required revision is a future revision", FutureRevisionError),
     ("NOT_FOUND", "etcdserver: requested lease not found", LeaseNotFoundError),
     ("PERMISSION_DENIED", "etcdserver: permission denied", PermissionDeniedError),
     ("PERMISSION_DENIED", "", PermissionDeniedError),
-    ("UNAUTHENTICATED", "etcdserver: invalid auth token", AuthenticationError),
+    ("UNAUTHENTICATED", "etcdserver: invalid auth token", TokenRefusedError),
+    ("INVALID_ARGUMENT", "etcdserver: revision of auth store is old", TokenRefusedError),
+    ("UNKNOWN", "auth: revision in header is old", TokenRefusedError),
     ("INVALID_ARGUMENT", "etcdserver: authentication failed, invalid user ID or password", AuthenticationError),
-    ("INVALID_ARGUMENT", "etcdserver: user name is empty", AuthenticationError),
+    ("INVALID_ARGUMENT", "etcdserver: user name is empty", TokenRefusedError),
     ("INVALID_ARGUMENT", "etcdserver: request is too large", ResourceTooLargeError),
     ("INVALID_ARGUMENT", "etcdserver: too many operations in txn request", InvalidResourceError),
     ("INVALID_ARGUMENT", "etcdserver: duplicate key given in txn request", InvalidResourceError),
@@ -68,7 +73,7 @@ OPEN = [
     ("UNAVAILABLE", "etcdserver: request timed out"),
     ("UNAVAILABLE", "etcdserver: request timed out, possibly due to previous leader failure"),
     ("UNAVAILABLE", "etcdserver: leader changed"),
-    ("UNAVAILABLE", "etcdserver: no leader"),
+    ("UNAVAILABLE", "etcdserver: unhealthy cluster"),
     ("UNAVAILABLE", "etcdserver: server stopped"),
     ("UNAVAILABLE", ""),
     ("DEADLINE_EXCEEDED", "Deadline Exceeded"),
@@ -76,7 +81,7 @@ OPEN = [
     ("UNKNOWN", "Stream removed"),
     ("INTERNAL", "Received RST_STREAM with error code 2"),
     ("ABORTED", ""),
-    ("DATA_LOSS", "etcdserver: corrupt cluster"),
+    ("DATA_LOSS", "something else"),
     ("ALREADY_EXISTS", ""),
     ("NOT_FOUND", "something else"),
     ("OUT_OF_RANGE", "something else"),
@@ -96,14 +101,14 @@ def rpc_error(code: str, detail: str | None) -> AioRpcError:
 def test_a_refusal_means_the_same_for_reads_and_writes(
     code: str, detail: str, meaning: type[KvorumError], call: Call
 ) -> None:
-    error = meaning_of(rpc_error(code, detail), call)
+    error = meaning_of(rpc_error(code, detail), call, ENDPOINT)
 
     assert type(error) is meaning
 
 
 @pytest.mark.parametrize(("code", "detail"), OPEN)
 def test_an_open_end_of_a_write_is_an_unknown_outcome(code: str, detail: str) -> None:
-    error = meaning_of(rpc_error(code, detail), WRITE)
+    error = meaning_of(rpc_error(code, detail), WRITE, ENDPOINT)
 
     assert isinstance(error, OutcomeUnknownError)
     assert error.subject == "/lab/lab-workers/a (put)"
@@ -112,7 +117,7 @@ def test_an_open_end_of_a_write_is_an_unknown_outcome(code: str, detail: str) ->
 
 @pytest.mark.parametrize(("code", "detail"), OPEN)
 def test_an_open_end_of_a_read_means_try_again(code: str, detail: str) -> None:
-    error = meaning_of(rpc_error(code, detail), READ)
+    error = meaning_of(rpc_error(code, detail), READ, ENDPOINT)
 
     assert isinstance(error, UnavailableError)
     assert error.endpoint == "localhost:2379"
@@ -124,7 +129,7 @@ def test_an_open_end_of_a_read_means_try_again(code: str, detail: str) -> None:
 @pytest.mark.parametrize("detail", ["words that no server says", "", None])
 def test_every_code_has_a_meaning(code: grpc.StatusCode, detail: str | None, call: Call) -> None:
     """What the table does not list is open: never "nothing happened" by default."""
-    error = meaning_of(rpc_error(code.name, detail), call)
+    error = meaning_of(rpc_error(code.name, detail), call, ENDPOINT)
 
     listed = {"PERMISSION_DENIED", "UNAUTHENTICATED", "INVALID_ARGUMENT", "FAILED_PRECONDITION", "UNIMPLEMENTED"}
     open_end_of_call = OutcomeUnknownError if call.writes else UnavailableError
@@ -139,31 +144,35 @@ def test_every_code_has_a_meaning(code: grpc.StatusCode, detail: str | None, cal
     ("error", "attributes"),
     [
         (
-            meaning_of(rpc_error("OUT_OF_RANGE", "etcdserver: mvcc: required revision has been compacted"), READ),
+            meaning_of(
+                rpc_error("OUT_OF_RANGE", "etcdserver: mvcc: required revision has been compacted"), READ, ENDPOINT
+            ),
             {"revision": 7},
         ),
         (
-            meaning_of(rpc_error("OUT_OF_RANGE", "etcdserver: mvcc: required revision is a future revision"), READ),
+            meaning_of(
+                rpc_error("OUT_OF_RANGE", "etcdserver: mvcc: required revision is a future revision"), READ, ENDPOINT
+            ),
             {"revision": 7},
         ),
         (
-            meaning_of(rpc_error("PERMISSION_DENIED", "etcdserver: permission denied"), WRITE),
+            meaning_of(rpc_error("PERMISSION_DENIED", "etcdserver: permission denied"), WRITE, ENDPOINT),
             {"operation": "put /lab/lab-workers/a"},
         ),
         (
-            meaning_of(rpc_error("INVALID_ARGUMENT", "etcdserver: request is too large"), WRITE),
+            meaning_of(rpc_error("INVALID_ARGUMENT", "etcdserver: request is too large"), WRITE, ENDPOINT),
             {"subject": "/lab/lab-workers/a", "size": None, "limit": None},
         ),
         (
-            meaning_of(rpc_error("UNAVAILABLE", "failed to connect to all addresses"), WRITE),
+            meaning_of(rpc_error("UNAVAILABLE", "failed to connect to all addresses"), WRITE, ENDPOINT),
             {"endpoint": "localhost:2379", "reason": "failed to connect to all addresses"},
         ),
         (
-            meaning_of(rpc_error("INVALID_ARGUMENT", "etcdserver: key is not provided"), WRITE),
+            meaning_of(rpc_error("INVALID_ARGUMENT", "etcdserver: key is not provided"), WRITE, ENDPOINT),
             {"subject": "/lab/lab-workers/a", "problems": ("etcdserver: key is not provided",)},
         ),
         (
-            meaning_of(rpc_error("FAILED_PRECONDITION", "etcdserver: lease already exists"), WRITE),
+            meaning_of(rpc_error("FAILED_PRECONDITION", "etcdserver: lease already exists"), WRITE, ENDPOINT),
             {"detail": "etcdserver: lease already exists"},
         ),
     ],
@@ -175,7 +184,7 @@ def test_an_error_carries_what_the_call_was_about(error: KvorumError, attributes
 @pytest.mark.parametrize("code", ["FAILED_PRECONDITION", "UNIMPLEMENTED"])
 def test_a_server_error_tells_the_code_by_its_name(code: str) -> None:
     """`ServerError.code` is documented as gRPC's status code by name, so that handlers can compare it."""
-    error = meaning_of(rpc_error(code, "etcdserver: authentication is not enabled"), WRITE)
+    error = meaning_of(rpc_error(code, "etcdserver: authentication is not enabled"), WRITE, ENDPOINT)
 
     assert isinstance(error, ServerError)
     assert error.code == code
@@ -184,8 +193,14 @@ def test_a_server_error_tells_the_code_by_its_name(code: str) -> None:
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (lambda: open_end(WRITE, "the stream broke"), "the outcome of writing /lab/lab-workers/a (put) is unknown"),
-        (lambda: open_end(READ, "the stream broke"), "etcd at localhost:2379 is unavailable: the stream broke"),
+        (
+            lambda: open_end(WRITE, ENDPOINT, "the stream broke"),
+            "the outcome of writing /lab/lab-workers/a (put) is unknown",
+        ),
+        (
+            lambda: open_end(READ, ENDPOINT, "the stream broke"),
+            "etcd at localhost:2379 is unavailable: the stream broke",
+        ),
     ],
 )
 def test_a_call_without_an_answer_has_an_open_end(make: Callable[[], KvorumError], text: str) -> None:
@@ -193,6 +208,6 @@ def test_a_call_without_an_answer_has_an_open_end(make: Callable[[], KvorumError
 
 
 def test_details_that_are_missing_are_said_to_be() -> None:
-    error = meaning_of(rpc_error("UNAVAILABLE", None), READ)
+    error = meaning_of(rpc_error("UNAVAILABLE", None), READ, ENDPOINT)
 
     assert str(error) == "etcd at localhost:2379 is unavailable: UNAVAILABLE: no details"

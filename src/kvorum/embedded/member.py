@@ -6,6 +6,7 @@ from typing import Final
 
 import anyio
 import anyio.to_thread
+import msgspec
 
 from kvorum.embedded.binary import EtcdBinary, clean_environment
 from kvorum.embedded.loopback_port import LoopbackPort
@@ -17,6 +18,20 @@ from kvorum.errors import EmbeddedEtcdError
 _HEALTH_REQUEST: Final = b"GET /health?exclude=NOSPACE HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n"
 _HEALTH_TIMEOUT: Final = 2.0
 _EXCERPT_BYTES: Final = 8192
+
+
+class ServerTls(msgspec.Struct, frozen=True):
+    """The certificates of a server of one's own. All are paths of files in PEM.
+
+    Attributes:
+        cert: the server's certificate; for 127.0.0.1 and localhost, or clients need its name (`server_name`).
+        key: its key.
+        client_ca: the CA whose certificates clients must have; None: they need none.
+    """
+
+    cert: str
+    key: str
+    client_ca: str | None = None
 
 
 class PortTakenError(EmbeddedEtcdError):
@@ -32,15 +47,18 @@ class EtcdMember:
         log: the file that its output goes to, since its last start.
         client: the port for clients.
         peer: the port for other members.
+        monitor: the port to ask for its health and its metrics: without TLS, and the same as `client` if that has none.
         process: what was started last; None before that.
     """
 
-    def __init__(self, name: str, folder: Path) -> None:
+    def __init__(self, name: str, folder: Path, tls: ServerTls | None = None) -> None:
         self.name = name
         self.data: Path = folder / name
         self.log: Path = folder / f"{name}.log"
         self.client: LoopbackPort = LoopbackPort()
         self.peer: LoopbackPort = LoopbackPort()
+        self.monitor: LoopbackPort = self.client if tls is None else LoopbackPort()
+        self.tls: ServerTls | None = tls
         self.process: ChildProcess | None = None
 
     @property
@@ -54,8 +72,8 @@ class EtcdMember:
         Raises:
             EmbeddedEtcdError: it did not start.
         """
-        self.client.lend()
-        self.peer.lend()
+        for port in (self.client, self.peer, self.monitor):
+            port.lend()
         self.process = group.spawn(argv, clean_environment(), self.log)
 
     async def is_healthy(self) -> bool:
@@ -69,7 +87,7 @@ class EtcdMember:
             raise await self._death()
         with anyio.move_on_after(_HEALTH_TIMEOUT):
             try:
-                async with await anyio.connect_tcp("127.0.0.1", self.client.number) as stream:
+                async with await anyio.connect_tcp("127.0.0.1", self.monitor.number) as stream:
                     await stream.send(_HEALTH_REQUEST)
                     return b'"health":"true"' in b"".join([chunk async for chunk in stream])
             except (OSError, anyio.BrokenResourceError):
@@ -82,8 +100,8 @@ class EtcdMember:
 
     def close(self) -> None:
         """Give its ports back. Idempotent."""
-        self.client.close()
-        self.peer.close()
+        for port in (self.client, self.peer, self.monitor):
+            port.close()
 
     async def _death(self) -> EmbeddedEtcdError:
         words = await self.last_words()
@@ -110,8 +128,7 @@ def command(
     flags = {
         "name": member.name,
         "data-dir": str(member.data),
-        "listen-client-urls": f"http://{member.client}",
-        "advertise-client-urls": f"http://{member.client}",
+        **_listening(member),
         "listen-peer-urls": f"http://{member.peer}",
         "initial-advertise-peer-urls": f"http://{member.peer}",
         "initial-cluster": ",".join(f"{each.name}=http://{each.peer}" for each in cluster),
@@ -122,6 +139,17 @@ def command(
     }
     without_fsync = ["--unsafe-no-fsync"] if not fsync and binary.version >= (3, 5) else []
     return [str(binary.path), *(f"--{name}={value}" for name, value in flags.items()), *without_fsync, *arguments]
+
+
+def _listening(member: EtcdMember) -> dict[str, str]:
+    """Return the flags about clients."""
+    tls = member.tls
+    url = f"{'http' if tls is None else 'https'}://{member.client}"
+    flags = {"listen-client-urls": url, "advertise-client-urls": url}
+    if tls is None:
+        return flags
+    flags |= {"cert-file": tls.cert, "key-file": tls.key, "listen-metrics-urls": f"http://{member.monitor}"}
+    return flags if tls.client_ca is None else flags | {"trusted-ca-file": tls.client_ca, "client-cert-auth": "true"}
 
 
 def _excerpt(log: Path) -> str:

@@ -14,7 +14,7 @@ import anyio
 import anyio.to_thread
 
 from kvorum.embedded.binary import EtcdBinary, find_binary
-from kvorum.embedded.member import EtcdMember, PortTakenError, command
+from kvorum.embedded.member import EtcdMember, PortTakenError, ServerTls, command
 from kvorum.embedded.process_group import ProcessGroup
 from kvorum.errors import ConfigurationError, EmbeddedEtcdError
 
@@ -41,6 +41,7 @@ class EmbeddedEtcd:
         ready_timeout: how long a start may take, in seconds.
         fsync: whether writes wait for the disk; None: if the data is kept. Before 3.5 they always do. Without, a write
             survives the death of the process, but not that of the machine.
+        tls: the certificates with which it talks TLS to clients; None: it does not.
 
     Raises:
         ConfigurationError: `members` is less than 1.
@@ -55,6 +56,7 @@ class EmbeddedEtcd:
         arguments: Sequence[str] = (),
         ready_timeout: float = 20.0,
         fsync: bool | None = None,
+        tls: ServerTls | None = None,
     ) -> None:
         if members < 1:
             raise ConfigurationError(f"a cluster has at least one member, not {members}")
@@ -63,6 +65,7 @@ class EmbeddedEtcd:
         self._arguments = tuple(arguments)
         self._ready_timeout = ready_timeout
         self._is_private = data_dir is None
+        self._tls = tls
         self._fsync = not self._is_private if fsync is None else fsync
         self._folder = None if data_dir is None else Path(data_dir)
         self._binary: EtcdBinary | None = None
@@ -79,12 +82,17 @@ class EmbeddedEtcd:
     @property
     def url(self) -> str:
         """The URL for `kvorum.connect`, with the ports of all members."""
-        return f"etcd://{','.join(self.endpoints)}"
+        return f"{'etcd' if self._tls is None else 'etcds'}://{','.join(self.endpoints)}"
 
     @property
     def endpoints(self) -> tuple[str, ...]:
         """Host and port of each member."""
         return tuple(str(member.client) for member in self._started())
+
+    @property
+    def metrics_endpoints(self) -> tuple[str, ...]:
+        """Host and port at which each member serves `/metrics` and `/health`, without TLS."""
+        return tuple(str(member.monitor) for member in self._started())
 
     @property
     def binary(self) -> Path:
@@ -202,7 +210,7 @@ class EmbeddedEtcd:
 
     async def _found_cluster(self, folder: Path) -> None:
         for number in range(self._count):
-            self._members.append(EtcdMember(f"etcd-{number}", folder))
+            self._members.append(EtcdMember(f"etcd-{number}", folder, self._tls))
         self._start(self._members)
         await self._until_ready(self._members)
 

@@ -3,7 +3,7 @@
 
 import enum
 from collections.abc import Awaitable, Iterable, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 _Request = TypeVar("_Request", contravariant=True)
 _Response = TypeVar("_Response", covariant=True)
@@ -177,31 +177,76 @@ class WatchResponse:
     cancel_reason: str
     events: Sequence[Event]
 
-class _KVStub:
+class MemberListRequest: ...
+
+class Member:
+    ID: int
+    name: str
+    clientURLs: Sequence[str]  # noqa: N815
+    isLearner: bool  # noqa: N815
+
+class MemberListResponse:
+    members: Sequence[Member]
+
+class CompactionRequest:
+    def __init__(self, *, revision: int, physical: bool = ...) -> None: ...
+
+class CompactionResponse:
+    header: ResponseHeader
+
+class AuthenticateRequest:
+    def __init__(self, *, name: str, password: str) -> None: ...
+
+class AuthenticateResponse:
+    token: str
+
+class ChannelConnectivity(enum.Enum):
+    IDLE = ...
+    CONNECTING = ...
+    READY = ...
+    TRANSIENT_FAILURE = ...
+    SHUTDOWN = ...
+
+class ChannelCredentials: ...
+
+class Channel:
+    def get_state(self) -> ChannelConnectivity: ...
+    async def close(self, grace: float | None = ...) -> None: ...
+
+def ssl_channel_credentials(
+    root_certificates: bytes | None, private_key: bytes | None, certificate_chain: bytes | None
+) -> ChannelCredentials: ...
+def insecure_channel(target: str, *, options: Sequence[tuple[str, int | str]]) -> Channel: ...
+def secure_channel(
+    target: str, credentials: ChannelCredentials, *, options: Sequence[tuple[str, int | str]]
+) -> Channel: ...
+
+class KVStub:
+    def __init__(self, channel: Channel) -> None: ...
     Range: Unary[RangeRequest, RangeResponse]
     Put: Unary[PutRequest, PutResponse]
     DeleteRange: Unary[DeleteRangeRequest, DeleteRangeResponse]
     Txn: Unary[TxnRequest, TxnResponse]
+    Compact: Unary[CompactionRequest, CompactionResponse]
 
-class _LeaseStub:
+class LeaseStub:
+    def __init__(self, channel: Channel) -> None: ...
     LeaseGrant: Unary[LeaseGrantRequest, LeaseGrantResponse]
     LeaseRevoke: Unary[LeaseRevokeRequest, LeaseRevokeResponse]
 
-class _MaintenanceStub:
+class MaintenanceStub:
+    def __init__(self, channel: Channel) -> None: ...
     Status: Unary[StatusRequest, StatusResponse]
     Alarm: Unary[AlarmRequest, AlarmResponse]
 
-class _Channel: ...
+class ClusterStub:
+    def __init__(self, channel: Channel) -> None: ...
+    MemberList: Unary[MemberListRequest, MemberListResponse]
+
+class AuthStub:
+    def __init__(self, channel: Channel) -> None: ...
+    Authenticate: Unary[AuthenticateRequest, AuthenticateResponse]
 
 class WatchStub:
-    def __init__(self, channel: _Channel) -> None: ...
+    def __init__(self, channel: Channel) -> None: ...
     def Watch(self, *, metadata: Sequence[tuple[str, str]]) -> Stream[WatchRequest, WatchResponse]: ...  # noqa: N802
-
-class Driver:
-    channel: _Channel
-    kvstub: _KVStub
-    leasestub: _LeaseStub
-    maintenancestub: _MaintenanceStub
-    def __init__(self, *, host: str, port: int, timeout: float, options: dict[str, Any]) -> None: ...
-    async def connect(self) -> None: ...
-    async def close(self) -> None: ...

@@ -4,32 +4,60 @@ from typing import Final
 
 import anyio
 
-from kvorum.errors import KvorumError
+from kvorum.errors import ClientClosedError, KvorumError
 from kvorum.etcd import _rpc as rpc
 from kvorum.etcd.connection import Connection
-from kvorum.etcd.versions import hazards_of
+from kvorum.etcd.server import Server
+from kvorum.etcd.versions import hazards_of, version_of
 from kvorum.health import EndpointHealth, Health
 
 _ALARMS: Final = {1: "NOSPACE", 2: "CORRUPT"}
 
 
 async def health_of(connection: Connection) -> Health:
-    """Ask for status and alarms. A server that does not answer is a finding, and no error."""
+    """Ask all servers for their status, and the cluster for its alarms.
+
+    A server that does not answer is a finding, and no error. If none does, there are no alarms to be had.
+    """
+    endpoints: dict[str, EndpointHealth] = {}
+
+    async def ask(server: Server) -> None:
+        endpoints[server.address] = await _status_of(connection, server)
+
+    async with anyio.create_task_group() as group:
+        for server in connection.cluster.servers:
+            group.start_soon(ask, server)
+    found = tuple(endpoints[server.address] for server in connection.cluster.servers)
+    if not any(endpoint.is_up for endpoint in found):
+        return Health(found)
+    alarms = await connection.alarms(rpc.AlarmRequest())
+    return Health(found, tuple(sorted({_ALARMS.get(member.alarm, str(member.alarm)) for member in alarms.alarms})))
+
+
+async def _status_of(connection: Connection, server: Server) -> EndpointHealth:
     started = anyio.current_time()
     try:
-        status = await connection.status()
-        latency = anyio.current_time() - started
-        alarms = await connection.alarms(rpc.AlarmRequest())
+        status = await connection.status(server)
+    except ClientClosedError:
+        raise
     except KvorumError as exc:
-        return Health((EndpointHealth(connection.endpoint, error=str(exc)),))
-    endpoint = EndpointHealth(
-        connection.endpoint,
-        latency,
+        return EndpointHealth(server.address, error=str(exc))
+    return EndpointHealth(
+        server.address,
+        anyio.current_time() - started,
         status.version,
         is_leader=bool(status.leader) and status.leader == status.header.member_id,
         has_leader=bool(status.leader),
         db_size=status.dbSize,
-        hazards=tuple(hazard.name for hazard in hazards_of(connection.version)),
+        hazards=tuple(hazard.name for hazard in hazards_of(version_of(status.version))),
     )
-    raised = sorted({_ALARMS.get(member.alarm, str(member.alarm)) for member in alarms.alarms})
-    return Health((endpoint,), tuple(raised))
+
+
+async def compact(connection: Connection, revision: int) -> None:
+    """Forget the history before a revision; the state at it can still be read.
+
+    Raises:
+        HistoryLostError: that has been done.
+        FutureRevisionError: there is no such revision yet.
+    """
+    await connection.compact(rpc.CompactionRequest(revision=revision))

@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from kvorum.errors import (
     AlreadyExistsError,
     ConflictError,
+    KvorumError,
     LeaseNotFoundError,
     NotFoundError,
     OutcomeUnknownError,
     ResourceTooLargeError,
 )
 from kvorum.etcd import _rpc as rpc
-from kvorum.etcd import outcomes
-from kvorum.etcd.connection import HasConnection
+from kvorum.etcd.connection import Connection, HasConnection
 from kvorum.etcd.entries import entry_of
+from kvorum.etcd.outcomes import LostWrite
 from kvorum.etcd.watch import EtcdStorageWatch
 from kvorum.keyspace import KeyPattern, KeySpace
 from kvorum.storage import (
@@ -109,27 +110,23 @@ class EtcdStorageBackend(StorageBackend):
 
     async def set(self, key: str, value: bytes, *, lease: int = 0) -> int:
         """Send one Put. If its answer is lost, look whether the value is there and can be nobody else's."""
-        connection, put = self._client.connection, self._put(key, value, lease)
+        operation = Operation.put(key, value, lease=lease)
+        put, connection = self._put(operation), self._client.connection
         try:
             return (await connection.put(put, self.location(key))).header.revision
-        except OutcomeUnknownError as lost:
-            return await outcomes.seen(connection, put.key, value, lost)
+        except OutcomeUnknownError as exc:
+            return await self._lost(connection, exc, [operation]).look()
 
     async def create(self, key: str, value: bytes, *, lease: int = 0) -> int:
         """Send one transaction: the key must not exist, or nothing happens. A lost answer is treated as in `set`.
 
         It is not sent again: the first copy may have been applied, and somebody have deleted the key since.
         """
-        put = self._put(key, value, lease)
-        request = self._swap(key, rpc.RequestOp(request_put=put), 0)
-        connection = self._client.connection
-        try:
-            answer = await connection.txn(request, self.location(key))
-        except OutcomeUnknownError as lost:
-            return await outcomes.seen(connection, put.key, value, lost)
-        if not answer.succeeded:
+        operations = [Operation.create(key, value, lease=lease)]
+        _, revision = await self._run(self._transaction(operations), operations)
+        if not revision:
             raise AlreadyExistsError(key)
-        return answer.header.revision
+        return revision
 
     async def compare_and_swap(self, key: str, value: bytes, *, expected: int, lease: int | None = None) -> int:
         """Send one transaction, which reads the key if it refuses to write it.
@@ -138,63 +135,73 @@ class EtcdStorageBackend(StorageBackend):
         """
         if lease is None and expected == 0:
             lease = 0  # a key that does not exist has no lease to keep
-        put = self._put(key, value, lease)
-        request = self._swap(key, rpc.RequestOp(request_put=put), expected)
-        connection = self._client.connection
-        try:
-            answer = await connection.txn(request, self.location(key))
-            revision = answer.header.revision if answer.succeeded else 0
-        except OutcomeUnknownError as lost:
-            if not expected:
-                return await outcomes.seen(connection, put.key, value, lost)
-            answer, revision = await outcomes.swap_again(connection, request, put.key, value, expected, lost)
-        if not revision:
-            self._raise_conflict(key, expected, answer)
-        return revision
+        return await self._commit([Operation.swap(key, value, expected=expected, lease=lease)])
 
     async def delete(self, key: str, *, expected: int | None = None) -> Change:
-        """Send one transaction, which returns the value that it removed."""
-        removal = rpc.RequestOp(request_delete_range=rpc.DeleteRangeRequest(key=self._keys.full(key), prev_kv=True))
-        request = self._swap(key, removal, expected)
-        answer = await self._client.connection.txn(request, self.location(key))
-        if expected is not None:
-            self._raise_conflict(key, expected, answer)
+        """Send one transaction, which returns the value that it removed.
+
+        With `expected` it is sent again if its answer is lost; of two who delete the same revision nobody can tell then
+        whose deletion it was.
+        """
+        operations = [Operation.delete(key, expected=expected)]
+        answer, revision = await self._run(self._transaction(operations, prev_kv=True), operations)
+        if not revision:
+            raise self._first_conflict(operations, answer)
         removed = answer.responses[0].response_delete_range.prev_kvs
         if not removed:
             raise NotFoundError(key)
-        return Change(key, answer.header.revision, None, entry_of(self._keys, removed[0]))
-
-    def _swap(self, key: str, operation: rpc.RequestOp, expected: int | None) -> rpc.TxnRequest:
-        """Build one operation for a key at `expected`; else it is read, so that a refusal says what there is."""
-        read = rpc.RequestOp(request_range=rpc.RangeRequest(key=self._keys.full(key)))
-        compare = [] if expected is None else [self._compare(key, expected)]
-        return rpc.TxnRequest(compare=compare, success=[operation], failure=[read])
-
-    def _raise_conflict(self, key: str, expected: int, answer: rpc.TxnResponse) -> None:
-        if answer.succeeded:
-            return
-        found = answer.responses[0].response_range.kvs
-        current = entry_of(self._keys, found[0]) if found else None
-        raise ConflictError(key, expected=expected, current=current, found=current.mod_revision if current else "")
+        return Change(key, revision, None, entry_of(self._keys, removed[0]))
 
     async def commit(self, operations: Sequence[Operation]) -> int:
-        """Send one transaction, which reads what it compared if it refuses to write."""
+        """Send one transaction, which reads what it compared if it refuses to write. A lost answer: see `outcomes`."""
         check_operations(operations)
+        return await self._commit(operations)
+
+    async def settle(self, lost: OutcomeUnknownError) -> int:
+        """Find out as the write itself did: send it again if that is safe, and look for it."""
+        if not lost.operations:
+            raise lost
+        operations: Sequence[Operation] = lost.operations
+        write = self._lost(self._client.connection, lost, operations)
+        answer, revision = await write.find_out(self._transaction(operations))
+        if not revision:
+            raise self._first_conflict(operations, answer)
+        return revision
+
+    async def _commit(self, operations: Sequence[Operation]) -> int:
+        answer, revision = await self._run(self._transaction(operations), operations)
+        if not revision:
+            raise self._first_conflict(operations, answer)
+        return revision
+
+    async def _run(self, request: rpc.TxnRequest, operations: Sequence[Operation]) -> tuple[rpc.TxnResponse, int]:
+        """Run a transaction; return the answer, and the revision at which it was applied, 0 if it was refused."""
+        subject = ", ".join(self.location(operation.key) for operation in operations)
+        connection = self._client.connection
+        try:
+            answer = await connection.txn(request, subject)
+        except OutcomeUnknownError as exc:
+            return await self._lost(connection, exc, operations).find_out(request)
+        return answer, answer.header.revision if answer.succeeded else 0
+
+    def _lost(self, connection: Connection, exc: OutcomeUnknownError, operations: Sequence[Operation]) -> LostWrite:
+        lost = OutcomeUnknownError(exc.subject, exc.reason, tuple(operations))
+        return LostWrite(connection, self._keys, operations, lost)
+
+    def _transaction(self, operations: Sequence[Operation], *, prev_kv: bool = False) -> rpc.TxnRequest:
+        """Build a transaction that applies all, or reads what it has compared, so that a refusal says what there is."""
         compared = [operation for operation in operations if operation.expected is not None]
-        request = rpc.TxnRequest(
+        return rpc.TxnRequest(
             compare=[self._compare(operation.key, operation.expected or 0) for operation in compared],
-            success=[self._step(operation) for operation in operations if operation.writes],
+            success=[self._step(operation, prev_kv=prev_kv) for operation in operations if operation.writes],
             failure=[
                 rpc.RequestOp(request_range=rpc.RangeRequest(key=self._keys.full(operation.key)))
                 for operation in compared
             ],
         )
-        answer = await self._client.connection.txn(request, ", ".join(self.location(o.key) for o in operations))
-        if not answer.succeeded:
-            raise self._first_conflict(compared, answer)
-        return answer.header.revision
 
-    def _first_conflict(self, compared: Sequence[Operation], answer: rpc.TxnResponse) -> ConflictError:
+    def _first_conflict(self, operations: Sequence[Operation], answer: rpc.TxnResponse) -> ConflictError:
+        compared = [operation for operation in operations if operation.expected is not None]
         for operation, response in zip(compared, answer.responses, strict=True):
             found = response.response_range.kvs
             current = entry_of(self._keys, found[0]) if found else None
@@ -204,13 +211,15 @@ class EtcdStorageBackend(StorageBackend):
                 return ConflictError(operation.key, expected=expected, current=current, found=revision or "")
         raise AssertionError("etcd refused a transaction all of whose comparisons hold")
 
-    def _step(self, operation: Operation) -> rpc.RequestOp:
+    def _step(self, operation: Operation, *, prev_kv: bool) -> rpc.RequestOp:
         if operation.value is None:
-            return rpc.RequestOp(request_delete_range=rpc.DeleteRangeRequest(key=self._keys.full(operation.key)))
-        return rpc.RequestOp(request_put=self._put(operation.key, operation.value, operation.lease))
+            removal = rpc.DeleteRangeRequest(key=self._keys.full(operation.key), prev_kv=prev_kv)
+            return rpc.RequestOp(request_delete_range=removal)
+        return rpc.RequestOp(request_put=self._put(operation))
 
-    def _put(self, key: str, value: bytes, lease: int | None) -> rpc.PutRequest:
+    def _put(self, operation: Operation) -> rpc.PutRequest:
         """Build a put; with `lease=None` it keeps the key's lease, which a plain put would take off."""
+        key, value, lease = operation.key, operation.value or b"", operation.lease
         limit = self._client.connection.settings.max_value_size
         if len(value) > limit:
             raise ResourceTooLargeError(key, size=len(value), limit=limit)
@@ -228,11 +237,19 @@ class EtcdStorageBackend(StorageBackend):
         return (await self._client.connection.lease_grant(rpc.LeaseGrantRequest(TTL=math.ceil(ttl)))).ID
 
     async def revoke_lease(self, lease: int) -> None:
-        """Send one LeaseRevoke."""
+        """Send one LeaseRevoke; again if its answer is lost, since a lease that is gone does not come back."""
+        connection, request, subject = self._client.connection, rpc.LeaseRevokeRequest(ID=lease), f"lease {lease:x}"
         try:
-            await self._client.connection.lease_revoke(rpc.LeaseRevokeRequest(ID=lease), f"lease {lease:x}")
+            await connection.lease_revoke(request, subject)
         except LeaseNotFoundError as exc:
             raise LeaseNotFoundError(lease) from exc
+        except OutcomeUnknownError as lost:
+            try:
+                await connection.lease_revoke(request, subject)
+            except LeaseNotFoundError:
+                return
+            except KvorumError as exc:
+                raise lost from exc
 
     # --- watch ---
 

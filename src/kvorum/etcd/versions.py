@@ -3,10 +3,13 @@
 Sources: etcd's changelogs and advisories, as named in each row; those of old versions were also measured.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Final
 
 import msgspec
+
+from kvorum.errors import ServerError
 
 Version = tuple[int, int, int]
 
@@ -82,3 +85,15 @@ HAZARDS: Final = (
 def hazards_of(version: Version) -> tuple[Hazard, ...]:
     """Return what a version cannot be trusted with."""
     return tuple(hazard for hazard in HAZARDS if hazard.affects(version))
+
+
+def version_of(text: str) -> Version:
+    """Read what a server says of its version, as `3.5.1`.
+
+    Raises:
+        ServerError: it is none.
+    """
+    found = re.match(r"(\d+)\.(\d+)\.(\d+)", text)
+    if found is None:
+        raise ServerError("an unknown version", text)
+    return int(found[1]), int(found[2]), int(found[3])

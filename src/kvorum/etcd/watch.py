@@ -17,17 +17,13 @@ from typing import Final
 
 import anyio
 
-from kvorum.errors import (
-    ClientClosedError,
-    FutureRevisionError,
-    HistoryLostError,
-    KvorumError,
-    UnavailableError,
-)
+from kvorum.deadlines import deadline_of
+from kvorum.errors import ClientClosedError, FutureRevisionError, HistoryLostError, KvorumError
 from kvorum.etcd import _rpc as rpc
-from kvorum.etcd.connection import Connection, HasConnection, is_cancelled
+from kvorum.etcd.connection import Connection, HasConnection
 from kvorum.etcd.entries import entry_of
-from kvorum.etcd.faults import Call, meaning_of_reason
+from kvorum.etcd.translation import is_cancelled
+from kvorum.etcd.watch_stream import WatchStream
 from kvorum.keyspace import KeySpace
 from kvorum.storage import Change, StorageWatch
 
@@ -61,7 +57,8 @@ class EtcdStorageWatch(StorageWatch):
         """Start the reader, and wait until etcd has created the watch."""
         if not self._started and not self._feed.is_ended:
             connection = self._client.connection
-            connection.supervisor.spawn(self._feed.run, connection, name=f"watch {self._feed.subject}")
+            deadline = deadline_of(connection.settings.timeout)
+            connection.supervisor.spawn(self._feed.run, connection, deadline, name=f"watch {self._feed.subject}")
             self._started = True
             # A watch that is merely dropped is cancelled on the server, too. Python's garbage collector would not do
             # it: grpc keeps a call that is under way.
@@ -116,7 +113,7 @@ class _Feed:
         self._revisions: deque[tuple[Change, ...]] = deque()
         self._error: KvorumError | None = None
         self._scope: anyio.CancelScope | None = None
-        self._call: rpc.Stream[rpc.WatchRequest, rpc.WatchResponse] | None = None
+        self._stream: WatchStream | None = None
 
     # --- the consumer's side ---
 
@@ -142,19 +139,19 @@ class _Feed:
         self._error = None
         self._revisions.clear()
         self.buffered = 0
-        if self._call is not None:
-            self._call.cancel()
+        if self._stream is not None:
+            self._stream.cancel()
         if self._scope is not None:
             self._scope.cancel()
         self._notify()
 
     # --- the reader's side ---
 
-    async def run(self, connection: Connection) -> None:
+    async def run(self, connection: Connection, deadline: float) -> None:
         """Read the stream until it ends, from either side; never raises but on cancellation."""
         try:
             with anyio.CancelScope() as self._scope:
-                await self._read_all(connection)
+                await self._read_all(connection, deadline)
         except KvorumError as exc:
             self._fail(exc)
         except asyncio.CancelledError:
@@ -163,46 +160,40 @@ class _Feed:
                 self._fail(ClientClosedError.closed())
                 raise
         finally:
-            if self._call is not None:
-                self._call.cancel()
-                self._call = None  # it would keep the connection open for as long as somebody keeps the watch
+            if self._stream is not None:
+                self._stream.cancel()
+                self._stream = None  # it would keep the connection open for as long as somebody keeps the watch
             self.finished.set()
 
-    async def _read_all(self, connection: Connection) -> None:
-        call = Call(connection.endpoint, "watch", self.subject)
-        async with connection.translated(call):
-            await self._open(connection)
-            while not self.is_ended:
-                response = await self._next_response(connection)
-                if response.canceled:
-                    raise self._refusal(connection, response)
-                self._put(response)
-                while self.buffered >= READ_AHEAD:
-                    await self.changed.wait()
-
-    async def _open(self, connection: Connection) -> None:
-        self._call = connection.watch()
-        response = await self._created(connection, self._call)
-        if response.canceled:
-            raise self._refusal(connection, response)
-        await self._check_start(connection, response.header.revision)
-        # A watch from now begins after the revision in this header. One from the past has its own position; the header
-        # tells the store's, and to go on from there would lose what lies between.
-        self.start = self._position = response.header.revision if self._since is None else self._since
+    async def _read_all(self, connection: Connection, deadline: float) -> None:
+        stream = self._stream = await self._open(connection, deadline)
         self.is_open = True
         self._notify()
+        while not self.is_ended:
+            self._put(await self._read(stream))
+            while self.buffered >= READ_AHEAD:
+                await self.changed.wait()
 
-    async def _created(
-        self, connection: Connection, call: rpc.Stream[rpc.WatchRequest, rpc.WatchResponse]
-    ) -> rpc.WatchResponse:
+    async def _open(self, connection: Connection, deadline: float) -> WatchStream:
         start, end = self._keys.range(self._prefix)
         first = 0 if self._since is None else self._since + 1
         create = rpc.WatchCreateRequest(key=start, range_end=end, start_revision=first, prev_kv=True)
-        with anyio.move_on_after(connection.settings.timeout):
-            async with connection.translated(Call(connection.endpoint, "watch", self.subject)):
-                await call.write(rpc.WatchRequest(create_request=create))
-                return await self._next_response(connection)
-        raise UnavailableError(connection.endpoint, f"no watch within {connection.settings.timeout} s")
+        stream = await WatchStream.open(connection, create, self.subject, deadline)
+        try:
+            await self._check_start(connection, stream.created.header.revision)
+        except BaseException:
+            stream.cancel()
+            raise
+        # A watch from now begins after the revision in this header. One from the past has its own position; the header
+        # tells the store's, and to go on from there would lose what lies between.
+        self.start = self._position = stream.created.header.revision if self._since is None else self._since
+        return stream
+
+    async def _read(self, stream: WatchStream) -> rpc.WatchResponse:
+        try:
+            return await stream.read()
+        except HistoryLostError as exc:
+            raise HistoryLostError(revision=self._position + 1, compact_revision=exc.compact_revision) from exc
 
     async def _check_start(self, connection: Connection, revision: int) -> None:
         """Refuse a start in the future or in lost history; etcd waits for the first, and tells of the second later."""
@@ -220,18 +211,6 @@ class _Feed:
         current = (await connection.range(now, self.subject)).header.revision
         if self._since > current:
             raise FutureRevisionError(revision=self._since, current=current)
-
-    async def _next_response(self, connection: Connection) -> rpc.WatchResponse:
-        assert self._call is not None  # noqa: S101 - _open has set it
-        response = await self._call.read()
-        if not isinstance(response, rpc.WatchResponse):
-            raise UnavailableError(connection.endpoint, "the server ended the stream")
-        return response
-
-    def _refusal(self, connection: Connection, response: rpc.WatchResponse) -> KvorumError:
-        if response.compact_revision:
-            return HistoryLostError(revision=self._position + 1, compact_revision=response.compact_revision)
-        return meaning_of_reason(response.cancel_reason, Call(connection.endpoint, "watch", self.subject))
 
     def _put(self, response: rpc.WatchResponse) -> None:
         """Buffer the events of a response, a tuple for each revision; etcd does not split one between responses."""

@@ -1,0 +1,49 @@
+"""How long calls may take: a deadline for a block of them."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Final
+
+import anyio
+
+from kvorum.errors import ConfigurationError
+
+_deadline: Final[ContextVar[float | None]] = ContextVar("kvorum_deadline", default=None)
+
+
+@contextmanager
+def deadline(seconds: float) -> Iterator[None]:
+    """Give all calls in this block so many seconds together, in place of `EtcdSettings.timeout` for each.
+
+        with kvorum.deadline(0.5):
+            worker = await workers.get("worker-001")
+
+    A call that is not done by then raises `UnavailableError` (nothing was changed) or `OutcomeUnknownError`; one that
+    starts later raises `UnavailableError`, and sends nothing. `asyncio.timeout` cancels instead, and whether a write
+    that it cut short was applied is then not known, without an error that says so.
+
+    Of blocks within each other the earliest deadline counts. It holds for tasks that are started inside, and for
+    opening a watch, not for waiting for its events.
+
+    Args:
+        seconds: from now; more than the client's timeout is fine.
+
+    Raises:
+        ConfigurationError: it is not above 0.
+    """
+    if not 0 < seconds < math.inf:
+        raise ConfigurationError(f"a deadline must be more than 0 seconds away, not {seconds}")
+    mine, outer = anyio.current_time() + seconds, _deadline.get()
+    token = _deadline.set(mine if outer is None else min(mine, outer))
+    try:
+        yield
+    finally:
+        _deadline.reset(token)
+
+
+def deadline_of(timeout: float) -> float:
+    """Return when a call that starts now has to be done, on anyio's clock."""
+    fixed = _deadline.get()
+    return anyio.current_time() + timeout if fixed is None else fixed

@@ -1,0 +1,169 @@
+"""One server of the cluster: its address, and two channels to it.
+
+Two channels, because a stream of watches must not be starved by lists on the same TCP connection, nor the other way
+round; and because the channel of the watches runs without gRPC's bandwidth probe, which would let a consumer that does
+not read cost megabytes.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final, TypeVar
+
+import anyio
+
+from kvorum.errors import UnavailableError
+from kvorum.etcd import _rpc as rpc
+from kvorum.etcd.certificates import Certificates
+from kvorum.etcd.faults import Call
+from kvorum.etcd.tokens import Metadata
+from kvorum.etcd.translation import Translated
+from kvorum.etcd.versions import Version
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+
+# A request that lost its quorum, a stopped server, an outage: each of these was measured without its option, too.
+_OPTIONS: Final = MappingProxyType(
+    {
+        # A stopped server is noticed within 12 s. etcd answers pings more frequent than every 5 s with GOAWAY, and
+        # forbids them on a connection without calls.
+        "grpc.keepalive_time_ms": 10_000,
+        "grpc.http2.ping_timeout_ms": 2_000,
+        "grpc.keepalive_permit_without_calls": 0,
+        # Back within a second after an outage, however long it was. The second is how long an attempt may take: less
+        # than two round trips, and a server on a long link is never reached.
+        "grpc.initial_reconnect_backoff_ms": 100,
+        "grpc.min_reconnect_backoff_ms": 2_000,
+        "grpc.max_reconnect_backoff_ms": 1_000,
+        # Lists and catch-ups pass gRPC's 4 MiB easily. What a client asks for it must be able to take.
+        "grpc.max_receive_message_length": -1,
+        # Else gRPC lets two channels to one address share a connection.
+        "grpc.use_local_subchannel_pool": 1,
+    }
+)
+_WATCH_OPTIONS: Final = MappingProxyType({**_OPTIONS, "grpc.http2.bdp_probe": 0})
+
+
+class Channel:
+    """A gRPC channel, and etcd's services on it. It connects with its first call."""
+
+    def __init__(
+        self, address: str, options: Mapping[str, int], certificates: Certificates | None, server_name: str | None
+    ) -> None:
+        given: list[tuple[str, int | str]] = list(options.items())
+        if certificates is None:
+            self._channel = rpc.insecure_channel(address, options=given)
+        else:
+            if server_name is not None:
+                given.append(("grpc.ssl_target_name_override", server_name))
+            self._channel = rpc.secure_channel(address, certificates.credentials(), options=given)
+        self.kv: rpc.KVStub = rpc.KVStub(self._channel)
+        self.lease: rpc.LeaseStub = rpc.LeaseStub(self._channel)
+        self.maintenance: rpc.MaintenanceStub = rpc.MaintenanceStub(self._channel)
+        self.cluster: rpc.ClusterStub = rpc.ClusterStub(self._channel)
+        self.auth: rpc.AuthStub = rpc.AuthStub(self._channel)
+        self.watch: rpc.WatchStub = rpc.WatchStub(self._channel)
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether it has a connection now, as far as it knows."""
+        return self._channel.get_state() is rpc.ChannelConnectivity.READY
+
+    async def aclose(self, grace: float | None = None) -> None:
+        """Close it. Calls under way have `grace` seconds to end, and are then cancelled."""
+        await self._channel.close(grace)
+
+
+class Server:
+    """One server. Made by `Connection`, which prepares it before it is used.
+
+    Attributes:
+        address: `host:port`.
+        version: what it said last; None if it has not been asked.
+        is_ready: whether it has answered since it was last away.
+        preparing: held by whoever asks.
+        certificates: what its channels were made with.
+        is_closed: whether it was closed, by us.
+    """
+
+    def __init__(self, address: str, server_name: str | None) -> None:
+        self.address: str = address
+        self.version: Version | None = None
+        self.is_ready: bool = False
+        self.preparing: anyio.Lock = anyio.Lock()
+        self.certificates: Certificates | None = None
+        self.is_closed: bool = False
+        self._server_name = server_name
+        self._channels: tuple[Channel, Channel] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Server {self.address} [{'ready' if self.is_ready else 'not ready'}, {self.version}]>"
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it has channels."""
+        return self._channels is not None
+
+    @property
+    def calls(self) -> Channel:
+        """The channel of the calls."""
+        return self._opened()[0]
+
+    @property
+    def watches(self) -> Channel:
+        """The channel of the watches."""
+        return self._opened()[1]
+
+    def open(self, certificates: Certificates | None) -> tuple[Channel, ...]:
+        """Make channels with these certificates, unless there are; return those that they replace, still open."""
+        if self._channels is not None and certificates == self.certificates:
+            return ()
+        replaced = self._channels or ()
+        self.certificates = certificates
+        self._channels = (
+            Channel(self.address, _OPTIONS, certificates, self._server_name),
+            Channel(self.address, _WATCH_OPTIONS, certificates, self._server_name),
+        )
+        return replaced
+
+    async def aclose(self) -> None:
+        """Close its channels; calls under way end with an error. Idempotent."""
+        self.is_closed = True
+        for channel in self._channels or ():
+            await channel.aclose()
+
+    async def call(
+        self, stub: rpc.Unary[Request, Response], request: Request, call: Call, deadline: float, metadata: Metadata = ()
+    ) -> Response:
+        """Make a call of a stub of one of its channels.
+
+        Raises:
+            UnavailableError: nothing was done, as far as the table in `faults` can tell.
+            OutcomeUnknownError: something may have been.
+            KvorumError: the server's refusal, by its reason.
+        """
+        seconds = deadline - anyio.current_time()
+        if seconds <= 0:
+            raise UnavailableError(self.address, "the deadline has passed")
+        async with Translated(call, self):
+            return await stub(request, timeout=seconds, metadata=metadata)
+
+    def _opened(self) -> tuple[Channel, Channel]:
+        assert self._channels is not None, "a server is opened before it is used"  # noqa: S101 - see Connection
+        return self._channels
+
+
+async def flush() -> None:
+    """Wait until grpc.aio has handed out what it still has for this event loop.
+
+    Cancelled calls send a last message through a queue that all loops of the process share. Those that come after their
+    loop was closed raise `RuntimeError: Event loop is closed` in whatever loop reads the queue then, as one test's
+    calls in the loop of the next. A call that comes last in the queue has all of them before it.
+    """
+    channel = Channel("127.0.0.1:1", {"grpc.enable_http_proxy": 0}, None, None)
+    try:
+        await channel.maintenance.Status(rpc.StatusRequest(), timeout=0.005)
+    except rpc.AioRpcError:
+        pass  # it goes nowhere
+    finally:
+        await channel.aclose()

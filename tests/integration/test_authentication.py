@@ -1,0 +1,334 @@
+"""Users, their tokens, and what they may do."""
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import anyio
+import msgspec
+import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+
+import kvorum
+from kvorum import AuthenticationError, ConfigurationError, EmbeddedEtcd, EtcdSettings, Operation, PermissionDeniedError
+from kvorum.etcd.server import Server
+
+ROOT = "a secret of root"
+ALICE = "a secret of alice"
+JWT_TTL = 2.0
+
+pytestmark = pytest.mark.timeout(120)  # etcd hashes passwords slowly on purpose
+
+
+def jwt_flags(folder: Path) -> list[str]:
+    """Return the flag that has etcd sign tokens which end soon."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    private, public = folder / "token.key", folder / "token.pub"
+    private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    public.write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    return [f"--auth-token=jwt,pub-key={public},priv-key={private},sign-method=RS256,ttl={JWT_TTL:g}s"]
+
+
+@pytest.fixture(params=["simple", "jwt"])
+def kind(request: pytest.FixtureRequest) -> Literal["simple", "jwt"]:
+    kind: Literal["simple", "jwt"] = request.param
+    return kind
+
+
+@pytest.fixture
+async def etcd(kind: str, kvorum_etcd: EmbeddedEtcd, tmp_path: Path) -> AsyncIterator[EmbeddedEtcd]:
+    """A server that does not check users yet."""
+    flags = ["--auth-token=simple"] if kind == "simple" else jwt_flags(tmp_path)
+    async with EmbeddedEtcd(binary=kvorum_etcd.binary, arguments=flags) as etcd:
+        yield etcd
+
+
+def settings(etcd: EmbeddedEtcd, user: str, password: str) -> EtcdSettings:
+    return EtcdSettings(endpoints=etcd.endpoints, prefix="lab", user=user, password=password)
+
+
+@pytest.fixture
+async def guarded(etcd: EmbeddedEtcd, roles_of: Callable[..., Any]) -> EmbeddedEtcd:
+    """The server, once it does: alice may read /lab/open/ and write /lab/mine/ and /lab/inbox/."""
+    async with kvorum.connect(etcd.url) as client:
+        roles = roles_of(client)
+        await roles.add_role("reader", read="/lab/open/")
+        await roles.add_role("owner", readwrite="/lab/mine/")
+        await roles.add_role("sender", write="/lab/inbox/")
+        await roles.add_user("alice", ALICE, "reader", "owner", "sender")
+        await roles.enable(ROOT)
+    return etcd
+
+
+@pytest.fixture
+async def root(guarded: EmbeddedEtcd) -> AsyncIterator[kvorum.Client]:
+    async with kvorum.connect(settings(guarded, "root", ROOT)) as client:
+        yield client
+
+
+@pytest.fixture
+async def alice(guarded: EmbeddedEtcd) -> AsyncIterator[kvorum.Client]:
+    async with kvorum.connect(settings(guarded, "alice", ALICE)) as client:
+        yield client
+
+
+@pytest.fixture
+def refusals(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The calls for which a server did not take the token."""
+    refused: list[str] = []
+    send = Server.call
+
+    async def watch(self: Server, stub: Any, request: Any, call: Any, *rest: Any) -> Any:
+        try:
+            return await send(self, stub, request, call, *rest)
+        except AuthenticationError:
+            refused.append(call.operation)
+            raise
+
+    monkeypatch.setattr(Server, "call", watch)
+    return refused
+
+
+# --- what a user may do ----------------------------------------------------------------------------------------------
+
+
+async def test_a_role_reads_one_prefix_and_writes_another(alice: kvorum.Client, root: kvorum.Client) -> None:
+    await root.backend.set("open/a", b"1")
+    mine, store = await alice.backend.create("mine/a", b"1"), alice.backend
+
+    assert await store.exists("open/a")
+    assert [entry.key for entry in (await store.list("open/")).entries] == ["open/a"]
+    await store.compare_and_swap("mine/a", b"2", expected=mine)
+    await store.set("inbox/a", b"1")
+    async with store.watch("open/") as watch:
+        await root.backend.set("open/b", b"1")
+        (change,) = await anext(watch)
+    assert change.key == "open/b"
+
+
+async def test_what_a_user_may_not_do_is_named_with_its_key_and_is_not_done(
+    alice: kvorum.Client, root: kvorum.Client
+) -> None:
+    store = alice.backend
+    first = await root.backend.set("open/a", b"1")
+    refused = {
+        "put /lab/open/a": store.set("open/a", b"2"),
+        "transaction on /lab/open/a": store.compare_and_swap("open/a", b"2", expected=first),
+        "transaction on /lab/open/b": store.create("open/b", b"2"),
+        "transaction on /lab/mine/b, /lab/open/c": store.commit(
+            [Operation.put("mine/b", b""), Operation.put("open/c", b"")]
+        ),
+        "read /lab/inbox/a": store.get("inbox/a"),
+        "read /lab/": store.list(""),
+        "watch /lab/inbox/": anext(store.watch("inbox/")),
+    }
+
+    for operation, call in refused.items():
+        with pytest.raises(PermissionDeniedError) as caught:
+            await call
+        assert caught.value.operation == operation
+        assert operation in str(caught.value)
+    entry = await root.backend.get("open/a")
+    assert entry is not None
+    assert entry.mod_revision == first
+    assert await root.backend.keys("*") == ["open/a"]
+
+
+async def test_a_user_that_may_read_nothing_there_is_answered_all_the_same(alice: kvorum.Client) -> None:
+    """A readiness probe asks whether etcd answers; that it says no is an answer."""
+    assert await alice.ping() > 0
+    assert (await alice.health()).is_healthy
+
+
+# --- who is let in ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["simple"], indirect=True)
+async def test_a_wrong_password_is_refused_at_once(guarded: EmbeddedEtcd) -> None:
+    for user, password in (("alice", "another secret"), ("nobody", ALICE)):
+        with pytest.raises(AuthenticationError) as caught:
+            async with kvorum.connect(settings(guarded, user, password)):
+                pass
+        assert password not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["simple"], indirect=True)
+async def test_nobody_is_told_that_a_user_is_wanted(guarded: EmbeddedEtcd) -> None:
+    async with kvorum.connect(EtcdSettings(endpoints=guarded.endpoints)) as client:
+        with pytest.raises(AuthenticationError):
+            await client.backend.get("a")
+
+
+@pytest.mark.parametrize("kind", ["simple"], indirect=True)
+async def test_a_user_does_no_harm_before_the_server_checks_users(
+    etcd: EmbeddedEtcd, roles_of: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """One sets up the services first, and switches authentication on then."""
+    async with kvorum.connect(settings(etcd, "root", ROOT)) as client:
+        await client.backend.set("a", b"1")
+        assert "authentication is not enabled" in caplog.text
+        await roles_of(client).enable(ROOT)
+
+        await client.backend.set("a", b"2")
+        assert await client.backend.exists("a")
+
+
+@pytest.mark.parametrize("kind", ["simple"], indirect=True)
+async def test_a_password_comes_from_a_file_and_is_read_again_when_it_is_needed(
+    guarded: EmbeddedEtcd, root: kvorum.Client, roles_of: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Secrets that are mounted into containers change while the process runs."""
+    path = tmp_path / "password"
+    path.write_text(f"{ALICE}\n")
+    given = EtcdSettings(endpoints=guarded.endpoints, prefix="lab", user="alice", password_file=str(path))
+    async with kvorum.connect(given) as client:
+        await client.backend.set("mine/a", b"1")
+        await roles_of(root).change_password("alice", "a newer secret")
+        path.write_text("a newer secret")
+        await guarded.restart()
+
+        await client.backend.set("mine/a", b"2")
+
+
+async def test_a_password_file_that_is_not_there_is_named(kvorum_etcd: EmbeddedEtcd, tmp_path: Path) -> None:
+    path = str(tmp_path / "nothing")
+    with pytest.raises(ConfigurationError, match=path):
+        async with kvorum.connect(EtcdSettings(endpoints=kvorum_etcd.endpoints, user="alice", password_file=path)):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        (EtcdSettings(user="alice"), "has no password"),
+        (EtcdSettings(password=ALICE), "no user"),
+        (EtcdSettings(user="alice", password=ALICE, password_file="/run/secrets/etcd"), "exclude each other"),
+    ],
+)
+def test_half_a_user_is_refused_before_anything_is_opened(given: EtcdSettings, complaint: str) -> None:
+    with pytest.raises(ConfigurationError, match=complaint):
+        kvorum.connect(given)
+
+
+# --- tokens ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["simple"], indirect=True)
+async def test_a_server_that_has_forgotten_the_token_gets_another(
+    guarded: EmbeddedEtcd, alice: kvorum.Client, refusals: list[str]
+) -> None:
+    """Simple tokens live in the server's memory. Sixteen calls at once authenticate once."""
+    store = alice.backend
+    await store.set("mine/a", b"1")
+    await guarded.restart()
+    await alice.connection.cluster.prepare(alice.connection.cluster.current, anyio.current_time() + 5)
+    token = alice.connection.cluster.tokens.token
+
+    async with anyio.create_task_group() as group:
+        for number in range(16):
+            group.start_soon(store.set, f"mine/{number}", b"2")
+
+    assert alice.connection.cluster.tokens.token != token
+    assert 0 < len(refusals) <= 16
+    assert await store.count("mine/") == 17
+
+
+@pytest.mark.parametrize("kind", ["simple"], indirect=True)
+async def test_a_watch_gets_another_token_too(guarded: EmbeddedEtcd, alice: kvorum.Client) -> None:
+    """Old servers call it a lack of permission when they do not know the token of a watch."""
+    await guarded.restart()
+    async with alice.backend.watch("mine/") as watch:
+        revision = await alice.backend.set("mine/a", b"1")
+
+        (change,) = await anext(watch)
+    assert change.revision == revision
+
+
+@pytest.mark.parametrize("kind", ["jwt"], indirect=True)
+async def test_a_token_that_ends_is_renewed_before(alice: kvorum.Client, refusals: list[str]) -> None:
+    """Three lives of a token long, calls go on, and so does a watch; not one call is refused."""
+    store = alice.backend
+    tokens = {alice.connection.cluster.tokens.token}
+    shown = 0
+    async with store.watch("mine/") as watch:
+        with anyio.move_on_after(3 * JWT_TTL):
+            while True:
+                revision = await store.set("mine/a", b"1")
+                (change,) = await anext(watch)
+                assert change.revision == revision
+                tokens.add(alice.connection.cluster.tokens.token)
+                shown += 1
+                await anyio.sleep(0.02)
+    assert shown > 50
+    assert len(tokens) >= 3
+    assert refusals == []
+
+
+@pytest.mark.parametrize("kind", ["jwt"], indirect=True)
+async def test_a_token_that_ended_while_nobody_looked_is_renewed(
+    alice: kvorum.Client, monkeypatch: pytest.MonkeyPatch, refusals: list[str]
+) -> None:
+    """As it is when the clocks of server and client differ."""
+    tokens = alice.connection.cluster.tokens
+    monkeypatch.setattr(tokens, "_ends", float("inf"))
+    spent = tokens.token
+    with anyio.fail_after(20):
+        while not refusals:
+            await alice.backend.set("mine/a", b"1")
+            await anyio.sleep(0.1)
+    assert tokens.token != spent
+
+    monkeypatch.setattr(tokens, "token", spent)
+    monkeypatch.setattr(tokens, "metadata", (("hasleader", "true"), ("token", spent)))
+    async with alice.backend.watch("mine/") as watch:
+        await alice.backend.set("mine/b", b"1")
+        await anext(watch)
+
+
+async def test_a_change_of_the_users_disturbs_nobody(
+    alice: kvorum.Client, root: kvorum.Client, roles_of: Callable[..., Any]
+) -> None:
+    """Each moves the revision of etcd's list of users, and tokens and requests of an older one are refused."""
+    done: list[int] = []
+
+    async def write() -> None:
+        while len(done) < 200:
+            done.append(await alice.backend.set("mine/a", b"1"))
+
+    async with anyio.create_task_group() as group:
+        for _ in range(4):
+            group.start_soon(write)
+        for number in range(5):
+            await roles_of(root).add_user(f"user-{number}", "a secret")
+
+    async with alice.backend.watch("mine/") as watch:
+        await alice.backend.set("mine/a", b"2")
+        await anext(watch)
+
+
+# --- secrets ---------------------------------------------------------------------------------------------------------
+
+
+async def test_no_secret_shows_in_reprs_logs_or_errors(guarded: EmbeddedEtcd, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    async with kvorum.connect(settings(guarded, "alice", ALICE)) as client:
+        await client.backend.set("mine/a", b"1")
+        with pytest.raises(PermissionDeniedError) as caught:
+            await client.backend.set("other", b"1")
+        cluster = client.connection.cluster
+        shown = [client, client.settings, client.connection, cluster, cluster.tokens, *cluster.servers, caught.value]
+        texts = [*map(repr, shown), str(caught.value), caplog.text, repr(caught.value.__dict__)]
+        token = cluster.tokens.token
+
+    assert token
+    for text in texts:
+        assert ALICE not in text
+        assert token not in text
+
+
+def test_a_replaced_password_does_not_show_either() -> None:
+    given = msgspec.structs.replace(EtcdSettings(user="alice", password=ALICE), timeout=3)
+
+    assert ALICE not in repr(given)
