@@ -1,6 +1,7 @@
 """What all tests share."""
 
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from http.client import HTTPConnection
 
 import anyio
@@ -13,6 +14,10 @@ import kvorum
 from kvorum.etcd.admin import compact
 
 pytest_plugins = ["pytester"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="run the tests in tests/faults as long as documented")
 
 
 @pytest.fixture(scope="session")
@@ -92,7 +97,7 @@ class Roles:
         await self._call("AuthEnable", rpc.AuthEnableRequest())
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def roles_of() -> type[Roles]:
     return Roles
 
@@ -101,9 +106,19 @@ def roles_of() -> type[Roles]:
 def watchers_of_etcd(kvorum_etcd: kvorum.EmbeddedEtcd) -> Callable[[], Awaitable[int]]:
     """Count the watches that etcd serves, whosever they are."""
 
-    async def run() -> int:
-        text = await anyio.to_thread.run_sync(_ask, kvorum_etcd.metrics_endpoints[0], "GET", "/metrics")
-        found = [line for line in text.splitlines() if line.startswith("etcd_debugging_mvcc_watcher_total ")]
-        return int(float(found[0].split()[1]))
+    return partial(watchers_of, kvorum_etcd)
 
-    return run
+
+async def watchers_of(etcd: kvorum.EmbeddedEtcd) -> int:
+    """Count the watches that the members serve."""
+    total = 0
+    for endpoint in etcd.metrics_endpoints:
+        text = await anyio.to_thread.run_sync(_ask, endpoint, "GET", "/metrics")
+        found = [line for line in text.splitlines() if line.startswith("etcd_debugging_mvcc_watcher_total ")]
+        total += int(float(found[0].split()[1]))
+    return total
+
+
+@pytest.fixture(scope="session")
+def count_watchers() -> Callable[[kvorum.EmbeddedEtcd], Awaitable[int]]:
+    return watchers_of

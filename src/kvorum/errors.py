@@ -4,7 +4,7 @@ All of them derive from `KvorumError`. Each carries its facts as attributes and 
 handlers need not parse text. No error of the driver gets out: `kvorum.etcd.connection` maps them all, in one table.
 """
 
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 
 class KvorumError(Exception):
@@ -203,10 +203,12 @@ class UnavailableError(KvorumError):
         reason: what happened.
     """
 
+    _problem: ClassVar[str] = "is unavailable"
+
     def __init__(self, endpoint: str, reason: str) -> None:
         self.endpoint = endpoint
         self.reason = reason
-        super().__init__(f"etcd at {endpoint} is unavailable: {reason}")
+        super().__init__(f"etcd at {endpoint} {self._problem}: {reason}")
 
 
 class TlsError(UnavailableError):
@@ -217,9 +219,7 @@ class TlsError(UnavailableError):
         reason: whose certificate, and what is wrong with it.
     """
 
-    def __init__(self, endpoint: str, reason: str) -> None:
-        super().__init__(endpoint, reason)
-        self.args = (f"there is no secure connection to etcd at {endpoint}: {reason}",)
+    _problem = "cannot be reached securely"
 
 
 class OutcomeUnknownError(KvorumError):

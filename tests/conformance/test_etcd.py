@@ -5,50 +5,47 @@ import re
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import anyio
 import pytest
 
 import kvorum
 from kvorum import Operation
+from kvorum.etcd.admin import compact
 from kvorum.testing import OpenStore, StorageConformance, Store
 
 
 class EtcdStore(Store):
     def __init__(
-        self,
-        backend: kvorum.StorageBackend,
-        compact: Callable[[int], Awaitable[None]],
-        watchers: Callable[[], Awaitable[int]],
+        self, backend: kvorum.StorageBackend, deployment: Any, count: Callable[[kvorum.EmbeddedEtcd], Awaitable[int]]
     ) -> None:
         self._backend = backend
-        self._compact = compact
-        self._watchers = watchers
+        self._deployment = deployment
+        self._count = count
 
     @property
     def backend(self) -> kvorum.StorageBackend:
         return self._backend
 
     async def compact(self, revision: int) -> None:
-        await self._compact(revision)
+        async with kvorum.connect(self._deployment.operator) as client:
+            await compact(client.connection, revision)
 
     async def watchers(self) -> int:
-        return await self._watchers()
+        return await self._count(self._deployment.etcd)
 
 
 class TestEtcdStorageBackend(StorageConformance):
+    """On each way to deploy etcd: see `conftest`."""
+
     @pytest.fixture
-    def open_store(
-        self,
-        kvorum_url: str,
-        compact_etcd: Callable[[int], Awaitable[None]],
-        watchers_of_etcd: Callable[[], Awaitable[int]],
-    ) -> OpenStore:
+    def open_store(self, deployment: Any, count_watchers: Callable[[kvorum.EmbeddedEtcd], Awaitable[int]]) -> OpenStore:
         @asynccontextmanager
         async def open_etcd() -> AsyncIterator[Store]:
-            async with kvorum.connect(kvorum_url) as client:
+            async with kvorum.connect(deployment.user) as client:
                 backend = kvorum.EtcdStorageBackend(client, f"{client.settings.prefix}/{uuid.uuid4()}")
-                yield EtcdStore(backend, compact_etcd, watchers_of_etcd)
+                yield EtcdStore(backend, deployment, count_watchers)
 
         return open_etcd
 

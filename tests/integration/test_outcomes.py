@@ -1,14 +1,19 @@
 """What becomes of calls whose answers are lost: they are sent again where that is safe, and never applied twice."""
 
 from collections.abc import AsyncIterator
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import anyio
 import msgspec
 import pytest
+from grpc import StatusCode
+from grpc.aio import AioRpcError
+from grpc.aio import Metadata as GrpcMetadata
 
 import kvorum
-from kvorum import ConflictError, Kind, Metadata, OutcomeUnknownError, Resource, UnavailableError
+from kvorum import ConflictError, Kind, Metadata, Operation, OutcomeUnknownError, Resource, UnavailableError
+from kvorum.etcd.faults import meaning_of
+from kvorum.etcd.server import Server
 from kvorum.testing import FaultProxy, FaultScript, History, RecordingBackend, check_revisions, read_truth
 from kvorum.testing.store import Compact
 
@@ -214,6 +219,230 @@ async def test_a_create_or_set_that_never_arrived_is_not_sent_again(
             await getattr(lost, verb)("a", UNMISTAKABLE % 1)
 
     assert not await sound.exists("a")
+
+
+# --- commit and delete -----------------------------------------------------------------------------------------------
+
+
+async def test_a_deletion_that_never_arrived_is_sent_again(
+    proxy: FaultProxy, lost: kvorum.StorageBackend, sound: kvorum.StorageBackend
+) -> None:
+    first = await lost.set("a", b"1")
+    proxy.drop("requests")
+    async with anyio.create_task_group() as group:
+        group.start_soon(once_dropped, proxy)
+        change = await lost.delete("a", expected=first)
+
+    assert change.previous == kvorum.Entry("a", b"1", first, first, 1)
+    assert not await sound.exists("a")
+
+
+async def test_a_deletion_whose_answer_was_lost_stays_unknown(proxy: FaultProxy, lost: kvorum.StorageBackend) -> None:
+    """A tombstone carries no token: of two who delete the same revision nobody can tell whose it was."""
+    first = await lost.set("a", b"1")
+    proxy.drop("replies")
+    async with anyio.create_task_group() as group:
+        group.start_soon(once_dropped, proxy)
+        with pytest.raises(OutcomeUnknownError):
+            await lost.delete("a", expected=first)
+
+
+async def test_a_deletion_that_somebody_wrote_before_is_a_conflict(
+    proxy: FaultProxy, lost: kvorum.StorageBackend, sound: kvorum.StorageBackend
+) -> None:
+    first = await lost.set("a", b"1")
+    proxy.drop("requests")
+    second = await sound.set("a", b"2")
+    async with anyio.create_task_group() as group:
+        group.start_soon(once_dropped, proxy)
+        with pytest.raises(ConflictError) as caught:
+            await lost.delete("a", expected=first)
+
+    assert caught.value.current == kvorum.Entry("a", b"2", second, first, 2)
+
+
+async def test_a_commit_is_known_by_any_of_its_values(
+    proxy: FaultProxy, lost: kvorum.StorageBackend, sound: kvorum.StorageBackend
+) -> None:
+    """The key that is compared is deleted, and says nothing; the one that is written with it does."""
+    first = await lost.set("a", b"1")
+    proxy.drop("replies")
+    async with anyio.create_task_group() as group:
+        group.start_soon(once_dropped, proxy)
+        revision = await lost.commit([Operation.delete("a", expected=first), Operation.put("b", UNMISTAKABLE % 1)])
+
+    entry = await sound.get("b")
+    assert entry is not None
+    assert (entry.mod_revision, entry.version) == (revision, 1)
+    assert not await sound.exists("a")
+
+
+async def test_a_commit_that_somebody_was_faster_than_is_a_conflict(
+    proxy: FaultProxy, lost: kvorum.StorageBackend, sound: kvorum.StorageBackend
+) -> None:
+    first = await lost.set("a", b"1")
+    proxy.drop("requests")
+    await sound.set("b", UNMISTAKABLE % 7)
+    await sound.set("a", b"faster")
+    async with anyio.create_task_group() as group:
+        group.start_soon(once_dropped, proxy)
+        with pytest.raises(ConflictError):
+            await lost.commit([Operation.swap("a", b"2", expected=first), Operation.put("b", UNMISTAKABLE % 8)])
+
+    entry = await sound.get("b")
+    assert entry is not None
+    assert entry.value == UNMISTAKABLE % 7
+
+
+async def test_a_commit_that_another_key_stands_in_the_way_of_is_a_conflict(
+    proxy: FaultProxy, lost: kvorum.StorageBackend, sound: kvorum.StorageBackend
+) -> None:
+    """The key that fences it has not moved; the other has, for good."""
+    first, second = await lost.set("a", b"1"), await lost.set("b", b"1")
+    third = await sound.set("b", b"2")
+    proxy.drop("requests")
+    async with anyio.create_task_group() as group:
+        group.start_soon(once_dropped, proxy)
+        with pytest.raises(ConflictError) as caught:
+            await lost.commit([Operation.swap("a", b"2", expected=first), Operation.check("b", expected=second)])
+
+    assert caught.value.current == kvorum.Entry("b", b"2", third, second, 2)
+
+
+async def test_a_commit_that_a_key_stands_in_the_way_of_which_may_go_again_stays_unknown(
+    proxy: FaultProxy, lost: kvorum.StorageBackend, sound: kvorum.StorageBackend
+) -> None:
+    """Once that key is deleted, the first copy may arrive and be applied."""
+    first = await lost.set("a", b"1")
+    await sound.set("b", b"here")
+    proxy.drop("requests")
+    async with anyio.create_task_group() as group:
+        group.start_soon(once_dropped, proxy)
+        with pytest.raises(OutcomeUnknownError):
+            await lost.commit([Operation.swap("a", b"2", expected=first), Operation.create("b", b"")])
+
+
+async def test_a_lease_whose_revocation_got_no_answer_is_gone(
+    proxy: FaultProxy, lost: kvorum.StorageBackend, sound: kvorum.StorageBackend
+) -> None:
+    lease = await lost.grant_lease(60)
+    await lost.set("a", b"1", lease=lease)
+    proxy.drop("replies")
+    async with anyio.create_task_group() as group:
+        group.start_soon(once_dropped, proxy)
+        await lost.revoke_lease(lease)
+
+    assert not await sound.exists("a")
+
+
+# --- later -----------------------------------------------------------------------------------------------------------
+
+
+async def test_what_was_unknown_can_be_settled_later(
+    proxy: FaultProxy, lost: kvorum.StorageBackend, sound: kvorum.StorageBackend
+) -> None:
+    """The error carries what was to be written; once the network is sound, it can be told."""
+    first = await lost.set("a", b"1")
+    proxy.drop("replies")
+    with pytest.raises(OutcomeUnknownError) as caught:
+        await lost.compare_and_swap("a", UNMISTAKABLE % 2, expected=first)
+    assert caught.value.operations == (Operation.swap("a", UNMISTAKABLE % 2, expected=first),)
+    await proxy.heal()
+
+    revision = await lost.settle(caught.value)
+    entry = await sound.get("a")
+    assert entry is not None
+    assert (entry.value, entry.mod_revision, entry.version) == (UNMISTAKABLE % 2, revision, 2)
+    assert await sound.settle(caught.value) == revision  # as often as one likes
+
+
+async def test_what_was_unknown_and_never_arrived_is_written_by_settling_it(
+    proxy: FaultProxy, lost: kvorum.StorageBackend, sound: kvorum.StorageBackend
+) -> None:
+    first = await lost.set("a", b"1")
+    proxy.drop("requests")
+    with pytest.raises(OutcomeUnknownError) as caught:
+        await lost.compare_and_swap("a", UNMISTAKABLE % 2, expected=first)
+    await proxy.heal()
+
+    revision = await sound.settle(caught.value)
+    entry = await sound.get("a")
+    assert entry is not None
+    assert (entry.value, entry.mod_revision) == (UNMISTAKABLE % 2, revision)
+
+
+async def test_what_was_unknown_and_is_overtaken_is_a_conflict(
+    proxy: FaultProxy, lost: kvorum.StorageBackend, sound: kvorum.StorageBackend
+) -> None:
+    first = await lost.set("a", b"1")
+    proxy.drop("requests")
+    with pytest.raises(OutcomeUnknownError) as caught:
+        await lost.compare_and_swap("a", UNMISTAKABLE % 2, expected=first)
+    await sound.set("a", b"3")
+
+    with pytest.raises(ConflictError):
+        await sound.settle(caught.value)
+
+
+async def test_what_cannot_be_settled_stays_unknown(
+    proxy: FaultProxy, lost: kvorum.StorageBackend, sound: kvorum.StorageBackend
+) -> None:
+    proxy.drop("requests")
+    with pytest.raises(OutcomeUnknownError) as caught:
+        await lost.create("a", UNMISTAKABLE % 1)
+
+    with pytest.raises(OutcomeUnknownError):
+        await sound.settle(caught.value)
+
+
+async def test_a_swap_that_arrives_after_a_later_read_is_not_taken_for_lost(
+    proxy: FaultProxy, lost: kvorum.StorageBackend, sound: kvorum.StorageBackend
+) -> None:
+    """The case that a look cannot decide: nothing is there, and then it comes."""
+    first = await lost.set("a", b"1")
+    proxy.hold("requests")
+    with pytest.raises(OutcomeUnknownError) as caught:
+        await lost.compare_and_swap("a", UNMISTAKABLE % 2, expected=first)
+    entry = await sound.get("a")
+    assert entry is not None
+    assert entry.value == b"1"
+    await proxy.heal()
+    async with sound.watch("a", since=first) as watch:
+        await anext(watch)
+
+    revision = await lost.settle(caught.value)
+    entry = await sound.get("a")
+    assert entry is not None
+    assert (entry.value, entry.mod_revision, entry.version) == (UNMISTAKABLE % 2, revision, 2)
+
+
+# --- overload --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_server_that_has_too_much_to_do_is_waited_for(
+    lost: kvorum.StorageBackend, sound: kvorum.StorageBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """etcd refuses before it proposes, so even a write may come again. It takes 5,000 entries to make it do so."""
+    refused: list[str] = []
+    send = Server.call
+
+    async def overloaded(self: Server, stub: Any, request: Any, call: Any, *rest: Any) -> Any:
+        if call.operation in {"put", "read"} and refused.count(call.operation) < 3:
+            refused.append(call.operation)
+            words = "etcdserver: too many requests"
+            error = AioRpcError(StatusCode.RESOURCE_EXHAUSTED, GrpcMetadata(), GrpcMetadata(), details=words)
+            raise meaning_of(error, call, self.address) from error
+        return await send(self, stub, request, call, *rest)
+
+    monkeypatch.setattr(Server, "call", overloaded)
+    with kvorum.deadline(20):
+        await lost.set("a", b"1")
+        assert await lost.exists("a")
+
+    assert refused.count("put") == refused.count("read") == 3
+    entry = await sound.get("a")
+    assert entry is not None
+    assert entry.version == 1
 
 
 # --- what has done nothing -------------------------------------------------------------------------------------------

@@ -301,6 +301,8 @@ async def test_a_resource_that_only_the_store_finds_too_large_is_refused_by_name
             with pytest.raises(ResourceTooLargeError) as caught:
                 await tasks.add(task(owner="x" * size))
             assert "tasks/a" in caught.value.subject
+            assert caught.value.size is not None
+            assert caught.value.size > size
 
         assert not await tasks.exists("a")
 

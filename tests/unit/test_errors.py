@@ -114,7 +114,7 @@ EXAMPLES: list[tuple[KvorumError, str, dict[str, object]]] = [
     ),
     (
         TlsError("localhost:2379", "nobody knows its CA"),
-        "there is no secure connection to etcd at localhost:2379: nobody knows its CA",
+        "etcd at localhost:2379 cannot be reached securely: nobody knows its CA",
         {"endpoint": "localhost:2379", "reason": "nobody knows its CA"},
     ),
     (

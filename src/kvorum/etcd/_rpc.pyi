@@ -47,6 +47,9 @@ class Stream(Generic[_Request, _Response]):
     async def read(self) -> _Response | _Eof: ...
     def cancel(self) -> bool: ...
 
+class Message:  # of protobuf
+    def ByteSize(self) -> int: ...  # noqa: N802
+
 class ResponseHeader:
     cluster_id: int
     member_id: int
@@ -61,7 +64,7 @@ class KeyValue:
     version: int
     lease: int
 
-class RangeRequest:
+class RangeRequest(Message):
     def __init__(
         self,
         *,
@@ -79,14 +82,14 @@ class RangeResponse:
     more: bool
     count: int
 
-class PutRequest:
+class PutRequest(Message):
     key: bytes
     def __init__(self, *, key: bytes, value: bytes, lease: int = ..., ignore_lease: bool = ...) -> None: ...
 
 class PutResponse:
     header: ResponseHeader
 
-class DeleteRangeRequest:
+class DeleteRangeRequest(Message):
     def __init__(self, *, key: bytes, range_end: bytes = ..., prev_kv: bool = ...) -> None: ...
 
 class DeleteRangeResponse:
@@ -113,7 +116,7 @@ class ResponseOp:
     response_put: PutResponse
     response_delete_range: DeleteRangeResponse
 
-class TxnRequest:
+class TxnRequest(Message):
     def __init__(
         self,
         *,
@@ -127,7 +130,7 @@ class TxnResponse:
     succeeded: bool
     responses: Sequence[ResponseOp]
 
-class LeaseGrantRequest:
+class LeaseGrantRequest(Message):
     def __init__(self, *, TTL: int, ID: int = ...) -> None: ...  # noqa: N803 - protobuf's names
 
 class LeaseGrantResponse:
@@ -136,13 +139,13 @@ class LeaseGrantResponse:
     TTL: int
     error: str
 
-class LeaseRevokeRequest:
+class LeaseRevokeRequest(Message):
     def __init__(self, *, ID: int) -> None: ...  # noqa: N803
 
 class LeaseRevokeResponse:
     header: ResponseHeader
 
-class StatusRequest: ...
+class StatusRequest(Message): ...
 
 class StatusResponse:
     header: ResponseHeader
@@ -150,7 +153,7 @@ class StatusResponse:
     leader: int
     dbSize: int  # noqa: N815 - protobuf's names
 
-class AlarmRequest: ...
+class AlarmRequest(Message): ...
 
 class AlarmMember:
     alarm: int
@@ -158,10 +161,10 @@ class AlarmMember:
 class AlarmResponse:
     alarms: Sequence[AlarmMember]
 
-class WatchCreateRequest:
+class WatchCreateRequest(Message):
     def __init__(self, *, key: bytes, range_end: bytes, start_revision: int, prev_kv: bool) -> None: ...
 
-class WatchRequest:
+class WatchRequest(Message):
     def __init__(self, *, create_request: WatchCreateRequest) -> None: ...
 
 class Event:
@@ -177,7 +180,7 @@ class WatchResponse:
     cancel_reason: str
     events: Sequence[Event]
 
-class MemberListRequest: ...
+class MemberListRequest(Message): ...
 
 class Member:
     ID: int
@@ -188,13 +191,13 @@ class Member:
 class MemberListResponse:
     members: Sequence[Member]
 
-class CompactionRequest:
+class CompactionRequest(Message):
     def __init__(self, *, revision: int, physical: bool = ...) -> None: ...
 
 class CompactionResponse:
     header: ResponseHeader
 
-class AuthenticateRequest:
+class AuthenticateRequest(Message):
     def __init__(self, *, name: str, password: str) -> None: ...
 
 class AuthenticateResponse:

@@ -23,7 +23,7 @@ from kvorum.supervisor import Supervisor
 
 _log = logging.getLogger(__name__)
 
-Request = TypeVar("Request")
+Request = TypeVar("Request", bound="rpc.Message")
 Response = TypeVar("Response")
 Method: TypeAlias = Callable[[Channel], rpc.Unary[Request, Response]]
 

@@ -8,6 +8,7 @@ open.
 Source of the codes and texts: etcd's api/v3rpc/rpctypes/error.go, and gRPC's status codes.
 """
 
+import re
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
@@ -56,7 +57,9 @@ def _permission(call: Call, _endpoint: str, _detail: str) -> KvorumError:
 
 
 def _too_large(call: Call, _endpoint: str, detail: str) -> KvorumError:
-    return ResourceTooLargeError(call.subject, detail=detail)
+    # gRPC names its limit: "larger than max (2097182 vs. 2097152)". etcd does not; it has 1.5 MiB unless set otherwise.
+    named = re.search(r"vs\. (\d+)", detail)
+    return ResourceTooLargeError(call.subject, limit=int(named[1]) if named else None, detail=detail)
 
 
 def _not_done(_call: Call, endpoint: str, detail: str) -> KvorumError:

@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 
 import anyio
 
-from kvorum.errors import UnavailableError
+from kvorum.errors import ResourceTooLargeError, UnavailableError
 from kvorum.etcd import _rpc as rpc
 from kvorum.etcd.certificates import Certificates
 from kvorum.etcd.faults import Call
@@ -19,7 +19,7 @@ from kvorum.etcd.tokens import Metadata
 from kvorum.etcd.translation import Translated
 from kvorum.etcd.versions import Version
 
-Request = TypeVar("Request")
+Request = TypeVar("Request", bound="rpc.Message")
 Response = TypeVar("Response")
 
 # A request that lost its quorum, a stopped server, an outage: each of these was measured without its option, too.
@@ -145,8 +145,11 @@ class Server:
         seconds = deadline - anyio.current_time()
         if seconds <= 0:
             raise UnavailableError(self.address, "the deadline has passed")
-        async with Translated(call, self):
-            return await stub(request, timeout=seconds, metadata=metadata)
+        try:
+            async with Translated(call, self):
+                return await stub(request, timeout=seconds, metadata=metadata)
+        except ResourceTooLargeError as exc:
+            raise ResourceTooLargeError(call.subject, size=request.ByteSize(), limit=exc.limit) from exc.__cause__
 
     def _opened(self) -> tuple[Channel, Channel]:
         assert self._channels is not None, "a server is opened before it is used"  # noqa: S101 - see Connection

@@ -52,15 +52,17 @@ class FaultProxy:
 
     Args:
         upstream: `host:port` of the server.
+        host: the address to listen on.
 
     Attributes:
         endpoint: `host:port` to connect to; the same for as long as the proxy lives.
     """
 
-    def __init__(self, upstream: str) -> None:
+    def __init__(self, upstream: str, *, host: str = "127.0.0.1") -> None:
         self.endpoint: str = ""
-        host, _, port = upstream.rpartition(":")
-        self._upstream = (host.strip("[]"), int(port))
+        server, _, port = upstream.rpartition(":")
+        self._upstream = (server.strip("[]"), int(port))
+        self._host = host
         self._requests, self._replies = Conditions(), Conditions()
         self._links: set[Link] = set()
         self._accepted = 0
@@ -187,10 +189,10 @@ class FaultProxy:
         await self._stack.__aexit__(exc_type, exc, traceback)
 
     async def _listen(self) -> None:
-        host, port = "127.0.0.1", int(self.endpoint.rpartition(":")[2] or 0)
-        (self._listener,) = (await anyio.create_tcp_listener(local_host=host, local_port=port)).listeners
+        port = int(self.endpoint.rpartition(":")[2] or 0)
+        (self._listener,) = (await anyio.create_tcp_listener(local_host=self._host, local_port=port)).listeners
         port = self._listener.extra(SocketAttribute.local_port)  # noqa: S610 - not Django's
-        self.endpoint = f"{host}:{port}"
+        self.endpoint = f"[{self._host}]:{port}" if ":" in self._host else f"{self._host}:{port}"
         self._group.start_soon(self._serve, self._listener)
 
     async def _serve(self, listener: Listener[SocketStream]) -> None:

@@ -1,0 +1,108 @@
+"""The ways in which etcd is deployed: how it knows its clients, and how many members there are."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import trustme
+from anyio.from_thread import start_blocking_portal
+
+import kvorum
+from kvorum import EmbeddedEtcd, EtcdSettings, ServerTls
+from kvorum.embedded.binary import find_binary
+
+SECURITIES: Final = ("plain", "tls", "mutual-tls", "tls-and-roles")
+PREFIX: Final = "suite"
+PASSWORD: Final = "a secret"
+
+
+class Deployment:
+    """A cluster, and the settings of two clients: a user's, and of one that may do everything."""
+
+    def __init__(self, etcd: EmbeddedEtcd, user: EtcdSettings, operator: EtcdSettings) -> None:
+        self.etcd = etcd
+        self.user = user
+        self.operator = operator
+
+
+class Deployments:
+    """Those that were asked for. Each is started once, and runs until the end of the session."""
+
+    def __init__(self, binary: Path, folder: Path, roles_of: Callable[[kvorum.Client], Any]) -> None:
+        self.stack = AsyncExitStack()
+        self._binary = binary
+        self._folder = folder
+        self._roles_of = roles_of
+        self._started: dict[tuple[str, int], Deployment] = {}
+        ca = trustme.CA()
+        self._cacert = self._file("ca.pem", ca.cert_pem)
+        self._server = self._issue(ca, "127.0.0.1")
+        self._client = self._issue(ca, "client")
+
+    def _file(self, name: str, blob: trustme.Blob) -> str:
+        path = self._folder / name
+        path.write_bytes(blob.bytes())
+        return str(path)
+
+    def _issue(self, ca: trustme.CA, name: str) -> tuple[str, str]:
+        issued = ca.issue_cert(name)
+        return self._file(f"{name}.pem", issued.cert_chain_pems[0]), self._file(f"{name}.key", issued.private_key_pem)
+
+    async def get(self, security: str, members: int) -> Deployment:
+        if (security, members) not in self._started:
+            self._started[security, members] = await self._start(security, members)
+        return self._started[security, members]
+
+    async def _start(self, security: str, members: int) -> Deployment:
+        client_ca = self._cacert if security == "mutual-tls" else None
+        tls = None if security == "plain" else ServerTls(*self._server, client_ca)
+        flags = ["--auth-token=simple", "--bcrypt-cost=4"]
+        etcd = EmbeddedEtcd(binary=self._binary, members=members, tls=tls, arguments=flags)
+        await self.stack.enter_async_context(etcd)
+        cacert = None if tls is None else self._cacert
+        cert, key = self._client if client_ca else (None, None)
+        anybody = EtcdSettings(endpoints=etcd.endpoints, prefix=PREFIX, cacert=cacert, cert=cert, key=key)
+        if security != "tls-and-roles":
+            return Deployment(etcd, anybody, anybody)
+        async with kvorum.connect(anybody) as client:
+            roles = self._roles_of(client)
+            await roles.add_role("worker", readwrite=f"/{PREFIX}/")
+            await roles.add_user("worker", PASSWORD, "worker")
+            await roles.enable(PASSWORD)
+        user, operator = (
+            EtcdSettings(endpoints=etcd.endpoints, prefix=PREFIX, cacert=cacert, user=name, password=PASSWORD)
+            for name in ("worker", "root")
+        )
+        return Deployment(etcd, user, operator)
+
+
+def chosen(version: tuple[int, ...], *, is_long: bool) -> list[tuple[str, int]]:
+    """Return what to run on: all, or as much as shows each pair of security, size and version (3.4, 3.5) together."""
+    if is_long:
+        return [(security, members) for security in SECURITIES for members in (1, 3)]
+    first = 1 if version < (3, 5) else 3
+    return [(security, first if number % 2 == 0 else 4 - first) for number, security in enumerate(SECURITIES)]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "deployment" in metafunc.fixturenames:
+        binary = find_binary(metafunc.config.getoption("--kvorum-etcd-bin"))
+        names = chosen(binary.version, is_long=bool(metafunc.config.getoption("--long")))
+        metafunc.parametrize("deployment", names, ids=[f"{name}-{members}" for name, members in names], indirect=True)
+
+
+@pytest.fixture(scope="session")
+def start_deployment(
+    kvorum_etcd: EmbeddedEtcd, tmp_path_factory: pytest.TempPathFactory, roles_of: Callable[[kvorum.Client], Any]
+) -> Iterator[Callable[[str, int], Deployment]]:
+    """Start one, or return it if it runs; on a loop in a thread of its own, as the server of the session."""
+    made = Deployments(kvorum_etcd.binary, tmp_path_factory.mktemp("certificates"), roles_of)
+    with start_blocking_portal() as portal, portal.wrap_async_context_manager(made.stack):
+        yield lambda security, members: portal.call(made.get, security, members)
+
+
+@pytest.fixture
+def deployment(request: pytest.FixtureRequest, start_deployment: Callable[[str, int], Deployment]) -> Deployment:
+    return start_deployment(*request.param)
