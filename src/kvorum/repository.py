@@ -184,6 +184,7 @@ class Repository(Generic[R]):
         namespace: str | None = None,
         since: int | None = None,
         initial: bool = False,
+        bookmarks: bool = False,
     ) -> Watch[R]:
         """Follow all resources, or those that the selectors match; see `Watch`.
 
@@ -194,6 +195,9 @@ class Repository(Generic[R]):
             since: everything after this revision: `ResourceList.resource_version` or `Watch.checkpoint`. Without it,
                 everything after the moment when the watch is first entered or iterated.
             initial: first show all there is as `Added`, then a `Bookmark` with the revision of that state.
+            bookmarks: show a `Bookmark` now and then, also while nothing happens: everything up to its revision has
+                been shown. How often is up to the server: etcd sends one after ten minutes without events, unless it is
+                set to another time.
 
         Raises:
             InvalidSelectorError: a selector cannot be read.
@@ -203,7 +207,7 @@ class Repository(Generic[R]):
         check_start(query.prefix, since)
         if initial and since is not None:
             raise InvalidResourceError(query.prefix, "a watch has either `initial` or `since`")
-        return Watch(self._client, self._decode, query, since=since, initial=initial)
+        return Watch(self._client, self._decode, query, since=since, initial=initial, bookmarks=bookmarks)
 
     def _query(self, labels: LabelSelectorLike, fields: FieldSelectorLike, namespace: str | None) -> Query[R]:
         selector = Selector(self._codec.resource_type, labels, fields)

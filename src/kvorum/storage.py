@@ -133,6 +133,24 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
         return cls(key=key, expected=expected, writes=False)
 
 
+class WatchStatistics(msgspec.Struct, frozen=True):
+    """What a watch has done so far.
+
+    Attributes:
+        position: everything up to this revision has been read from the store.
+        resumes: how often its connection broke, and it went on by itself.
+        buffered: how many changes have been read, and not been taken yet.
+        events: how many changes were read.
+        relists: how often a watch with `initial` lost history, and listed again.
+    """
+
+    position: int
+    resumes: int = 0
+    buffered: int = 0
+    events: int = 0
+    relists: int = 0
+
+
 class StorageWatch(ABC):
     """A stream of changes under a prefix: ordered, without duplicates, and whole by revision.
 
@@ -144,6 +162,10 @@ class StorageWatch(ABC):
     @abstractmethod
     def revision(self) -> int:
         """Everything up to this revision has been delivered; 0 before the stream is open. It never goes back."""
+
+    def statistics(self) -> WatchStatistics:
+        """Return what it has done so far."""
+        return WatchStatistics(position=self.revision)
 
     @abstractmethod
     async def open(self) -> None:
@@ -164,7 +186,7 @@ class StorageWatch(ABC):
 
         Raises:
             HistoryLostError: what comes next has been compacted. The stream ends.
-            UnavailableError: the connection was lost. The stream ends.
+            UnavailableError: the store cannot be reached, and the stream does not wait for it. The stream ends.
             ClientClosedError: the client was closed while the stream was open.
             StopAsyncIteration: the stream has ended: it was closed, or has raised its error.
         """
@@ -415,8 +437,14 @@ class StorageBackend(ABC):
     # --- watch ---
 
     @abstractmethod
-    def watch(self, prefix: str, *, since: int | None = None) -> StorageWatch:
+    def watch(self, prefix: str, *, since: int | None = None, bookmarks: bool = False) -> StorageWatch:
         """Follow all keys that start with `prefix`: everything after revision `since`, or after now.
+
+        Args:
+            prefix: which keys.
+            since: the last revision that is not shown.
+            bookmarks: whether to show an empty tuple now and then, which says that nothing has happened up to
+                `StorageWatch.revision`. How often is up to the store.
 
         Raises:
             InvalidResourceError: `since` is negative.

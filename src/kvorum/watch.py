@@ -1,16 +1,24 @@
 """Typed watches: the changes of a store, decoded, selected, and told as events."""
 
+import logging
+import random
 from collections import deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from functools import partial
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
-from kvorum.errors import CorruptResourceError, KvorumError
+import anyio
+import msgspec
+
+from kvorum.errors import CorruptResourceError, HistoryLostError, KvorumError, UnavailableError
 from kvorum.events import Added, Bookmark, Deleted, Modified, WatchEvent
 from kvorum.query import Decode, Query
 from kvorum.resources import AnyResource
-from kvorum.storage import Change, Entry, HasBackend, StorageWatch
+from kvorum.shown import Shown
+from kvorum.storage import Change, Entry, HasBackend, StorageWatch, WatchStatistics
+
+_log = logging.getLogger(__name__)
 
 R = TypeVar("R", bound=AnyResource)
 
@@ -28,15 +36,20 @@ class Watch(Generic[R]):
     With a selector, a resource that comes to match is `Added`, one that ceases to is `Deleted` (with its previous
     content and the version of the change), and changes outside are not shown.
 
+    Once it is open it survives lost connections, restarted servers and failovers by itself, and goes on after what it
+    has read. With `initial` it also survives the loss of history: it lists again, and shows the difference in one step,
+    deletions first, at the revision of the list; for that it keeps the bytes of what it has shown.
+
     Attributes:
         checkpoint: the last revision that was delivered whole. Store this one to go on later, with `since`.
 
     Raises:
         HistoryLostError: what comes next has been compacted away. List, and watch on from there. (This, like the
-            others, is raised by opening or by iterating, once; the watch has ended then.)
+            others, is raised by opening or by iterating, once; the watch has ended then.) Not with `initial`: then the
+            watch lists by itself, and shows what is other than what it has shown.
         CorruptResourceError: a value is no resource of this kind. Nothing of its revision is shown. (That one is
             deleted is not shown: nobody can have seen it.)
-        UnavailableError: the connection was lost; go on with `since=watch.checkpoint`.
+        UnavailableError: the store could not be reached to open the watch. One that is open waits, and goes on.
         PermissionDeniedError, AuthenticationError: the user may not watch this.
         ClientClosedError: the client was closed.
     """
@@ -49,6 +62,7 @@ class Watch(Generic[R]):
         *,
         since: int | None,
         initial: bool,
+        bookmarks: bool,
     ) -> None:
         self.checkpoint: int = since or 0
         self._client = client
@@ -56,15 +70,21 @@ class Watch(Generic[R]):
         self._query = query
         self._selector = query.selector
         self._since = since
-        self._initial = initial
+        self._shown = Shown(decode) if initial else None
+        self._bookmarks = bookmarks
         self._stream: StorageWatch | None = None
         self._pending: deque[WatchEvent[R]] = deque()
+        self._delivered = 0
+        self._earlier = WatchStatistics(position=0)  # of the streams before this one
+        self._relists = 0
+        self._misses = 0  # lists and streams in a row that came to nothing
         self._is_open = False
         self._is_closed = False
 
     def __repr__(self) -> str:
         state = "closed" if self._is_closed else "open" if self._is_open else "not open"
-        return f"<Watch {self._query.prefix} [{state}, at {self.checkpoint}, {len(self._pending)} pending]>"
+        buffered = self.statistics().buffered
+        return f"<Watch {self._query.prefix} [{state}, at {self.checkpoint}, {buffered} buffered]>"
 
     # --- iteration ---
 
@@ -75,9 +95,26 @@ class Watch(Generic[R]):
         while not self._pending:
             await self._advance()
         event = self._pending.popleft()
+        self._delivered += 1
         if not self._pending:
             self.checkpoint = event.resource_version
         return event
+
+    def statistics(self) -> WatchStatistics:
+        """Return what it has done so far. Its `events` are those that were delivered, `buffered` those that wait."""
+        done = self._of_all_streams()
+        return msgspec.structs.replace(
+            done,
+            position=max(done.position, self.checkpoint),
+            buffered=done.buffered + len(self._pending),
+            events=self._delivered,
+            relists=self._relists,
+        )
+
+    def _of_all_streams(self) -> WatchStatistics:
+        now = self._earlier if self._stream is None else self._stream.statistics()
+        resumes = self._earlier.resumes + (0 if self._stream is None else now.resumes)
+        return msgspec.structs.replace(now, resumes=resumes)
 
     def revisions(self) -> AsyncIterator[tuple[WatchEvent[R], ...]]:
         """Iterate over tuples of all events of one revision, instead of over single events."""
@@ -92,6 +129,7 @@ class Watch(Generic[R]):
         while not self._pending:
             await self._advance()
         events = tuple(self._pending)
+        self._delivered += len(events)
         self._pending.clear()
         self.checkpoint = events[-1].resource_version
         return events
@@ -100,17 +138,48 @@ class Watch(Generic[R]):
         """Wait for a revision and decode it. Nothing is awaited between taking it and keeping it."""
         if self._is_closed:
             raise StopAsyncIteration
-        stream = await self._open()
-        if self._pending:  # what was there initially
-            return
-        changes = await anext(stream)
         try:
-            self._pending.extend(self._events(changes))
+            stream = await self._open()
+            if self._pending:  # what was there initially
+                return
+            changes = await anext(stream)
+        except (HistoryLostError, UnavailableError) as exc:
+            if not self._may_list_again(exc):
+                await self.aclose()
+                raise
+            self._begin_again(exc)
+            return
+        self._misses = 0
+        if changes:
+            await self._take(changes)
+        elif self._bookmarks:
+            self._pending.append(Bookmark(stream.revision))
+        else:
+            self.checkpoint = stream.revision
+
+    async def _take(self, changes: tuple[Change, ...]) -> None:
+        try:
+            events = [event for change in changes if (event := self._event(change)) is not None]
         except CorruptResourceError:
             await self.aclose()
             raise
-        if not self._pending:
+        if not events:
             self.checkpoint = changes[-1].revision
+        self._pending.extend(events)
+        if self._shown is not None:
+            for event in events:
+                self._shown.note(event)
+
+    def _may_list_again(self, lost: KvorumError) -> bool:
+        """Tell whether that is what `initial` asks for; also if the store is away while it does so."""
+        return self._shown is not None and (isinstance(lost, HistoryLostError) or self._relists > 0)
+
+    def _begin_again(self, lost: KvorumError) -> None:
+        _log.warning("%r lists again: %s", self, lost)
+        self._earlier = self._of_all_streams()
+        self._stream = None
+        self._relists += 1
+        self._misses += 1
 
     # --- opening and closing ---
 
@@ -134,33 +203,36 @@ class Watch(Generic[R]):
         try:
             stream = self._stream or await self._start()
             await stream.open()
+        except (HistoryLostError, UnavailableError):
+            raise  # it may list again
         except KvorumError:
             await self.aclose()
             raise
         if not self._is_open:
             self._is_open = True
-            if not self._initial:
+            if self._shown is None:
                 self.checkpoint = stream.revision
         return stream
 
     async def _start(self) -> StorageWatch:
-        """Make the stream; with `initial`, show what is there, and make the one that goes on from it."""
+        """Make the stream; with `initial`, show what is there or is other now, and make one that goes on from it."""
         backend, since = self._client.backend, self._since
-        if self._initial:
+        if self._shown is not None:
+            await self._pause()
             there = await self._query.page(backend)
             since = there.resource_version
-            self._pending.extend(map(Added, there))
-            self._pending.append(Bookmark(since))
-        self._stream = backend.watch(self._query.prefix, since=since)
+            self._pending.extend(self._shown.difference(there))
+        self._stream = backend.watch(self._query.prefix, since=since, bookmarks=True)
         if self._is_closed:  # in the meantime
             await self.aclose()
         return self._stream
 
-    # --- changes to events ---
+    async def _pause(self) -> None:
+        """Give way to a store that is away, or compacts faster than it can be listed."""
+        if self._misses > 1:
+            await anyio.sleep(random.uniform(0, min(0.05 * 2**self._misses, 1.0)))  # noqa: S311 - no secret
 
-    def _events(self, changes: Iterable[Change]) -> list[WatchEvent[R]]:
-        events = [self._event(change) for change in changes]
-        return [event for event in events if event is not None]
+    # --- changes to events ---
 
     def _event(self, change: Change) -> WatchEvent[R] | None:
         entry, previous = change.entry, change.previous

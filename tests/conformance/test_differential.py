@@ -345,8 +345,8 @@ class PagesRepeatTheirFirstKey(MemoryStorageBackend):
 
 
 class WatchesShowTheirStart(MemoryStorageBackend):
-    def watch(self, prefix: str, *, since: int | None = None) -> StorageWatch:
-        return super().watch(prefix, since=max(since - 1, 0) if since else since)
+    def watch(self, prefix: str, *, since: int | None = None, bookmarks: bool = False) -> StorageWatch:
+        return super().watch(prefix, since=max(since - 1, 0) if since else since, bookmarks=bookmarks)
 
 
 class RevocationsTakeARevisionForEachKey(MemoryStorageBackend):

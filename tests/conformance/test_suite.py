@@ -118,8 +118,8 @@ class PrefixesWithoutAnEnd(MemoryStorageBackend):
 
 
 class WatchesThatRepeat(MemoryStorageBackend):
-    def watch(self, prefix: str, *, since: int | None = None) -> StorageWatch:
-        return super().watch(prefix, since=since - 1 if since else since)
+    def watch(self, prefix: str, *, since: int | None = None, bookmarks: bool = False) -> StorageWatch:
+        return super().watch(prefix, since=since - 1 if since else since, bookmarks=bookmarks)
 
 
 class WatchesInPieces(MemoryStorageBackend):
@@ -143,8 +143,8 @@ class WatchesInPieces(MemoryStorageBackend):
                 self._pieces += await anext(self._whole)
             return (self._pieces.pop(0),)
 
-    def watch(self, prefix: str, *, since: int | None = None) -> StorageWatch:
-        return self.Pieces(super().watch(prefix, since=since))
+    def watch(self, prefix: str, *, since: int | None = None, bookmarks: bool = False) -> StorageWatch:
+        return self.Pieces(super().watch(prefix, since=since, bookmarks=bookmarks))
 
 
 class ErrorsAsNone(MemoryStorageBackend):

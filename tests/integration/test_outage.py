@@ -1,4 +1,4 @@
-"""What this first form of the connection does when the server goes away: it says so, and hides nothing."""
+"""What calls do when the server goes away: they say so, and hide nothing."""
 
 from collections.abc import AsyncIterator
 
@@ -16,36 +16,6 @@ async def server(kvorum_etcd: EmbeddedEtcd) -> AsyncIterator[EmbeddedEtcd]:
     """A server of the test's own, of the version that is tested."""
     async with EmbeddedEtcd(binary=kvorum_etcd.binary, arguments=["--auth-token=simple"]) as etcd:
         yield etcd
-
-
-async def test_a_watch_whose_server_dies_says_so_once_and_ends(server: EmbeddedEtcd) -> None:
-    """What it had read before is still shown, and `revision` tells where to go on."""
-    async with kvorum.connect(server.url) as client:
-        async with client.backend.watch("") as watch:
-            first = await client.backend.set("a", b"1")
-            assert [change.revision for change in await anext(watch)] == [first]
-            await server.kill()
-
-            with anyio.fail_after(15), pytest.raises(kvorum.UnavailableError):
-                await anext(watch)
-            with pytest.raises(StopAsyncIteration):
-                await anext(watch)
-
-        await server.restart()
-        second = await _until_it_is_back(client)
-        async with client.backend.watch("", since=watch.revision) as later:
-            assert [change.revision for change in await anext(later)] == [second]
-
-
-async def _until_it_is_back(client: kvorum.Client) -> int:
-    """Write once the server is reached again; a refused connection is no write."""
-    with anyio.fail_after(10):
-        while True:
-            try:
-                return await client.backend.set("a", b"2")
-            except kvorum.UnavailableError:
-                await anyio.sleep(0.01)
-    raise AssertionError
 
 
 async def test_calls_to_a_server_that_is_gone_did_nothing(server: EmbeddedEtcd) -> None:

@@ -856,13 +856,13 @@ async def test_the_checkpoint_of_a_bare_watch_is_now_from_its_opening_on(tasks: 
 
 async def test_a_watch_says_what_it_is_and_where(tasks: Repository[Task], store: kvorum.StorageBackend) -> None:
     watch = tasks.watch()
-    assert repr(watch) == "<Watch tasks/ [not open, at 0, 0 pending]>"
+    assert repr(watch) == "<Watch tasks/ [not open, at 0, 0 buffered]>"
     async with watch:
-        assert repr(watch) == f"<Watch tasks/ [open, at {watch.checkpoint}, 0 pending]>"
+        assert repr(watch) == f"<Watch tasks/ [open, at {watch.checkpoint}, 0 buffered]>"
         await commit_three(store)
         await take(watch, 1)
-        assert repr(watch) == f"<Watch tasks/ [open, at {watch.checkpoint}, 2 pending]>"
-    assert repr(watch) == f"<Watch tasks/ [closed, at {watch.checkpoint}, 0 pending]>"
+        assert repr(watch) == f"<Watch tasks/ [open, at {watch.checkpoint}, 2 buffered]>"
+    assert repr(watch) == f"<Watch tasks/ [closed, at {watch.checkpoint}, 0 buffered]>"
 
 
 async def test_what_a_resource_was_before_can_be_asked_for_after_the_client_was_closed(

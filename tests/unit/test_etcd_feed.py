@@ -4,7 +4,7 @@ import pytest
 
 from kvorum.errors import HistoryLostError
 from kvorum.etcd import _rpc as rpc
-from kvorum.etcd.watch import _DELETE, _Feed
+from kvorum.etcd.feed import _DELETE, Feed
 from kvorum.keyspace import KeySpace
 from kvorum.storage import Change, Entry
 
@@ -17,8 +17,8 @@ def event(*, deleted: bool = False, created: int = 5) -> rpc.Event:
     return made
 
 
-def feed() -> _Feed:
-    return _Feed(KeySpace("lab"), "", None)
+def feed() -> Feed:
+    return Feed(KeySpace("lab"), "", None)
 
 
 @pytest.mark.parametrize("deleted", [False, True])

@@ -253,7 +253,7 @@ class EtcdStorageBackend(StorageBackend):
 
     # --- watch ---
 
-    def watch(self, prefix: str, *, since: int | None = None) -> StorageWatch:
-        """Make a watch; its stream opens when it is entered."""
+    def watch(self, prefix: str, *, since: int | None = None, bookmarks: bool = False) -> StorageWatch:
+        """Make a watch; its stream opens when it is entered. etcd sends bookmarks every ten minutes, unless set to."""
         check_start(self.location(prefix), since)
-        return EtcdStorageWatch(self._client, self._keys, prefix, since)
+        return EtcdStorageWatch(self._client, self._keys, prefix, since, bookmarks=bookmarks)

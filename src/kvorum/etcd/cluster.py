@@ -16,7 +16,7 @@ from kvorum.etcd import _rpc as rpc
 from kvorum.etcd.certificates import Certificates
 from kvorum.etcd.diagnosis import cause_of
 from kvorum.etcd.faults import Call
-from kvorum.etcd.server import Server, flush
+from kvorum.etcd.server import Channel, Server, flush
 from kvorum.etcd.tokens import Tokens
 from kvorum.etcd.versions import Version, hazards_of, version_of
 from kvorum.settings import EtcdSettings, is_endpoint
@@ -104,7 +104,16 @@ class Cluster:
             UnavailableError: it does not answer.
             AuthenticationError: it does not accept the user.
         """
-        seconds = self.patience(deadline, writes=False)
+        try:
+            await self._prepare_within(server, self.patience(deadline, writes=False))
+        except UnavailableError:
+            if server.is_open and server.calls.is_connected:
+                # Connected, and silent: it may be the connection that is dead, and not the server. The keep-alive would
+                # find out, but runs during calls only.
+                self._retire(server.open(server.certificates, anew=True))
+            raise
+
+    async def _prepare_within(self, server: Server, seconds: float) -> None:
         with anyio.move_on_after(seconds):
             async with server.preparing:
                 if not self.is_prepared(server):
@@ -132,8 +141,12 @@ class Cluster:
         certificates = await self._certificates(server) if self._settings.tls else None
         if self._is_closed:
             raise ClientClosedError.closed()
-        for replaced in server.open(certificates):
-            self._supervisor.spawn(replaced.aclose, self._settings.timeout, name="retire a channel")
+        self._retire(server.open(certificates))
+
+    def _retire(self, channels: Sequence[Channel]) -> None:
+        """Close channels as soon as the calls under way there are done."""
+        for channel in channels:
+            self._supervisor.spawn(channel.aclose, self._settings.timeout, name="retire a channel")
 
     async def _certificates(self, server: Server) -> Certificates | None:
         try:

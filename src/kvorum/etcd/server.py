@@ -114,9 +114,14 @@ class Server:
         """The channel of the watches."""
         return self._opened()[1]
 
-    def open(self, certificates: Certificates | None) -> tuple[Channel, ...]:
-        """Make channels with these certificates, unless there are; return those that they replace, still open."""
-        if self._channels is not None and certificates == self.certificates:
+    def open(self, certificates: Certificates | None, *, anew: bool = False) -> tuple[Channel, ...]:
+        """Make channels with these certificates, unless there are; return those that they replace, still open.
+
+        Args:
+            certificates: what to make them with; None for no TLS.
+            anew: make them whatever there is.
+        """
+        if self._channels is not None and certificates == self.certificates and not anew:
             return ()
         replaced = self._channels or ()
         self.certificates = certificates

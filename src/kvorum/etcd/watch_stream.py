@@ -58,7 +58,7 @@ class WatchStream:
         server, call = await connection.watch_call(deadline)
         stream = cls(connection, server, call, subject)
         try:
-            with anyio.move_on_after(deadline - anyio.current_time()):
+            with anyio.move_on_after(connection.cluster.patience(deadline, writes=False)):
                 await stream._create(create)
                 return stream
             connection.cluster.leave(server)
@@ -85,11 +85,11 @@ class WatchStream:
                 response = await self._call.read()
             if not isinstance(response, rpc.WatchResponse):
                 raise UnavailableError(self._server.address, "the server ended the stream")
+            if response.canceled:
+                raise self._refusal(response)
         except UnavailableError:
             self._connection.cluster.leave(self._server)
             raise
-        if response.canceled:
-            raise self._refusal(response)
         return response
 
     def cancel(self) -> None:

@@ -223,7 +223,7 @@ class MemoryStorageBackend(StorageBackend):
 
     # --- watch ---
 
-    def watch(self, prefix: str, *, since: int | None = None) -> StorageWatch:
-        """Make a watch; it begins when it is entered."""
+    def watch(self, prefix: str, *, since: int | None = None, bookmarks: bool = False) -> StorageWatch:
+        """Make a watch; it begins when it is entered. There is a bookmark after every 100 revisions without changes."""
         check_start(self.location(prefix), since)
-        return MemoryStorageWatch(self._store, self._keys, prefix, since)
+        return MemoryStorageWatch(self._store, self._keys, prefix, since, bookmarks=bookmarks)

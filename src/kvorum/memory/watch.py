@@ -8,17 +8,19 @@ import anyio.lowlevel
 from kvorum.errors import FutureRevisionError, HistoryLostError
 from kvorum.keyspace import KeySpace
 from kvorum.memory.store import MemoryStore
-from kvorum.storage import Change, StorageWatch
+from kvorum.storage import Change, StorageWatch, WatchStatistics
 
 # How many changes that it has not read yet a watch can lose to compaction without harm: what a client of etcd may have
 # read ahead.
 READ_AHEAD: Final = 1000
 
+BOOKMARK_AFTER: Final = 100  # revisions that changed nothing here
+
 
 class MemoryStorageWatch(StorageWatch):
     """Follows the keys under a prefix. Made by `MemoryStorageBackend.watch`."""
 
-    def __init__(self, store: MemoryStore, keys: KeySpace, prefix: str, since: int | None) -> None:
+    def __init__(self, store: MemoryStore, keys: KeySpace, prefix: str, since: int | None, *, bookmarks: bool) -> None:
         self._store = store
         self._subject = keys.prefix + prefix
         self._range = keys.range(prefix)
@@ -28,6 +30,8 @@ class MemoryStorageWatch(StorageWatch):
         self._position = 0  # the last revision that was looked at
         self._kept: deque[tuple[Change, ...]] = deque()  # unread, and compacted since
         self._error: Exception | None = None
+        self._bookmarks = bookmarks
+        self._events = 0
 
     def __repr__(self) -> str:
         return f"<MemoryStorageWatch {self._subject} [{self._state}, at {self._revision}]>"
@@ -36,6 +40,11 @@ class MemoryStorageWatch(StorageWatch):
     def revision(self) -> int:
         """The revision delivered last, or the one that the watch started after."""
         return self._revision
+
+    def statistics(self) -> WatchStatistics:
+        """Return how far it is."""
+        buffered = sum(map(len, self._kept))
+        return WatchStatistics(position=self._position, buffered=buffered, events=self._events)
 
     async def open(self) -> None:
         """Fix where to start."""
@@ -75,7 +84,8 @@ class MemoryStorageWatch(StorageWatch):
         while (changes := self._take()) is None and self._state == "open":
             await self._store.wait()
         if changes is not None:
-            self._revision = changes[0].revision
+            self._revision = changes[0].revision if changes else self._position
+            self._events += len(changes)
             return changes
         error, self._error = self._error, None
         if error is not None:
@@ -88,7 +98,10 @@ class MemoryStorageWatch(StorageWatch):
             return self._kept.popleft()
         if self._state != "open":
             return None
-        return self._look(self._store.timeline.revision)
+        changes = self._look(self._store.timeline.revision)
+        if changes is None and self._bookmarks and self._position >= self._revision + BOOKMARK_AFTER:
+            return ()
+        return changes
 
     def _look(self, last: int) -> tuple[Change, ...] | None:
         """Look at one revision after the other, until one that changed something, or the last."""

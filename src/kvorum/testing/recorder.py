@@ -146,9 +146,9 @@ class RecordingBackend(StorageBackend):
         """Note nothing: the checkers know the keys of ended leases by their deletions."""
         await self._backend.revoke_lease(lease)
 
-    def watch(self, prefix: str, *, since: int | None = None) -> StorageWatch:
+    def watch(self, prefix: str, *, since: int | None = None, bookmarks: bool = False) -> StorageWatch:
         """Note nothing: see `WatchedStream`."""
-        return self._backend.watch(prefix, since=since)
+        return self._backend.watch(prefix, since=since, bookmarks=bookmarks)
 
     async def aclose(self) -> None:
         """Close the backend."""

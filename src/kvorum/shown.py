@@ -1,0 +1,65 @@
+"""What a watch has shown: so that it can tell what is other when it has lost history, and lists again."""
+
+from typing import Generic, NamedTuple, TypeVar
+
+from kvorum.events import Added, Bookmark, Deleted, Modified, WatchEvent
+from kvorum.query import Decode
+from kvorum.resource_list import ResourceList
+from kvorum.resources import AnyResource
+from kvorum.storage import Entry
+
+R = TypeVar("R", bound=AnyResource)
+
+
+class _Last(NamedTuple):
+    uid: str
+    entry: Entry
+
+
+class Shown(Generic[R]):
+    """The resources that a watch has shown and not taken back, each with the bytes of its last state."""
+
+    def __init__(self, decode: Decode[R]) -> None:
+        self._decode = decode
+        self._last: dict[str, _Last] = {}
+
+    def __len__(self) -> int:
+        return len(self._last)
+
+    def note(self, event: WatchEvent[R]) -> None:
+        """Take note of an event that is going to be shown."""
+        match event:
+            case Added() | Modified():
+                key, last = _last_of(event.resource)
+                self._last[key] = last
+            case Deleted():
+                self._last.pop(_last_of(event.resource)[0], None)
+
+    def difference(self, there: ResourceList[R]) -> list[WatchEvent[R]]:
+        """Return what is other in a list than it was when it was shown last, and take note of the list.
+
+        First who is gone, or was replaced by another one of the same name, at the revision of the list; then, by their
+        revisions, what was added and modified; and a bookmark.
+        """
+        before, self._last = self._last, dict(map(_last_of, there))
+        events: list[WatchEvent[R]] = []
+        for key, (uid, entry) in before.items():
+            if key not in self._last or self._last[key].uid != uid:
+                events.append(Deleted(self._decode(entry, revision=there.resource_version)))
+        for resource in sorted(there, key=lambda resource: resource.metadata.resource_version):
+            key, now = _last_of(resource)
+            last = before.get(key)
+            if last is None or last.uid != now.uid:
+                events.append(Added(resource))
+            elif last.entry.mod_revision != now.entry.mod_revision:
+                events.append(Modified(resource, self._decode(last.entry)))
+        events.append(Bookmark(there.resource_version))
+        return events
+
+
+def _last_of(resource: AnyResource) -> tuple[str, _Last]:
+    stored = resource.metadata.stored
+    assert stored is not None, "what a watch shows was read from bytes"  # noqa: S101 - by the codec, just before
+    # Of an entry, no more than this is ever decoded.
+    entry = Entry(stored.key, stored.value, resource.metadata.resource_version, 0, 0)
+    return stored.key, _Last(resource.metadata.uid, entry)
