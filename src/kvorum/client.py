@@ -14,6 +14,7 @@ from kvorum.errors import ClientClosedError, ConfigurationError, PermissionDenie
 from kvorum.etcd.admin import health_of
 from kvorum.etcd.backend import EtcdStorageBackend
 from kvorum.etcd.connection import Connection
+from kvorum.etcd.pipeline import Pipeline
 from kvorum.health import Health
 from kvorum.memory import MemoryStorageBackend
 from kvorum.repository import Repository
@@ -91,6 +92,7 @@ class Client:
         self._embedded = embedded
         self._supervisor = Supervisor()
         self._connection: Connection | None = None
+        self._pipeline: Pipeline | None = None
         self._state: Literal["not open", "opening", "open", "closed"] = "not open"
         self._is_released = anyio.Event()
         self._opening: anyio.CancelScope | None = None
@@ -155,6 +157,14 @@ class Client:
         if self._connection is None:
             raise ConfigurationError(f"{self!r} has no connection to etcd: it keeps its resources elsewhere")
         return self._connection
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """What lets concurrent calls share requests. Raises like `connection`."""
+        connection = self.connection
+        if self._pipeline is None:
+            self._pipeline = Pipeline(connection)
+        return self._pipeline
 
     def _check_place(self) -> None:
         """Refuse a process or an event loop that the client was not opened in: there, its calls would never end."""
@@ -237,6 +247,8 @@ class Client:
                     if self._connection is not None:
                         stack.push_async_callback(self._connection.aclose)
                     stack.push_async_callback(self._supervisor.aclose)
+                    if self._pipeline is not None:
+                        stack.callback(self._pipeline.close)
                     stack.push_async_callback(self._backend.aclose)
         finally:
             self._is_released.set()

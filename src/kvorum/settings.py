@@ -31,6 +31,7 @@ class EtcdSettings(msgspec.Struct, frozen=True, kw_only=True):
         timeout: how long a call may take, in seconds, unless it says otherwise.
         max_value_size: the largest value that is sent, in bytes; etcd itself takes requests of up to 1.5 MiB.
         page_size: how many keys one request of a list asks for.
+        pipeline: whether calls that are under way together share requests; see `docs/performance.md`.
         tls: whether to talk TLS; on wherever one of the following four is given.
         cacert: path of the certificates to trust, PEM; None: those that gRPC ships.
         cert: path of the client's certificate, PEM, with those between it and its CA.
@@ -50,6 +51,7 @@ class EtcdSettings(msgspec.Struct, frozen=True, kw_only=True):
     timeout: float = 5.0
     max_value_size: int = 1_000_000
     page_size: int = 1000
+    pipeline: bool = True
     tls: bool = False
     cacert: str | None = None
     cert: str | None = None

@@ -81,9 +81,11 @@ class RangeResponse:
     kvs: Sequence[KeyValue]
     more: bool
     count: int
+    def __init__(self, *, kvs: Iterable[KeyValue] = ...) -> None: ...
 
 class PutRequest(Message):
     key: bytes
+    value: bytes
     def __init__(self, *, key: bytes, value: bytes, lease: int = ..., ignore_lease: bool = ...) -> None: ...
 
 class PutResponse:
@@ -109,12 +111,15 @@ class RequestOp:
         request_range: RangeRequest = ...,
         request_put: PutRequest = ...,
         request_delete_range: DeleteRangeRequest = ...,
+        request_txn: TxnRequest = ...,
     ) -> None: ...
 
 class ResponseOp:
     response_range: RangeResponse
     response_put: PutResponse
     response_delete_range: DeleteRangeResponse
+    response_txn: TxnResponse
+    def __init__(self, *, response_range: RangeResponse = ...) -> None: ...
 
 class TxnRequest(Message):
     def __init__(
@@ -129,6 +134,7 @@ class TxnResponse:
     header: ResponseHeader
     succeeded: bool
     responses: Sequence[ResponseOp]
+    def __init__(self, *, responses: Iterable[ResponseOp] = ...) -> None: ...
 
 class LeaseGrantRequest(Message):
     def __init__(self, *, TTL: int, ID: int = ...) -> None: ...  # noqa: N803 - protobuf's names

@@ -13,9 +13,10 @@ from kvorum.errors import (
     ResourceTooLargeError,
 )
 from kvorum.etcd import _rpc as rpc
-from kvorum.etcd.connection import Connection, HasConnection
+from kvorum.etcd.connection import Connection
 from kvorum.etcd.entries import entry_of
 from kvorum.etcd.outcomes import LostWrite
+from kvorum.etcd.pipeline import HasPipeline
 from kvorum.etcd.watch import EtcdStorageWatch
 from kvorum.keyspace import KeyPattern, KeySpace
 from kvorum.storage import (
@@ -36,12 +37,14 @@ from kvorum.storage import (
 class EtcdStorageBackend(StorageBackend):
     """Bytes in etcd, under a prefix of their own. Cheap: it holds nothing but its two arguments.
 
+    Calls that concern one key go through the client's pipeline, where those that are under way together share requests.
+
     Args:
         client: whose connection to use, once it is open.
         prefix: what the keys start with in etcd: key `a` of prefix `lab` is `/lab/a`.
     """
 
-    def __init__(self, client: HasConnection, prefix: str) -> None:
+    def __init__(self, client: HasPipeline, prefix: str) -> None:
         self._client = client
         self._keys = KeySpace(prefix)
 
@@ -60,10 +63,14 @@ class EtcdStorageBackend(StorageBackend):
     # --- read ---
 
     async def get(self, key: str, *, revision: int | None = None) -> Entry | None:
-        """Send one linearizable Range."""
-        check_revision(self.location(key), revision)
-        request = rpc.RangeRequest(key=self._keys.full(key), revision=revision or 0)
-        answer = await self._client.connection.range(request, self.location(key), revision=revision or 0)
+        """Read a key by one linearizable Range."""
+        full, subject = self._keys.full(key), self.location(key)
+        if revision is None:
+            kv = await self._client.pipeline.get(full, subject)
+            return entry_of(self._keys, kv) if kv is not None else None
+        check_revision(subject, revision)
+        request = rpc.RangeRequest(key=full, revision=revision)
+        answer = await self._client.connection.range(request, subject, revision=revision)
         return entry_of(self._keys, answer.kvs[0]) if answer.kvs else None
 
     async def list(
@@ -113,7 +120,7 @@ class EtcdStorageBackend(StorageBackend):
         operation = Operation.put(key, value, lease=lease)
         put, connection = self._put(operation), self._client.connection
         try:
-            return (await connection.put(put, self.location(key))).header.revision
+            return await self._client.pipeline.put(put, self.location(key))
         except OutcomeUnknownError as exc:
             return await self._lost(connection, exc, [operation]).look()
 
@@ -176,13 +183,24 @@ class EtcdStorageBackend(StorageBackend):
 
     async def _run(self, request: rpc.TxnRequest, operations: Sequence[Operation]) -> tuple[rpc.TxnResponse, int]:
         """Run a transaction; return the answer, and the revision at which it was applied, 0 if it was refused."""
-        subject = ", ".join(self.location(operation.key) for operation in operations)
         connection = self._client.connection
         try:
-            answer = await connection.txn(request, subject)
+            answer, revision = await self._send(request, operations)
         except OutcomeUnknownError as exc:
             return await self._lost(connection, exc, operations).find_out(request)
-        return answer, answer.header.revision if answer.succeeded else 0
+        return answer, revision if answer.succeeded else 0
+
+    async def _send(self, request: rpc.TxnRequest, operations: Sequence[Operation]) -> tuple[rpc.TxnResponse, int]:
+        """Send a transaction: one about several keys by itself, since nothing it compares may change beside it."""
+        if len(operations) > 1:
+            subject = ", ".join(self.location(operation.key) for operation in operations)
+            answer = await self._client.connection.txn(request, subject)
+            return answer, answer.header.revision
+        (only,) = operations
+        size, expected = len(only.value or b""), only.expected or 0
+        return await self._client.pipeline.txn(
+            self._keys.full(only.key), request, self.location(only.key), value_size=size, expected=expected
+        )
 
     def _lost(self, connection: Connection, exc: OutcomeUnknownError, operations: Sequence[Operation]) -> LostWrite:
         lost = OutcomeUnknownError(exc.subject, exc.reason, tuple(operations))

@@ -96,17 +96,25 @@ class Connection:
 
     # --- calls: one method each, all with a deadline ---
 
-    async def range(self, request: rpc.RangeRequest, subject: str, *, revision: int = 0) -> rpc.RangeResponse:
+    async def range(
+        self, request: rpc.RangeRequest, subject: str, *, revision: int = 0, deadline: float | None = None
+    ) -> rpc.RangeResponse:
         """Read a key or a range of keys; `subject` and `revision` are for messages."""
-        return await self._send(lambda channel: channel.kv.Range, request, Call("read", subject, revision=revision))
+        call = Call("read", subject, revision=revision)
+        return await self._send(lambda channel: channel.kv.Range, request, call, deadline)
 
-    async def put(self, request: rpc.PutRequest, subject: str) -> rpc.PutResponse:
+    async def put(self, request: rpc.PutRequest, subject: str, *, deadline: float | None = None) -> rpc.PutResponse:
         """Write a key."""
-        return await self._send(lambda channel: channel.kv.Put, request, Call("put", subject, writes=True))
+        return await self._send(lambda channel: channel.kv.Put, request, Call("put", subject, writes=True), deadline)
 
-    async def txn(self, request: rpc.TxnRequest, subject: str) -> rpc.TxnResponse:
+    async def txn(self, request: rpc.TxnRequest, subject: str, *, deadline: float | None = None) -> rpc.TxnResponse:
         """Run a transaction that may write."""
-        return await self._send(lambda channel: channel.kv.Txn, request, Call("transaction on", subject, writes=True))
+        call = Call("transaction on", subject, writes=True)
+        return await self._send(lambda channel: channel.kv.Txn, request, call, deadline)
+
+    async def txn_once(self, request: rpc.TxnRequest, call: Call, deadline: float) -> rpc.TxnResponse:
+        """Run a transaction for several callers: once, whatever comes of it, since each can go on by itself."""
+        return await self._attempt(lambda channel: channel.kv.Txn, request, call, deadline)
 
     async def lease_grant(self, request: rpc.LeaseGrantRequest) -> rpc.LeaseGrantResponse:
         """Grant a lease. One whose grant got no answer ends by itself, so to try again is safe: it counts as a read."""
@@ -166,9 +174,12 @@ class Connection:
 
     # --- one call ---
 
-    async def _send(self, method: Method[Request, Response], request: Request, call: Call) -> Response:
+    async def _send(
+        self, method: Method[Request, Response], request: Request, call: Call, deadline: float | None = None
+    ) -> Response:
         """Send until there is an answer, or the deadline has passed: what has done nothing may be sent again."""
-        deadline = deadline_of(self.settings.timeout)
+        if deadline is None:
+            deadline = deadline_of(self.settings.timeout)
         try:
             return await self._attempt(method, request, call, deadline)
         except UnavailableError:

@@ -1,0 +1,216 @@
+"""What goes together into one request, how that request looks, and what its answer means to each caller.
+
+Plain functions: values in, values out.
+
+Rules of a batch:
+
+1. No operation reads, compares or writes a key that another one of it writes. The comparisons of nested transactions
+   see the state before the whole batch, so two that each check what the other writes would both succeed.
+2. Nor does it touch a key with a write in flight: writes of one key follow each other as they were asked for, and
+   whoever comes later with the same key does not overtake.
+3. Reads of one key that wait together are one operation. A read is never joined to one that has been sent.
+"""
+
+import asyncio
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import chain
+from typing import Any, Final, Generic, NamedTuple, TypeAlias, TypeVar
+
+from kvorum.etcd import _rpc as rpc
+
+# etcd takes 128 operations in a request (--max-txn-ops), and 1.5 MiB (--max-request-bytes).
+MAX_OPERATIONS: Final = 100
+MAX_BYTES: Final = 1_000_000
+
+A = TypeVar("A")
+
+Request: TypeAlias = rpc.RangeRequest | rpc.PutRequest | rpc.TxnRequest
+
+_OVERHEAD: Final = 64  # bytes that an operation costs beside its keys and its value, at the most
+
+
+class Pending(Generic[A]):
+    """A call that waits to be sent, or has been sent and waits for its answer.
+
+    Attributes:
+        key: what it reads, or compares and writes; nothing else.
+        request: what it is by itself.
+        subject: the key, for messages.
+        deadline: until when its caller waits, on the event loop's clock.
+        size: about how many bytes it adds to a request.
+        expected: the mod_revision above 0 that the key has to be at; 0 if it does not depend on one.
+        is_write: whether it may write the key.
+        is_sent: whether it has left. One that has may be applied, whoever has given up on it.
+        outcome: what came of it. Set by whoever sends it; cancelled when its caller is.
+    """
+
+    __slots__ = ("deadline", "expected", "is_sent", "is_write", "key", "outcome", "request", "size", "subject")
+
+    def __init__(
+        self, key: bytes, request: Request, subject: str, deadline: float, *, value_size: int = 0, expected: int = 0
+    ) -> None:
+        self.key = key
+        self.request = request
+        self.subject = subject
+        self.deadline = deadline
+        self.size = 3 * len(key) + value_size + _OVERHEAD
+        self.expected = expected
+        self.is_write = not isinstance(request, rpc.RangeRequest)
+        self.is_sent = False
+        self.outcome: asyncio.Future[Any] | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nobody waits for it any more."""
+        return self.outcome is not None and self.outcome.done()
+
+    def settle(self, outcome: object) -> None:
+        """Tell its caller what came of it, if it still waits."""
+        if self.outcome is not None and not self.outcome.done():
+            self.outcome.set_result(outcome)
+
+
+# Keys, and the calls that the operation on each is for: one, or several that read the same.
+Batch: TypeAlias = dict[bytes, list[Pending[Any]]]
+
+
+class Limit(NamedTuple):
+    """How much a batch may hold."""
+
+    operations: int = MAX_OPERATIONS
+    size: int = MAX_BYTES
+
+
+def plan_batch(
+    waiting: Sequence[Pending[Any]], limit: Limit, busy: Collection[bytes] = frozenset()
+) -> tuple[Batch, list[Pending[Any]]]:
+    """Choose what is sent now, and what waits on, by the rules above.
+
+    Args:
+        waiting: the calls, the oldest first. Those that nobody waits for any more are dropped.
+        limit: how much may be sent. A single operation is sent however large it is.
+        busy: keys with a write in flight.
+
+    Returns:
+        What is sent, and what waits, the oldest first.
+    """
+    now: Batch = {}
+    later: list[Pending[Any]] = []
+    passed: set[bytes] = set()  # keys of calls that have to wait
+    size = 0
+    for place, each in enumerate(waiting):
+        if each.is_over:
+            continue
+        key = each.key
+        others = now.get(key)
+        if others is not None and not each.is_write and not others[0].is_write:
+            others.append(each)
+        elif others is not None or key in busy or key in passed:
+            passed.add(key)
+            later.append(each)
+        elif len(now) >= limit.operations or (now and size + each.size > limit.size):
+            later += waiting[place:]
+            break
+        else:
+            now[key] = [each]
+            size += each.size
+    return now, later
+
+
+def calls_of(batch: Batch) -> chain[Pending[Any]]:
+    """Return all calls that a batch is for."""
+    return chain.from_iterable(batch.values())
+
+
+# --- requests --------------------------------------------------------------------------------------------------------
+
+
+def request_of_reads(batch: Batch, *, nested: bool) -> rpc.TxnRequest:
+    """Return one transaction that reads all keys; within another one, with a witness, if the server needs that."""
+    flat = rpc.TxnRequest(success=[_step(calls[0].request) for calls in batch.values()])
+    return rpc.TxnRequest(success=[_step(flat), _witness(batch)]) if nested else flat
+
+
+def request_of_writes(batch: Batch, *, witness: bool) -> rpc.TxnRequest:
+    """Return one transaction that holds all writes, each with its own comparison and its own else.
+
+    Args:
+        batch: the writes.
+        witness: whether to add one, if the server needs that.
+    """
+    steps = [_step(calls[0].request) for calls in batch.values()]
+    return rpc.TxnRequest(success=[*steps, _witness(batch)] if witness else steps)
+
+
+def _step(request: Request) -> rpc.RequestOp:
+    if isinstance(request, rpc.RangeRequest):
+        return rpc.RequestOp(request_range=request)
+    if isinstance(request, rpc.PutRequest):  # at the top level, where etcd counts it against its quota
+        return rpc.RequestOp(request_put=request)
+    return rpc.RequestOp(request_txn=request)
+
+
+def _witness(batch: Batch) -> rpc.RequestOp:
+    """Return a count of one key, for the top level of a batch.
+
+    Old servers check nobody's permission within nested transactions. If users have to say who they are, and this client
+    does not, such a server refuses the batch because of this.
+    """
+    return rpc.RequestOp(request_range=rpc.RangeRequest(key=next(iter(batch)), count_only=True))
+
+
+# --- answers: of a read the key, of a put its revision, of a transaction what etcd said and the revision of that ------
+
+
+def answer_to(answer: rpc.RangeResponse | rpc.PutResponse | rpc.TxnResponse) -> Any:
+    """Return what the caller of a request that was sent by itself gets."""
+    if isinstance(answer, rpc.RangeResponse):
+        return _first(answer)
+    if isinstance(answer, rpc.PutResponse):
+        return answer.header.revision
+    return answer, answer.header.revision
+
+
+def answers_to_reads(batch: Batch, answer: rpc.TxnResponse, *, nested: bool) -> list[rpc.KeyValue | None]:
+    """Return what each read of a batch gets."""
+    responses = answer.responses[0].response_txn.responses if nested else answer.responses
+    return [_first(response.response_range) for _, response in zip(batch, responses, strict=True)]
+
+
+def answers_to_writes(batch: Batch, answer: rpc.TxnResponse) -> list[Any]:
+    """Return what each write of a batch gets. All of them share one revision."""
+    revision = answer.header.revision
+    return [
+        revision if isinstance(calls[0].request, rpc.PutRequest) else (response.response_txn, revision)
+        for calls, response in zip(batch.values(), answer.responses, strict=False)  # there may be a witness behind them
+    ]
+
+
+def known_revision(answer: Any) -> int:
+    """Return the revision at which the key of an answered write is known to be; 0 if that was not said.
+
+    A write that was applied is at its own. One that was refused tells what it found.
+    """
+    if isinstance(answer, int):
+        return answer
+    said, revision = answer
+    if said.succeeded:
+        return int(revision)
+    found = _first(said.responses[0].response_range) if said.responses else None
+    return found.mod_revision if found is not None else 0
+
+
+def superseded(waiting: Iterable[Pending[Any]], known: Mapping[bytes, int]) -> list[Pending[Any]]:
+    """Return the compare-and-swaps that can never apply: a mod_revision that has passed does not come back."""
+    return [each for each in waiting if 0 < each.expected < known.get(each.key, 0)]
+
+
+def refusal(found: rpc.KeyValue | None) -> rpc.TxnResponse:
+    """Return what etcd answers to a compare-and-swap that it refuses: the key as it is."""
+    kvs = [] if found is None else [found]
+    return rpc.TxnResponse(responses=[rpc.ResponseOp(response_range=rpc.RangeResponse(kvs=kvs))])
+
+
+def _first(answer: rpc.RangeResponse) -> rpc.KeyValue | None:
+    kvs = answer.kvs
+    return kvs[0] if kvs else None

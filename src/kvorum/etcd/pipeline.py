@@ -1,0 +1,278 @@
+"""Many concurrent calls in few requests.
+
+A call costs Python about 0.1 ms, whatever it carries, but etcd takes a hundred reads, or a hundred compare-and-swaps on
+distinct keys, in one request, one entry of its log and one fsync. So calls that are under way together ride together:
+
+1. While nothing else is under way, a call is sent at once, as it is. Else it waits for others to go with: see `lane`.
+2. Reads and writes have a lane each. What may go together is decided by `plan_batch`, in which form by `forms`.
+3. Each caller gets an answer of its own, as if it had sent its call by itself; its deadline is its own; and one that is
+   cancelled before its call was sent takes it back.
+4. A batch that has done nothing, since the server was away or refused it for one of its operations, is left to its
+   callers, each by itself. So nobody's mistake is another's.
+5. If the outcome of a batch is not known, each of its writes is unknown by itself, and `outcomes` finds out.
+6. A compare-and-swap that still waits when its key is known to be past the revision that it expects is not sent: it can
+   never apply. It becomes a read of what there is, which those of others join.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+
+from kvorum.deadlines import deadline_of
+from kvorum.errors import ClientClosedError, KvorumError, OutcomeUnknownError, StorageFullError, UnavailableError
+from kvorum.etcd import _rpc as rpc
+from kvorum.etcd.batch import (
+    Batch,
+    Pending,
+    answer_to,
+    answers_to_reads,
+    answers_to_writes,
+    calls_of,
+    known_revision,
+    plan_batch,
+    refusal,
+    request_of_reads,
+    request_of_writes,
+)
+from kvorum.etcd.connection import Connection, HasConnection
+from kvorum.etcd.faults import Call, open_end
+from kvorum.etcd.forms import Forms, forms_of
+from kvorum.etcd.lane import Lane, Unanswered
+from kvorum.etcd.quota import Quota
+
+__all__ = ["HasPipeline", "Pipeline", "PipelineStatistics", "plan_batch"]
+
+_log = logging.getLogger(__name__)
+
+A = TypeVar("A")
+
+
+class HasPipeline(HasConnection, Protocol):
+    """What a backend is made on: a client, whose pipeline is there once it was entered."""
+
+    @property
+    def pipeline(self) -> "Pipeline":
+        """The pipeline of the open connection.
+
+        Raises:
+            ClientClosedError: the client is not open.
+        """
+        ...
+
+
+class PipelineStatistics(msgspec.Struct, frozen=True):
+    """What a pipeline has done so far.
+
+    Attributes:
+        reads: operations that read.
+        read_requests: the requests in which they were sent.
+        writes: operations that may write.
+        write_requests: the requests in which they were sent.
+        waiting: calls that wait to be sent.
+    """
+
+    reads: int
+    read_requests: int
+    writes: int
+    write_requests: int
+    waiting: int
+
+
+class Pipeline:
+    """The calls of a client that concern one key each, for any number of tasks of its event loop."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._is_on = connection.settings.pipeline
+        self._reads = Lane(self._send, self._spawn)
+        self._writes = Lane(self._send, self._spawn)
+        self._quota = Quota(connection.alarms, connection.supervisor)
+
+    def __repr__(self) -> str:
+        return f"<Pipeline [{'on' if self._is_on else 'off'}, reads {self._reads!r}, writes {self._writes!r}]>"
+
+    def statistics(self) -> PipelineStatistics:
+        """Return what it has done so far."""
+        reads, writes = self._reads, self._writes
+        return PipelineStatistics(
+            reads.operations, reads.requests, writes.operations, writes.requests, reads.waiting + writes.waiting
+        )
+
+    def close(self) -> None:
+        """End the calls that were not sent. Idempotent."""
+        self._reads.close()
+        self._writes.close()
+
+    # --- calls ---
+
+    async def get(self, key: bytes, subject: str) -> rpc.KeyValue | None:
+        """Read a key, linearizably: the request is sent after this was called."""
+        return await self._get(key, subject, self._deadline())
+
+    async def put(self, request: rpc.PutRequest, subject: str) -> int:
+        """Write a key, whatever it was; return the revision."""
+        size = len(request.value)
+        return await self._call(self._writes, Pending(request.key, request, subject, self._deadline(), value_size=size))
+
+    async def txn(
+        self, key: bytes, request: rpc.TxnRequest, subject: str, *, value_size: int = 0, expected: int = 0
+    ) -> tuple[rpc.TxnResponse, int]:
+        """Run a transaction about one key; return the answer, and the revision of its header.
+
+        Args:
+            key: all that it compares, writes or reads.
+            request: at its top level nothing else than that.
+            subject: the key, for messages.
+            value_size: bytes of the value that it writes.
+            expected: the mod_revision above 0 that it compares the key with, and nothing else; it reads the key if it
+                is refused. 0 if it is not like that.
+        """
+        call: Pending[tuple[rpc.TxnResponse, int]] = Pending(
+            key, request, subject, self._deadline(), value_size=value_size, expected=expected
+        )
+        return await self._call(self._writes, call)
+
+    # --- one call ---
+
+    def _deadline(self) -> float:
+        return deadline_of(self._connection.settings.timeout)
+
+    async def _get(self, key: bytes, subject: str, deadline: float) -> rpc.KeyValue | None:
+        call: Pending[rpc.KeyValue | None] = Pending(key, rpc.RangeRequest(key=key), subject, deadline)
+        return await self._call(self._reads, call)
+
+    async def _call(self, lane: Lane, call: Pending[A]) -> A:
+        if self._passes_at_once(lane, call):
+            return await self._pass(lane, call)
+        outcome = await lane.join(call)
+        if isinstance(outcome, KvorumError):
+            raise outcome
+        if isinstance(outcome, Unanswered):
+            return await self._otherwise(call, outcome)
+        return outcome
+
+    async def _pass(self, lane: Lane, call: Pending[A]) -> A:
+        known = 0
+        lane.enter(call)
+        try:
+            answer = await self._alone(call)
+            known = known_revision(answer) if call.is_write else 0
+        finally:
+            lane.leave(call, known)
+        return answer
+
+    async def _alone(self, call: Pending[A]) -> A:
+        """Send a call by itself, with all that a connection does for one."""
+        request, connection = call.request, self._connection
+        try:
+            if isinstance(request, rpc.RangeRequest):
+                answer: A = answer_to(await connection.range(request, call.subject, deadline=call.deadline))
+            elif isinstance(request, rpc.PutRequest):
+                answer = answer_to(await connection.put(request, call.subject, deadline=call.deadline))
+            else:
+                answer = answer_to(await connection.txn(request, call.subject, deadline=call.deadline))
+        except StorageFullError:
+            self._quota.close()
+            raise
+        return answer
+
+    async def _otherwise(self, call: Pending[A], why: Unanswered) -> A:
+        """Do for a call what is left to do if its batch brought no answer."""
+        endpoint = self._connection.endpoint
+        match why:
+            case Unanswered.ALONE:
+                return await self._alone(call)
+            case Unanswered.SUPERSEDED:
+                answer: Any = refusal(await self._get(call.key, call.subject, call.deadline)), 0
+                return answer  # type: ignore[no-any-return]  # only transactions have a revision that can pass
+            case Unanswered.EXPIRED if call.is_sent:
+                raise open_end(_named(call), endpoint, "no answer before the deadline")
+            case Unanswered.EXPIRED:
+                raise UnavailableError(endpoint, "the deadline has passed before it could be sent")
+            case Unanswered.CLOSED:
+                raise ClientClosedError.closed()
+
+    # --- together, or not ---
+
+    @property
+    def _forms(self) -> Forms:
+        cluster = self._connection.cluster
+        return forms_of(cluster.version, has_user=cluster.tokens.has_user)
+
+    def _passes_at_once(self, lane: Lane, call: Pending[Any]) -> bool:
+        """Tell whether a call is sent now, and by itself."""
+        cluster = self._connection.cluster
+        if lane.is_idle or not self._is_on or not cluster.is_prepared(cluster.current):
+            return True
+        forms = self._forms
+        if not call.is_write:
+            return forms.reads == "single"
+        return not forms.writes or (forms.guard_quota and not self._quota.admits(asyncio.get_running_loop().time()))
+
+    # --- batches ---
+
+    def _spawn(self, run: Callable[[Batch], Coroutine[Any, Any, None]], batch: Batch) -> None:
+        self._connection.supervisor.spawn(run, batch, name="a batch")
+
+    async def _send(self, batch: Batch) -> dict[bytes, int]:
+        """Send a batch and settle all its calls; return the revisions at which its keys are known to be."""
+        calls = list(calls_of(batch))
+        try:
+            if len(calls) == 1:
+                answers: Sequence[Any] = [await self._alone(calls[0])]
+            else:
+                answers = await self._together(batch, max(each.deadline for each in calls))
+        except KvorumError as exc:
+            self._settle_failed(calls, exc)
+            return {}
+        else:
+            for group, answer in zip(batch.values(), answers, strict=True):
+                for each in group:
+                    each.settle(answer)
+            return dict(zip(batch, map(known_revision, answers), strict=True)) if calls[0].is_write else {}
+        finally:
+            for each in calls:  # it was cancelled, since the client is being closed
+                if not each.is_over:
+                    each.settle(self._closed(each))
+
+    async def _together(self, batch: Batch, deadline: float) -> Sequence[Any]:
+        forms = self._forms
+        subject = f"{len(batch)} keys"
+        first = next(iter(batch.values()))[0]
+        if first.is_write:
+            writes = request_of_writes(batch, witness=forms.witness)
+            call = Call("batch of", subject, writes=True)
+            return answers_to_writes(batch, await self._connection.txn_once(writes, call, deadline))
+        nested = forms.reads == "nested"
+        reads = request_of_reads(batch, nested=nested)
+        answer = await self._connection.txn_once(reads, Call("batch of", subject), deadline)
+        return answers_to_reads(batch, answer, nested=nested)
+
+    def _settle_failed(self, calls: Sequence[Pending[Any]], error: KvorumError) -> None:
+        """Tell callers of a failed batch: what was refused, or not done, each of them can try by itself."""
+        if len(calls) == 1:
+            calls[0].settle(error)
+            return
+        _log.debug("a batch of %d calls failed, and is left to its callers: %s", len(calls), error)
+        for each in calls:
+            if isinstance(error, OutcomeUnknownError):
+                each.settle(open_end(_named(each), self._connection.endpoint, error.reason))
+            elif isinstance(error, ClientClosedError):
+                each.settle(Unanswered.CLOSED)
+            else:
+                each.settle(Unanswered.ALONE)
+
+    def _closed(self, call: Pending[Any]) -> KvorumError:
+        if call.is_write:
+            return open_end(_named(call), self._connection.endpoint, "the client was closed")
+        return ClientClosedError.closed()
+
+
+def _named(call: Pending[Any]) -> Call:
+    """Return a call in the words of a message."""
+    if not call.is_write:
+        return Call("read", call.subject)
+    return Call("put" if isinstance(call.request, rpc.PutRequest) else "transaction on", call.subject, writes=True)
