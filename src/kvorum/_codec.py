@@ -168,14 +168,17 @@ class Codec(Generic[R]):
         Raises:
             InvalidResourceError: it breaks a rule, or could not be read back.
         """
-        old = self.restore(stored)
+        envelope = self._decoder.decode(stored.value)
+        old = self._resource(envelope, stored.key, stored.value, stored.revision)
         ours = {
             "uid": old.metadata.uid or str(uuid.uuid4()),  # somebody who wrote it by hand may not have given it one
             "creation_timestamp": old.metadata.creation_timestamp,
             "deletion_timestamp": old.metadata.deletion_timestamp or deleted,
             "generation": max(old.metadata.generation + self._is_spec_changed(stored, old, resource, over), 1),
         }
-        base = stored.value if over is None else over
+        base = over
+        if over is None and _encoder.encode(envelope) != stored.value:
+            base = stored.value  # it holds more than this type knows, or was written by somebody else
         if self._encode(resource, ours, stored.write_token, base) == stored.value:
             self._check_faithful(resource, old)
             return Draft(old, stored, changed=False)

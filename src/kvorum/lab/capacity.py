@@ -51,14 +51,19 @@ class ResourceQuantity(msgspec.Struct, frozen=True, kw_only=True, rename="camel"
         """Say what is wrong with it, which is what is negative; `path` is where it stands."""
         return [
             problem
-            for field in msgspec.structs.fields(self)
-            for problem in Span(0, None, _UNITS[field.name]).problems_of(
-                f"{path}.{field.encode_name}", getattr(self, field.name)
-            )
+            for name, encoded, span in _SPANS
+            for problem in span.problems_of(f"{path}.{encoded}", getattr(self, name))
         ]
 
     def _combined(self, how: Callable[[int, int], int], other: "ResourceQuantity") -> "ResourceQuantity":
         return ResourceQuantity(**{name: how(getattr(self, name), getattr(other, name)) for name in _UNITS})
+
+
+# Of each field the name, the name in the JSON, and what it may be; looked up once, since every write asks.
+_SPANS = [
+    (field.name, field.encode_name, Span(0, None, _UNITS[field.name]))
+    for field in msgspec.structs.fields(ResourceQuantity)
+]
 
 
 class InsufficientCapacityError(KvorumError):
