@@ -9,11 +9,15 @@ import anyio.to_thread
 import pytest
 from aetcd import rpc
 from blockbuster import BlockBuster, blockbuster_ctx
+from hypothesis import settings
 
 import kvorum
 from kvorum.etcd.admin import compact
 
 pytest_plugins = ["pytester"]
+
+settings.register_profile("kvorum", deadline=None)  # how long an example takes says more about the machine
+settings.load_profile("kvorum")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

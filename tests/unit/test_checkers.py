@@ -496,6 +496,29 @@ def test_a_planted_fault_is_found_by_search(plant: Plant) -> None:
     assert found >= planted * 0.6
 
 
+@pytest.mark.parametrize(("checkers", "expected"), [("ab", {Rule.WRITE_SKEW}), ("a", set()), ("", set())])
+def test_calls_of_one_revision_of_which_each_checked_what_the_other_wrote_are_found(
+    checkers: str, expected: set[Rule]
+) -> None:
+    """All find what they expect in the state before the revision; but no order of two who both check explains them."""
+    before = tuple(Change(key, 2, Entry(key, b"0", 2, 2, 1), None) for key in "ab")
+    after = tuple(Change(change.key, 3, Entry(change.key, b"1", 3, 2, 2), change.entry) for change in before)
+    history = History()
+    history.calls = [
+        Call(
+            client=key,
+            name="commit",
+            started=1 + n,
+            ended=5 + n,
+            revision=3,
+            intents=(Intent(key, b"1"), *([Intent(other, expected=2, writes=False)] if key in checkers else [])),
+        )
+        for n, (key, other) in enumerate([("a", "b"), ("b", "a")])
+    ]
+
+    assert rules(check_revisions(history, Truth([before, after], end=3), is_complete=False)) == expected
+
+
 def both_of(expected: int, values: tuple[bytes, bytes]) -> History:
     history = History()
     history.calls = [

@@ -63,6 +63,7 @@ class KeyValue:
     mod_revision: int
     version: int
     lease: int
+    def __init__(self, *, key: bytes = ..., mod_revision: int = ...) -> None: ...
 
 class RangeRequest(Message):
     def __init__(
@@ -134,7 +135,7 @@ class TxnResponse:
     header: ResponseHeader
     succeeded: bool
     responses: Sequence[ResponseOp]
-    def __init__(self, *, responses: Iterable[ResponseOp] = ...) -> None: ...
+    def __init__(self, *, succeeded: bool = ..., responses: Iterable[ResponseOp] = ...) -> None: ...
 
 class LeaseGrantRequest(Message):
     def __init__(self, *, TTL: int, ID: int = ...) -> None: ...  # noqa: N803 - protobuf's names

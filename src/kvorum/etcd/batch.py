@@ -103,11 +103,11 @@ def plan_batch(
             continue
         key = each.key
         others = now.get(key)
-        if others is not None and not each.is_write and not others[0].is_write:
-            others.append(each)
-        elif others is not None or key in busy or key in passed:
+        if key in busy or key in passed or (others is not None and (each.is_write or others[0].is_write)):
             passed.add(key)
             later.append(each)
+        elif others is not None:
+            others.append(each)
         elif len(now) >= limit.operations or (now and size + each.size > limit.size):
             later += waiting[place:]
             break

@@ -11,10 +11,12 @@ agree with the state at some number, and both must fit what was over before they
 4. Each read agrees with the state at some revision between what was over before it started and what had not started
    when it ended. A snapshot agrees with that of its revision, entry by entry.
 5. Real time: whatever ended before another call started, has a smaller number.
+6. Calls may share a revision: then there is an order of them in which each finds what it expected.
 """
 
 from collections import defaultdict
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 
 from kvorum.storage import Entry
 from kvorum.testing.history import Call, History, Intent, Outcome, Sight, Snapshot, Tally
@@ -35,6 +37,7 @@ def check_revisions(history: History, truth: Truth, *, is_complete: bool = True)
     check.sweep()
     if is_complete:
         check.explain()
+    check.order()
     check.replay()
     return check.violations
 
@@ -218,6 +221,30 @@ class _RevisionCheck:
                 self._found(Rule.APPLIED_TWICE, call, f"it was applied at revision {revision}, too")
                 return
         self._found(Rule.INVENTED_WRITE, None, f"nobody made revision {revision} of {key!r}, which wrote {value!r}")
+
+    # --- rule 6: calls that share a revision ---
+
+    def order(self) -> None:
+        """Look for calls of one revision of which each would have to come before the other."""
+        shared: dict[int, list[Call]] = defaultdict(list)
+        for (revision, _), call in self._claims.items():
+            shared[revision].append(call)
+        for revision, calls in shared.items():
+            self._order_of(revision, {call.started: call for call in calls})
+
+    def _order_of(self, revision: int, calls: dict[int, Call]) -> None:
+        before: TopologicalSorter[int] = TopologicalSorter()
+        for call in calls.values() if len(calls) > 1 else ():
+            for intent in call.intents:
+                writer = self._claims.get((revision, intent.key))
+                if intent.expected is not None and writer is not None and writer is not call:
+                    before.add(writer.started, call.started)  # it expects what was there before
+        try:
+            before.prepare()
+        except CycleError as exc:
+            circle = [str(calls[started]) for started in exc.args[1][1:]]
+            what = f"at revision {revision} each of these expects what the next one changed: {', '.join(circle)}"
+            self._found(Rule.WRITE_SKEW, None, what)
 
     # --- rule 4: snapshots ---
 

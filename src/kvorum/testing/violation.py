@@ -16,6 +16,7 @@ class Rule(StrEnum):
     WRONG_VALUE = "wrong value"
     WRONG_CHANGE = "wrong change"  # a call was told otherwise than it was
     BROKEN_EXPECTATION = "broken expectation"  # written over something else than expected: a lost update
+    WRITE_SKEW = "write skew"  # each checked what the other one wrote, in one revision: no order explains both
     FALSE_REFUSAL = "false refusal"  # refused for no reason, or in spite of being applied
     REAL_TIME = "real-time order"
     STALE_READ = "stale read"

@@ -1,0 +1,603 @@
+"""Calls that are under way together ride together, and each of them is answered as if it had been alone."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+
+import anyio
+import pytest
+
+import kvorum
+from kvorum import (
+    AlreadyExistsError,
+    ClientClosedError,
+    ConflictError,
+    EmbeddedEtcd,
+    Entry,
+    EtcdSettings,
+    KvorumError,
+    LeaseNotFoundError,
+    Operation,
+    OutcomeUnknownError,
+    PermissionDeniedError,
+    ResourceTooLargeError,
+    StorageFullError,
+    UnavailableError,
+)
+from kvorum.etcd import _rpc as rpc
+from kvorum.etcd import lane
+from kvorum.etcd.backend import EtcdStorageBackend
+from kvorum.etcd.batch import Pending
+from kvorum.etcd.lane import Lane
+from kvorum.etcd.quota import Quota
+from kvorum.testing import FaultProxy, History, RecordingBackend, Rule, Workload, check_revisions, read_truth, run_trial
+
+DEADLINE = 20
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture
+def store(kvorum_client: kvorum.Client) -> kvorum.StorageBackend:
+    return kvorum_client.backend
+
+
+@pytest.fixture
+async def proxy(kvorum_etcd: EmbeddedEtcd) -> AsyncIterator[FaultProxy]:
+    async with FaultProxy(kvorum_etcd.endpoints[0]) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+async def client(proxy: FaultProxy, kvorum_url: str) -> AsyncIterator[kvorum.Client]:
+    """A client behind the proxy, of the same prefix, whose batches of writes are admitted already."""
+    settings = EtcdSettings(endpoints=(proxy.endpoint,), prefix=kvorum_url.rpartition("/")[2], timeout=DEADLINE)
+    async with kvorum.connect(settings) as client:
+        await warmed_up(client)
+        yield client
+
+
+async def warmed_up(client: kvorum.Client) -> None:
+    """Write at once until the pipeline batches writes: old servers are asked for their alarms first."""
+    before = client.pipeline.statistics()
+    with anyio.fail_after(DEADLINE):
+        while True:
+            await asyncio.gather(*(client.backend.set(f"warm-{number}", b"") for number in range(10)))
+            now = client.pipeline.statistics()
+            if now.write_requests - before.write_requests < now.writes - before.writes:
+                return
+            before = now
+
+
+async def all_of(*calls: Awaitable[Any]) -> list[Any]:
+    """Make calls at once; return what each returned or raised."""
+    with anyio.fail_after(DEADLINE):
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+
+async def waiting_for(client: kvorum.Client, number: int) -> None:
+    """Wait until so many calls wait to be sent."""
+    with anyio.fail_after(DEADLINE):
+        while client.pipeline.statistics().waiting != number:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0)
+
+
+# --- riding together -------------------------------------------------------------------------------------------------
+
+
+async def test_calls_one_after_the_other_are_sent_as_they_are(
+    kvorum_client: kvorum.Client, store: kvorum.StorageBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An idle pipeline adds nothing: no wait, and no transaction around a single call."""
+    monkeypatch.setattr(Lane, "join", None)
+    for number in range(5):
+        await store.set("a", b"%d" % number)
+        await store.get("a")
+
+    now = kvorum_client.pipeline.statistics()
+    assert (now.reads, now.read_requests, now.writes, now.write_requests) == (5, 5, 5, 5)
+
+
+async def test_reads_ride_together_and_each_gets_its_own_key(client: kvorum.Client) -> None:
+    store = client.backend
+    await store.commit([Operation.put(f"k{number}", b"%d" % number) for number in range(0, 100, 2)])
+    before = client.pipeline.statistics()
+
+    found = await all_of(*(store.get(f"k{number}") for number in range(100)))
+
+    values = [entry.value if isinstance(entry, Entry) else entry for entry in found]
+    assert values == [None if number % 2 else b"%d" % number for number in range(100)]
+    now = client.pipeline.statistics()
+    assert now.reads - before.reads == 100
+    assert now.read_requests - before.read_requests <= 5
+
+
+async def test_writes_ride_together_and_each_gets_its_own_answer(client: kvorum.Client) -> None:
+    """One revision for those that are applied; those that are refused see what there is."""
+    store = client.backend
+    there = await store.commit([Operation.put(f"k{number}", b"old") for number in range(60)])
+    before = client.pipeline.statistics()
+
+    answers = await all_of(
+        *(store.compare_and_swap(f"k{number}", b"new", expected=there) for number in range(20)),
+        *(store.compare_and_swap(f"k{number}", b"new", expected=there - 1) for number in range(20, 40)),
+        *(store.create(f"k{number}", b"new") for number in range(40, 50)),
+        *(store.create(f"new-{number}", b"new") for number in range(10)),
+        *(store.delete(f"k{number}") for number in range(50, 60)),
+        *(store.set(f"set-{number}", b"new") for number in range(10)),
+    )
+
+    swapped, refused, there_already, created, deleted, put = (
+        answers[:20],
+        answers[20:40],
+        answers[40:50],
+        answers[50:60],
+        answers[60:70],
+        answers[70:],
+    )
+    now = {entry.key: entry for entry in (await store.list("")).entries}
+    assert [now[f"k{number}"].mod_revision for number in range(20)] == swapped
+    assert all(
+        isinstance(error, ConflictError) and error.current == now[f"k{20 + n}"] for n, error in enumerate(refused)
+    )
+    assert [type(error) for error in there_already] == [AlreadyExistsError] * 10
+    assert [now[f"new-{number}"].mod_revision for number in range(10)] == created
+    assert [(change.key, change.previous.value) for change in deleted] == [(f"k{n}", b"old") for n in range(50, 60)]
+    assert [now[f"set-{number}"].mod_revision for number in range(10)] == put
+    assert len({*swapped, *created, *put}) < 10
+    sent = client.pipeline.statistics()
+    assert sent.write_requests - before.write_requests <= 10
+
+
+async def test_gets_of_one_key_that_wait_together_are_one_operation(client: kvorum.Client) -> None:
+    revision = await client.backend.set("a", b"1")
+    before = client.pipeline.statistics()
+
+    found = await all_of(*(client.backend.get("a") for _ in range(1_000)))
+
+    assert {entry.mod_revision for entry in found} == {revision}
+    assert client.pipeline.statistics().reads - before.reads <= 5
+
+
+async def test_writes_of_one_key_follow_each_other_as_they_were_asked_for(client: kvorum.Client) -> None:
+    revisions = await all_of(*(client.backend.set("a", b"%d" % number) for number in range(100)))
+
+    assert revisions == sorted(set(revisions))
+    entry = await client.backend.get("a")
+    assert entry is not None
+    assert entry.value == b"99"
+
+
+async def test_of_swaps_at_one_revision_one_is_sent_and_the_others_read_what_it_wrote(client: kvorum.Client) -> None:
+    """A mod_revision that has passed never comes back, so what still waits for it cannot be applied."""
+    first = await client.backend.set("a", b"0")
+    before = client.pipeline.statistics()
+
+    answers = await all_of(*(client.backend.compare_and_swap("a", b"%d" % n, expected=first) for n in range(100)))
+
+    (applied,) = [answer for answer in answers if isinstance(answer, int)]
+    entry = await client.backend.get("a")
+    conflicts = [answer for answer in answers if isinstance(answer, ConflictError)]
+    assert entry is not None
+    assert entry.mod_revision == applied
+    assert [conflict.current for conflict in conflicts] == [entry] * 99
+    now = client.pipeline.statistics()
+    assert now.writes - before.writes <= 3
+    assert now.reads - before.reads <= 5
+
+
+async def test_a_pipeline_that_is_off_sends_each_call_by_itself(kvorum_etcd: EmbeddedEtcd, kvorum_url: str) -> None:
+    settings = EtcdSettings(endpoints=kvorum_etcd.endpoints, prefix=kvorum_url.rpartition("/")[2], pipeline=False)
+    async with kvorum.connect(settings) as client:
+        await all_of(*(client.backend.set(f"k{number}", b"") for number in range(50)))
+        await all_of(*(client.backend.get(f"k{number}") for number in range(50)))
+
+        now = client.pipeline.statistics()
+    assert (now.reads, now.read_requests, now.writes, now.write_requests) == (50, 50, 50, 50)
+
+
+# --- neighbours ------------------------------------------------------------------------------------------------------
+
+
+async def test_one_bad_write_does_not_fail_its_neighbours(client: kvorum.Client) -> None:
+    """etcd refuses the whole transaction; each caller then gets what it would have got alone."""
+    store = client.backend
+
+    answers = await all_of(
+        *(store.set(f"k{number}", b"1") for number in range(20)),
+        store.create("a", b"1", lease=12345),
+        store.set("b", b"1", lease=12345),
+        *(store.create(f"n{number}", b"1") for number in range(20)),
+    )
+
+    assert [type(answer) for answer in answers] == [int] * 20 + [LeaseNotFoundError] * 2 + [int] * 20
+    assert await store.count("") == 10 + 40  # ten to warm up
+
+
+async def test_one_write_that_the_server_finds_too_large_does_not_fail_its_neighbours(
+    kvorum_etcd: EmbeddedEtcd,
+) -> None:
+    async with (
+        EmbeddedEtcd(binary=kvorum_etcd.binary, arguments=["--max-request-bytes=20000"]) as etcd,
+        kvorum.connect(etcd.url) as client,
+    ):
+        await warmed_up(client)
+        answers = await all_of(
+            *(client.backend.set(f"k{number}", bytes(100)) for number in range(20)),
+            client.backend.set("large", bytes(30_000)),
+            *(client.backend.create(f"n{number}", bytes(100)) for number in range(20)),
+        )
+
+    assert [type(answer) for answer in answers] == [int] * 20 + [ResourceTooLargeError] + [int] * 20
+
+
+async def test_a_caller_that_goes_away_before_its_call_was_sent_takes_it_back(
+    client: kvorum.Client, proxy: FaultProxy, store: kvorum.StorageBackend
+) -> None:
+    proxy.hold("requests")
+    under_way = [asyncio.ensure_future(client.backend.set(f"k{number}", b"1")) for number in range(2)]
+    await asyncio.sleep(0)
+    more = [asyncio.ensure_future(client.backend.set(f"n{number}", b"1")) for number in range(10)]
+    await proxy.wait(lambda now: now.held > 0)
+    await waiting_for(client, 10)
+    for call in more[::2]:
+        call.cancel()
+    await asyncio.sleep(0)
+    await proxy.heal()
+    answers = await all_of(*under_way, *more)
+
+    assert [type(answer) for answer in answers[2:]] == [asyncio.CancelledError, int] * 5
+    assert await store.keys("n*") == [f"n{number}" for number in range(1, 10, 2)]
+
+
+async def test_a_caller_that_goes_away_after_its_call_was_sent_disturbs_nobody(
+    client: kvorum.Client, proxy: FaultProxy
+) -> None:
+    for _ in range(20):
+        calls = [asyncio.ensure_future(client.backend.get(f"k{number}")) for number in range(100)]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        for call in calls[1::2]:
+            call.cancel()
+        answers = await all_of(*calls)
+        assert [answer for answer in answers[::2] if answer is not None] == []
+    assert proxy.statistics().cuts == 0
+
+
+async def test_cancelled_batches_of_reads_do_not_stop_the_server(kvorum_etcd: EmbeddedEtcd) -> None:
+    """Some versions die when the caller of a read-only transaction goes away: those are not sent any."""
+    async with EmbeddedEtcd(binary=kvorum_etcd.binary) as etcd:
+        for _ in range(10):
+            async with kvorum.connect(etcd.url) as client:
+                await client.backend.set("a", b"1")
+                for _ in range(30):
+                    calls = [asyncio.ensure_future(client.backend.get(f"k{number}")) for number in range(100)]
+                    await asyncio.sleep(0.001)
+                    for call in calls:
+                        call.cancel()
+                lasting = [asyncio.ensure_future(client.backend.get(f"k{number}")) for number in range(100)]
+                await asyncio.sleep(0.001)  # leave with a batch under way, which the client then cancels
+            await all_of(*lasting)
+
+        async with kvorum.connect(etcd.url) as client:
+            assert await client.backend.get("a") is not None
+
+
+# --- deadlines and limits --------------------------------------------------------------------------------------------
+
+
+async def test_each_caller_has_a_deadline_of_its_own(client: kvorum.Client, proxy: FaultProxy) -> None:
+    """The impatient one in the middle gives up; the others get their answers."""
+
+    async def impatient() -> Entry | None:
+        with kvorum.deadline(0.3):
+            return await client.backend.get("b")
+
+    await client.backend.set("a", b"1")
+    proxy.hold("replies")
+    patient = [asyncio.ensure_future(client.backend.get("a")) for _ in range(10)]
+    await asyncio.sleep(0)
+    (error,) = await all_of(impatient())
+    assert isinstance(error, UnavailableError)
+    await proxy.heal()
+
+    found = await all_of(*patient)
+    assert [entry.value for entry in found] == [b"1"] * 10
+
+
+async def test_a_write_that_waits_past_its_deadline_was_not_sent(client: kvorum.Client, proxy: FaultProxy) -> None:
+    """So that nothing happened is known, and said."""
+
+    async def impatient(number: int) -> int:
+        with kvorum.deadline(0.3):
+            return await client.backend.create(f"k{number}", b"1")
+
+    proxy.hold("requests")
+    under_way = [asyncio.ensure_future(client.backend.set(f"n{number}", b"1")) for number in range(20)]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    errors = await all_of(*map(impatient, range(3)))
+    assert [type(error) for error in errors] == [UnavailableError] * 3
+    await proxy.heal()
+
+    await all_of(*under_way)
+    assert await client.backend.keys("k*") == []
+
+
+async def test_a_queue_that_is_full_lets_callers_wait_for_room(
+    client: kvorum.Client, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lane, "MAX_WAITING", 10)
+    store = client.backend
+    await store.set("a", b"1")
+
+    found = await all_of(*(store.get(key) for key in ["a", "b"] * 100))
+
+    assert [entry and entry.value for entry in found] == [b"1", None] * 100
+
+    proxy.hold("requests")
+    calls = [asyncio.ensure_future(store.get(f"k{number}")) for number in range(50)]
+    await waiting_for(client, 10)
+
+    async def impatient() -> Entry | None:
+        with kvorum.deadline(0.2):
+            return await store.get("a")
+
+    (error,) = await all_of(impatient())
+    assert isinstance(error, UnavailableError)
+    assert client.pipeline.statistics().waiting == 10
+    await proxy.heal()
+    assert await all_of(*calls) == [None] * 50
+
+
+async def test_closing_the_client_ends_the_calls_that_wait(client: kvorum.Client, proxy: FaultProxy) -> None:
+    proxy.hold("requests")
+    writes = [asyncio.ensure_future(client.backend.create(f"k{number}", b"1")) for number in range(50)]
+    reads = [asyncio.ensure_future(client.backend.get(f"k{number}")) for number in range(50)]
+    await proxy.wait(lambda now: now.held > 0)
+    await client.aclose()
+
+    answers = await all_of(*writes, *reads)
+    assert {type(answer) for answer in answers[:50]} <= {ClientClosedError, OutcomeUnknownError}
+    assert {type(answer) for answer in answers[50:]} == {ClientClosedError}
+
+
+# --- lost answers ----------------------------------------------------------------------------------------------------
+
+
+async def test_of_a_batch_whose_answer_is_lost_the_outcome_of_each_write_is_found_out(
+    client: kvorum.Client, proxy: FaultProxy, store: kvorum.StorageBackend
+) -> None:
+    """All were applied. The swaps are sent again as their own fences; others are known by their tokens, or unknown."""
+    there = await store.commit([Operation.put(f"k{number}", b"old") for number in range(40)])
+    token = b'{"metadata":{"writeToken":"%d"}}'
+    proxy.drop("replies")
+    calls = [
+        *(client.backend.compare_and_swap(f"k{n}", token % n, expected=there) for n in range(20)),
+        *(client.backend.create(f"n{n}", token % n) for n in range(10)),
+        *(client.backend.set(f"plain-{n}", b"anybody's") for n in range(10)),
+    ]
+    pending = asyncio.gather(*calls, return_exceptions=True)
+    await proxy.wait(lambda now: now.dropped > 0)
+    with anyio.fail_after(DEADLINE):
+        while await store.count("plain-") < 1:  # noqa: ASYNC110 - another client's write
+            await anyio.sleep(0.01)
+    await proxy.heal()
+    with anyio.fail_after(DEADLINE):
+        answers = await pending
+
+    now = {entry.key: entry for entry in (await store.list("")).entries}
+    assert [now[f"k{n}"].mod_revision for n in range(20)] == answers[:20]
+    assert [now[f"n{n}"].mod_revision for n in range(10)] == answers[20:30]
+    assert {type(answer) for answer in answers[30:]} <= {OutcomeUnknownError, int}
+    assert any(isinstance(answer, OutcomeUnknownError) for answer in answers[30:])
+    assert {now[f"k{n}"].version for n in range(20)} == {2}
+
+
+async def test_a_batch_that_found_no_server_is_left_to_its_callers(client: kvorum.Client, proxy: FaultProxy) -> None:
+    """They try again until their deadlines, each by itself."""
+    store = client.backend
+    await proxy.refuse()
+    proxy.cut()
+    calls = [asyncio.ensure_future(store.get(f"k{number}")) for number in range(50)]
+    await anyio.sleep(0.2)  # some attempts fail
+    await proxy.heal()
+
+    assert await all_of(*calls) == [None] * 50
+
+
+# --- what a version cannot be trusted with ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def guarded(kvorum_etcd: EmbeddedEtcd) -> AsyncIterator[EmbeddedEtcd]:
+    async with EmbeddedEtcd(binary=kvorum_etcd.binary, arguments=["--auth-token=simple", "--bcrypt-cost=4"]) as etcd:
+        yield etcd
+
+
+async def test_what_a_role_does_not_allow_is_refused_however_much_rides_together(
+    guarded: EmbeddedEtcd, roles_of: Callable[[kvorum.Client], Any]
+) -> None:
+    """Nested transactions pass by the check of roles on the servers tested here: there, writes are not batched."""
+    async with kvorum.connect(guarded.url) as client:
+        roles = roles_of(client)
+        await roles.add_role("owner", readwrite="/lab/mine/")
+        await roles.add_user("alice", "a secret", "owner")
+        await roles.enable("another secret")
+    settings = EtcdSettings(endpoints=guarded.endpoints, prefix="lab", user="alice", password="a secret")
+    async with kvorum.connect(settings) as alice:
+        store = alice.backend
+        written = await all_of(*(store.set(f"{'other' if n % 2 else 'mine'}/{n}", b"1") for n in range(100)))
+        created = await all_of(*(store.create(f"{'other' if n % 2 else 'mine'}/c{n}", b"1") for n in range(100)))
+        found = await all_of(*(store.get(f"{'other' if n % 2 else 'mine'}/{n}") for n in range(100)))
+
+    assert [type(answer) for answer in written] == [int, PermissionDeniedError] * 50
+    assert [type(answer) for answer in created] == [int, PermissionDeniedError] * 50
+    assert [type(answer) for answer in found] == [Entry, PermissionDeniedError] * 50
+
+
+async def test_who_has_no_user_is_refused_once_users_are_checked_however_much_rides_together(
+    guarded: EmbeddedEtcd, roles_of: Callable[[kvorum.Client], Any]
+) -> None:
+    """Also if the pipeline is full at that moment, and the server checks nothing within nested transactions."""
+    async with kvorum.connect(guarded.url) as client, kvorum.connect(f"{guarded.url}/lab") as nobody:
+        await warmed_up(nobody)
+        await roles_of(client).enable("a secret")
+        written = await all_of(*(nobody.backend.set(f"k{number}", b"1") for number in range(100)))
+        created = await all_of(*(nobody.backend.create(f"c{number}", b"1") for number in range(100)))
+        found = await all_of(*(nobody.backend.get(f"warm-{number % 10}") for number in range(100)))
+
+    assert all(isinstance(answer, kvorum.AuthenticationError) for answer in (*written, *created, *found))
+
+
+async def test_batches_of_writes_do_not_pass_by_the_quota(
+    kvorum_etcd: EmbeddedEtcd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is nested is not counted by the servers tested here: so one write of a period goes by itself."""
+    monkeypatch.setattr("kvorum.etcd.quota._PERIOD", 0.1)
+    quota = 16 * 1024 * 1024
+    arguments = [f"--quota-backend-bytes={quota}"]
+    async with (
+        EmbeddedEtcd(binary=kvorum_etcd.binary, arguments=arguments) as etcd,
+        kvorum.connect(etcd.url, settings=EtcdSettings(timeout=DEADLINE)) as client,
+    ):
+        full = asyncio.Event()
+        written = 0
+
+        async def write(writer: int) -> None:
+            nonlocal written
+            number = 0
+            while not full.is_set():
+                number += 1
+                try:
+                    await client.backend.create(f"k{writer}-{number}", bytes(5_000))
+                except StorageFullError:
+                    full.set()
+                else:
+                    written += 1
+
+        with anyio.fail_after(60):
+            await asyncio.gather(*map(write, range(64)))
+            # From now on nothing is taken, however much rides together.
+            while not await is_alarmed(client):  # noqa: ASYNC110 - nobody tells
+                await anyio.sleep(0.01)
+            await asyncio.gather(*(write_once(client, number) for number in range(64)))
+            refused = await asyncio.gather(*(write_once(client, number) for number in range(64, 128)))
+
+    assert 5_000 * written < 2 * quota
+    assert set(refused) == {StorageFullError}
+
+
+async def is_alarmed(client: kvorum.Client) -> bool:
+    return "NOSPACE" in (await client.health()).alarms
+
+
+async def write_once(client: kvorum.Client, number: int) -> type[BaseException] | None:
+    try:
+        await client.backend.create(f"late-{number}", b"1")
+    except KvorumError as exc:
+        return type(exc)
+    return None
+
+
+async def test_a_server_whose_alarms_cannot_be_asked_for_gets_no_batches_of_writes(
+    client: kvorum.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not client.pipeline._forms.guard_quota:
+        return  # it counts them
+    monkeypatch.setattr(Quota, "admits", lambda *_: False)
+    before = client.pipeline.statistics()
+    await all_of(*(client.backend.set(f"k{number}", b"1") for number in range(50)))
+
+    now = client.pipeline.statistics()
+    assert now.write_requests - before.write_requests == now.writes - before.writes == 50
+
+
+# --- the same semantics ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pipeline", [True, False])
+async def test_a_busy_pipeline_is_found_right(kvorum_etcd: EmbeddedEtcd, kvorum_url: str, *, pipeline: bool) -> None:
+    settings = EtcdSettings(
+        endpoints=kvorum_etcd.endpoints, prefix=kvorum_url.rpartition("/")[2], timeout=DEADLINE, pipeline=pipeline
+    )
+    async with kvorum.connect(settings) as client:
+        verdict = await run_trial(
+            kvorum_etcd.endpoints[0], [client], Workload(operations=5_000, clients=64, keys=20, seed=1)
+        )
+        now = client.pipeline.statistics()
+
+    assert verdict.is_right, str(verdict)
+    assert (now.read_requests < now.reads / 2) is pipeline
+
+
+async def violations_of(etcd: EmbeddedEtcd, reader: kvorum.Client, writer: kvorum.Client, prefix: str) -> set[Rule]:
+    """Read by one client and write by another; return the rules that were broken, by the order of revisions alone."""
+    history = History()
+    start = await writer.backend.set("start", b"")
+    reads = Workload(operations=600, clients=64, keys=4, seed=1, mix={"get": 1}, prefix=prefix)
+    writes = Workload(operations=600, clients=2, keys=4, seed=2, mix={"set": 1}, prefix=prefix)
+    await asyncio.gather(reads.run([reader.backend], history), writes.run([writer.backend], history))
+    truth = await read_truth(etcd.endpoints[0], writer.settings.prefix, since=start)
+    return {violation.rule for violation in check_revisions(history, truth)}
+
+
+async def test_a_read_that_joins_one_that_was_sent_is_found_out(
+    kvorum_etcd: EmbeddedEtcd,
+    client: kvorum.Client,
+    proxy: FaultProxy,
+    kvorum_client: kvorum.Client,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The answer may be older than the question. A planted fault: the checkers have to see it."""
+    proxy.delay(0.01, "replies")  # time for a write in between
+    assert await violations_of(kvorum_etcd, client, kvorum_client, "sound-") == set()
+    join = Lane.join
+
+    async def join_what_was_sent(self: Lane, call: Pending[Any]) -> Any:
+        for batch in self._under_way:
+            for other in batch.get(call.key, ()):
+                if not call.is_write and other.outcome is not None and not other.is_over:
+                    return await asyncio.shield(other.outcome)
+        return await join(self, call)
+
+    monkeypatch.setattr(Lane, "join", join_what_was_sent)
+    assert Rule.STALE_READ in await violations_of(kvorum_etcd, client, kvorum_client, "faulty-")
+
+
+async def skewed(etcd: EmbeddedEtcd, client: kvorum.Client) -> set[Rule]:
+    """Let two at a time check what the other one writes; return the rules that were broken."""
+    history = History()
+    start = await client.backend.set("start", b"")
+    store = RecordingBackend(client.backend, history, "c")
+
+    async def write(key: str, other: str, value: bytes) -> None:
+        with suppress(ConflictError):
+            await store.commit([Operation.put(key, value), Operation.check(other, expected=at[other])])
+
+    for number in range(20):
+        at = {key: await store.set(key, b"%d-%s" % (number, key.encode())) for key in "ab"}
+        # The first one keeps the pipeline busy, so that the others can ride together.
+        await asyncio.gather(
+            store.set("c", b"%d" % number), write("a", "b", b"a%d" % number), write("b", "a", b"b%d" % number)
+        )
+    truth = await read_truth(etcd.endpoints[0], client.settings.prefix, since=start)
+    return {violation.rule for violation in check_revisions(history, truth)}
+
+
+async def test_transactions_that_ride_with_what_they_compare_are_found_out(
+    kvorum_etcd: EmbeddedEtcd, kvorum_client: kvorum.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Write skew: within a batch each compares the state before it. The planted fault lets several keys ride."""
+    await warmed_up(kvorum_client)
+    assert await skewed(kvorum_etcd, kvorum_client) == set()
+
+    async def send_together(
+        self: EtcdStorageBackend, request: rpc.TxnRequest, operations: list[Operation]
+    ) -> tuple[rpc.TxnResponse, int]:
+        key = self._keys.full(operations[0].key)
+        return await self._client.pipeline.txn(key, request, operations[0].key)
+
+    monkeypatch.setattr(EtcdStorageBackend, "_send", send_together)
+    assert Rule.WRITE_SKEW in await skewed(kvorum_etcd, kvorum_client)

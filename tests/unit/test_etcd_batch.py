@@ -1,0 +1,224 @@
+"""What goes together into a batch. The rules are checked on drawn queues, and the check on planners that break them."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any, TypeAlias
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kvorum.etcd import _rpc as rpc
+from kvorum.etcd.batch import Batch, Limit, Pending, known_revision, refusal, superseded
+from kvorum.etcd.forms import Forms, forms_of
+from kvorum.etcd.pipeline import plan_batch
+
+Planner: TypeAlias = Callable[[Sequence[Pending[Any]], Limit, Collection[bytes]], tuple[Batch, list[Pending[Any]]]]
+KEYS = [b"a", b"b", b"c", b"d"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    """Futures belong to one."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    yield loop
+    asyncio.set_event_loop(None)
+    loop.close()
+
+
+def pending(key: bytes, *, writes: bool, is_over: bool = False, size: int = 10, expected: int = 0) -> Pending[Any]:
+    request = rpc.PutRequest(key=key, value=bytes(size)) if writes else rpc.RangeRequest(key=key)
+    call: Pending[Any] = Pending(key, request, key.decode(), 0.0, value_size=size, expected=expected)
+    call.outcome = asyncio.get_event_loop_policy().get_event_loop().create_future()
+    if is_over:
+        call.outcome.cancel()
+    return call
+
+
+calls = st.builds(
+    pending, st.sampled_from(KEYS), writes=st.booleans(), is_over=st.just(value=False) | st.booleans(), size=st.just(9)
+)
+queues = st.lists(calls, max_size=12)
+limits = st.builds(Limit, st.integers(1, 6), st.sampled_from([50, 200, 10_000]))
+busy_keys = st.sets(st.sampled_from(KEYS), max_size=2)
+
+
+def broken_rules(plan: Planner, waiting: Sequence[Pending[Any]], limit: Limit, busy: Collection[bytes]) -> set[str]:
+    """Return what is wrong with what a planner makes of a queue."""
+    alive = [call for call in waiting if not call.is_over]
+    now, later = plan(waiting, limit, busy)
+    sent = [call for group in now.values() for call in group]
+    found = set()
+    if Counter(map(id, [*sent, *(call for call in later if not call.is_over)])) != Counter(map(id, alive)):
+        found.add("a call is lost, doubled, or was over")
+    writes = Counter(call.key for call in sent if call.is_write)
+    reads = {call.key for call in sent if not call.is_write}
+    if any(number > 1 for number in writes.values()) or writes.keys() & reads:
+        found.add("a key is written, and touched by another one")
+    if any(call.key in busy for call in sent):
+        found.add("a key is busy")
+    places = {id(call): place for place, call in enumerate(waiting)}
+    for call in sent:
+        passed = [each for each in later if each.key == call.key and places[id(each)] < places[id(call)]]
+        if any(not each.is_over for each in passed):
+            found.add("a call overtakes another one of its key")
+    if len(now) > limit.operations or (len(now) > 1 and sum(group[0].size for group in now.values()) > limit.size):
+        found.add("it is too large")
+    if [places[id(call)] for call in later] != sorted(places[id(call)] for call in later):
+        found.add("the order is lost")
+    if not now and any(call.key not in busy for call in alive):
+        found.add("nothing is sent although something may be")
+    return found
+
+
+@given(queues, limits, busy_keys)
+def test_a_plan_keeps_the_rules(waiting: list[Pending[Any]], limit: Limit, busy: set[bytes]) -> None:
+    assert broken_rules(plan_batch, waiting, limit, busy) == set()
+
+
+@given(queues)
+def test_what_has_room_and_no_conflict_leaves_at_once(waiting: list[Pending[Any]]) -> None:
+    now, later = plan_batch(waiting, Limit(), frozenset())
+
+    writes = {call.key for call in waiting if call.is_write and not call.is_over}
+    assert {call.key for call in later} <= writes
+    assert set(now) == {call.key for call in waiting if not call.is_over}
+
+
+def test_reads_of_one_key_are_one_operation() -> None:
+    waiting = [pending(b"a", writes=False) for _ in range(500)]
+
+    now, later = plan_batch(waiting, Limit(operations=1))
+
+    assert now == {b"a": waiting}
+    assert not later
+
+
+def test_one_that_is_too_large_for_a_batch_goes_by_itself() -> None:
+    small, large, other = (pending(key, writes=True, size=size) for key, size in ((b"a", 1), (b"b", 10**6), (b"c", 1)))
+
+    assert plan_batch([small, large, other], Limit()) == ({b"a": [small]}, [large, other])
+    assert plan_batch([large, other], Limit()) == ({b"b": [large]}, [other])
+
+
+# --- planners that break a rule --------------------------------------------------------------------------------------
+
+
+def without_the_rule_of_keys(
+    waiting: Sequence[Pending[Any]], limit: Limit, _busy: Collection[bytes]
+) -> tuple[Batch, list[Pending[Any]]]:
+    """Let whoever comes next go along, whatever it touches."""
+    alive = [call for call in waiting if not call.is_over]
+    now: Batch = {}
+    for call in alive[: limit.operations]:
+        now.setdefault(call.key, []).append(call)
+    return now, alive[limit.operations :]
+
+
+def overtaking(
+    waiting: Sequence[Pending[Any]], limit: Limit, busy: Collection[bytes]
+) -> tuple[Batch, list[Pending[Any]]]:
+    now, later = plan_batch(list(reversed(waiting)), limit, busy)
+    return now, list(reversed(later))
+
+
+def losing(waiting: Sequence[Pending[Any]], limit: Limit, busy: Collection[bytes]) -> tuple[Batch, list[Pending[Any]]]:
+    now, later = plan_batch(waiting, limit, busy)
+    return now, later[1:]
+
+
+def sending_what_is_over(
+    waiting: Sequence[Pending[Any]], limit: Limit, busy: Collection[bytes]
+) -> tuple[Batch, list[Pending[Any]]]:
+    over = next((call for call in waiting if call.is_over), None)
+    now, later = plan_batch(waiting, limit, busy)
+    return (now if over is None else {over.key: [over]} | now), later
+
+
+def ignoring_what_is_busy(
+    waiting: Sequence[Pending[Any]], limit: Limit, _busy: Collection[bytes]
+) -> tuple[Batch, list[Pending[Any]]]:
+    return plan_batch(waiting, limit)
+
+
+def greedy(waiting: Sequence[Pending[Any]], _limit: Limit, busy: Collection[bytes]) -> tuple[Batch, list[Pending[Any]]]:
+    return plan_batch(waiting, Limit(10**6, 10**9), busy)
+
+
+def idle(waiting: Sequence[Pending[Any]], _limit: Limit, _busy: Collection[bytes]) -> tuple[Batch, list[Pending[Any]]]:
+    return {}, list(waiting)
+
+
+@pytest.mark.parametrize(
+    ("plan", "rule"),
+    [
+        (without_the_rule_of_keys, "a key is written, and touched by another one"),
+        (overtaking, "a call overtakes another one of its key"),
+        (losing, "a call is lost, doubled, or was over"),
+        (sending_what_is_over, "a call is lost, doubled, or was over"),
+        (ignoring_what_is_busy, "a key is busy"),
+        (greedy, "it is too large"),
+        (idle, "nothing is sent although something may be"),
+    ],
+)
+def test_a_planner_that_breaks_a_rule_is_found_out(plan: Planner, rule: str) -> None:
+    found: set[str] = set()
+
+    @given(queues, limits, busy_keys)
+    def draw(waiting: list[Pending[Any]], limit: Limit, busy: set[bytes]) -> None:
+        found.update(broken_rules(plan, waiting, limit, busy))
+
+    draw()
+    assert rule in found
+
+
+# --- what can never apply --------------------------------------------------------------------------------------------
+
+
+def test_a_swap_at_a_revision_that_has_passed_is_superseded() -> None:
+    stale, current, other, create = (
+        pending(key, writes=True, expected=expected) for key, expected in ((b"a", 4), (b"a", 5), (b"b", 4), (b"a", 0))
+    )
+
+    assert superseded([stale, current, other, create], {b"a": 5}) == [stale]
+    assert superseded([stale, current, other, create], {}) == []
+
+
+def test_an_answered_write_tells_where_its_key_is() -> None:
+    found = rpc.KeyValue(key=b"a", mod_revision=7)
+
+    assert known_revision(9) == 9
+    assert known_revision((rpc.TxnResponse(succeeded=True), 9)) == 9
+    assert known_revision((refusal(found), 9)) == 7
+    assert known_revision((refusal(None), 9)) == 0
+
+
+# --- forms -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("version", "user", "forms"),
+    [
+        # Reads of old servers go through the log; of those that are mended they need not.
+        ((3, 4, 22), False, Forms("nested", writes=True, witness=True, guard_quota=True)),
+        ((3, 4, 23), False, Forms("flat", writes=True, witness=True, guard_quota=True)),
+        ((3, 5, 1), False, Forms("nested", writes=True, witness=True, guard_quota=True)),
+        ((3, 5, 7), False, Forms("flat", writes=True, witness=True, guard_quota=True)),
+        # With a user, nothing is nested where roles are not checked.
+        ((3, 4, 23), True, Forms("flat", writes=False, witness=True, guard_quota=True)),
+        ((3, 5, 1), True, Forms("single", writes=False, witness=True, guard_quota=True)),
+        ((3, 4, 44), True, Forms("flat", writes=True, witness=False, guard_quota=True)),
+        ((3, 5, 30), True, Forms("flat", writes=True, witness=False, guard_quota=True)),
+        # The quota comes last.
+        ((3, 5, 33), True, Forms("flat", writes=True, witness=False, guard_quota=False)),
+        ((3, 6, 14), False, Forms("flat", writes=True, witness=False, guard_quota=False)),
+        ((3, 7, 0), False, Forms("flat", writes=True, witness=False, guard_quota=True)),
+        ((3, 8, 0), True, Forms("flat", writes=True, witness=False, guard_quota=False)),
+    ],
+)
+def test_the_version_and_the_user_decide_about_the_form(
+    version: tuple[int, int, int], user: bool, forms: Forms
+) -> None:
+    assert forms_of(version, has_user=user) == forms
