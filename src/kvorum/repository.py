@@ -4,10 +4,12 @@ Every write is a compare-and-swap on the revision that the resource was read at,
 comes second gets a `ConflictError`, or, with `mutate`, another go.
 """
 
+import builtins
 import inspect
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar, overload
 
 import anyio
@@ -24,6 +26,7 @@ from kvorum.errors import (
 from kvorum.field_selectors import FieldSelectorLike
 from kvorum.keys import resource_key, split_key, stray_key
 from kvorum.label_selectors import LabelSelectorLike
+from kvorum.many import each
 from kvorum.query import OnCorrupt, Query
 from kvorum.resource_list import ResourceList
 from kvorum.resources import AnyResource, Kind, Stored
@@ -95,6 +98,13 @@ class Repository(Generic[R]):
     async def exists(self, name: str, *, namespace: str | None = None) -> bool:
         """Tell whether there is such a resource, decodable or not."""
         return await self._backend.exists(resource_key(self.kind, name, namespace))
+
+    async def get_many(self, names: Iterable[str], *, namespace: str | None = None) -> builtins.list[R | KvorumError]:
+        """Return what `get` returns for each of these names, or its error, in their order: few requests for many names.
+
+        Each is read by itself: they need not be of one revision, as those of `list` are.
+        """
+        return await each(partial(self.get, namespace=namespace), names)
 
     async def list(
         self,
@@ -259,6 +269,17 @@ class Repository(Generic[R]):
         """
         key, stored = await self._base_of(resource)
         return await self._confirmed(key, stored, self._codec.draft_update(resource, stored))
+
+    async def add_many(self, resources: Iterable[R], *, ttl: float | None = None) -> builtins.list[R | KvorumError]:
+        """Do what `add` does for each of these resources, or return its error, in their order.
+
+        Each is added by itself, whatever becomes of the others; those that are under way together share requests.
+        """
+        return await each(partial(self.add, ttl=ttl), resources)
+
+    async def update_many(self, resources: Iterable[R]) -> builtins.list[R | KvorumError]:
+        """Do what `update` does for each of these resources, or return its error, in their order; see `add_many`."""
+        return await each(self.update, resources)
 
     async def update_status(self, resource: R) -> R:
         """Store the status alone, if nobody has changed the resource since it was read; like `update` otherwise.

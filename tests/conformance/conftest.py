@@ -1,10 +1,11 @@
-"""The ways in which etcd is deployed: how it knows its clients, and how many members there are."""
+"""How etcd is used: how it knows its clients, how many members there are, and whether calls share requests."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import pytest
 import trustme
 from anyio.from_thread import start_blocking_portal
@@ -78,19 +79,23 @@ class Deployments:
         return Deployment(etcd, user, operator)
 
 
-def chosen(version: tuple[int, ...], *, is_long: bool) -> list[tuple[str, int]]:
-    """Return what to run on: all, or as much as shows each pair of security, size and version (3.4, 3.5) together."""
+def chosen(version: tuple[int, ...], *, is_long: bool) -> list[tuple[str, int, bool]]:
+    """Return what to run on: all, or as much as shows each pair of security, size, pipeline and version together."""
     if is_long:
-        return [(security, members) for security in SECURITIES for members in (1, 3)]
-    first = 1 if version < (3, 5) else 3
-    return [(security, first if number % 2 == 0 else 4 - first) for number, security in enumerate(SECURITIES)]
+        return [(security, members, on) for security in SECURITIES for members in (1, 3) for on in (True, False)]
+    is_old = version < (3, 5)
+    return [
+        (security, 1 if (number % 2 == 0) is is_old else 3, (number in {0, 3}) is is_old)
+        for number, security in enumerate(SECURITIES)
+    ]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "deployment" in metafunc.fixturenames:
         binary = find_binary(metafunc.config.getoption("--kvorum-etcd-bin"))
         names = chosen(binary.version, is_long=bool(metafunc.config.getoption("--long")))
-        metafunc.parametrize("deployment", names, ids=[f"{name}-{members}" for name, members in names], indirect=True)
+        ids = [f"{name}-{members}-{'pipeline' if on else 'single'}" for name, members, on in names]
+        metafunc.parametrize("deployment", names, ids=ids, indirect=True)
 
 
 @pytest.fixture(scope="session")
@@ -105,4 +110,6 @@ def start_deployment(
 
 @pytest.fixture
 def deployment(request: pytest.FixtureRequest, start_deployment: Callable[[str, int], Deployment]) -> Deployment:
-    return start_deployment(*request.param)
+    security, members, on = request.param
+    started = start_deployment(security, members)
+    return Deployment(started.etcd, msgspec.structs.replace(started.user, pipeline=on), started.operator)

@@ -571,6 +571,71 @@ async def test_a_copy_is_updated_like_the_original(
     assert updated == await tasks.get("a")
 
 
+# --- many at once ----------------------------------------------------------------------------------------------------
+
+
+async def test_of_many_that_are_added_each_has_a_result_of_its_own(tasks: Repository[Task]) -> None:
+    there = await tasks.add(task("there"))
+
+    results = await tasks.add_many([task("a"), task("there"), task("No Name"), task("b")])
+
+    assert [type(result) for result in results] == [Task, AlreadyExistsError, InvalidResourceError, Task]
+    assert [result for result in results if isinstance(result, Task)] == [await tasks.get("a"), await tasks.get("b")]
+    assert await tasks.get("there") == there
+
+
+async def test_of_many_that_are_read_each_has_a_result_of_its_own(tasks: Repository[Task]) -> None:
+    added = await tasks.add_many(task(f"t{number}") for number in range(500))
+
+    results = await tasks.get_many([*(f"t{number}" for number in range(500)), "absent", "t0"])
+
+    assert results[:500] == added
+    assert isinstance(results[500], NotFoundError)
+    assert results[501] == added[0]
+    assert await tasks.get_many([]) == []
+
+
+async def test_of_many_that_are_updated_each_has_a_result_of_its_own(tasks: Repository[Task]) -> None:
+    await tasks.add_many(task(f"t{number}") for number in range(100))
+    mine = list(await tasks.list())
+    for each in mine:
+        each.status.phase = "Done"
+    faster = await tasks.patch("t7", {"status": {"phase": "Faster"}})
+
+    results = await tasks.update_many(mine)
+
+    conflicts = [result for result in results if isinstance(result, ConflictError)]
+    assert [conflict.current for conflict in conflicts] == [faster]
+    assert len([result for result in results if isinstance(result, Task) and result.status.phase == "Done"]) == 99
+
+
+async def test_an_error_that_is_not_kvorums_is_no_result(
+    tasks: Repository[Task], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is a mistake of the program: it ends the other calls, and is not to be overlooked."""
+
+    async def get(name: str, *, namespace: str | None) -> Task:
+        if name == "b":
+            raise ZeroDivisionError
+        await anyio.sleep_forever()
+        raise AssertionError(namespace)
+
+    monkeypatch.setattr(tasks, "get", get)
+    with pytest.raises(ExceptionGroup) as caught:
+        await tasks.get_many(["a", "b"])
+    assert caught.group_contains(ZeroDivisionError)
+
+
+async def test_many_in_a_namespace_are_found_there(client: kvorum.Client) -> None:
+    tasks = client.repository(TeamTask)
+    await tasks.add_many([team_task("x", "a"), team_task("y", "a")])
+
+    (found,) = await tasks.get_many(["a"], namespace="y")
+
+    assert isinstance(found, TeamTask)
+    assert found.metadata.namespace == "y"
+
+
 # --- update of what came from elsewhere ------------------------------------------------------------------------------
 
 

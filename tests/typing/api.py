@@ -35,6 +35,7 @@ async def a_repository_knows_its_kind(client: kvorum.Client) -> None:
     assert_type(await queues.patch("q", {"spec": {"maxLength": 1}}), Queue)
     assert_type(await queues.delete("q"), Queue)
     assert_type(await client.repository(LabWorker).get("x"), LabWorker)
+    assert_type(await queues.get_many(["q"]), list[Queue | kvorum.KvorumError])
 
 
 async def a_resource_knows_its_spec_and_status(client: kvorum.Client) -> None:
