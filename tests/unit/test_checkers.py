@@ -117,16 +117,17 @@ class Simulation:
         return self._call("swap", Intent(key, self._value(), self._expected(key)))
 
     def _delete(self) -> Call:
-        return self._call("delete", Intent(self.rng.choice(KEYS), None))
+        key = self.rng.choice(KEYS)
+        return self._call("delete", Intent(key, None, self.rng.choice([None, self._known.get(key) or None])))
 
     def _commit(self) -> Call:
         one, other = self.rng.sample(KEYS, 2)
-        second = (
-            Intent(other, self._value())
-            if self.rng.random() < 0.7
-            else Intent(other, None, self._expected(other), False)
-        )
-        return self._call("commit", Intent(one, self._value()), second)
+        seconds = [
+            *(Intent(other, self._value()) for _ in range(5)),
+            Intent(other, None),
+            *(Intent(other, None, self._expected(other), False) for _ in range(2)),
+        ]
+        return self._call("commit", Intent(one, self._value()), self.rng.choice(seconds))
 
     # --- what happens ---
 
@@ -206,6 +207,26 @@ def test_the_simulation_has_everything_in_it() -> None:
     assert {call.name for call in calls} == {"get", "list", "count", "set", "swap", "delete", "commit"}
     overlapping = [a for a, b in itertools.pairwise(calls) if b.started < (a.ended or 0)]
     assert len(overlapping) > len(calls) / 3
+
+
+def unknown(name: str, started: int, *intents: Intent) -> Call:
+    return Call(client="c", name=name, started=started, ended=started + 1, outcome=Outcome.UNKNOWN, intents=intents)
+
+
+@pytest.mark.parametrize("in_order", [True, False])
+def test_of_two_lost_deletions_the_one_that_fits_is_taken_for_the_author(*, in_order: bool) -> None:
+    """They look alike: neither carries a value by which it would be known again."""
+    one, two = Entry("a", b"1", 2, 2, 1), Entry("b", b"2", 4, 4, 1)
+    creation = Call(client="c", name="set", started=1, ended=2, revision=2, intents=(Intent("a", b"1"),))
+    log = [(Change("a", 2, one, None),), (Change("a", 3, None, one),)]
+    with_b = [log[0], (Change("a", 3, None, one), Change("b", 3, two, None))]
+    for calls, happened in (
+        ([unknown("delete", 3, Intent("a", None, 99)), unknown("delete", 5, Intent("a", None, 2))], log),
+        ([unknown("delete", 3, Intent("a", None)), unknown("commit", 5, Intent("a", None), Intent("b", b"2"))], with_b),
+    ):
+        history = History()
+        history.calls = [creation, *(calls if in_order else calls[::-1])]
+        assert check_revisions(history, Truth(happened, end=3)) == []
 
 
 # --- planted faults in histories -------------------------------------------------------------------------------------
@@ -299,7 +320,7 @@ def a_swap_wrote_over_something_else(case: Case) -> bool:
 
 
 def a_transaction_happened_in_part(case: Case) -> bool:
-    place = case.pick(lambda call: case.done("commit")(call) and all(intent.writes for intent in call.intents))
+    place = case.pick(lambda call: case.done("commit")(call) and len(case.truth.revisions[call.revision]) > 1)
     if place is None:
         return False
     revision = case.calls[place].revision
@@ -340,6 +361,27 @@ def a_read_saw_what_was_over(case: Case) -> bool:
             if late and entry is not None:
                 case.replace(late[-1], sight=Sight.of(key, entry))
                 return late[-1] != place
+    return False
+
+
+def a_deleted_key_came_back(case: Case) -> bool:
+    """For the store, not for a reader only: what was deleted last is there again, and nobody wrote it."""
+    gone = [change for changes in case.log for change in changes if change.entry is None]
+    if not gone or case.truth.entry(gone[-1].key, case.end) is not None:
+        return False
+    case.end += 1
+    case.log.append((Change(gone[-1].key, case.end, gone[-1].previous, None),))
+    return True
+
+
+def a_deleted_key_was_seen_again(case: Case) -> bool:
+    for call in case.calls:
+        if case.done("delete")(call) and call.change is not None and call.change.previous is not None:
+            entry = call.change.previous
+            late = [at for at, each in enumerate(case.calls) if each.name == "get" and each.started > (call.ended or 0)]
+            if late:
+                case.replace(late[0], sight=Sight.of(entry.key, entry))
+                return True
     return False
 
 
@@ -452,6 +494,8 @@ BY_REVISIONS: list[tuple[Plant, set[Rule]]] = [
     (a_refused_write_happened, {Rule.FALSE_REFUSAL}),
     (a_swap_was_refused_for_no_reason, {Rule.FALSE_REFUSAL}),
     (a_read_saw_what_was_over, {Rule.STALE_READ}),
+    (a_deleted_key_came_back, {Rule.APPLIED_TWICE, Rule.INVENTED_WRITE}),
+    (a_deleted_key_was_seen_again, {Rule.STALE_READ}),
     (a_read_saw_what_never_was, {Rule.INVENTED_READ}),
     (a_key_was_not_seen, {Rule.STALE_READ}),
     (two_writes_changed_places, {Rule.REAL_TIME}),
@@ -478,6 +522,7 @@ def test_a_planted_fault_is_found_by_revisions(plant: Plant, expected: set[Rule]
 
 BY_SEARCH: list[Plant] = [
     a_read_saw_what_was_over,
+    a_deleted_key_was_seen_again,
     a_read_saw_what_never_was,
     a_key_was_not_seen,
 ]

@@ -18,7 +18,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 
-from kvorum.storage import Entry
+from kvorum.storage import Change, Entry
 from kvorum.testing.history import Call, History, Intent, Outcome, Sight, Snapshot, Tally
 from kvorum.testing.truth import State, Truth
 from kvorum.testing.violation import Rule, Violation
@@ -190,18 +190,31 @@ class _RevisionCheck:
                     continue
                 is_expiry = change.entry is None and change.previous is not None and change.previous.lease
                 value = change.entry.value if change.entry is not None else None
-                author = self._author(unknown[change.key, value], revision, explained)
+                author = self._author(unknown[change.key, value], changes, explained)
                 if author is not None:
                     explained.add(author.started)
                     self._claim_unknown(author, revision)
                 elif not is_expiry:
                     self._invented(revision, change.key, value)
 
-    def _author(self, candidates: list[Call], revision: int, explained: set[int]) -> Call | None:
-        for call in candidates:
-            if call.started not in explained and self._lows[call.started] < revision:
-                return call
-        return None
+    def _author(self, candidates: list[Call], changes: tuple[Change, ...], explained: set[int]) -> Call | None:
+        """Return a call that can have made all of a revision; else one that wanted that part of it, which is a finding.
+
+        Deletions look alike: whoever expected that very state goes before those who would have taken any.
+        """
+        revision = changes[0].revision
+        possible = [c for c in candidates if c.started not in explained and self._lows[c.started] < revision]
+        fitting = [call for call in possible if self._can_have_made(call, changes)]
+        fitting.sort(key=lambda call: all(intent.expected is None for intent in call.intents))
+        return next(iter(fitting or possible), None)
+
+    def _can_have_made(self, call: Call, changes: tuple[Change, ...]) -> bool:
+        before = {intent.key: self._truth.entry(intent.key, changes[0].revision - 1) for intent in call.intents}
+        found = {key: entry.mod_revision if entry is not None else 0 for key, entry in before.items()}
+        if any(intent.expected not in {None, found[intent.key]} for intent in call.intents):
+            return False
+        wanted = {i.key: i.value for i in call.intents if i.writes and (i.value is not None or found[i.key])}
+        return wanted == {c.key: c.entry.value if c.entry is not None else None for c in changes}
 
     def _claim_unknown(self, call: Call, revision: int) -> None:
         for intent in call.intents:
