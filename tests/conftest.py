@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from http.client import HTTPConnection
+from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -13,6 +14,7 @@ from hypothesis import settings
 
 import kvorum
 from kvorum.etcd.admin import compact
+from kvorum.etcd.faults import Call
 
 pytest_plugins = ["pytester"]
 
@@ -72,10 +74,10 @@ class Roles:
     def __init__(self, client: kvorum.Client) -> None:
         self._client = client
 
-    async def _call(self, method: str, request: object) -> None:
+    async def _call(self, method: str, request: Any) -> None:
         cluster = self._client.connection.cluster
-        stub = getattr(cluster.current.calls.auth, method)
-        await stub(request, timeout=5, metadata=cluster.tokens.metadata)
+        call, deadline = Call(method, "the users", writes=True), anyio.current_time() + 5
+        await cluster.call(cluster.current, lambda channel: getattr(channel.auth, method), request, call, deadline)
 
     async def add_user(self, name: str, password: str, *roles: str) -> None:
         await self._call("UserAdd", rpc.AuthUserAddRequest(name=name, password=password))

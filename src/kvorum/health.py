@@ -6,15 +6,18 @@ import msgspec
 class EndpointHealth(msgspec.Struct, frozen=True):
     """One server.
 
+    Some versions of etcd (3.6, and 3.5 since 3.5.28) tell nobody but root how they are. Then there is no more than that
+    it answered, and has a leader.
+
     Attributes:
         endpoint: where it is.
         latency: seconds that it took to answer; None if it did not.
-        version: as `3.5.1`; empty if it did not answer.
+        version: as `3.5.1`; empty if it did not say.
         is_leader: whether it leads its cluster.
         has_leader: whether it knows a leader; without one nothing can be written.
         db_size: of its database, in bytes.
         hazards: what its version cannot be trusted with, by name; see `docs/failures.md`.
-        error: why it did not answer.
+        error: why it did not answer, as that it knows no leader.
     """
 
     endpoint: str
@@ -37,13 +40,13 @@ class Health(msgspec.Struct, frozen=True):
 
     Attributes:
         endpoints: its servers; none if it is in memory.
-        alarms: what the cluster has raised: `NOSPACE` (it takes no more writes), `CORRUPT`.
+        alarms: what the cluster has raised: `NOSPACE` (it takes no more writes), `CORRUPT`; None if nobody told.
     """
 
     endpoints: tuple[EndpointHealth, ...] = ()
-    alarms: tuple[str, ...] = ()
+    alarms: tuple[str, ...] | None = ()
 
     @property
     def is_healthy(self) -> bool:
-        """Whether every server is up, and there is no alarm."""
+        """Whether every server is up, and tells of no alarm."""
         return all(endpoint.is_up for endpoint in self.endpoints) and not self.alarms

@@ -10,9 +10,12 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from grpc import StatusCode
+from grpc.aio import AioRpcError, Metadata
 
 import kvorum
 from kvorum import AuthenticationError, ConfigurationError, EmbeddedEtcd, EtcdSettings, Operation, PermissionDeniedError
+from kvorum.etcd.faults import meaning_of
 from kvorum.etcd.server import Server
 
 ROOT = "a secret of root"
@@ -140,6 +143,46 @@ async def test_a_user_that_may_read_nothing_there_is_answered_all_the_same(alice
     """A readiness probe asks whether etcd answers; that it says no is an answer."""
     assert await alice.ping() > 0
     assert (await alice.health()).is_healthy
+
+
+@pytest.fixture
+def secretive(guarded: EmbeddedEtcd, monkeypatch: pytest.MonkeyPatch) -> EmbeddedEtcd:
+    """The server, from now on one that tells nobody but root how they are, as etcd 3.6.9 does."""
+    send = Server.call
+
+    async def refuse(self: Server, stub: Any, request: Any, call: Any, *rest: Any) -> Any:
+        if call.operation not in {"status", "alarms"}:
+            return await send(self, stub, request, call, *rest)
+        _, metadata = rest
+        code, words = StatusCode.PERMISSION_DENIED, "etcdserver: permission denied"
+        if "token" not in dict(metadata):
+            code, words = StatusCode.INVALID_ARGUMENT, "etcdserver: user name is empty"
+        error = AioRpcError(code, Metadata(), Metadata(), details=words)
+        raise meaning_of(error, call, self.address) from error
+
+    monkeypatch.setattr(Server, "call", refuse)
+    return guarded
+
+
+@pytest.mark.parametrize("kind", ["simple"], indirect=True)
+async def test_a_server_that_tells_only_root_how_it_is_serves_others_all_the_same(secretive: EmbeddedEtcd) -> None:
+    """Which version it is stays unknown, so it is trusted with no more than the oldest that does that."""
+    async with kvorum.connect(settings(secretive, "alice", ALICE)) as client:
+        await client.backend.set("mine/a", b"1")
+
+        health = await client.health()
+        (endpoint,) = health.endpoints
+        assert health.is_healthy
+        assert health.alarms is None
+        assert endpoint.version == ""
+        assert "nested-transactions-pass-roles" in endpoint.hazards
+
+
+@pytest.mark.parametrize("kind", ["simple"], indirect=True)
+async def test_a_server_that_tells_nobody_how_it_is_lets_nobody_in(secretive: EmbeddedEtcd) -> None:
+    with pytest.raises(AuthenticationError):
+        async with kvorum.connect(EtcdSettings(endpoints=secretive.endpoints)):
+            pass
 
 
 # --- who is let in ---------------------------------------------------------------------------------------------------
@@ -285,6 +328,27 @@ async def test_a_token_that_ended_while_nobody_looked_is_renewed(
     async with alice.backend.watch("mine/") as watch:
         await alice.backend.set("mine/b", b"1")
         await anext(watch)
+
+
+@pytest.mark.parametrize("kind", ["jwt"], indirect=True)
+async def test_users_that_change_while_a_token_is_fetched_disturb_nobody_either(
+    alice: kvorum.Client, root: kvorum.Client, roles_of: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That takes as long as a password takes to be hashed; a JWT is of one state of the list, and may be old by then."""
+    tokens = alice.connection.cluster.tokens
+    await roles_of(root).add_user("first", "a secret")
+    renew, changed = tokens.renew, 0
+
+    async def renew_and_change(*arguments: Any) -> None:
+        nonlocal changed
+        await renew(*arguments)
+        if changed < 2:
+            await roles_of(root).add_user(f"user-{changed}", "a secret")
+            changed += 1
+
+    monkeypatch.setattr(tokens, "renew", renew_and_change)
+    await alice.backend.set("mine/a", b"1")
+    assert changed == 2
 
 
 async def test_a_change_of_the_users_disturbs_nobody(

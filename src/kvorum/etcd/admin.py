@@ -4,11 +4,11 @@ from typing import Final
 
 import anyio
 
-from kvorum.errors import ClientClosedError, KvorumError
+from kvorum.errors import ClientClosedError, KvorumError, PermissionDeniedError
 from kvorum.etcd import _rpc as rpc
 from kvorum.etcd.connection import Connection
 from kvorum.etcd.server import Server
-from kvorum.etcd.versions import hazards_of, version_of
+from kvorum.etcd.versions import OLDEST_THAT_TELLS_ROOT_ALONE, hazards_of, version_of
 from kvorum.health import EndpointHealth, Health
 
 _ALARMS: Final = {1: "NOSPACE", 2: "CORRUPT"}
@@ -17,7 +17,7 @@ _ALARMS: Final = {1: "NOSPACE", 2: "CORRUPT"}
 async def health_of(connection: Connection) -> Health:
     """Ask all servers for their status, and the cluster for its alarms.
 
-    A server that does not answer is a finding, and no error. If none does, there are no alarms to be had.
+    A server that does not answer is a finding, and no error. If none does, nobody tells of alarms.
     """
     endpoints: dict[str, EndpointHealth] = {}
 
@@ -29,8 +29,11 @@ async def health_of(connection: Connection) -> Health:
             group.start_soon(ask, server)
     found = tuple(endpoints[server.address] for server in connection.cluster.servers)
     if not any(endpoint.is_up for endpoint in found):
-        return Health(found)
-    alarms = await connection.alarms(rpc.AlarmRequest())
+        return Health(found, None)
+    try:
+        alarms = await connection.alarms(rpc.AlarmRequest())
+    except PermissionDeniedError:  # 3.5.28 and 3.6.9 tell root alone
+        return Health(found, None)
     return Health(found, tuple(sorted({_ALARMS.get(member.alarm, str(member.alarm)) for member in alarms.alarms})))
 
 
@@ -40,6 +43,11 @@ async def _status_of(connection: Connection, server: Server) -> EndpointHealth:
         status = await connection.status(server)
     except ClientClosedError:
         raise
+    except PermissionDeniedError:  # it has looked for its leader before it looked for a role
+        latency, hazards = anyio.current_time() - started, hazards_of(OLDEST_THAT_TELLS_ROOT_ALONE)
+        return EndpointHealth(
+            server.address, latency, has_leader=True, hazards=tuple(hazard.name for hazard in hazards)
+        )
     except KvorumError as exc:
         return EndpointHealth(server.address, error=str(exc))
     return EndpointHealth(

@@ -7,22 +7,26 @@ and the user's token is fetched, before anything else is sent there.
 import logging
 import random
 from collections.abc import Sequence
+from contextlib import suppress
+from typing import Final
 
 import anyio
 
 from kvorum.deadlines import deadline_of
-from kvorum.errors import ClientClosedError, ConfigurationError, UnavailableError
+from kvorum.errors import ClientClosedError, ConfigurationError, PermissionDeniedError, UnavailableError
 from kvorum.etcd import _rpc as rpc
 from kvorum.etcd.certificates import Certificates
 from kvorum.etcd.diagnosis import cause_of
-from kvorum.etcd.faults import Call
-from kvorum.etcd.server import Channel, Server, flush
+from kvorum.etcd.faults import Call, TokenRefusedError
+from kvorum.etcd.server import Channel, Method, Request, Response, Server, flush
 from kvorum.etcd.tokens import Tokens
-from kvorum.etcd.versions import Version, hazards_of, version_of
+from kvorum.etcd.versions import OLDEST_THAT_TELLS_ROOT_ALONE, Version, hazards_of, version_of
 from kvorum.settings import EtcdSettings, is_endpoint
 from kvorum.supervisor import Supervisor
 
 _log = logging.getLogger(__name__)
+
+_RENEWALS: Final = 3  # of the token, for one call
 
 
 class Cluster:
@@ -123,14 +127,37 @@ class Cluster:
 
     async def _prepare(self, server: Server, deadline: float) -> None:
         await self.open_channels(server)
-        if not server.is_ready:
-            stub = server.calls.maintenance.Status
-            metadata = self.tokens.metadata  # so that a server without a leader refuses
-            status = await server.call(stub, rpc.StatusRequest(), Call("status", "the server"), deadline, metadata)
-            self._learn_version(server, version_of(status.version))
-            server.is_ready = True
         if self.tokens.has_user and (not self.tokens.token or self.tokens.is_due):
             await self.renew_token(server, self.tokens.token, deadline)
+        if not server.is_ready:
+            self._learn_version(server, await self._version_of(server, deadline))
+            server.is_ready = True
+
+    async def _version_of(self, server: Server, deadline: float) -> Version:
+        try:
+            return version_of((await self.status(server, deadline)).version)
+        except PermissionDeniedError:
+            _log.warning("etcd at %s tells its version to root alone: the worst is assumed", server.address)
+            return OLDEST_THAT_TELLS_ROOT_ALONE
+
+    async def status(self, server: Server, deadline: float) -> rpc.StatusResponse:
+        """Ask a server for its state. One that has lost its leader refuses."""
+        call = Call("status", "the server")
+        return await self.call(server, lambda channel: channel.maintenance.Status, rpc.StatusRequest(), call, deadline)
+
+    async def call(
+        self, server: Server, method: Method[Request, Response], request: Request, call: Call, deadline: float
+    ) -> Response:
+        """Make a call as the user. If the server does not take the token, it did nothing: once more with another one.
+
+        And again, since the list of users may change while a token is fetched, which is slow: passwords are hashed.
+        """
+        for _ in range(_RENEWALS if self.tokens.has_user else 0):
+            token = self.tokens.token
+            with suppress(TokenRefusedError):
+                return await server.call(method(server.calls), request, call, deadline, self.tokens.metadata)
+            await self.renew_token(server, token, deadline)
+        return await server.call(method(server.calls), request, call, deadline, self.tokens.metadata)
 
     async def open_channels(self, server: Server) -> None:
         """Open the channels of a server, or open them anew if the certificates on disk are others now.

@@ -5,8 +5,7 @@ see `kvorum.etcd.outcomes`.
 """
 
 import logging
-from collections.abc import Callable
-from typing import Protocol, TypeAlias, TypeVar
+from typing import Protocol
 
 import anyio
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_before_delay, wait_random_exponential
@@ -15,17 +14,13 @@ from kvorum.deadlines import deadline_of
 from kvorum.errors import KvorumError, OutcomeUnknownError, UnavailableError
 from kvorum.etcd import _rpc as rpc
 from kvorum.etcd.cluster import Cluster
-from kvorum.etcd.faults import Call, TokenRefusedError
-from kvorum.etcd.server import Channel, Server
+from kvorum.etcd.faults import Call
+from kvorum.etcd.server import Method, Request, Response, Server
 from kvorum.etcd.versions import Version
 from kvorum.settings import EtcdSettings
 from kvorum.supervisor import Supervisor
 
 _log = logging.getLogger(__name__)
-
-Request = TypeVar("Request", bound="rpc.Message")
-Response = TypeVar("Response")
-Method: TypeAlias = Callable[[Channel], rpc.Unary[Request, Response]]
 
 
 class HasConnection(Protocol):
@@ -137,9 +132,7 @@ class Connection:
     async def status(self, server: Server) -> rpc.StatusResponse:
         """Ask a server for its state; that one, and once, whatever comes of it."""
         await self.cluster.open_channels(server)
-        deadline = deadline_of(self.settings.timeout)
-        call = Call("status", "the server")
-        return await server.call(server.calls.maintenance.Status, rpc.StatusRequest(), call, deadline)
+        return await self.cluster.status(server, deadline_of(self.settings.timeout))
 
     async def discover(self) -> None:
         """Add the members of the cluster that are not known yet to its servers."""
@@ -199,20 +192,13 @@ class Connection:
     async def _attempt(
         self, method: Method[Request, Response], request: Request, call: Call, deadline: float
     ) -> Response:
-        """Send to the server of now; once more if it did not take the token, which means that it did nothing."""
+        """Send to the server of now."""
         cluster, server = self.cluster, self.cluster.current
         try:
             if not cluster.is_prepared(server):
                 await cluster.prepare(server, deadline)
             until = anyio.current_time() + cluster.patience(deadline, writes=call.writes)
-            token = cluster.tokens.token
-            try:
-                return await server.call(method(server.calls), request, call, until, cluster.tokens.metadata)
-            except TokenRefusedError:
-                if not cluster.tokens.has_user:
-                    raise
-            await cluster.renew_token(server, token, until)
-            return await server.call(method(server.calls), request, call, until, cluster.tokens.metadata)
+            return await cluster.call(server, method, request, call, until)
         except (UnavailableError, OutcomeUnknownError):
             cluster.leave(server)
             raise

@@ -5,9 +5,9 @@ round; and because the channel of the watches runs without gRPC's bandwidth prob
 not read cost megabytes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Final, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 import anyio
 
@@ -21,6 +21,7 @@ from kvorum.etcd.versions import Version
 
 Request = TypeVar("Request", bound="rpc.Message")
 Response = TypeVar("Response")
+Method: TypeAlias = Callable[["Channel"], rpc.Unary[Request, Response]]
 
 # A request that lost its quorum, a stopped server, an outage: each of these was measured without its option, too.
 _OPTIONS: Final = MappingProxyType(

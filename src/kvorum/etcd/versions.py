@@ -13,6 +13,10 @@ from kvorum.errors import ServerError
 
 Version = tuple[int, int, int]
 
+# From this version on (and 3.5.28, 3.6.0) etcd told its version to root alone for some releases: see its pull requests
+# 14663 and 21666. One that does not tell is trusted with no more than the oldest of them; the others mended no less.
+OLDEST_THAT_TELLS_ROOT_ALONE: Final[Version] = (3, 4, 42)
+
 
 class Hazard(msgspec.Struct, frozen=True):
     """Something that goes wrong on some versions.
