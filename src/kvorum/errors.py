@@ -66,13 +66,16 @@ class ResourceTooLargeError(KvorumError, ValueError):
     Attributes:
         subject: which resource or key.
         size: in bytes; None if only the server knows.
-        limit: in bytes; None if only the server knows.
+        limit: in bytes; None if only the server knows. etcd takes requests of 1.5 MiB unless it was set otherwise, and
+            does not say.
+        detail: the server's words, if it was the server that refused.
     """
 
     def __init__(self, subject: str, *, size: int | None = None, limit: int | None = None, detail: str = "") -> None:
         self.subject = subject
         self.size = size
         self.limit = limit
+        self.detail = detail
         measure = f"{size:,} bytes" if size is not None else "too many bytes"
         allowed = f", {limit:,} are allowed" if limit is not None else ""
         super().__init__(f"{subject} has {measure}{allowed}" + (f" ({detail})" if detail else ""))

@@ -334,7 +334,7 @@ async def test_a_token_that_ended_while_nobody_looked_is_renewed(
 async def test_users_that_change_while_a_token_is_fetched_disturb_nobody_either(
     alice: kvorum.Client, root: kvorum.Client, roles_of: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """That takes as long as a password takes to be hashed; a JWT is of one state of the list, and may be old by then."""
+    """That takes as long as hashing a password; a JWT is of one state of the list, and may be old by then."""
     tokens = alice.connection.cluster.tokens
     await roles_of(root).add_user("first", "a secret")
     renew, changed = tokens.renew, 0

@@ -302,9 +302,28 @@ async def test_a_resource_that_only_the_store_finds_too_large_is_refused_by_name
                 await tasks.add(task(owner="x" * size))
             assert "tasks/a" in caught.value.subject
             assert caught.value.size is not None
-            assert caught.value.size > size
+            assert caught.value.limit is not None
+            assert caught.value.size > size > caught.value.limit
+            assert f"{caught.value.limit:,} are allowed" in str(caught.value)
 
         assert not await tasks.exists("a")
+
+
+async def test_a_server_with_a_limit_of_its_own_is_quoted(kvorum_etcd: kvorum.EmbeddedEtcd) -> None:
+    """It says that the request is too large, but not what would not be."""
+    arguments = ["--max-request-bytes", "2000"]
+    async with (
+        kvorum.EmbeddedEtcd(binary=kvorum_etcd.binary, arguments=arguments) as etcd,
+        kvorum.connect(etcd.url) as client,
+    ):
+        with pytest.raises(ResourceTooLargeError) as caught:
+            await client.repository(Task).add(task(owner="x" * 5000))
+
+    assert "tasks/a" in caught.value.subject
+    assert caught.value.size is not None
+    assert caught.value.size > 5000
+    assert caught.value.limit is None
+    assert "request is too large" in str(caught.value)
 
 
 async def test_a_resource_of_another_class_is_refused(tasks: Repository[Task], requests: list[str]) -> None:

@@ -49,6 +49,8 @@ class Call(NamedTuple):
     revision: int = 0
 
 
+MAX_REQUEST_SIZE: Final = 1_572_864  # of etcd (`--max-request-bytes`), unless it is set otherwise
+
 _Meaning = Callable[[Call, str, str], KvorumError]  # of a call, at an endpoint, with the server's words
 
 
@@ -57,7 +59,7 @@ def _permission(call: Call, _endpoint: str, _detail: str) -> KvorumError:
 
 
 def _too_large(call: Call, _endpoint: str, detail: str) -> KvorumError:
-    # gRPC names its limit: "larger than max (2097182 vs. 2097152)". etcd does not; it has 1.5 MiB unless set otherwise.
+    # gRPC names its limit: "larger than max (2097182 vs. 2097152)". etcd does not.
     named = re.search(r"vs\. (\d+)", detail)
     return ResourceTooLargeError(call.subject, limit=int(named[1]) if named else None, detail=detail)
 

@@ -14,7 +14,7 @@ import anyio
 from kvorum.errors import ResourceTooLargeError, UnavailableError
 from kvorum.etcd import _rpc as rpc
 from kvorum.etcd.certificates import Certificates
-from kvorum.etcd.faults import Call
+from kvorum.etcd.faults import MAX_REQUEST_SIZE, Call
 from kvorum.etcd.tokens import Metadata
 from kvorum.etcd.translation import Translated
 from kvorum.etcd.versions import Version
@@ -155,7 +155,10 @@ class Server:
             async with Translated(call, self):
                 return await stub(request, timeout=seconds, metadata=metadata)
         except ResourceTooLargeError as exc:
-            raise ResourceTooLargeError(call.subject, size=request.ByteSize(), limit=exc.limit) from exc.__cause__
+            size, limit = request.ByteSize(), exc.limit
+            if limit is None and size > MAX_REQUEST_SIZE:  # else it has a limit of its own, and does not say which
+                limit = MAX_REQUEST_SIZE
+            raise ResourceTooLargeError(call.subject, size=size, limit=limit, detail=exc.detail) from exc.__cause__
 
     def _opened(self) -> tuple[Channel, Channel]:
         assert self._channels is not None, "a server is opened before it is used"  # noqa: S101 - see Connection
