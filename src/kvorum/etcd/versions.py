@@ -77,6 +77,13 @@ HAZARDS: Final = (
         newest=(3, 8),
     ),
     Hazard(
+        "deletions-stop-at-the-quota",
+        "deletions, which are transactions, are refused when the quota is used up: raise it, or use etcdctl",
+        "etcd issue 13429; mended in 3.4.20 and 3.5.7",
+        mended={(3, 4): 20, (3, 5): 7},
+        newest=(3, 6),
+    ),
+    Hazard(
         "progress-on-demand",
         "a progress notification that was asked for can overtake events: Kvorum does not ask",
         "etcd issue 15220; mended in 3.4.31 and 3.5.13",
