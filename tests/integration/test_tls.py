@@ -259,6 +259,31 @@ async def test_certificates_that_were_replaced_on_disk_are_used_by_the_next_conn
             await anext(watch)
 
 
+async def test_a_certificate_that_expires_while_the_client_runs_is_named(
+    tmp_path: Path, kvorum_etcd: EmbeddedEtcd
+) -> None:
+    """The usual end of a certificate that nobody has replaced; gRPC calls it corrupted data."""
+    mine = Files(tmp_path)
+    cert, key = mine.issue("client", "client")
+    async with (
+        EmbeddedEtcd(binary=kvorum_etcd.binary, tls=mine.server(wants_client=True)) as etcd,
+        kvorum.connect(settings(etcd, mine.cacert, (cert, key))) as client,
+    ):
+        await client.backend.set("a", b"1")
+        for source, target in zip(mine.issue("client", "client", expired=True), (cert, key), strict=True):
+            shutil.copy(source, target)
+        await etcd.restart()
+
+        for call in (client.backend.get("a"), client.ping()):
+            with pytest.raises(TlsError, match="expired"):
+                await call
+        (endpoint,) = (await client.health()).endpoints
+        assert "expired" in endpoint.error
+        for source, target in zip(mine.issue("client", "client"), (cert, key), strict=True):
+            shutil.copy(source, target)
+        await client.backend.set("a", b"2")
+
+
 async def test_certificates_that_are_half_replaced_do_not_disturb(
     tmp_path: Path, kvorum_etcd: EmbeddedEtcd, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -14,6 +14,7 @@ from kvorum.deadlines import deadline_of
 from kvorum.errors import KvorumError, OutcomeUnknownError, UnavailableError
 from kvorum.etcd import _rpc as rpc
 from kvorum.etcd.cluster import Cluster
+from kvorum.etcd.diagnosis import cause_of
 from kvorum.etcd.faults import Call
 from kvorum.etcd.server import Method, Request, Response, Server
 from kvorum.etcd.versions import Version
@@ -132,7 +133,10 @@ class Connection:
     async def status(self, server: Server) -> rpc.StatusResponse:
         """Ask a server for its state; that one, and once, whatever comes of it."""
         await self.cluster.open_channels(server)
-        return await self.cluster.status(server, deadline_of(self.settings.timeout))
+        try:
+            return await self.cluster.status(server, deadline_of(self.settings.timeout))
+        except UnavailableError as exc:
+            raise await self._explained(exc) from exc.__cause__
 
     async def discover(self) -> None:
         """Add the members of the cluster that are not known yet to its servers."""
@@ -170,9 +174,23 @@ class Connection:
     async def _send(
         self, method: Method[Request, Response], request: Request, call: Call, deadline: float | None = None
     ) -> Response:
-        """Send until there is an answer, or the deadline has passed: what has done nothing may be sent again."""
         if deadline is None:
             deadline = deadline_of(self.settings.timeout)
+        try:
+            return await self._send_until(method, request, call, deadline)
+        except UnavailableError as exc:
+            raise await self._explained(exc) from exc.__cause__
+
+    async def _explained(self, error: UnavailableError) -> UnavailableError:
+        """Return what is wrong with TLS, if it is that: certificates expire while clients run."""
+        if "TSI_" not in error.reason:  # so does gRPC call its TLS; no time is spent on anything else
+            return error
+        return await cause_of(error.endpoint, self.settings) or error
+
+    async def _send_until(
+        self, method: Method[Request, Response], request: Request, call: Call, deadline: float
+    ) -> Response:
+        """Send until there is an answer, or the deadline has passed: what has done nothing may be sent again."""
         try:
             return await self._attempt(method, request, call, deadline)
         except UnavailableError:
