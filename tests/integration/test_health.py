@@ -12,8 +12,8 @@ from kvorum.etcd.versions import hazards_of
 
 
 @pytest.fixture
-async def server() -> AsyncIterator[EmbeddedEtcd]:
-    async with EmbeddedEtcd() as etcd:
+async def server(kvorum_etcd: EmbeddedEtcd) -> AsyncIterator[EmbeddedEtcd]:
+    async with EmbeddedEtcd(binary=kvorum_etcd.binary) as etcd:
         yield etcd
 
 
@@ -57,10 +57,10 @@ async def test_a_server_that_says_nothing_is_found_within_the_deadline(server: E
         await server.resume()
 
 
-async def test_a_quota_that_is_used_up_is_an_alarm_and_writes_say_so_at_once() -> None:
+async def test_a_quota_that_is_used_up_is_an_alarm_and_writes_say_so_at_once(kvorum_etcd: EmbeddedEtcd) -> None:
     """It is not waited out: only an operator can help. Reads go on."""
     async with (
-        EmbeddedEtcd(arguments=["--quota-backend-bytes", str(4 << 20)]) as server,
+        EmbeddedEtcd(binary=kvorum_etcd.binary, arguments=["--quota-backend-bytes", str(4 << 20)]) as server,
         kvorum.connect(server.url, settings=kvorum.EtcdSettings(timeout=10)) as client,
     ):
 

@@ -120,6 +120,18 @@ async def test_a_trial_needs_an_empty_prefix(endpoint: str, kvorum_client: kvoru
         await run_trial(endpoint, [kvorum_client], Workload())
 
 
+async def test_a_workload_is_repeated_by_its_seed() -> None:
+    """What each client asks for, that is; how they meet is up to the store. One alone meets nobody."""
+
+    async def asked_for(seed: int) -> list[str]:
+        history = History()
+        await Workload(operations=200, clients=1, seed=seed).run([MemoryStorageBackend()], history)
+        return [f"{call} {call.intents}" for call in history.calls]
+
+    assert await asked_for(1) == await asked_for(1)
+    assert await asked_for(1) != await asked_for(2)
+
+
 def test_a_fault_that_hits_nothing_is_not_passed() -> None:
     history = History()
     history.mark("cut")
@@ -307,6 +319,21 @@ async def test_what_becomes_of_a_call_that_fails_is_recorded_as_what_its_client_
         assert history.calls[-1].error
 
 
+async def test_a_read_that_fails_is_recorded_with_what_it_was_about() -> None:
+    class Failing(MemoryStorageBackend):
+        async def get(self, key: str, *, revision: int | None = None) -> Entry | None:  # noqa: ARG002 - the port's
+            raise UnavailableError("nowhere", "down")
+
+    history = History()
+    async with kvorum.connect(Failing()) as client:
+        backend, workers = RecordingBackend(client.backend, history, "c"), LabWorkerRepository(client)
+        for call in (backend.get("a"), RecordingRepository(workers, history, "c").get("worker-001")):
+            with pytest.raises(UnavailableError):
+                await call
+
+    assert [str(call).split(" [")[0] for call in history.calls] == ["c's get('a')", "c's get('worker-001')"]
+
+
 async def test_a_repository_is_held_to_what_it_returned() -> None:
     store = MemoryStorageBackend()
     async with kvorum.connect(store) as client:
@@ -319,6 +346,9 @@ async def test_a_repository_is_held_to_what_it_returned() -> None:
         worker = await workers.mutate("w", lambda worker: worker.metadata.annotations.update(b="2"))
         worker = await workers.patch("w", {"metadata": {"finalizers": ["example.org/x"]}})
         assert await workers.get("w") == worker
+        assert await workers.exists("w")
+        with pytest.raises(ConflictError):
+            await workers.delete("w", uid="another")
         worker = await workers.delete("w")  # only marked
         await LabWorkerRepository(client).mutate("w", lambda worker: worker.metadata.finalizers.clear())
         await workers.add(LabWorker.new("v", lab_track="x"))
@@ -359,8 +389,8 @@ async def test_the_truth_is_the_whole_history_of_a_prefix(
     assert truth.end >= third
 
 
-async def test_a_truth_that_was_compacted_is_none() -> None:
-    async with kvorum.EmbeddedEtcd() as etcd, kvorum.connect(etcd.url) as client:
+async def test_a_truth_that_was_compacted_is_none(kvorum_etcd: kvorum.EmbeddedEtcd) -> None:
+    async with kvorum.EmbeddedEtcd(binary=kvorum_etcd.binary) as etcd, kvorum.connect(etcd.url) as client:
         await client.backend.set("a", b"1")
         revision = await client.backend.set("a", b"2")
         await compact(client.connection, revision)

@@ -263,6 +263,31 @@ async def test_dropped_replies_are_gone_while_requests_arrive(pair: Pair) -> Non
     assert await comes_nothing(pair.client)
 
 
+async def test_dropped_requests_never_arrive_while_answers_pass(pair: Pair) -> None:
+    pair.proxy.drop("requests")
+    await pair.client.send(b"question")
+    with anyio.fail_after(DEADLINE):
+        assert (await pair.proxy.wait(lambda now: now.dropped == 8)).requests == 0
+    await pair.server.send(b"answer")
+
+    assert await receive(pair.client, 6) == b"answer"
+    assert await comes_nothing(pair.server)
+
+
+async def test_held_replies_arrive_later_and_the_end_after_them(pair: Pair) -> None:
+    pair.proxy.hold("replies")
+    await pair.server.send(b"answer")
+    await pair.server.send_eof()
+    await pair.client.send(b"question")
+    assert await receive(pair.server, 8) == b"question"
+    with anyio.fail_after(DEADLINE):
+        await pair.proxy.wait(lambda now: now.held == 6)
+    assert await comes_nothing(pair.client)
+    await pair.proxy.heal()
+
+    assert await receive_all(pair.client) == (b"answer", "end")
+
+
 async def test_a_connection_that_has_lost_bytes_is_reset_and_others_are_not(
     pair: Pair, server: tuple[Server, str]
 ) -> None:

@@ -127,6 +127,7 @@ class Call(Answer, frozen=True, kw_only=True, gc=False):
         seconds: when it started and when it ended, by a clock that only people look at.
         outcome: what the client knows.
         intents: what it wanted to write, or to check.
+        subject: the key, prefix or resource that it was about, if there are no intents to tell.
     """
 
     client: str
@@ -136,6 +137,7 @@ class Call(Answer, frozen=True, kw_only=True, gc=False):
     seconds: tuple[float, float] = (0.0, 0.0)
     outcome: Outcome = Outcome.DONE
     intents: tuple[Intent, ...] = ()
+    subject: str = ""
 
     @property
     def writes(self) -> bool:
@@ -143,7 +145,7 @@ class Call(Answer, frozen=True, kw_only=True, gc=False):
         return any(intent.writes for intent in self.intents)
 
     def __str__(self) -> str:
-        keys = ", ".join(repr(intent.key) for intent in self.intents) or (repr(self.sight.key) if self.sight else "")
+        keys = ", ".join(repr(intent.key) for intent in self.intents) or repr(self.subject)
         return f"{self.client}'s {self.name}({keys}) [{self.started} to {self.ended}, {self.outcome}]"
 
 
@@ -169,6 +171,7 @@ class OpenCall(msgspec.Struct, frozen=True, gc=False):
     started: int
     second: float
     intents: tuple[Intent, ...]
+    subject: str
 
 
 class History:
@@ -188,9 +191,9 @@ class History:
     def __repr__(self) -> str:
         return f"<History of {len(self.calls)} calls, {len(self._open)} open, {len(self.faults)} faults>"
 
-    def start(self, client: str, name: str, intents: tuple[Intent, ...] = ()) -> OpenCall:
+    def start(self, client: str, name: str, intents: tuple[Intent, ...] = (), subject: str = "") -> OpenCall:
         """Note that a call starts."""
-        call = OpenCall(client, name, next(self._numbers), time.monotonic(), intents)
+        call = OpenCall(client, name, next(self._numbers), time.monotonic(), intents, subject)
         self._open[call.started] = call
         return call
 
@@ -206,6 +209,7 @@ class History:
                 seconds=(call.second, time.monotonic()),
                 outcome=outcome,
                 intents=call.intents,
+                subject=call.subject,
                 revision=answer.revision,
                 sight=answer.sight,
                 snapshot=answer.snapshot,

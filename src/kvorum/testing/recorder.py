@@ -28,10 +28,14 @@ class Recorder:
         self.client: str = client
 
     async def call(
-        self, name: str, intents: tuple[Intent, ...], answer: Awaitable[T], seen: Callable[[T], Answer]
+        self, name: str, about: tuple[Intent, ...] | str, answer: Awaitable[T], seen: Callable[[T], Answer]
     ) -> T:
-        """Wait for an answer, and note it: what `seen` makes of it, or the error, or that it was cut off."""
-        call = self.history.start(self.client, name, intents)
+        """Wait for an answer, and note it: what `seen` makes of it, or the error, or that it was cut off.
+
+        `about` is what it wants to write, or else the key, prefix or resource that it is about.
+        """
+        intents, subject = ((), about) if isinstance(about, str) else (about, "")
+        call = self.history.start(self.client, name, intents, subject)
         try:
             result = await answer
         except KvorumError as exc:
@@ -80,11 +84,11 @@ class RecordingBackend(StorageBackend):
     async def get(self, key: str, *, revision: int | None = None) -> Entry | None:
         """Note what was seen."""
         answer = self._backend.get(key, revision=revision)
-        return await self._call("get", (), answer, lambda entry: Answer(sight=Sight.of(key, entry, at=revision)))
+        return await self._call("get", key, answer, lambda entry: Answer(sight=Sight.of(key, entry, at=revision)))
 
     async def exists(self, key: str) -> bool:
         """Note what was seen."""
-        return await self._call("exists", (), self._backend.exists(key), lambda there: Answer(sight=Sight(key, there)))
+        return await self._call("exists", key, self._backend.exists(key), lambda there: Answer(sight=Sight(key, there)))
 
     async def list(
         self, prefix: str, *, limit: int | None = None, after: str | None = None, revision: int | None = None
@@ -97,12 +101,12 @@ class RecordingBackend(StorageBackend):
             return Answer(snapshot=snapshot)
 
         answer = self._backend.list(prefix, limit=limit, after=after, revision=revision)
-        return await self._call("list", (), answer, seen)
+        return await self._call("list", prefix, answer, seen)
 
     async def count(self, prefix: str, *, revision: int | None = None) -> int:
         """Note what was told."""
         answer = self._backend.count(prefix, revision=revision)
-        return await self._call("count", (), answer, lambda number: Answer(tally=Tally(prefix, number, revision)))
+        return await self._call("count", prefix, answer, lambda number: Answer(tally=Tally(prefix, number, revision)))
 
     async def keys(self, pattern: str = "*") -> Sequence[str]:
         """Note nothing: it says neither when nor what."""
@@ -160,7 +164,7 @@ def _written(revision: int) -> Answer:
 
 
 class RecordingRepository(Generic[R]):
-    """The verbs of a repository, noted in a history: what was returned is held against the truth.
+    """The verbs of a repository for one resource, noted in a history: what was returned is held against the truth.
 
     It tells what a user sees, while a `RecordingBackend` beneath the repository tells what was sent for that. Note them
     in histories of their own; this one does not hold all writes (`check_revisions(…, is_complete=False)`), since one
@@ -173,33 +177,43 @@ class RecordingRepository(Generic[R]):
 
     async def add(self, resource: R, *, ttl: float | None = None) -> R:
         """Note what was stored."""
-        return await self._call("add", (), self._repository.add(resource, ttl=ttl), _returned)
+        return await self._call("add", resource.metadata.name, self._repository.add(resource, ttl=ttl), _returned)
 
     async def get(self, name: str, *, namespace: str | None = None) -> R:
         """Note what was seen."""
-        return await self._call("get", (), self._repository.get(name, namespace=namespace), _returned)
+        return await self._call("get", name, self._repository.get(name, namespace=namespace), _returned)
+
+    async def exists(self, name: str, *, namespace: str | None = None) -> bool:
+        """Note what was seen."""
+        key = resource_key(self._repository.kind, name, namespace)
+        answer = self._repository.exists(name, namespace=namespace)
+        return await self._call("exists", name, answer, lambda there: Answer(sight=Sight(key, there)))
 
     async def update(self, resource: R) -> R:
         """Note what was stored."""
-        return await self._call("update", (), self._repository.update(resource), _returned)
+        return await self._call("update", resource.metadata.name, self._repository.update(resource), _returned)
 
     async def update_status(self, resource: R) -> R:
         """Note what was stored."""
-        return await self._call("update_status", (), self._repository.update_status(resource), _returned)
+        return await self._call(
+            "update_status", resource.metadata.name, self._repository.update_status(resource), _returned
+        )
 
     async def mutate(
         self, name: str, change: Callable[[R], R | Awaitable[R | None] | None], *, namespace: str | None = None
     ) -> R:
         """Note what was stored."""
         answer = self._repository.mutate(name, change, namespace=namespace)
-        return await self._call("mutate", (), answer, _returned)
+        return await self._call("mutate", name, answer, _returned)
 
     async def patch(self, name: str, merge_patch: Mapping[str, Any], *, namespace: str | None = None) -> R:
         """Note what was stored."""
         answer = self._repository.patch(name, merge_patch, namespace=namespace)
-        return await self._call("patch", (), answer, _returned)
+        return await self._call("patch", name, answer, _returned)
 
-    async def delete(self, name: str, *, namespace: str | None = None) -> R:
+    async def delete(
+        self, name: str, *, namespace: str | None = None, resource_version: int | None = None, uid: str | None = None
+    ) -> R:
         """Note that it was gone at the revision that was returned."""
         key = resource_key(self._repository.kind, name, namespace)
 
@@ -209,7 +223,8 @@ class RecordingRepository(Generic[R]):
                 return _returned(result)
             return Answer(sight=Sight(key, exists=False, at=metadata.resource_version))
 
-        return await self._call("delete", (), self._repository.delete(name, namespace=namespace), seen)
+        answer = self._repository.delete(name, namespace=namespace, resource_version=resource_version, uid=uid)
+        return await self._call("delete", name, answer, seen)
 
 
 def _returned(result: AnyResource) -> Answer:
