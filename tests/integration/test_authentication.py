@@ -17,6 +17,7 @@ import kvorum
 from kvorum import AuthenticationError, ConfigurationError, EmbeddedEtcd, EtcdSettings, Operation, PermissionDeniedError
 from kvorum.etcd.faults import meaning_of
 from kvorum.etcd.server import Server
+from kvorum.testing import FaultProxy
 
 ROOT = "a secret of root"
 ALICE = "a secret of alice"
@@ -328,6 +329,32 @@ async def test_a_token_that_ended_while_nobody_looked_is_renewed(
     async with alice.backend.watch("mine/") as watch:
         await alice.backend.set("mine/b", b"1")
         await anext(watch)
+
+
+@pytest.mark.parametrize("kind", ["jwt"], indirect=True)
+async def test_a_watch_that_is_cut_off_when_its_token_has_ended_goes_on(
+    guarded: EmbeddedEtcd, root: kvorum.Client, monkeypatch: pytest.MonkeyPatch, refusals: list[str]
+) -> None:
+    """etcd looks at the token when a watch begins; the one that takes over needs another."""
+    async with FaultProxy(guarded.endpoints[0]) as proxy:
+        given = msgspec.structs.replace(settings(guarded, "alice", ALICE), endpoints=(proxy.endpoint,))
+        async with kvorum.connect(given) as client, client.backend.watch("mine/") as watch:
+            tokens = client.connection.cluster.tokens
+            monkeypatch.setattr(tokens, "_ends", float("inf"))
+            spent, metadata = tokens.token, tokens.metadata
+            with anyio.fail_after(20):
+                while not refusals:
+                    await client.backend.exists("mine/a")
+                    await anyio.sleep(0.1)
+            monkeypatch.setattr(tokens, "token", spent)
+            monkeypatch.setattr(tokens, "metadata", metadata)
+            proxy.cut()
+
+            revision = await root.backend.set("mine/a", b"1")
+            with anyio.fail_after(20):
+                (change,) = await anext(watch)
+            assert change.revision == revision
+            assert watch.statistics().resumes == 1
 
 
 @pytest.mark.parametrize("kind", ["jwt"], indirect=True)
