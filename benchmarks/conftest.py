@@ -1,47 +1,134 @@
-"""What all benchmarks share: one embedded server, one client, workers of about 0.9 KB, and coroutines made measurable.
+"""What all benchmarks share: one server, the contenders, and the races between them.
 
-pytest-benchmark knows no coroutines (it would time the making of one, never awaited), so `run` runs them on one event
-loop that lives as long as the session.
+pytest-benchmark knows no coroutines (it would time the making of one, never awaited), and runs all rounds of one
+benchmark before those of the next. So `run` runs coroutines on one event loop that lives as long as the session;
+`compete` lets the contenders take turns, and hands pytest-benchmark the timings of each afterwards.
 """
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine, Iterator
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
 import pytest
+from benchmarks import sample
+from benchmarks.contenders import Contender, lineup
+from benchmarks.race import Heat, Result, Run, race
+from benchmarks.referee import Referee
+from benchmarks.scoreboard import Scoreboard
 
 import kvorum
-from kvorum.lab import LabWorker
 
-T = TypeVar("T")
-Run = Callable[[Coroutine[Any, Any, T]], T]
+Heats = Callable[[], Mapping[str, Callable[[], Heat]]]
+Compete = Callable[[str, str, str, Heats], None]
+
+_board = pytest.StashKey[Scoreboard]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--quick", action="store_true", help="fewer rounds of fewer calls, in less than a minute")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_board] = Scoreboard()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.is_relative_to(here):
+            item.add_marker(pytest.mark.timeout(300))  # whoever asks first runs the race for all
+
+
+@pytest.hookimpl(trylast=True)  # below pytest-benchmark's tables
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    board = config.stash[_board]
+    if board:
+        terminalreporter.section("races")
+        for line in board.lines():
+            terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")
-def run() -> Iterator[Run[Any]]:
+def is_quick(request: pytest.FixtureRequest) -> bool:
+    return bool(request.config.getoption("--quick"))
+
+
+@pytest.fixture(scope="session")
+def rounds(is_quick: bool) -> int:
+    return 3 if is_quick else 7
+
+
+# --- who takes part ---
+
+
+@pytest.fixture(scope="session")
+def run() -> Iterator[Run]:
     with asyncio.Runner() as runner:
         yield runner.run
 
 
 @pytest.fixture(scope="session")
-def client(run: Run[Any]) -> Iterator[kvorum.Client]:
-    client = kvorum.connect("embedded://", settings=kvorum.EtcdSettings(timeout=30.0))
-    run(client.__aenter__())
-    version = ".".join(map(str, client.connection.version))
-    print(f"\netcd {version}, {os.cpu_count()} cores")
-    yield client
-    run(client.aclose())
+def settings(run: Run, request: pytest.FixtureRequest) -> Iterator[kvorum.EtcdSettings]:
+    """Start the server; return where it is. Its writes wait for the disk, as those of any etcd that keeps its data."""
+    etcd = kvorum.EmbeddedEtcd(binary=request.config.getoption("--kvorum-etcd-bin"), fsync=True)
+    run(etcd.__aenter__())
+    version = ".".join(map(str, etcd.version))
+    size = len(sample.stored_form_of(1))
+    request.config.stash[_board].header = f"etcd {version}, {os.cpu_count()} cores, values of {size} bytes"
+    yield kvorum.EtcdSettings(endpoints=etcd.endpoints, timeout=30.0)
+    run(etcd.__aexit__(None, None, None))
 
 
 @pytest.fixture(scope="session")
-def make_worker() -> Callable[[int], LabWorker]:
-    """Make workers whose stored form has about 0.9 KB."""
-    return _worker
+def referee(run: Run, settings: kvorum.EtcdSettings) -> Iterator[Referee]:
+    with Referee(settings.endpoints[0], run) as referee:
+        yield referee
 
 
-def _worker(number: int) -> LabWorker:
-    worker = LabWorker.new(f"worker-{number:06}", lab_track=f"track-{number % 20:02}")
-    worker.metadata.labels |= {"region": "us-east-1", "tier": "standard", "serial": str(number)}
-    worker.metadata.annotations["note"] = "x" * 268
-    return worker
+@pytest.fixture(scope="session")
+def contenders(run: Run, settings: kvorum.EtcdSettings) -> Iterator[dict[str, Contender]]:
+    opening = lineup(settings)
+    yield run(opening.__aenter__())
+    run(opening.__aexit__(None, None, None))
+
+
+# --- races ---
+
+
+@pytest.fixture(scope="session")
+def results() -> dict[tuple[str, str], Mapping[str, Result]]:
+    return {}
+
+
+@pytest.fixture
+def compete(
+    benchmark: Any,
+    results: dict[tuple[str, str], Mapping[str, Result]],
+    rounds: int,
+    request: pytest.FixtureRequest,
+) -> Compete:
+    """Run the race of an operation and a column, unless it has been run; then report one contender's part in it."""
+
+    def compete(operation: str, column: str, name: str, heats: Heats) -> None:
+        if (operation, column) not in results:
+            results[operation, column] = race(heats(), rounds)
+            request.config.stash[_board].add(operation, column, results[operation, column])
+        benchmark.group = operation
+        result = results[operation, column].get(name)
+        if result is None:
+            pytest.skip(f"{name} has no means for it")
+        _report(benchmark, result)
+
+    return compete
+
+
+def _report(benchmark: Any, result: Result) -> None:
+    """Hand pytest-benchmark what was measured already. It has no public way to take it."""
+    benchmark._mode = "a race"
+    stats = benchmark._make_stats(result.heats[0].calls)
+    for heat in result.heats:
+        stats.update(heat.seconds)
+    if result.has_latencies:
+        benchmark.extra_info.update({f"p{percent}": result.latency(percent) for percent in (50, 99)})

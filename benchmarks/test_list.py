@@ -1,130 +1,123 @@
-"""Listing typed workers: beside raw ranges with decoding, and beside one get for each key (the seed design)."""
+"""Listing all workers: beside the peers' lists, beside raw ranges with decoding, and beside one get for each key."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import msgspec
 import pytest
+from benchmarks import sample
+from benchmarks.conftest import Compete
+from benchmarks.contenders import NAMES, Contender, lineup
+from benchmarks.race import Heat, Run, wait_for
+from benchmarks.referee import Referee
 
 import kvorum
 from kvorum._codec import codec_for
 from kvorum.etcd import _rpc as rpc
 from kvorum.keys import prefix_end
 from kvorum.lab import LabWorker, LabWorkerRepository
-from kvorum.storage import Operation
 
 FEW, MANY = 2_000, 20_000
+TOO_MANY_FOR = {"etcd-client-py": MANY}  # it takes 4 MiB at once, and knows no pages
 
-pytestmark = pytest.mark.benchmark(min_rounds=7, warmup=True, warmup_iterations=1)
-
-
-@pytest.fixture(scope="module", params=[FEW, MANY])
-def number(request: pytest.FixtureRequest) -> int:
-    """How many workers there are."""
-    given: int = request.param
-    return given
+DECODED = "stub and decoding"
+LABEL, FIELD = "kvorum, one by label", "kvorum, one by field"
+EACH_AT_ONCE, EACH = "kvorum, get each at once", "kvorum, get each in turn"
 
 
 @pytest.fixture(scope="module")
-def filled(
-    number: int, client: kvorum.Client, run: Callable[..., Any], make_worker: Callable[[int], LabWorker]
-) -> Iterator[kvorum.Client]:
-    """A client of the same server, under whose prefix there are so many workers, each with a label of its own."""
-    settings = msgspec.structs.replace(client.settings, prefix=f"list-{number}")
-    filled = run(kvorum.connect(settings).__aenter__())
+def open_filled(
+    settings: kvorum.EtcdSettings, referee: Referee, run: Run
+) -> Iterator[Callable[[int], tuple[kvorum.Client, dict[str, Contender]]]]:
+    """Fill a prefix, and open all contenders and one more client on it."""
+    closing: list[Any] = []
 
-    async def fill() -> None:
-        drafts = [codec_for(LabWorker).draft_new(make_worker(each)) for each in range(number)]
-        values = [(draft.resource.metadata.name, draft.stored.value) for draft in drafts]
-        print(f"{number} workers of {sum(len(value) for _, value in values) / number:.0f} bytes")
-        for start in range(0, number, 100):
-            batch = values[start : start + 100]
-            await filled.backend.commit([Operation.put(f"lab-workers/{name}", value) for name, value in batch])
+    def open_filled(number: int) -> tuple[kvorum.Client, dict[str, Contender]]:
+        prefix = f"list-{number}"
+        opening = lineup(settings, prefix)
+        contenders = run(opening.__aenter__())
+        client = kvorum.connect(msgspec.structs.replace(settings, prefix=prefix))
+        run(client.__aenter__())
+        closing.extend([opening, client])
+        referee.fill([sample.pair_of(contenders["aetcd"].prefix, each) for each in range(number)])
+        return client, contenders
 
-    run(fill())
-    yield filled
-    run(filled.aclose())
-
-
-@pytest.fixture
-def measure(benchmark: Any, run: Callable[..., Any], number: int) -> Callable[..., None]:
-    def measure(work: Callable[[], Any], *, expected: int | None = None) -> None:
-        benchmark.group = f"list {number} workers"
-        count = benchmark(lambda: run(work()))
-        assert count == (number if expected is None else expected)
-
-    return measure
+    yield open_filled
+    for each in closing:
+        run(each.__aexit__(None, None, None))
 
 
-def test_typed_list(filled: kvorum.Client, measure: Callable[..., None]) -> None:
-    workers = LabWorkerRepository(filled)
+@pytest.mark.parametrize("number", [FEW, MANY])
+@pytest.mark.parametrize("name", [*NAMES, DECODED, LABEL, FIELD, EACH_AT_ONCE, EACH])
+def test_list(
+    compete: Compete,
+    open_filled: Callable[[int], tuple[kvorum.Client, dict[str, Contender]]],
+    run: Run,
+    is_quick: bool,
+    name: str,
+    number: int,
+) -> None:
+    if is_quick and number == MANY:
+        pytest.skip("not in the quick form")
 
-    async def work() -> int:
-        return len(await workers.list())
+    def heat(work: Callable[[], Any], found: int) -> Heat:
+        started = time.perf_counter()
+        count = run(wait_for(work))
+        seconds = time.perf_counter() - started
+        assert count == found
+        return Heat(seconds, number)
 
-    measure(work)
+    def heats() -> Mapping[str, Callable[[], Heat]]:
+        client, contenders = open_filled(number)
+        able = {name: each for name, each in contenders.items() if TOO_MANY_FOR.get(name, MANY + 1) > number}
+        heats = {name: partial(heat, each.list, number) for name, each in able.items()}
+        heats[DECODED] = partial(heat, partial(_stub_and_decoding, client), number)
+        heats[LABEL] = partial(heat, partial(_selected, client, labels="serial=777"), 1)
+        heats[FIELD] = partial(heat, partial(_selected, client, fields="metadata.name=worker-000777"), 1)
+        if number == FEW:
+            heats[EACH_AT_ONCE] = partial(heat, partial(_each_at_once, client), number)
+        if number == FEW and not is_quick:
+            heats[EACH] = partial(heat, partial(_each, client), number)
+        return heats
+
+    compete("list", f"{number:,} workers", name, heats)
 
 
-def test_raw_ranges_and_decoding(filled: kvorum.Client, measure: Callable[..., None]) -> None:
-    """The same pages by the bare stub, each value decoded into the very same structs, and nothing else."""
+async def _stub_and_decoding(client: kvorum.Client) -> int:
+    """Read the same pages by the bare stub, decode each value into the very same structs, and do nothing else."""
     decoder = codec_for(LabWorker)._decoder
-    prefix = f"/{filled.settings.prefix}/lab-workers/".encode()
-    kv = filled.connection.cluster.current.calls.kv
-
-    async def work() -> int:
-        resources: list[object] = []
-        key = prefix
-        revision = 0
-        more = True
-        while more:
-            request = rpc.RangeRequest(
-                key=key, range_end=prefix_end(prefix), limit=filled.settings.page_size, revision=revision
-            )
-            answer = await kv.Range(request, timeout=30)
-            resources += [decoder.decode(item.value) for item in answer.kvs]
-            key, revision, more = answer.kvs[-1].key + b"\0", answer.header.revision, answer.more
-        return len(resources)
-
-    measure(work)
+    prefix = f"/{client.settings.prefix}/{sample.PLURAL}/".encode()
+    kv = client.connection.cluster.current.calls.kv
+    resources: list[object] = []
+    key = prefix
+    revision = 0
+    more = True
+    while more:
+        request = rpc.RangeRequest(
+            key=key, range_end=prefix_end(prefix), limit=client.settings.page_size, revision=revision
+        )
+        answer = await kv.Range(request, timeout=30)
+        resources += [decoder.decode(item.value) for item in answer.kvs]
+        key, revision, more = answer.kvs[-1].key + b"\0", answer.header.revision, answer.more
+    return len(resources)
 
 
-def test_the_one_with_a_label(filled: kvorum.Client, measure: Callable[..., None]) -> None:
-    workers = LabWorkerRepository(filled)
-
-    async def work() -> int:
-        return len(await workers.list(labels="serial=777"))
-
-    measure(work, expected=1)
+async def _selected(client: kvorum.Client, *, labels: str | None = None, fields: str | None = None) -> int:
+    """List one. Of the others a label needs the labels alone; a field needs all of the value."""
+    return len(await LabWorkerRepository(client).list(labels=labels, fields=fields))
 
 
-def test_the_one_with_a_field(filled: kvorum.Client, measure: Callable[..., None]) -> None:
-    """Fields need the whole value, so this decodes all; but it keeps none of them."""
-    workers = LabWorkerRepository(filled)
-
-    async def work() -> int:
-        return len(await workers.list(fields="metadata.name=worker-000777"))
-
-    measure(work, expected=1)
+async def _each(client: kvorum.Client) -> int:
+    """Get one after the other, as the seed design did."""
+    return len([await LabWorkerRepository(client).get(name) for name in await _names(client)])
 
 
-@pytest.mark.parametrize("number", [FEW], indirect=True)
-def test_one_get_for_each_key(filled: kvorum.Client, measure: Callable[..., None]) -> None:
-    repository = LabWorkerRepository(filled)
-
-    async def work() -> int:
-        names = [key.rpartition("/")[2] for key in await filled.backend.keys("lab-workers/*")]
-        return len([await repository.get(name) for name in names])
-
-    measure(work)
+async def _each_at_once(client: kvorum.Client) -> int:
+    return len(await asyncio.gather(*map(LabWorkerRepository(client).get, await _names(client))))
 
 
-@pytest.mark.parametrize("number", [FEW], indirect=True)
-def test_one_get_for_each_key_all_at_once(filled: kvorum.Client, measure: Callable[..., None]) -> None:
-    repository = LabWorkerRepository(filled)
-
-    async def work() -> int:
-        names = [key.rpartition("/")[2] for key in await filled.backend.keys("lab-workers/*")]
-        return len(await asyncio.gather(*map(repository.get, names)))
-
-    measure(work)
+async def _names(client: kvorum.Client) -> list[str]:
+    return [key.rpartition("/")[2] for key in await client.backend.keys(f"{sample.PLURAL}/*")]

@@ -1,0 +1,134 @@
+"""A race: the contenders take turns, round by round, so that what else the machine does hits all of them alike.
+
+A heat is one turn of one contender. Figures are medians over the rounds, and a ratio is the median of the ratios of
+pairs: of the heats that two contenders ran in the same round.
+"""
+
+import asyncio
+import gc
+import inspect
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, TypeAlias
+
+Call: TypeAlias = Callable[[Any], Any]  # async or not
+Step: TypeAlias = tuple[Call, Any]  # a call, and what it takes
+Run: TypeAlias = Callable[..., Any]  # runs a coroutine on the session's event loop
+
+
+class Heat(NamedTuple):
+    """One turn of one contender.
+
+    Attributes:
+        seconds: how long all of it took.
+        calls: how many calls, events or workers that was.
+        latencies: how long each single call took, in seconds; empty if there was but one.
+    """
+
+    seconds: float
+    calls: int
+    latencies: Sequence[float] = ()
+
+    @property
+    def rate(self) -> float:
+        return self.calls / self.seconds
+
+
+class Result:
+    """The heats of one contender, one for each round."""
+
+    def __init__(self, heats: Sequence[Heat]) -> None:
+        self.heats: Sequence[Heat] = heats
+
+    @property
+    def rate(self) -> float:
+        """Calls per second."""
+        return statistics.median(heat.rate for heat in self.heats)
+
+    @property
+    def has_latencies(self) -> bool:
+        return bool(self.heats[0].latencies)
+
+    def latency(self, percent: int) -> float:
+        """Return the median over the rounds of a percentile of the single calls, in seconds."""
+        return statistics.median(_percentile(heat.latencies, percent) for heat in self.heats)
+
+    def ratio_to(self, other: "Result") -> float:
+        """Return the median of the ratios of rates, each of two heats of the same round."""
+        return statistics.median(mine.rate / theirs.rate for mine, theirs in zip(self.heats, other.heats, strict=True))
+
+
+def race(contenders: Mapping[str, Callable[[], Heat]], rounds: int) -> Mapping[str, Result]:
+    """Let each run once to warm up, which does not count, and then once in every round, a different one first."""
+    names = list(contenders)
+    heats: dict[str, list[Heat]] = {name: [] for name in names}
+    for number in range(rounds + 1):
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            gc.collect()  # of what the one before has left
+            heat = contenders[name]()
+            if number > 0:
+                heats[name].append(heat)
+    return {name: Result(each) for name, each in heats.items()}
+
+
+# --- many calls at once ---
+
+
+def at_once(steps: Sequence[Step], tasks: int, run: Run) -> Heat:
+    """Make all calls, from so many tasks at once, or from so many threads if they are not async.
+
+    Each task makes its calls one after the other. Steps whose places differ by a multiple of `tasks` share a task.
+    """
+    shares = [steps[place::tasks] for place in range(tasks)]
+    if inspect.iscoroutinefunction(steps[0][0]):
+        heat: Heat = run(_in_tasks(shares))
+        return heat
+    return _in_threads(shares)
+
+
+async def _in_tasks(shares: Sequence[Sequence[Step]]) -> Heat:
+    latencies: list[float] = []
+
+    async def make(share: Sequence[Step]) -> None:
+        for call, item in share:
+            started = time.perf_counter()
+            await call(item)
+            latencies.append(time.perf_counter() - started)
+
+    started = time.perf_counter()
+    async with asyncio.TaskGroup() as group:
+        for share in shares:
+            group.create_task(make(share))
+    return Heat(time.perf_counter() - started, len(latencies), latencies)
+
+
+def _in_threads(shares: Sequence[Sequence[Step]]) -> Heat:
+    latencies: list[float] = []
+
+    def make(share: Sequence[Step]) -> None:
+        for call, item in share:
+            started = time.perf_counter()
+            call(item)
+            latencies.append(time.perf_counter() - started)
+
+    with ThreadPoolExecutor(len(shares)) as pool:
+        started = time.perf_counter()
+        for _ in pool.map(make, shares):  # raises what a call has raised
+            pass
+        seconds = time.perf_counter() - started
+    return Heat(seconds, len(latencies), latencies)
+
+
+async def wait_for(function: Callable[..., Any], *args: Any) -> Any:
+    """Call a function that may be async, in a thread if it is not."""
+    if inspect.iscoroutinefunction(function):
+        return await function(*args)
+    return await asyncio.to_thread(function, *args)
+
+
+def _percentile(values: Sequence[float], percent: int) -> float:
+    ordered = sorted(values)
+    return ordered[min(len(ordered) * percent // 100, len(ordered) - 1)]

@@ -1,0 +1,72 @@
+"""A referee: fills the store before a race, and looks, on a connection of its own, whether the work was really done."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Self
+
+import aetcd
+from aetcd import rpc
+from benchmarks.race import Run
+
+from kvorum.keys import prefix_end
+
+Pair = tuple[bytes, bytes]  # key, value
+
+
+class Referee:
+    """Somebody who is no contender. All methods but `write` are for while no clock runs."""
+
+    def __init__(self, endpoint: str, run: Run) -> None:
+        host, _, port = endpoint.partition(":")
+        self._client: Any = aetcd.Client(host, int(port))
+        self._run = run
+
+    def __enter__(self) -> Self:
+        self._run(self._client.connect())
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._run(self._client.close())
+
+    def revision(self) -> int:
+        """Return the store's revision: each write, of one key or of many, moves it by one."""
+        answer = self._call("Range", rpc.RangeRequest(key=b"\0", count_only=True))
+        return int(answer.header.revision)
+
+    def count(self, prefix: str) -> int:
+        """Return how many keys there are under a prefix."""
+        start = prefix.encode()
+        return int(self._call("Range", rpc.RangeRequest(key=start, range_end=prefix_end(start), count_only=True)).count)
+
+    def wipe(self, prefix: str) -> None:
+        """Remove what lies under a prefix, and all history, so that no race runs in a larger store than another."""
+        start = prefix.encode()
+        answer = self._call("DeleteRange", rpc.DeleteRangeRequest(key=start, range_end=prefix_end(start)))
+        if answer.deleted:
+            self._call("Compact", rpc.CompactionRequest(revision=answer.header.revision, physical=True))
+
+    def fill(self, pairs: Sequence[Pair], *, together: int = 100) -> None:
+        """Write them, so many in a transaction, and thereby at one revision."""
+        parts = [pairs[start : start + together] for start in range(0, len(pairs), together)]
+
+        async def fill(share: Sequence[Sequence[Pair]]) -> None:
+            for part in share:
+                await self.write(part)
+
+        async def fill_all() -> None:
+            async with asyncio.TaskGroup() as group:
+                for place in range(16):
+                    group.create_task(fill(parts[place::16]))
+
+        self._run(fill_all())
+
+    async def write(self, pairs: Sequence[Pair]) -> None:
+        """Write them in one transaction."""
+        puts = [rpc.RequestOp(request_put=rpc.PutRequest(key=key, value=value)) for key, value in pairs]
+        await self._client.kvstub.Txn(rpc.TxnRequest(success=puts))
+
+    def _call(self, method: str, request: Any) -> Any:
+        async def call() -> Any:  # grpc.aio wants to be called on a running loop
+            return await getattr(self._client.kvstub, method)(request)
+
+        return self._run(call())

@@ -1,0 +1,98 @@
+"""Single calls, from 1 to 256 tasks: get, add, update (read, change, compare-and-swap), nine gets to one update."""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import pytest
+from benchmarks import sample
+from benchmarks.conftest import Compete
+from benchmarks.contenders import NAMES, Contender
+from benchmarks.race import Heat, Run, Step, at_once, wait_for
+from benchmarks.referee import Referee
+
+KEYS = 1024  # a multiple of each number of tasks, so that no two of them update the same key
+
+Steps = Callable[[Contender, int], Sequence[Step]]  # (contender, calls)
+
+pytestmark = [pytest.mark.parametrize("name", NAMES), pytest.mark.parametrize("tasks", [1, 16, 64, 256])]
+
+
+class Course:
+    """What the races of this module run on: each contender has 1,024 workers, and the referee counts the writes."""
+
+    def __init__(self, contenders: Mapping[str, Contender], referee: Referee, run: Run, *, is_quick: bool) -> None:
+        self._contenders = contenders
+        self._referee = referee
+        self._run = run
+        self._is_quick = is_quick
+
+    def heats(self, tasks: int, steps: Steps, *, share_of_writes: float) -> Mapping[str, Callable[[], Heat]]:
+        for contender in self._contenders.values():
+            if self._referee.count(contender.prefix) != KEYS:
+                self._referee.wipe(contender.prefix)
+                self._referee.fill([sample.pair_of(contender.prefix, number) for number in range(KEYS)])
+        calls = 100 + tasks if self._is_quick else 1000 + 24 * tasks
+        calls -= calls % 10
+        return {
+            name: partial(
+                self._heat, contender, tasks, partial(steps, contender, calls), round(calls * share_of_writes)
+            )
+            for name, contender in self._contenders.items()
+        }
+
+    def _heat(self, contender: Contender, tasks: int, steps: Callable[[], Sequence[Step]], writes: int) -> Heat:
+        todo = steps()
+        before = self._referee.revision()
+        heat = at_once(todo, tasks, self._run)
+        assert heat.calls == len(todo)
+        assert self._referee.revision() - before == writes
+        self._look_at(contender, todo)
+        return heat
+
+    def _look_at(self, contender: Contender, done: Sequence[Step]) -> None:
+        """Look at some of those that were written, by the contender's own means."""
+        for call, item in done[-20:]:
+            turn = self._run(wait_for(contender.turn, item))
+            assert turn > 0 or call != contender.update
+
+
+@pytest.fixture(scope="session")
+def course(contenders: dict[str, Contender], referee: Referee, run: Run, is_quick: bool) -> Course:
+    return Course(contenders, referee, run, is_quick=is_quick)
+
+
+def test_get(compete: Compete, course: Course, name: str, tasks: int) -> None:
+    def steps(contender: Contender, calls: int) -> Sequence[Step]:
+        return [(contender.get, contender.item(number % KEYS)) for number in range(calls)]
+
+    compete("get", _column(tasks), name, lambda: course.heats(tasks, steps, share_of_writes=0))
+
+
+def test_add(compete: Compete, course: Course, referee: Referee, name: str, tasks: int) -> None:
+    def steps(contender: Contender, calls: int) -> Sequence[Step]:
+        there = referee.count(contender.prefix)  # so many have been added: those before this heat, and all new
+        assert there % calls == KEYS % calls
+        return [(contender.add, contender.item(there + number)) for number in range(calls)]
+
+    compete("add", _column(tasks), name, lambda: course.heats(tasks, steps, share_of_writes=1))
+
+
+def test_update(compete: Compete, course: Course, name: str, tasks: int) -> None:
+    def steps(contender: Contender, calls: int) -> Sequence[Step]:
+        return [(contender.update, contender.item(number % KEYS)) for number in range(calls)]
+
+    compete("update", _column(tasks), name, lambda: course.heats(tasks, steps, share_of_writes=1))
+
+
+def test_nine_gets_to_one_update(compete: Compete, course: Course, name: str, tasks: int) -> None:
+    def steps(contender: Contender, calls: int) -> Sequence[Step]:
+        verbs = [contender.update] * (calls // 10) + [contender.get] * (calls - calls // 10)
+        random.Random(calls).shuffle(verbs)  # the same for all
+        return [(verb, contender.item(number % KEYS)) for number, verb in enumerate(verbs)]
+
+    compete("mixed 90/10", _column(tasks), name, lambda: course.heats(tasks, steps, share_of_writes=0.1))
+
+
+def _column(tasks: int) -> str:
+    return f"{tasks} task{'s' if tasks > 1 else ''}"
