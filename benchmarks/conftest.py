@@ -57,7 +57,7 @@ def is_quick(request: pytest.FixtureRequest) -> bool:
 
 @pytest.fixture(scope="session")
 def rounds(is_quick: bool) -> int:
-    return 3 if is_quick else 7
+    return 3 if is_quick else 5
 
 
 # --- who takes part ---

@@ -62,6 +62,8 @@ class Result:
 
 def race(contenders: Mapping[str, Callable[[], Heat]], rounds: int) -> Mapping[str, Result]:
     """Let each run once to warm up, which does not count, and then once in every round, a different one first."""
+    gc.collect()
+    gc.freeze()  # what is loaded by now is no concern of a heat, and would make each collection take long
     names = list(contenders)
     heats: dict[str, list[Heat]] = {name: [] for name in names}
     for number in range(rounds + 1):

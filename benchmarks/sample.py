@@ -1,5 +1,7 @@
 """The workers that are stored: about 0.9 KB each, with a turn in them that an update changes and its size does not."""
 
+from functools import lru_cache
+
 from kvorum._codec import codec_for
 from kvorum.lab import LabWorker
 
@@ -20,6 +22,7 @@ def worker_of(number: int) -> LabWorker:
     return worker
 
 
+@lru_cache(maxsize=32_768)
 def stored_form_of(number: int) -> bytes:
     """Return the bytes that Kvorum would store for it: what peers store, too."""
     return codec_for(LabWorker).draft_new(worker_of(number)).stored.value
