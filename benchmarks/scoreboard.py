@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from benchmarks.contenders import NAMES
 from benchmarks.race import Result
 
 BASELINE = "aetcd"  # what all others are compared with
@@ -25,7 +26,10 @@ class Scoreboard:
         self._tables.setdefault(operation, {})[column] = results
 
     def lines(self) -> list[str]:
-        """Return all tables, operations and columns in alphabetical order, numbers in that of their size."""
+        """Return all tables in alphabetical order, their columns in that of the number they start with.
+
+        A contender that has no means for something has a dash there.
+        """
         lines = [self.header, "each cell: calls per second, ratio to aetcd, and p50 / p99 of single calls"]
         for operation, columns in sorted(self._tables.items()):
             ordered = dict(sorted(columns.items(), key=lambda each: _place(each[0])))
@@ -39,7 +43,7 @@ def _place(column: str) -> tuple[int, str]:
 
 
 def _table(operation: str, columns: Mapping[str, Mapping[str, Result]]) -> list[str]:
-    names = list(dict.fromkeys(name for results in columns.values() for name in results))
+    names = list(dict.fromkeys([*NAMES, *(name for results in columns.values() for name in results)]))
     rows = [[operation, *columns]]
     rows += [[name, *(_cell(name, results) for results in columns.values())] for name in names]
     widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]

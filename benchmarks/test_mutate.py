@@ -22,7 +22,7 @@ def test_mutate(
     name: str,
     writers: int,
 ) -> None:
-    calls = 100 if is_quick else 480
+    calls = 112 if is_quick else 192
 
     def heat(contender: Contender) -> Heat:
         worker = contender.item(0)
