@@ -51,8 +51,6 @@ class _StoredMetadata(msgspec.Struct, kw_only=True, rename="camel", omit_default
     resource_version: Any = msgspec.UNSET
 
 
-_SHARED = tuple(name for name in Metadata.__struct_fields__ if name != "resource_version")
-
 _encoder = msgspec.json.Encoder(order="sorted")
 _objects = msgspec.json.Decoder(dict[str, Raw])
 
@@ -74,7 +72,7 @@ class Draft(msgspec.Struct, Generic[R], frozen=True):
         """Return the resource as it stands at the revision that wrote it."""
         metadata = self.resource.metadata
         metadata.resource_version = revision
-        metadata.stored = msgspec.structs.replace(self.stored, revision=revision)
+        metadata.stored = Stored(self.stored.key, self.stored.value, revision, self.stored.write_token)
         return self.resource
 
 
@@ -207,11 +205,26 @@ class Codec(Generic[R]):
         return Draft(read, Stored(key, value, 0, token), changed=True)
 
     def _encode(self, resource: R, ours: Mapping[str, Any], token: str, over: bytes | None) -> bytes:
-        fields = {name: getattr(resource.metadata, name) for name in _SHARED} | dict(ours)
+        given = resource.metadata
+        metadata = _StoredMetadata(  # spelled out, since each write makes several
+            name=given.name,
+            namespace=given.namespace,
+            uid=given.uid,
+            labels=given.labels,
+            annotations=given.annotations,
+            generation=given.generation,
+            creation_timestamp=given.creation_timestamp,
+            deletion_timestamp=given.deletion_timestamp,
+            finalizers=given.finalizers,
+            form_version=FORM_VERSION,
+            write_token=token,
+        )
+        for name, owned in ours.items():
+            setattr(metadata, name, owned)
         envelope = self._envelope(
             apiVersion=self.kind.api_version,
             kind=self.kind.name,
-            metadata=_StoredMetadata(**fields, form_version=FORM_VERSION, write_token=token),
+            metadata=metadata,
             spec=resource.spec,
             status=resource.status,
         )

@@ -162,17 +162,17 @@ class Client:
     def pipeline(self) -> Pipeline:
         """What lets concurrent calls share requests. Raises like `connection`."""
         connection = self.connection
-        if self._pipeline is None:
-            self._pipeline = Pipeline(connection)
+        assert self._pipeline is not None, f"it is made with {connection}"  # noqa: S101
         return self._pipeline
 
     def _check_place(self) -> None:
         """Refuse a process or an event loop that the client was not opened in: there, its calls would never end."""
-        if self._loop is None:  # it was never entered
+        running = asyncio._get_running_loop()  # noqa: SLF001 - documented, and does not raise; None after a fork
+        if running is self._loop or self._loop is None:  # or it was never entered
             return
         if os.getpid() != self._pid:
             raise ClientClosedError.in_another_process()
-        if asyncio._get_running_loop() not in {self._loop, None}:  # noqa: SLF001 - documented, and does not raise
+        if running is not None:
             raise ClientClosedError.on_another_loop()
 
     # --- opening and closing ---
@@ -236,6 +236,7 @@ class Client:
         await self._supervisor.start()
         self._connection = Connection(self.settings, self._supervisor)
         await self._connection.open()
+        self._pipeline = Pipeline(self._connection)
 
     async def _release(self) -> None:
         """Undo `_open`, as far as it came, in reverse: what uses the connection goes first."""

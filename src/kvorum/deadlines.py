@@ -1,5 +1,6 @@
 """How long calls may take: a deadline for a block of them."""
 
+import asyncio
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,7 +44,14 @@ def deadline(seconds: float) -> Iterator[None]:
         _deadline.reset(token)
 
 
-def deadline_of(timeout: float) -> float:
-    """Return when a call that starts now has to be done, on anyio's clock."""
+def deadline_of(timeout: float, start: float | None = None) -> float:
+    """Return when a call that starts now (or at `start`) has to be done, on anyio's clock."""
     fixed = _deadline.get()
-    return anyio.current_time() + timeout if fixed is None else fixed
+    if fixed is not None:
+        return fixed
+    return (now() if start is None else start) + timeout
+
+
+def now() -> float:
+    """Return the time on the clock of deadlines, which is anyio's, without the look for which library runs."""
+    return asyncio.get_running_loop().time()

@@ -31,7 +31,7 @@ class EtcdSettings(msgspec.Struct, frozen=True, kw_only=True):
         timeout: how long a call may take, in seconds, unless it says otherwise.
         max_value_size: the largest value that is sent, in bytes; etcd itself takes requests of up to 1.5 MiB.
         page_size: how many keys one request of a list asks for.
-        pipeline: whether calls that are under way together share requests; see `docs/performance.md`.
+        pipeline: whether calls that are under way together share requests; see `docs/pipeline.md`.
         tls: whether to talk TLS; on wherever one of the following four is given.
         cacert: path of the certificates to trust, PEM; None: those that gRPC ships.
         cert: path of the client's certificate, PEM, with those between it and its CA.
@@ -140,9 +140,9 @@ class EtcdSettings(msgspec.Struct, frozen=True, kw_only=True):
         """Read the variables ETCD_* (empty ones count as not set).
 
         `ETCD_ENDPOINTS` (comma-separated; `http://` or `https://` may stand in front, the second means TLS) goes
-        before `ETCD_HOST` and `ETCD_PORT`. The others are `ETCD_PREFIX`, `ETCD_TIMEOUT` (seconds), `ETCD_CACERT`,
-        `ETCD_CERT`, `ETCD_KEY`, `ETCD_SERVER_NAME` (all four mean TLS), `ETCD_USER`, `ETCD_PASSWORD` or
-        `ETCD_PASSWORD_FILE`, and `ETCD_DISCOVER_INTERVAL` (seconds).
+        before `ETCD_HOST` and `ETCD_PORT`. The others are `ETCD_PREFIX`, `ETCD_TIMEOUT` (seconds), `ETCD_PIPELINE`
+        (`on` or `off`), `ETCD_CACERT`, `ETCD_CERT`, `ETCD_KEY`, `ETCD_SERVER_NAME` (all four mean TLS), `ETCD_USER`,
+        `ETCD_PASSWORD` or `ETCD_PASSWORD_FILE`, and `ETCD_DISCOVER_INTERVAL` (seconds).
 
         Args:
             environ: where to look; the process's environment by default.
@@ -177,6 +177,14 @@ def _endpoints_of(text: str) -> tuple[str, ...]:
     return tuple(_with_port(re.sub(r"^(https?|etcds?)://", "", endpoint).rstrip("/")) for endpoint in listed)
 
 
+def _switch(text: str) -> bool:
+    if text.lower() in {"on", "true", "1", "yes"}:
+        return True
+    if text.lower() in {"off", "false", "0", "no"}:
+        return False
+    raise ValueError(f"it is on or off, not {text!r}")
+
+
 # What each variable sets, and how it is read. A host and a port are tried by themselves, then put together.
 _VARIABLES: Final[Mapping[str, tuple[str, Callable[[str], object]]]] = MappingProxyType(
     {
@@ -185,6 +193,7 @@ _VARIABLES: Final[Mapping[str, tuple[str, Callable[[str], object]]]] = MappingPr
         "ETCD_PORT": ("endpoints", lambda port: (f"localhost:{port.strip()}",)),
         "ETCD_PREFIX": ("prefix", lambda prefix: prefix.strip().strip("/")),
         "ETCD_TIMEOUT": ("timeout", float),
+        "ETCD_PIPELINE": ("pipeline", lambda text: _switch(text.strip())),
         "ETCD_CACERT": ("cacert", str.strip),
         "ETCD_CERT": ("cert", str.strip),
         "ETCD_KEY": ("key", str.strip),

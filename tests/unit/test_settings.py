@@ -161,6 +161,8 @@ def test_an_empty_environment_gives_the_defaults() -> None:
         ({"ETCD_PREFIX": "/lab/a/"}, EtcdSettings(prefix="lab/a")),
         ({"ETCD_TIMEOUT": "2.5"}, EtcdSettings(timeout=2.5)),
         ({"ETCD_TIMEOUT": " 3 "}, EtcdSettings(timeout=3.0)),
+        ({"ETCD_PIPELINE": "off"}, EtcdSettings(pipeline=False)),
+        ({"ETCD_PIPELINE": " On "}, EtcdSettings(pipeline=True)),
         ({"ETCD_CACERT": "/ca.pem"}, EtcdSettings(cacert="/ca.pem", tls=True)),
         ({"ETCD_CERT": "/c.pem", "ETCD_KEY": "/k.pem"}, EtcdSettings(cert="/c.pem", key="/k.pem")),
         ({"ETCD_USER": "root", "ETCD_PASSWORD": SECRET}, EtcdSettings(user="root", password=SECRET)),
@@ -211,6 +213,7 @@ def test_without_an_argument_the_process_environment_is_read(monkeypatch: pytest
     ("name", "value"),
     [
         ("ETCD_TIMEOUT", "soon"),
+        ("ETCD_PIPELINE", "perhaps"),
         ("ETCD_TIMEOUT", "0"),
         ("ETCD_TIMEOUT", "-1"),
         ("ETCD_TIMEOUT", "nan"),

@@ -3,7 +3,7 @@
 
 import enum
 from collections.abc import Awaitable, Iterable, Sequence
-from typing import Generic, TypeVar
+from typing import Generic, Self, TypeVar
 
 _Request = TypeVar("_Request", contravariant=True)
 _Response = TypeVar("_Response", covariant=True)
@@ -49,6 +49,12 @@ class Stream(Generic[_Request, _Response]):
 
 class Message:  # of protobuf
     def ByteSize(self) -> int: ...  # noqa: N802
+    def CopyFrom(self, other: Self) -> None: ...  # noqa: N802
+
+_Part = TypeVar("_Part")
+
+class Repeated(Generic[_Part]):  # to make parts in place is much faster than to copy them there
+    def add(self) -> _Part: ...
 
 class ResponseHeader:
     cluster_id: int
@@ -66,6 +72,8 @@ class KeyValue:
     def __init__(self, *, key: bytes = ..., mod_revision: int = ...) -> None: ...
 
 class RangeRequest(Message):
+    key: bytes
+    count_only: bool
     def __init__(
         self,
         *,
@@ -87,12 +95,16 @@ class RangeResponse:
 class PutRequest(Message):
     key: bytes
     value: bytes
-    def __init__(self, *, key: bytes, value: bytes, lease: int = ..., ignore_lease: bool = ...) -> None: ...
+    lease: int
+    ignore_lease: bool
+    def __init__(self, *, key: bytes = ..., value: bytes = ...) -> None: ...
 
 class PutResponse:
     header: ResponseHeader
 
 class DeleteRangeRequest(Message):
+    key: bytes
+    prev_kv: bool
     def __init__(self, *, key: bytes, range_end: bytes = ..., prev_kv: bool = ...) -> None: ...
 
 class DeleteRangeResponse:
@@ -103,17 +115,16 @@ class DeleteRangeResponse:
 class Compare:
     EQUAL: int
     MOD: int
-    def __init__(self, *, result: int, target: int, key: bytes, mod_revision: int) -> None: ...
+    result: int
+    target: int
+    key: bytes
+    mod_revision: int
 
 class RequestOp:
-    def __init__(
-        self,
-        *,
-        request_range: RangeRequest = ...,
-        request_put: PutRequest = ...,
-        request_delete_range: DeleteRangeRequest = ...,
-        request_txn: TxnRequest = ...,
-    ) -> None: ...
+    request_range: RangeRequest
+    request_put: PutRequest
+    request_delete_range: DeleteRangeRequest
+    request_txn: TxnRequest
 
 class ResponseOp:
     response_range: RangeResponse
@@ -123,13 +134,10 @@ class ResponseOp:
     def __init__(self, *, response_range: RangeResponse = ...) -> None: ...
 
 class TxnRequest(Message):
-    def __init__(
-        self,
-        *,
-        compare: Iterable[Compare] = ...,
-        success: Iterable[RequestOp] = ...,
-        failure: Iterable[RequestOp] = ...,
-    ) -> None: ...
+    compare: Repeated[Compare]
+    success: Repeated[RequestOp]
+    failure: Repeated[RequestOp]
+    def __init__(self) -> None: ...
 
 class TxnResponse:
     header: ResponseHeader

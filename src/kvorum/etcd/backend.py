@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Final
 
 from kvorum.errors import (
     AlreadyExistsError,
@@ -32,6 +33,9 @@ from kvorum.storage import (
     check_start,
     check_ttl,
 )
+
+_EQUAL: Final = int(rpc.Compare.EQUAL)
+_MOD: Final = int(rpc.Compare.MOD)
 
 
 class EtcdStorageBackend(StorageBackend):
@@ -208,15 +212,22 @@ class EtcdStorageBackend(StorageBackend):
 
     def _transaction(self, operations: Sequence[Operation], *, prev_kv: bool = False) -> rpc.TxnRequest:
         """Build a transaction that applies all, or reads what it has compared, so that a refusal says what there is."""
-        compared = [operation for operation in operations if operation.expected is not None]
-        return rpc.TxnRequest(
-            compare=[self._compare(operation.key, operation.expected or 0) for operation in compared],
-            success=[self._step(operation, prev_kv=prev_kv) for operation in operations if operation.writes],
-            failure=[
-                rpc.RequestOp(request_range=rpc.RangeRequest(key=self._keys.full(operation.key)))
-                for operation in compared
-            ],
-        )
+        transaction = rpc.TxnRequest()
+        for operation in operations:
+            key = self._keys.full(operation.key)
+            if operation.expected is not None:
+                compare = transaction.compare.add()
+                compare.result, compare.target = _EQUAL, _MOD
+                compare.key, compare.mod_revision = key, operation.expected
+                transaction.failure.add().request_range.key = key
+            if not operation.writes:
+                continue
+            if operation.value is None:
+                removal = transaction.success.add().request_delete_range
+                removal.key, removal.prev_kv = key, prev_kv
+            else:
+                self._fill(transaction.success.add().request_put, operation, key)
+        return transaction
 
     def _first_conflict(self, operations: Sequence[Operation], answer: rpc.TxnResponse) -> ConflictError:
         compared = [operation for operation in operations if operation.expected is not None]
@@ -229,23 +240,21 @@ class EtcdStorageBackend(StorageBackend):
                 return ConflictError(operation.key, expected=expected, current=current, found=revision or "")
         raise AssertionError("etcd refused a transaction all of whose comparisons hold")
 
-    def _step(self, operation: Operation, *, prev_kv: bool) -> rpc.RequestOp:
-        if operation.value is None:
-            removal = rpc.DeleteRangeRequest(key=self._keys.full(operation.key), prev_kv=prev_kv)
-            return rpc.RequestOp(request_delete_range=removal)
-        return rpc.RequestOp(request_put=self._put(operation))
-
     def _put(self, operation: Operation) -> rpc.PutRequest:
-        """Build a put; with `lease=None` it keeps the key's lease, which a plain put would take off."""
-        key, value, lease = operation.key, operation.value or b"", operation.lease
-        limit = self._client.connection.settings.max_value_size
-        if len(value) > limit:
-            raise ResourceTooLargeError(key, size=len(value), limit=limit)
-        return rpc.PutRequest(key=self._keys.full(key), value=value, lease=lease or 0, ignore_lease=lease is None)
+        put = rpc.PutRequest()
+        self._fill(put, operation, self._keys.full(operation.key))
+        return put
 
-    def _compare(self, key: str, expected: int) -> rpc.Compare:
-        full = self._keys.full(key)
-        return rpc.Compare(result=rpc.Compare.EQUAL, target=rpc.Compare.MOD, key=full, mod_revision=expected)
+    def _fill(self, put: rpc.PutRequest, operation: Operation, key: bytes) -> None:
+        """Make a put what an operation says; with `lease=None` it keeps the key's, which a plain put would take off."""
+        value, lease, limit = operation.value or b"", operation.lease, self._client.connection.settings.max_value_size
+        if len(value) > limit:
+            raise ResourceTooLargeError(operation.key, size=len(value), limit=limit)
+        put.key, put.value = key, value
+        if lease is None:
+            put.ignore_lease = True
+        elif lease:
+            put.lease = lease
 
     # --- leases ---
 

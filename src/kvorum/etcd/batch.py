@@ -127,8 +127,13 @@ def calls_of(batch: Batch) -> chain[Pending[Any]]:
 
 def request_of_reads(batch: Batch, *, nested: bool) -> rpc.TxnRequest:
     """Return one transaction that reads all keys; within another one, with a witness, if the server needs that."""
-    flat = rpc.TxnRequest(success=[_step(calls[0].request) for calls in batch.values()])
-    return rpc.TxnRequest(success=[_step(flat), _witness(batch)]) if nested else flat
+    request = rpc.TxnRequest()
+    inner = request.success.add().request_txn if nested else request
+    for key in batch:
+        inner.success.add().request_range.key = key
+    if nested:
+        _add_witness(request, batch)
+    return request
 
 
 def request_of_writes(batch: Batch, *, witness: bool) -> rpc.TxnRequest:
@@ -138,25 +143,26 @@ def request_of_writes(batch: Batch, *, witness: bool) -> rpc.TxnRequest:
         batch: the writes.
         witness: whether to add one, if the server needs that.
     """
-    steps = [_step(calls[0].request) for calls in batch.values()]
-    return rpc.TxnRequest(success=[*steps, _witness(batch)] if witness else steps)
+    request = rpc.TxnRequest()
+    for (call,) in batch.values():
+        step = request.success.add()
+        if isinstance(call.request, rpc.PutRequest):  # at the top level, where etcd counts it against its quota
+            step.request_put.CopyFrom(call.request)
+        elif isinstance(call.request, rpc.TxnRequest):
+            step.request_txn.CopyFrom(call.request)
+    if witness:
+        _add_witness(request, batch)
+    return request
 
 
-def _step(request: Request) -> rpc.RequestOp:
-    if isinstance(request, rpc.RangeRequest):
-        return rpc.RequestOp(request_range=request)
-    if isinstance(request, rpc.PutRequest):  # at the top level, where etcd counts it against its quota
-        return rpc.RequestOp(request_put=request)
-    return rpc.RequestOp(request_txn=request)
-
-
-def _witness(batch: Batch) -> rpc.RequestOp:
-    """Return a count of one key, for the top level of a batch.
+def _add_witness(request: rpc.TxnRequest, batch: Batch) -> None:
+    """Add a count of one key to the top level of a batch.
 
     Old servers check nobody's permission within nested transactions. If users have to say who they are, and this client
     does not, such a server refuses the batch because of this.
     """
-    return rpc.RequestOp(request_range=rpc.RangeRequest(key=next(iter(batch)), count_only=True))
+    witness = request.success.add().request_range
+    witness.key, witness.count_only = next(iter(batch)), True
 
 
 # --- answers: of a read the key, of a put its revision, of a transaction what etcd said and the revision of that ------

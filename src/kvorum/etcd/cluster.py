@@ -12,7 +12,7 @@ from typing import Final
 
 import anyio
 
-from kvorum.deadlines import deadline_of
+from kvorum.deadlines import deadline_of, now
 from kvorum.errors import ClientClosedError, ConfigurationError, PermissionDeniedError, UnavailableError
 from kvorum.etcd import _rpc as rpc
 from kvorum.etcd.certificates import Certificates
@@ -92,7 +92,7 @@ class Cluster:
 
     def patience(self, deadline: float, *, writes: bool) -> float:
         """Return how many seconds a server may take: what was not sent, or changes nothing, can be tried elsewhere."""
-        left = deadline - anyio.current_time()
+        left = deadline - now()
         return left if writes or len(self.servers) == 1 else min(left, self._settings.timeout / len(self.servers))
 
     # --- before it is used ---

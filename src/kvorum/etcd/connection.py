@@ -10,7 +10,7 @@ from typing import Protocol
 import anyio
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_before_delay, wait_random_exponential
 
-from kvorum.deadlines import deadline_of
+from kvorum.deadlines import deadline_of, now
 from kvorum.errors import KvorumError, OutcomeUnknownError, UnavailableError
 from kvorum.etcd import _rpc as rpc
 from kvorum.etcd.cluster import Cluster
@@ -215,7 +215,7 @@ class Connection:
         try:
             if not cluster.is_prepared(server):
                 await cluster.prepare(server, deadline)
-            until = anyio.current_time() + cluster.patience(deadline, writes=call.writes)
+            until = now() + cluster.patience(deadline, writes=call.writes)
             return await cluster.call(server, method, request, call, until)
         except (UnavailableError, OutcomeUnknownError):
             cluster.leave(server)

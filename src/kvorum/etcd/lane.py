@@ -34,6 +34,7 @@ class Lane:
     """One queue. `Pipeline` has two: a read does not wait for what a write waits for.
 
     Args:
+        loop: the event loop that it is used on.
         send: sends a batch, and settles all its calls, whatever happens.
         spawn: runs it in a task of its own; raises `ClientClosedError` if there can be none.
 
@@ -44,11 +45,13 @@ class Lane:
 
     def __init__(
         self,
+        loop: asyncio.AbstractEventLoop,
         send: Callable[[Batch], Coroutine[Any, Any, dict[bytes, int]]],
         spawn: Callable[[Callable[[Batch], Coroutine[Any, Any, None]], Batch], None],
     ) -> None:
         self.requests: int = 0
         self.operations: int = 0
+        self._loop = loop
         self._send = send
         self._spawn = spawn
         self._waiting: list[Pending[Any]] = []
@@ -104,7 +107,7 @@ class Lane:
             return Unanswered.EXPIRED
         if self._is_closed:
             return Unanswered.CLOSED
-        outcome: asyncio.Future[A | KvorumError | Unanswered] = asyncio.get_running_loop().create_future()
+        outcome: asyncio.Future[A | KvorumError | Unanswered] = self._loop.create_future()
         call.outcome = outcome
         self._waiting.append(call)
         if self._timer is None or call.deadline < self._timer.when():
@@ -124,7 +127,7 @@ class Lane:
         """Send at the end of this turn of the event loop: until then those that come now can go along."""
         if not self._is_gathering:
             self._is_gathering = True
-            asyncio.get_running_loop().call_soon(self._flush)
+            self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
         self._is_gathering = False
@@ -181,11 +184,11 @@ class Lane:
     def _expire_at(self, deadline: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_at(deadline, self._expire)
+        self._timer = self._loop.call_at(deadline, self._expire)
 
     def _expire(self) -> None:
         """End the calls whose deadline has passed."""
-        now = asyncio.get_running_loop().time()
+        now = self._loop.time()
         self._timer = None
         deadlines = []
         for each in [*self._waiting, *(each for batch in self._under_way for each in calls_of(batch))]:

@@ -82,13 +82,14 @@ class PipelineStatistics(msgspec.Struct, frozen=True):
 
 
 class Pipeline:
-    """The calls of a client that concern one key each, for any number of tasks of its event loop."""
+    """The calls of a client that concern one key each, for any number of tasks of the event loop that it is made on."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._loop = asyncio.get_running_loop()
         self._is_on = connection.settings.pipeline
-        self._reads = Lane(self._send, self._spawn)
-        self._writes = Lane(self._send, self._spawn)
+        self._reads = Lane(self._loop, self._send, self._spawn)
+        self._writes = Lane(self._loop, self._send, self._spawn)
         self._quota = Quota(connection.alarms, connection.supervisor)
 
     def __repr__(self) -> str:
@@ -138,7 +139,7 @@ class Pipeline:
     # --- one call ---
 
     def _deadline(self) -> float:
-        return deadline_of(self._connection.settings.timeout)
+        return deadline_of(self._connection.settings.timeout, self._loop.time())
 
     async def _get(self, key: bytes, subject: str, deadline: float) -> rpc.KeyValue | None:
         call: Pending[rpc.KeyValue | None] = Pending(key, rpc.RangeRequest(key=key), subject, deadline)
@@ -210,7 +211,7 @@ class Pipeline:
         forms = self._forms
         if not call.is_write:
             return forms.reads == "single"
-        return not forms.writes or (forms.guard_quota and not self._quota.admits(asyncio.get_running_loop().time()))
+        return not forms.writes or (forms.guard_quota and not self._quota.admits(self._loop.time()))
 
     # --- batches ---
 

@@ -11,6 +11,7 @@ from typing import Final, TypeAlias, TypeVar
 
 import anyio
 
+from kvorum.deadlines import now
 from kvorum.errors import ResourceTooLargeError, UnavailableError
 from kvorum.etcd import _rpc as rpc
 from kvorum.etcd.certificates import Certificates
@@ -148,7 +149,7 @@ class Server:
             OutcomeUnknownError: something may have been.
             KvorumError: the server's refusal, by its reason.
         """
-        seconds = deadline - anyio.current_time()
+        seconds = deadline - now()
         if seconds <= 0:
             raise UnavailableError(self.address, "the deadline has passed")
         try:
