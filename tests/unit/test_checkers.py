@@ -21,7 +21,7 @@ from kvorum.testing.linearizability import Step, check_linearizability, is_linea
 from kvorum.testing.revision_order import check_revisions
 from kvorum.testing.truth import Truth
 from kvorum.testing.violation import Rule
-from kvorum.testing.watch_streams import Mark, Shown, WatchedStream, check_resumed, check_watch
+from kvorum.testing.watch_streams import Listing, Mark, Shown, WatchedStream, check_resumed, check_watch
 
 KEYS = ["a", "b", "c/1"]
 
@@ -724,7 +724,7 @@ Spoil = Callable[[WatchedStream, int, int], bool | None]  # a place, and the one
 
 def events_at(stream: WatchedStream, place: int) -> Shown_:
     events = stream.shown[place]
-    assert not isinstance(events, Mark)
+    assert isinstance(events, tuple)
     return events
 
 
@@ -863,13 +863,98 @@ def test_a_watch_that_begins_with_all_there_is_is_checked_against_it() -> None:
         assert rule in rules(check_watch(stream, simulation.truth))
 
 
+def difference(truth: Truth, before: int, at: int) -> tuple[Shown, ...]:
+    """Return what a watch shows that has shown the state at one revision, and lists at another."""
+    was = {key: entry for key in KEYS if (entry := truth.entry(key, before)) is not None}
+    now = {key: entry for key in KEYS if (entry := truth.entry(key, at)) is not None}
+    gone = [Shown("deleted", at, key, was[key].value, was[key].value) for key in was.keys() - now.keys()]
+    others = [
+        Shown("modified", entry.mod_revision, key, entry.value, was[key].value)
+        if key in was
+        else Shown("added", entry.mod_revision, key, entry.value)
+        for key, entry in now.items()
+        if key not in was or was[key].mod_revision != entry.mod_revision
+    ]
+    return (*gone, *sorted(others, key=lambda event: event.revision))
+
+
+def listing_again(simulation: Simulation) -> tuple[WatchedStream, int]:
+    """Return a stream that begins with a list and has listed again in its middle, and the place of that."""
+    truth = simulation.truth
+    first, lost, again = truth.end // 4, truth.end // 2, truth.end * 3 // 4
+    initial = [(Shown("added", entry.mod_revision, entry.key, entry.value),) for entry in entries(truth, first)]
+    rest = [each for each in simulation.stream(since=first).shown if isinstance(each, tuple)]
+    before = [each for each in rest if each[0].revision <= lost]
+    listing = Listing(again, difference(truth, before[-1][0].revision if before else first, again))
+    shown: list[Shown_ | Mark | Listing]
+    shown = [*initial, Mark(first), *before, listing, *[each for each in rest if each[0].revision > again]]
+    return WatchedStream(prefix="", since=None, shown=shown, complete_to=truth.end), shown.index(listing)
+
+
+def entries(truth: Truth, revision: int) -> list[Entry]:
+    return [entry for key in KEYS if (entry := truth.entry(key, revision)) is not None]
+
+
+def test_a_watch_that_lists_again_shows_the_difference() -> None:
+    for seed in range(40):
+        simulation = Simulation(seed)
+        stream, _ = listing_again(simulation)
+        assert check_watch(stream, simulation.truth) == [], seed
+
+
+SPOILT_DIFFERENCES: dict[str, tuple[Callable[[Shown], list[Shown]], set[Rule]]] = {
+    "one is missing": (lambda _: [], {Rule.LOST_EVENT}),
+    "one comes twice": (lambda event: [event, event], {Rule.WRONG_EVENT, Rule.INVENTED_EVENT, Rule.WRONG_PREVIOUS}),
+    "another value": (
+        lambda event: [msgspec.structs.replace(event, value=b"other")],
+        {Rule.INVENTED_EVENT, Rule.WRONG_PREVIOUS},
+    ),
+    "another revision": (
+        lambda event: [msgspec.structs.replace(event, revision=event.revision - 1)],
+        {Rule.INVENTED_EVENT},
+    ),
+    "one that never was": (
+        lambda event: [event, Shown("deleted", event.revision, "x", b"", b"")],
+        {Rule.INVENTED_EVENT},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SPOILT_DIFFERENCES)
+def test_a_planted_fault_in_a_difference_is_found(name: str) -> None:
+    spoil, expected = SPOILT_DIFFERENCES[name]
+    planted = 0
+    for seed in range(40):
+        simulation = Simulation(seed)
+        stream, place = listing_again(simulation)
+        listing = stream.shown[place]
+        assert isinstance(listing, Listing)
+        for number, event in enumerate(listing.events):
+            events = (*listing.events[:number], *spoil(event), *listing.events[number + 1 :])
+            stream.shown[place] = msgspec.structs.replace(listing, events=events)
+            planted += 1
+            found = rules(check_watch(stream, simulation.truth))
+            assert found & expected, (seed, event, found)
+    assert planted >= 15
+
+
+def test_a_list_again_at_an_older_revision_is_found() -> None:
+    simulation = Simulation(3)
+    stream, place = listing_again(simulation)
+    listing = stream.shown[place]
+    assert isinstance(listing, Listing)
+    stream.shown.append(listing)
+
+    assert Rule.WRONG_BOOKMARK in rules(check_watch(stream, simulation.truth))
+
+
 def test_a_selector_makes_coming_in_an_addition_and_going_out_a_deletion() -> None:
     def entry(revision: int, value: bytes) -> Entry:
         return Entry("a", value, revision, 2, revision)
 
     states = [None, entry(2, b"no"), entry(3, b"yes"), entry(4, b"yes too"), entry(5, b"no more"), None]
     log = [(Change("a", at + 1, states[at], states[at - 1]),) for at in range(1, 6)]
-    shown: list[Shown_ | Mark] = [
+    shown: list[Shown_ | Mark | Listing] = [
         (Shown("added", 3, "a", b"yes"),),
         (Shown("modified", 4, "a", b"yes too", b"yes"),),
         (Shown("deleted", 5, "a", b"yes too", b"yes too"),),

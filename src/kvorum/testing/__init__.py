@@ -20,7 +20,7 @@ from kvorum.testing.store import OpenStore, Store
 from kvorum.testing.trial import Verdict, run_trial
 from kvorum.testing.truth import Truth, read_truth
 from kvorum.testing.violation import Rule, Violation
-from kvorum.testing.watch_streams import Mark, Shown, WatchedStream, check_resumed, check_watch
+from kvorum.testing.watch_streams import Listing, Mark, Shown, WatchedStream, check_resumed, check_watch
 from kvorum.testing.workload import Workload
 
 __all__ = [  # noqa: RUF022 - grouped by what they are for
@@ -50,6 +50,7 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "WatchedStream",
     "Shown",
     "Mark",
+    "Listing",
     # What really happened
     "Truth",
     "read_truth",

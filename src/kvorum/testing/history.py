@@ -226,6 +226,11 @@ class History:
         return fault
 
     @property
+    def writes_in_flight(self) -> int:
+        """How many calls that want to change something are under way."""
+        return sum(any(intent.writes for intent in call.intents) for call in self._open.values())
+
+    @property
     def idle_faults(self) -> list[Fault]:
         """The faults that hit nothing: no call was under way. A run of those has shown nothing."""
         return [fault for fault in self.faults if not fault.in_flight]

@@ -38,6 +38,10 @@ class Truth:
     def __repr__(self) -> str:
         return f"<Truth of {len(self.revisions)} revisions to {self.end}>"
 
+    def followed_by(self, later: "Truth") -> "Truth":
+        """Return this history with what was read of the time after it, as before each compaction of a long run."""
+        return Truth((*self.revisions.values(), *later.revisions.values()), end=later.end)
+
     def all_keys(self) -> list[str]:
         """Return every key that ever was."""
         return list(self._by_key)
@@ -175,7 +179,8 @@ async def read_truth(endpoint: str, prefix: str, *, since: int = 0) -> Truth:
     Args:
         endpoint: `host:port`.
         prefix: that of the client.
-        since: a revision at which there was nothing under the prefix; what came after it is read.
+        since: a revision at which there was nothing under the prefix, or the end of a truth that this one is going to
+            follow; what came after it is read.
 
     Raises:
         HistoryLostError: some of it was compacted.

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypeVar
 
 import msgspec
 
@@ -11,6 +11,8 @@ from kvorum.resources import AnyResource
 from kvorum.storage import Change, Entry
 from kvorum.testing.truth import Truth
 from kvorum.testing.violation import Rule, Violation
+
+R = TypeVar("R", bound=AnyResource)
 
 Matches: TypeAlias = Callable[[Entry], bool]
 Kind: TypeAlias = Literal["added", "modified", "deleted"]
@@ -40,34 +42,50 @@ class Mark(msgspec.Struct, frozen=True, gc=False):
     revision: int
 
 
+class Listing(msgspec.Struct, frozen=True, gc=False):
+    """The difference that a watch with `initial` showed when it had lost history and listed again, at `revision`."""
+
+    revision: int
+    events: tuple[Shown, ...]
+
+
 class WatchedStream(msgspec.Struct, kw_only=True):
     """What one watch showed, from its start to its end.
 
     Attributes:
         prefix: what the keys start with.
         since: everything after this revision; None if it began with all there was, and a bookmark.
-        shown: what it showed: a tuple of events for each revision, or a bookmark.
+        shown: what it showed: a tuple of events for each revision, a bookmark, or a difference.
         matches: which entries its selector matches.
+        bookmarks: whether it was asked for them. If not, each bookmark but the first ends a difference.
         complete_to: up to where it must have shown everything, if that is known from elsewhere.
     """
 
     prefix: str
     since: int | None
-    shown: list[tuple[Shown, ...] | Mark] = msgspec.field(default_factory=list)
+    shown: list[tuple[Shown, ...] | Mark | Listing] = msgspec.field(default_factory=list)
     matches: Matches = lambda _: True
+    bookmarks: bool = True
     complete_to: int = 0
 
     def add_changes(self, changes: Iterable[Change]) -> None:
         """Note what a watch of a storage backend showed of a revision."""
         self.shown.append(tuple(_shown_of(change) for change in changes))
 
-    def add_events(self, events: Iterable[WatchEvent[AnyResource]]) -> None:
-        """Note what a typed watch showed of a revision, or its bookmark."""
-        events = tuple(events)
-        if len(events) == 1 and isinstance(events[0], Bookmark):
-            self.shown.append(Mark(events[0].resource_version))
-        else:
-            self.shown.append(tuple(_shown_of_event(event) for event in events))
+    def add_events(self, events: Iterable[WatchEvent[R]]) -> None:
+        """Note what a typed watch showed together: of a revision, a bookmark, or what a list and its bookmark tell."""
+        *events, last = events
+        if not isinstance(last, Bookmark):
+            self.shown.append(tuple(_shown_of_event(event) for event in (*events, last)))
+            return
+        shown = tuple(_shown_of_event(event) for event in events)
+        is_first = self.since is None and not any(isinstance(each, Mark) for each in self.shown)
+        if not is_first and (shown or not self.bookmarks):
+            self.shown.append(Listing(last.resource_version, shown))
+            return
+        if shown:
+            self.shown.append(shown)
+        self.shown.append(Mark(last.resource_version))
 
 
 def _shown_of(change: Change) -> Shown:
@@ -78,7 +96,7 @@ def _shown_of(change: Change) -> Shown:
     return Shown(kind, change.revision, change.key, change.entry.value, previous)
 
 
-def _shown_of_event(event: WatchEvent[AnyResource]) -> Shown:
+def _shown_of_event(event: WatchEvent[R]) -> Shown:
     match event:
         case Added(resource=resource):
             return Shown("added", event.resource_version, *_stored(resource))
@@ -115,8 +133,8 @@ def check_resumed(streams: Sequence[WatchedStream], truth: Truth) -> list[Violat
     return violations
 
 
-def _revision(shown: tuple[Shown, ...] | Mark) -> int:
-    return shown.revision if isinstance(shown, Mark) else shown[0].revision
+def _revision(shown: tuple[Shown, ...] | Mark | Listing) -> int:
+    return shown[0].revision if isinstance(shown, tuple) else shown.revision
 
 
 class _StreamCheck:
@@ -128,6 +146,7 @@ class _StreamCheck:
         self._expected: dict[int, list[Shown]] = {}
         self._left: list[int] = []
         self._last_keys: frozenset[str] = frozenset()
+        self._there: dict[str, bytes] = {}  # what a watch with `initial` has shown and not taken back
 
     def _found(self, rule: Rule, what: str) -> None:
         self.violations.append(Violation(rule, f"watch of {self._stream.prefix!r}: {what}"))
@@ -141,8 +160,11 @@ class _StreamCheck:
         for each in shown:
             if isinstance(each, Mark):
                 self._check_mark(each)
+            elif isinstance(each, Listing):
+                self._check_listing(each)
             else:
                 self._check_revision(each)
+                self._keep(each)
         self._check_complete(max(self._stream.complete_to, self._reached))
 
     # --- what there was to show ---
@@ -168,20 +190,20 @@ class _StreamCheck:
 
     # --- what was shown ---
 
-    def _check_initial(self, shown: list[tuple[Shown, ...] | Mark]) -> list[tuple[Shown, ...] | Mark]:
+    def _check_initial(
+        self, shown: list[tuple[Shown, ...] | Mark | Listing]
+    ) -> list[tuple[Shown, ...] | Mark | Listing]:
         """Compare everything up to the first bookmark with the state at it; return the rest."""
         place = next((at for at, each in enumerate(shown) if isinstance(each, Mark)), None)
         if place is None:
             self._found(Rule.WRONG_BOOKMARK, "it never said that it had shown all there was")
             return []
         self._reached = _revision(shown[place])
-        state = {key: entry for key in self._truth.all_keys() if (entry := self._truth.entry(key, self._reached))}
         there = {
-            Shown("added", entry.mod_revision, key, entry.value)
-            for key, entry in state.items()
-            if key.startswith(self._stream.prefix) and self._stream.matches(entry)
+            Shown("added", entry.mod_revision, key, entry.value) for key, entry in self._state(self._reached).items()
         }
-        listed = [event for each in shown[:place] if not isinstance(each, Mark) for event in each]
+        listed = [event for each in shown[:place] if isinstance(each, tuple) for event in each]
+        self._keep(listed)
         for event in {*listed} - there:
             self._found(Rule.INVENTED_EVENT, f"{event} was not there at {self._reached}")
         for event in there - {*listed}:
@@ -189,6 +211,60 @@ class _StreamCheck:
         if len(listed) != len({*listed}):
             self._found(Rule.DUPLICATE_EVENT, "it showed something twice that was there")
         return shown[place + 1 :]
+
+    def _state(self, revision: int) -> dict[str, Entry]:
+        """Return what there was to list at a revision."""
+        keys = [key for key in self._truth.all_keys() if key.startswith(self._stream.prefix)]
+        state = {key: entry for key in keys if (entry := self._truth.entry(key, revision)) is not None}
+        return {key: entry for key, entry in state.items() if self._stream.matches(entry)}
+
+    def _keep(self, events: Iterable[Shown]) -> None:
+        for event in events:
+            if event.kind == "deleted":
+                self._there.pop(event.key, None)
+            else:
+                self._there[event.key] = event.value
+
+    def _check_listing(self, listing: Listing) -> None:
+        """Compare what was shown before, and then changed by the difference, with the state at the list."""
+        if listing.revision < self._reached:
+            self._found(Rule.WRONG_BOOKMARK, f"a list of {listing.revision} goes back: it had shown {self._reached}")
+        state = self._state(listing.revision)
+        reached = 0
+        for event in listing.events:
+            self._check_difference(event, listing.revision, state)
+            if event.kind != "deleted" and event.revision < reached:
+                self._found(Rule.EVENT_ORDER, f"{event} was shown after {reached}")
+            if event.kind == "deleted" and reached:
+                self._found(Rule.EVENT_ORDER, f"{event} was shown after what is there")
+            reached = event.revision if event.kind != "deleted" else reached
+            self._keep([event])
+        for key in state.keys() - self._there.keys():
+            self._found(Rule.LOST_EVENT, f"{key!r} was there at {listing.revision}, but was not shown")
+        for key in self._there.keys() - state.keys():
+            self._found(Rule.LOST_EVENT, f"{key!r} was gone at {listing.revision}, but its deletion was not shown")
+        for key in self._there.keys() & state.keys():
+            if self._there[key] != state[key].value:
+                self._found(Rule.LOST_EVENT, f"{key!r} was another at {listing.revision}, which was not shown")
+        self._reached = max(self._reached, listing.revision)
+        while self._left and self._left[-1] <= self._reached:
+            self._left.pop()  # told by the difference
+
+    def _check_difference(self, event: Shown, revision: int, state: dict[str, Entry]) -> None:
+        before = self._there.get(event.key)
+        if event.kind == "deleted":
+            if event.revision != revision or before is None:
+                self._found(Rule.INVENTED_EVENT, f"{event} is in the difference to {revision}, but was not there")
+            elif event.value != before:
+                self._found(Rule.WRONG_PREVIOUS, f"{event} should have had {before!r} before it")
+            return
+        entry = state.get(event.key)
+        if entry is None or (entry.mod_revision, entry.value) != (event.revision, event.value):
+            self._found(Rule.INVENTED_EVENT, f"{event} was not there at {revision}")
+        elif (event.kind == "added") != (before is None):
+            self._found(Rule.WRONG_EVENT, f"{event} is called {event.kind}, but what was shown before is {before!r}")
+        elif event.previous != before:
+            self._found(Rule.WRONG_PREVIOUS, f"{event} should have had {before!r} before it")
 
     def _check_mark(self, mark: Mark) -> None:
         if mark.revision < self._reached:

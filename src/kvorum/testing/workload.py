@@ -37,6 +37,8 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
         seed: what everything is drawn from.
         mix: how often which call is drawn.
         prefix: what the keys start with.
+        batch: how many keys a commit writes or compares at most.
+        value: makes what is written of its key and of a text that nobody else writes.
     """
 
     operations: int = 1000
@@ -45,6 +47,8 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     seed: int = 0
     mix: Mapping[str, int] = msgspec.field(default_factory=lambda: DEFAULT_MIX)
     prefix: str = "k"
+    batch: int = 2
+    value: Callable[[str, str], bytes] = lambda _, unique: unique.encode()
 
     async def run(
         self, backends: Sequence[StorageBackend], history: History, *, until: anyio.Event | None = None
@@ -92,9 +96,9 @@ class _Client:
     def _key(self) -> str:
         return f"{self._workload.prefix}{self._random.randrange(self._workload.keys)}"
 
-    def _value(self) -> bytes:
+    def _value(self, key: str) -> bytes:
         """Return a value that nobody else writes: by it, a write of unknown outcome is known again."""
-        return f"{self._number}-{next(self._values)}".encode()
+        return self._workload.value(key, f"{self._number}-{next(self._values)}")
 
     def _saw(self, key: str, entry: Entry | None) -> None:
         self._seen[key] = entry.mod_revision if entry is not None else 0
@@ -106,27 +110,33 @@ class _Client:
         await self._backend.exists(key)
 
     async def set(self, key: str) -> None:
-        self._seen[key] = await self._backend.set(key, self._value())
+        self._seen[key] = await self._backend.set(key, self._value(key))
 
     async def create(self, key: str) -> None:
-        self._seen[key] = await self._backend.create(key, self._value())
+        self._seen[key] = await self._backend.create(key, self._value(key))
 
     async def swap(self, key: str) -> None:
         if key not in self._seen or self._random.random() < 0.5:
             await self.get(key)
         expected = self._seen[key]
-        self._seen[key] = await self._backend.compare_and_swap(key, self._value(), expected=expected)
+        self._seen[key] = await self._backend.compare_and_swap(key, self._value(key), expected=expected)
 
     async def delete(self, key: str) -> None:
         await self._backend.delete(key)
 
     async def commit(self, key: str) -> None:
-        other = self._key()
-        operations = [Operation.put(key, self._value())]
-        if other != key and other in self._seen and self._random.random() < 0.5:
-            operations.append(Operation.check(other, expected=self._seen[other]))
-        elif other != key:
-            operations.append(Operation.put(other, self._value()))
+        operations = [Operation.put(key, self._value(key))]
+        taken = {key}
+        for _ in range(self._workload.batch - 1):
+            other = self._key()
+            if other in taken:
+                continue
+            taken.add(other)
+            # About every other commit compares a key: of many, one is always another meanwhile.
+            if other in self._seen and self._random.random() < 0.5 / (self._workload.batch - 1):
+                operations.append(Operation.check(other, expected=self._seen[other]))
+            else:
+                operations.append(Operation.put(other, self._value(other)))
         await self._backend.commit(operations)
 
     async def list(self, key: str) -> None:
