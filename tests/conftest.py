@@ -24,6 +24,7 @@ settings.load_profile("kvorum")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="run the tests in tests/faults as long as documented")
+    parser.addoption("--soak-seed", type=int, default=1, help="what the faults of the soak are drawn from")
 
 
 @pytest.fixture(scope="session")
