@@ -282,6 +282,39 @@ async def test_cancelling_a_wait_while_the_watch_is_interrupted_loses_nothing(
     assert shown == written
 
 
+@pytest.mark.parametrize("how", ["closed", "cancelled", "dropped"])
+async def test_a_watch_that_ends_while_it_is_interrupted_leaves_nothing(
+    client: kvorum.Client,
+    proxy: FaultProxy,
+    etcd: EmbeddedEtcd,
+    count_watchers: Callable[[EmbeddedEtcd], Awaitable[int]],
+    how: str,
+) -> None:
+    """It must not take over after all, once the server is there again."""
+    tasks = asyncio.all_tasks()
+    watch = client.backend.watch("")
+    await watch.open()
+    waiting = await idle(watch)
+    await proxy.refuse()
+    proxy.cut()
+    with anyio.fail_after(DEADLINE):
+        while await count_watchers(etcd):  # noqa: ASYNC110 - a metric has no event
+            await anyio.sleep(0.01)
+    if how == "closed":
+        await watch.aclose()
+    else:
+        waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    del watch, waiting
+
+    with anyio.fail_after(DEADLINE):
+        while any("watch" in task.get_name() for task in asyncio.all_tasks() - tasks):  # noqa: ASYNC110
+            await anyio.sleep(0.01)
+    await proxy.heal()
+    await client.backend.set("a", b"")  # it is there again
+    assert await count_watchers(etcd) == 0
+
+
 # --- what is lost ----------------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from itertools import count
+from typing import Final
 
 import anyio
 import pytest
@@ -11,8 +12,74 @@ from kvorum.testing.probes import DEADLINE, take, until
 from kvorum.testing.store import Watchers
 
 
+async def _break(watch: StorageWatch) -> None:
+    async for _ in watch:
+        break
+
+
+async def _cancel(watch: StorageWatch) -> None:
+    consumer = asyncio.create_task(_consume(watch))
+    await asyncio.sleep(0.01)
+    consumer.cancel()
+    await asyncio.wait([consumer])
+
+
+async def _time_out(watch: StorageWatch) -> None:
+    with anyio.move_on_after(0.01):
+        await _consume(watch)
+
+
+async def _close_twice(watch: StorageWatch) -> None:
+    await anext(watch)
+    await watch.aclose()
+    await watch.aclose()
+
+
+async def _close_while_somebody_waits(watch: StorageWatch) -> None:
+    consumer = asyncio.create_task(_consume(watch))
+    await asyncio.sleep(0.01)
+    await watch.aclose()
+    await consumer
+
+
+async def _drop(watch: StorageWatch) -> None:
+    await anext(watch)
+
+
+async def _consume(watch: StorageWatch) -> None:
+    async for _ in watch:
+        pass
+
+
+_WAYS: Final = {
+    way.__name__.strip("_"): way
+    for way in (_break, _cancel, _time_out, _close_twice, _close_while_somebody_waits, _drop)
+}
+
+
 class WatchEndsConformance:
     """Tests of how a watch ends, and what is left of it."""
+
+    @pytest.mark.parametrize("way", _WAYS)
+    async def test_however_a_watch_ends_nothing_of_it_is_left(
+        self, backend: StorageBackend, watchers: Watchers, way: str
+    ) -> None:
+        """Neither in the store nor here: no task."""
+        start = await backend.set("a", b"")
+        await backend.set("a", b"")
+        tasks = asyncio.all_tasks()
+        watch = backend.watch("", since=start)
+        await watch.open()
+        assert await watchers() == 1
+
+        with anyio.fail_after(DEADLINE):
+            await _WAYS[way](watch)
+        del watch
+
+        async def is_nothing_left() -> bool:
+            return await watchers() == 0 and asyncio.all_tasks() <= tasks
+
+        await until(is_nothing_left)
 
     async def test_a_watch_that_is_left_is_gone_from_the_store(
         self, backend: StorageBackend, watchers: Watchers
