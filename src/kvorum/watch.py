@@ -230,7 +230,7 @@ class Watch(Generic[R]):
     async def _pause(self) -> None:
         """Give way to a store that is away, or compacts faster than it can be listed."""
         if self._misses > 1:
-            await anyio.sleep(random.uniform(0, min(0.05 * 2**self._misses, 1.0)))  # noqa: S311 - no secret
+            await anyio.sleep(random.uniform(0, min(0.05 * 2 ** min(self._misses, 5), 1.0)))  # noqa: S311 - no secret
 
     # --- changes to events ---
 

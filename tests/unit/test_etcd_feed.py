@@ -32,3 +32,22 @@ def test_a_previous_value_that_was_compacted_is_lost_history_and_not_a_wrong_eve
 
 def test_a_creation_has_no_previous_value() -> None:
     assert feed()._change(event(created=9)) == Change("a", 9, Entry("a", b"", 9, 9, 2), None)
+
+
+def test_a_store_that_is_away_for_hours_is_asked_again_within_a_second() -> None:
+    """After a thousand attempts, a wait that doubles each time would be no number any more, and the reader die."""
+    away = feed()
+    for breaks in (0, 1, 10, 1_100, 1_000_000):
+        away._breaks = breaks
+        assert 0 <= away._wait() <= 1
+
+
+def test_an_attempt_to_take_over_may_take_longer_each_time_up_to_the_timeout_of_a_call() -> None:
+    away = feed()
+    patience = []
+    for breaks in (1, 2, 3, 1_100):
+        away._breaks = breaks
+        patience.append(away._patience(5.0))
+
+    assert patience == [2, 4, 5, 5]
+    assert away._patience(0.5) == 0.5

@@ -40,6 +40,11 @@ READ_AHEAD: Final = 256
 _FIRST_WAIT: Final = 0.05
 _LONGEST_WAIT: Final = 1.0
 
+# Seconds that the first attempt to take over may take, twice that the next one, and so on up to the timeout of a call.
+# When a server falls silent, keep-alive finds out about the connection of the watches within 12 seconds; but about that
+# of the calls, on which the server is asked first, the deadline of this attempt does.
+_FIRST_ATTEMPT: Final = 2.0
+
 _DELETE: Final = 1  # mvccpb.Event.DELETE
 
 
@@ -201,7 +206,7 @@ class Feed:
         while True:
             await anyio.sleep(self._wait())
             self._breaks += 1
-            deadline = anyio.current_time() + connection.settings.timeout
+            deadline = anyio.current_time() + self._patience(connection.settings.timeout)
             try:
                 stream = await self._create(connection, self.position, deadline)
                 await self._check_future(connection, self.position, stream.created.header.revision)
@@ -229,7 +234,11 @@ class Feed:
             self._stream = None  # it would keep the connection open for as long as somebody keeps the watch
 
     def _wait(self) -> float:
-        return random.uniform(0, min(_FIRST_WAIT * 2**self._breaks, _LONGEST_WAIT))  # noqa: S311 - no secret
+        return random.uniform(0, min(_FIRST_WAIT * _twofold(self._breaks), _LONGEST_WAIT))  # noqa: S311 - no secret
+
+    def _patience(self, timeout: float) -> float:
+        """Return how long an attempt to take over may take."""
+        return min(_FIRST_ATTEMPT * _twofold(self._breaks - 1), timeout)
 
     # --- checks ---
 
@@ -307,6 +316,11 @@ class Feed:
     def _notify(self) -> None:
         self.changed.set()
         self.changed = anyio.Event()
+
+
+def _twofold(times: int) -> int:
+    """Return two to that power, or so much that it makes no difference. 2**1024, after ten minutes, is no float."""
+    return 1 << min(times, 16)
 
 
 def _is_live(response: rpc.WatchResponse) -> bool:
