@@ -11,6 +11,7 @@ import pytest
 import kvorum
 from kvorum import EmbeddedEtcd, EtcdSettings, FutureRevisionError, HistoryLostError, Operation
 from kvorum.etcd.admin import compact
+from kvorum.etcd.feed import Feed
 from kvorum.lab import LabWorker, LabWorkerRepository
 from kvorum.testing import FaultProxy
 
@@ -313,6 +314,31 @@ async def test_a_watch_that_ends_while_it_is_interrupted_leaves_nothing(
     await proxy.heal()
     await client.backend.set("a", b"")  # it is there again
     assert await count_watchers(etcd) == 0
+
+
+async def test_a_mistake_in_the_reader_leaves_nobody_waiting(
+    etcd: EmbeddedEtcd, direct: kvorum.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is raised where the client is left, as every mistake in its tasks."""
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    client = kvorum.connect(f"{etcd.url}/lab")
+    await client.__aenter__()
+    watch, other = client.backend.watch(""), client.backend.watch("elsewhere/")
+    waiting = [await idle(watch), await idle(other)]
+    await watch.open()
+    await other.open()
+    monkeypatch.setattr(Feed, "_put", fail)
+    await direct.backend.set("a", b"")
+
+    with anyio.fail_after(DEADLINE):
+        outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(each) for each in outcomes] == [kvorum.ClientClosedError] * 2
+    with pytest.raises(ExceptionGroup) as caught:
+        await client.aclose()
+    assert caught.group_contains(ZeroDivisionError)
 
 
 # --- what is lost ----------------------------------------------------------------------------------------------------

@@ -143,6 +143,10 @@ class Feed:
             if is_cancelled():
                 self._fail(ClientClosedError.closed())
                 raise
+        except Exception:
+            # A mistake of ours. It ends the client, and is raised where that is left; until then nobody may wait in vain.
+            self._fail(ClientClosedError.closed())
+            raise
         finally:
             self._drop_stream()
             self.finished.set()
