@@ -144,7 +144,7 @@ class Feed:
                 self._fail(ClientClosedError.closed())
                 raise
         except Exception:
-            # A mistake of ours. It ends the client, and is raised where that is left; until then nobody may wait in vain.
+            # A mistake of ours: it ends the client, and is raised where that is left. Nobody may wait in vain for it.
             self._fail(ClientClosedError.closed())
             raise
         finally:
