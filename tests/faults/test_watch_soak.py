@@ -407,7 +407,10 @@ class Soak:
             while not holds():  # noqa: ASYNC110 - whoever follows tells nobody
                 await anyio.sleep(0.01)
             return
-        raise AssertionError(f"it is not so after {PATIENCE:g} s: {self.followers}")
+        # Printed too: what is raised here comes out in a group of groups, one for each proxy.
+        problem = f"it is not so after {PATIENCE:g} s, {self.history}: {self.followers}"
+        print(problem)
+        raise AssertionError(problem)
 
     async def now(self) -> int:
         """Return the store's revision, as soon as it can be told."""
