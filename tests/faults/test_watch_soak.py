@@ -356,11 +356,17 @@ class Soak:
     async def run(self, faults: Sequence["FaultOfSoak"]) -> None:
         """Do all of that to watches while writers write; then judge what was shown."""
         self.truth = Truth((), end=await self.now())
+        problem: Exception | None = None
         async with AsyncExitStack() as stack:
             for number, kind in enumerate(KINDS):
                 opened = follower_of(self.etcd, kind, self.seed + number)
                 self.followers.append(await stack.enter_async_context(opened))
-            await self.follow(faults)
+            try:
+                await self.follow(faults)
+            except Exception as exc:  # noqa: BLE001 - raised below: else it would come in a group for each proxy
+                problem = exc
+        if problem is not None:
+            raise problem
         await self.read_truth()
         self.judge()
 
@@ -407,10 +413,7 @@ class Soak:
             while not holds():  # noqa: ASYNC110 - whoever follows tells nobody
                 await anyio.sleep(0.01)
             return
-        # Printed too: what is raised here comes out in a group of groups, one for each proxy.
-        problem = f"it is not so after {PATIENCE:g} s, {self.history}: {self.followers}"
-        print(problem)
-        raise AssertionError(problem)
+        raise AssertionError(f"it is not so after {PATIENCE:g} s, {self.history}: {self.followers}")
 
     async def now(self) -> int:
         """Return the store's revision, as soon as it can be told."""
@@ -446,8 +449,15 @@ class Soak:
         await compact(self.client.connection, self._compacted)
 
     async def leader(self) -> int:
-        health = await self.client.health()
-        return self.etcd.endpoints.index(next(each.endpoint for each in health.endpoints if each.is_leader))
+        """Return who leads, as soon as there is somebody: the last fault may have been its end."""
+        with anyio.fail_after(PATIENCE):
+            while True:
+                with kvorum.deadline(PATIENCE):
+                    endpoints = (await self.client.health()).endpoints
+                leading = [number for number, each in enumerate(endpoints) if each.is_leader]
+                if leading:
+                    return self.etcd.endpoints.index(endpoints[leading[0]].endpoint)
+                await anyio.sleep(0.05)
 
 
 @asynccontextmanager
