@@ -39,6 +39,8 @@ def problems_of_label(value: str, what: str = "namespace") -> list[str]:
 
 def problems_of_qualified_name(value: str, what: str) -> list[str]:
     """Check `name` or `prefix/name`, as the keys of labels and annotations and the names of finalizers are."""
+    if len(value) <= MAX_LABEL and _QUALIFIED.fullmatch(value):  # most have no prefix
+        return []
     prefix, slash, name = value.rpartition("/")
     problems = problems_of_subdomain(prefix, f"the prefix of {what}") if slash else []
     if len(name) > MAX_LABEL or not _QUALIFIED.fullmatch(name):

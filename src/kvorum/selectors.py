@@ -23,4 +23,6 @@ class Selector(Generic[R]):
 
     def matches(self, resource: R) -> bool:
         """Tell whether both selectors match."""
+        if self.is_everything:
+            return True
         return self.labels.matches(resource.metadata.labels) and self.fields.matches(resource)

@@ -32,13 +32,19 @@ async def test_another_event_loop_is_told_that_the_client_is_not_its_own(client:
         "ping": client.ping,
         "aclose": client.aclose,
     }
+    watch = store.watch("")
+    await watch.open()
     if isinstance(store, kvorum.MemoryStorageBackend):
         del calls["kept"]  # it has no connection, and whoever keeps it has kept it on purpose
+    else:
+        calls |= {"watch": lambda: anext(watch), "watch.aclose": watch.aclose}
     for call in calls.values():
         with pytest.raises(ClientClosedError, match="another event loop"):
             await anyio.to_thread.run_sync(elsewhere, call)
 
     await client.backend.set("a", b"1")  # and it is none the worse for it
+    (change,) = await anext(watch)
+    assert change.key == "a"
 
 
 FORKED = """

@@ -71,7 +71,7 @@ class EtcdStorageBackend(StorageBackend):
         full, subject = self._keys.full(key), self.location(key)
         if revision is None:
             kv = await self._client.pipeline.get(full, subject)
-            return entry_of(self._keys, kv) if kv is not None else None
+            return entry_of(self._keys, kv, key) if kv is not None else None
         check_revision(subject, revision)
         request = rpc.RangeRequest(key=full, revision=revision)
         answer = await self._client.connection.range(request, subject, revision=revision)

@@ -5,6 +5,13 @@ from kvorum.keyspace import KeySpace
 from kvorum.storage import Entry
 
 
-def entry_of(keys: KeySpace, kv: rpc.KeyValue) -> Entry:
-    """Return a key-value pair of etcd's as an entry of the backend that has these keys."""
-    return Entry(keys.relative(kv.key), kv.value, kv.mod_revision, kv.create_revision, kv.version, kv.lease)
+def entry_of(keys: KeySpace, kv: rpc.KeyValue, key: str | None = None) -> Entry:
+    """Return a key-value pair of etcd's as an entry of the backend that has these keys; of `key`, if that is known."""
+    return Entry(
+        keys.relative(kv.key) if key is None else key,
+        kv.value,
+        kv.mod_revision,
+        kv.create_revision,
+        kv.version,
+        kv.lease,
+    )

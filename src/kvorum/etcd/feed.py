@@ -304,12 +304,13 @@ class Feed:
         kv, before = event.kv, event.prev_kv
         deleted = event.type == _DELETE
         # On a create the previous value is an empty message, not absent.
-        previous = entry_of(self._keys, before) if before.mod_revision else None
+        key = self._keys.relative(kv.key)
+        previous = entry_of(self._keys, before, key) if before.mod_revision else None
         if previous is None and (deleted or kv.create_revision != kv.mod_revision):
             # Compaction has overtaken this watch: etcd then leaves the previous value out, without an error.
             raise HistoryLostError(revision=kv.mod_revision)
-        entry = None if deleted else entry_of(self._keys, kv)
-        return Change(self._keys.relative(kv.key), kv.mod_revision, entry, previous)
+        entry = None if deleted else entry_of(self._keys, kv, key)
+        return Change(key, kv.mod_revision, entry, previous)
 
     def _fail(self, error: KvorumError) -> None:
         if not self.is_ended:

@@ -15,7 +15,7 @@ from kvorum.errors import ClientClosedError, KvorumError
 from kvorum.etcd.batch import MAX_OPERATIONS, Batch, Limit, Pending, calls_of, plan_batch, superseded
 
 SLOTS: Final = 2  # requests under way: one that the server works at while this process works at another
-WORTHWHILE: Final = 16  # calls that are not split between two requests
+WORTHWHILE: Final = 32  # calls that are not split between two requests
 MAX_WAITING: Final = 10_000  # calls; more wait for room, with their deadlines running
 
 A = TypeVar("A")

@@ -13,6 +13,7 @@ import weakref
 from contextlib import suppress
 
 from kvorum.deadlines import deadline_of
+from kvorum.errors import ClientClosedError
 from kvorum.etcd.connection import HasConnection
 from kvorum.etcd.feed import Feed
 from kvorum.keyspace import KeySpace
@@ -33,7 +34,7 @@ class EtcdStorageWatch(StorageWatch):
         self._feed = Feed(keys, prefix, since)
         self._bookmarks = bookmarks
         self._revision = 0
-        self._started = False
+        self._loop: asyncio.AbstractEventLoop | None = None  # that it was opened on
 
     def __repr__(self) -> str:
         feed = self._feed
@@ -52,14 +53,15 @@ class EtcdStorageWatch(StorageWatch):
 
     async def open(self) -> None:
         """Start the reader, and wait until etcd has created the watch."""
-        if not self._started and not self._feed.is_ended:
+        self._check_loop()
+        if self._loop is None and not self._feed.is_ended:
             connection = self._client.connection
             deadline = deadline_of(connection.settings.timeout)
             connection.supervisor.spawn(self._feed.run, connection, deadline, name=f"watch {self._feed.subject}")
-            self._started = True
+            self._loop = asyncio.get_running_loop()
             # A watch that is merely dropped is cancelled on the server, too. Python's garbage collector would not do
             # it: grpc keeps a call that is under way.
-            weakref.finalize(self, _end_soon, asyncio.get_running_loop(), self._feed).atexit = False
+            weakref.finalize(self, _end_soon, self._loop, self._feed).atexit = False
         while not self._feed.is_open and not self._feed.is_ended:
             await self._feed.changed.wait()
         if not self._feed.is_open:
@@ -68,9 +70,15 @@ class EtcdStorageWatch(StorageWatch):
 
     async def aclose(self) -> None:
         """Cancel the stream, and wait until its reader is gone."""
+        self._check_loop()
         self._feed.end()
-        if self._started:
+        if self._loop is not None:
             await self._feed.finished.wait()
+
+    def _check_loop(self) -> None:
+        """Refuse an event loop that it was not opened on: there, it would wait for ever."""
+        if self._loop is not None and self._loop is not asyncio.get_running_loop():
+            raise ClientClosedError.on_another_loop()
 
     async def __anext__(self) -> tuple[Change, ...]:
         await self.open()

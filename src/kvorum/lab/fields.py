@@ -21,22 +21,23 @@ def written(default: T) -> T:
     return msgspec.field(default_factory=lambda: default)
 
 
-class Format(msgspec.Struct, frozen=True):
+class Format:
     """What a text must look like.
 
-    Attributes:
+    Args:
         pattern: a regular expression for the whole text.
         meaning: what such a text is, to end the sentence "… is not".
     """
 
-    pattern: str
-    meaning: str
+    def __init__(self, pattern: str, meaning: str) -> None:
+        self._pattern = re.compile(pattern)
+        self._meaning = meaning
 
     def problems_of(self, path: str, value: str | None) -> list[str]:
         """Check the text at `path`; None is no text, and no problem."""
-        if value is None or re.fullmatch(self.pattern, value):
+        if value is None or self._pattern.fullmatch(value):
             return []
-        return [f"{path} {value!r} is not {self.meaning}"]
+        return [f"{path} {value!r} is not {self._meaning}"]
 
 
 class Span(msgspec.Struct, frozen=True):
