@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio.to_thread
@@ -26,7 +27,7 @@ def elsewhere(call: Any) -> None:
 async def test_another_event_loop_is_told_that_the_client_is_not_its_own(client: kvorum.Client) -> None:
     """As in a thread that runs a loop of its own; the call would never end there."""
     store = client.backend
-    calls = {
+    calls: dict[str, Callable[[], Awaitable[object]]] = {
         "get": lambda: client.backend.get("a"),
         "kept": lambda: store.get("a"),
         "ping": client.ping,
