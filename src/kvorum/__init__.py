@@ -4,6 +4,7 @@ Typed resources, optimistic concurrency that never loses an update, and watches 
 `connect`; everything public can be imported from here.
 """
 
+from kvorum.checkpoint import Checkpoint
 from kvorum.client import Client, connect
 from kvorum.deadlines import deadline
 from kvorum.embedded import EmbeddedEtcd, ServerTls
@@ -73,6 +74,7 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "Modified",
     "Deleted",
     "Bookmark",
+    "Checkpoint",
     # Storage
     "StorageBackend",
     "EtcdStorageBackend",

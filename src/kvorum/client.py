@@ -9,6 +9,7 @@ from typing import Final, Literal, Self, TypeVar
 import anyio
 import msgspec
 
+from kvorum.checkpoint import Checkpoint
 from kvorum.embedded import EmbeddedEtcd
 from kvorum.errors import ClientClosedError, ConfigurationError, PermissionDeniedError
 from kvorum.etcd.admin import health_of
@@ -110,6 +111,10 @@ class Client:
             ConfigurationError: the class is no `Resource[Spec, Status]`, or declares no kind.
         """
         return Repository(self, resource_type)
+
+    def checkpoint(self, name: str) -> Checkpoint:
+        """Return the checkpoint of a consumer, which remembers in the store what it has handled; see `Checkpoint`."""
+        return Checkpoint(self, name)
 
     async def ping(self) -> float:
         """Ask for nothing, and return the seconds until there was an answer.

@@ -49,14 +49,14 @@ class Pending(Generic[A]):
     def __init__(
         self, key: bytes, request: Request, subject: str, deadline: float, *, value_size: int = 0, expected: int = 0
     ) -> None:
-        self.key = key
-        self.request = request
-        self.subject = subject
-        self.deadline = deadline
-        self.size = 3 * len(key) + value_size + _OVERHEAD
-        self.expected = expected
-        self.is_write = not isinstance(request, rpc.RangeRequest)
-        self.is_sent = False
+        self.key: bytes = key
+        self.request: Request = request
+        self.subject: str = subject
+        self.deadline: float = deadline
+        self.size: int = 3 * len(key) + value_size + _OVERHEAD
+        self.expected: int = expected
+        self.is_write: bool = not isinstance(request, rpc.RangeRequest)
+        self.is_sent: bool = False
         self.outcome: asyncio.Future[Any] | None = None
 
     @property
