@@ -34,6 +34,8 @@ class StoredCheckpoint(Resource[CheckpointSpec, CheckpointStatus]):
 class Checkpoint:
     """The last revision that a consumer has handled, under a name of its own. `Client.checkpoint` makes it.
 
+    It is used like this::
+
         checkpoint = client.checkpoint("billing")
         async with workers.watch(since=await checkpoint.load()) as watch:
             async for events in watch.revisions():

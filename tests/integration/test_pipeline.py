@@ -514,6 +514,23 @@ async def test_a_server_whose_alarms_cannot_be_asked_for_gets_no_batches_of_writ
     assert now.write_requests - before.write_requests == now.writes - before.writes == 50
 
 
+async def test_writes_that_wait_when_there_is_no_more_room_are_sent_by_themselves(
+    client: kvorum.Client, proxy: FaultProxy
+) -> None:
+    """They do not ride after all; nor do they wait for those who come now, and pass by."""
+    if not client.pipeline._forms.guard_quota:
+        return  # it counts them
+    proxy.hold("requests")
+    calls = [asyncio.ensure_future(client.backend.set(f"k{number}", b"1")) for number in range(50)]
+    await proxy.wait(lambda now: now.held > 0)
+    client.pipeline._quota.close()
+    calls += [asyncio.ensure_future(client.backend.set(f"n{number}", b"1")) for number in range(50)]
+    await asyncio.sleep(0)
+    await proxy.heal()
+
+    assert [type(answer) for answer in await all_of(*calls)] == [int] * 100
+
+
 # --- the same semantics ----------------------------------------------------------------------------------------------
 
 
@@ -538,13 +555,13 @@ async def late_reads(etcd: EmbeddedEtcd, client: kvorum.Client, proxy: FaultProx
     start = await writer.backend.set("start", b"")
     reading = [RecordingBackend(client.backend, history, f"reader-{number}") for number in range(4)]
     writing = RecordingBackend(writer.backend, history, "writer")
-    await writing.set("a", b"%d" % start)
+    await writing.set("a", b"%d" % start + bytes(10_000))  # so much that its answer is known by its size
     proxy.hold("replies")
     calls = [asyncio.ensure_future(reading[0].get("b"))]
     await proxy.wait(lambda now: now.held > 0)
     held = proxy.statistics().held
     calls += [asyncio.ensure_future(reading[1].get("a")), asyncio.ensure_future(reading[2].get("c"))]
-    await proxy.wait(lambda now: now.held > held)
+    await proxy.wait(lambda now: now.held > held + 10_000)
     await writing.set("a", b"new %d" % start)
     calls.append(asyncio.ensure_future(reading[3].get("a")))
     await asyncio.sleep(0)

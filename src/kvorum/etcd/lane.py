@@ -80,13 +80,17 @@ class Lane:
     def _in_flight(self) -> int:
         return len(self._under_way) + self._alone
 
-    # --- a call that passes at once ---
+    # --- calls that do not wait ---
 
-    def enter(self, call: Pending[Any]) -> None:
-        """Note that a call is under way by itself; its caller sends it, and calls `leave`."""
-        self._alone += 1
+    def pass_by(self) -> None:
+        """Note that a call has nothing to do with the others: its caller sends it, whatever else is under way."""
         self.requests += 1
         self.operations += 1
+
+    def enter(self, call: Pending[Any]) -> None:
+        """Note that a call found nobody else: its caller sends it, and calls `leave`; who comes now waits for it."""
+        self.pass_by()
+        self._alone += 1
         if call.is_write:
             self._busy.add(call.key)
 

@@ -146,8 +146,11 @@ class Pipeline:
         return await self._call(self._reads, call)
 
     async def _call(self, lane: Lane, call: Pending[A]) -> A:
-        if self._passes_at_once(lane, call):
-            return await self._pass(lane, call)
+        if not self._rides(call):
+            lane.pass_by()
+            return await self._alone(call)
+        if lane.is_idle:
+            return await self._enter(lane, call)
         outcome = await lane.join(call)
         if isinstance(outcome, KvorumError):
             raise outcome
@@ -155,7 +158,7 @@ class Pipeline:
             return await self._otherwise(call, outcome)
         return outcome
 
-    async def _pass(self, lane: Lane, call: Pending[A]) -> A:
+    async def _enter(self, lane: Lane, call: Pending[A]) -> A:
         known = 0
         lane.enter(call)
         try:
@@ -203,15 +206,17 @@ class Pipeline:
         cluster = self._connection.cluster
         return forms_of(cluster.version, has_user=cluster.tokens.has_user)
 
-    def _passes_at_once(self, lane: Lane, call: Pending[Any]) -> bool:
-        """Tell whether a call is sent now, and by itself."""
+    def _rides(self, call: Pending[Any]) -> bool:
+        """Tell whether a call may go together with others now."""
         cluster = self._connection.cluster
-        if lane.is_idle or not self._is_on or not cluster.is_prepared(cluster.current):
-            return True
+        return self._is_on and cluster.is_prepared(cluster.current) and self._is_trusted(call, self._quota.admits)
+
+    def _is_trusted(self, call: Pending[Any], has_room: Callable[[float], bool]) -> bool:
+        """Tell whether the server can be trusted with batches of such calls."""
         forms = self._forms
         if not call.is_write:
-            return forms.reads == "single"
-        return not forms.writes or (forms.guard_quota and not self._quota.admits(self._loop.time()))
+            return forms.reads != "single"
+        return forms.writes and (not forms.guard_quota or has_room(self._loop.time()))
 
     # --- batches ---
 
@@ -222,22 +227,28 @@ class Pipeline:
         """Send a batch and settle all its calls; return the revisions at which its keys are known to be."""
         calls = list(calls_of(batch))
         try:
-            if len(calls) == 1:
-                answers: Sequence[Any] = [await self._alone(calls[0])]
-            else:
-                answers = await self._together(batch, max(each.deadline for each in calls))
+            return await self._settle(batch, calls)
         except KvorumError as exc:
             self._settle_failed(calls, exc)
             return {}
-        else:
-            for group, answer in zip(batch.values(), answers, strict=True):
-                for each in group:
-                    each.settle(answer)
-            return dict(zip(batch, map(known_revision, answers), strict=True)) if calls[0].is_write else {}
         finally:
             for each in calls:  # it was cancelled, since the client is being closed
                 if not each.is_over:
                     each.settle(self._closed(each))
+
+    async def _settle(self, batch: Batch, calls: Sequence[Pending[Any]]) -> dict[bytes, int]:
+        if len(calls) == 1:
+            answers: Sequence[Any] = [await self._alone(calls[0])]
+        elif self._is_trusted(calls[0], self._quota.is_open):  # as it was when they began to wait
+            answers = await self._together(batch, max(each.deadline for each in calls))
+        else:
+            answers = [Unanswered.ALONE] * len(batch)
+        for group, answer in zip(batch.values(), answers, strict=True):
+            for each in group:
+                each.settle(answer)
+        if not calls[0].is_write or Unanswered.ALONE in answers:
+            return {}
+        return dict(zip(batch, map(known_revision, answers), strict=True))
 
     async def _together(self, batch: Batch, deadline: float) -> Sequence[Any]:
         forms = self._forms

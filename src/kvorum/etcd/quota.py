@@ -47,6 +47,10 @@ class Quota:
             self._due = now + _PERIOD
             self._supervisor.spawn(self._look, name="look for alarms")
             return False  # this write is the one that etcd counts
+        return self.is_open(now)
+
+    def is_open(self, now: float) -> bool:
+        """Tell whether batches of writes may be sent, by the last answer."""
         return now < self._fresh_until
 
     def close(self) -> None:
