@@ -15,6 +15,7 @@ from hypothesis import settings
 import kvorum
 from kvorum.etcd.admin import compact
 from kvorum.etcd.faults import Call
+from kvorum.etcd.pipeline import Pipeline
 
 pytest_plugins = ["pytester"]
 
@@ -23,6 +24,7 @@ settings.load_profile("kvorum")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--single", action="store_true", help="send each call by itself, as with the pipeline off")
     parser.addoption("--long", action="store_true", help="run the tests in tests/faults as long as documented")
     parser.addoption("--soak-seed", type=int, default=1, help="what the faults of the soak are drawn from")
 
@@ -31,6 +33,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def anyio_backend() -> str:
     """Run async tests on asyncio: grpc.aio knows no other."""
     return "asyncio"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def calls_ride_or_not(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Switch the pipeline off for all clients, if that was asked for."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.config.getoption("--single"):
+            patch.setattr(Pipeline, "_rides", lambda *_: False)
+        yield
 
 
 @pytest.fixture(autouse=True)
