@@ -32,7 +32,7 @@ Seen: TypeAlias = Callable[[int], None]
 _UNLIMITED = {"grpc.max_receive_message_length": -1}  # else a list, or a catch-up, ends at 4 MiB
 
 # Kvorum, with the settings in which it is not as it comes.
-VARIANTS: dict[str, dict[str, Any]] = {"kvorum": {}, "kvorum, single": {"pipeline": False}}
+VARIANTS: dict[str, dict[str, Any]] = {"kvorum": {}, "kvorum single": {"pipeline": False}}
 
 NAMES = [*VARIANTS, "aetcd", "etcd3", "etcd-client-py"]
 

@@ -7,6 +7,7 @@ pairs: of the heats that two contenders ran in the same round.
 import asyncio
 import gc
 import inspect
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -105,6 +106,25 @@ async def _in_tasks(shares: Sequence[Sequence[Step]]) -> Heat:
         for share in shares:
             group.create_task(make(share))
     return Heat(time.perf_counter() - started, len(latencies), latencies)
+
+
+def beside(lone: Sequence[Step], others: Sequence[Step], tasks: int, run: Run) -> Heat:
+    """Make calls one after the other, while so many tasks make others all the time; measure the lone ones only."""
+    heat: Heat = run(_beside(lone, others, tasks))
+    return heat
+
+
+async def _beside(lone: Sequence[Step], others: Sequence[Step], tasks: int) -> Heat:
+    async def make_on(share: Sequence[Step]) -> None:
+        for call, item in itertools.cycle(share):
+            await call(item)
+
+    async with asyncio.TaskGroup() as group:
+        crowd = [group.create_task(make_on(others[place::tasks])) for place in range(tasks)]
+        heat = await _in_tasks([lone])
+        for each in crowd:
+            each.cancel()
+    return heat
 
 
 def _in_threads(shares: Sequence[Sequence[Step]]) -> Heat:

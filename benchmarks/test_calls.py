@@ -1,5 +1,9 @@
-"""Single calls, from 1 to 256 tasks: get, add, update (read, change, compare-and-swap), nine gets to one update."""
+"""Single calls, from 1 to 256 tasks: get, add, update (read, change, compare-and-swap), nine gets to one update.
 
+And a lone get beside so many tasks that update.
+"""
+
+import inspect
 import random
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -8,7 +12,7 @@ import pytest
 from benchmarks import sample
 from benchmarks.conftest import Compete
 from benchmarks.contenders import NAMES, Contender
-from benchmarks.race import Heat, Run, Step, at_once, wait_for
+from benchmarks.race import Heat, Run, Step, at_once, beside, wait_for
 from benchmarks.referee import Referee
 
 KEYS = 1024  # a multiple of each number of tasks, so that no two of them update the same key
@@ -39,6 +43,21 @@ class Course:
                 self._heat, contender, tasks, partial(steps, contender, calls), round(calls * share_of_writes)
             )
             for name, contender in self._contenders.items()
+        }
+
+    def lone_heats(self, tasks: int) -> Mapping[str, Callable[[], Heat]]:
+        self.heats(tasks, lambda *_: (), share_of_writes=0)  # so that the workers are there
+        number = 30 if self._is_quick else 200
+        return {
+            name: partial(
+                beside,
+                [(each.get, each.item(place % KEYS)) for place in range(number)],
+                [(each.update, each.item(place)) for place in range(KEYS)],
+                tasks,
+                self._run,
+            )
+            for name, each in self._contenders.items()
+            if inspect.iscoroutinefunction(each.get)
         }
 
     def _heat(self, contender: Contender, tasks: int, steps: Callable[[], Sequence[Step]], writes: int) -> Heat:
@@ -92,6 +111,13 @@ def test_nine_gets_to_one_update(compete: Compete, course: Course, name: str, ta
         return [(verb, contender.item(number % KEYS)) for number, verb in enumerate(verbs)]
 
     compete("mixed 90/10", _column(tasks), name, lambda: course.heats(tasks, steps, share_of_writes=0.1))
+
+
+def test_a_lone_get(compete: Compete, course: Course, name: str, tasks: int) -> None:
+    """What a caller gets who comes alone while others keep the client busy with updates; threads would not share it."""
+    if tasks == 1:
+        pytest.skip("there are no others")
+    compete("get beside updates", f"{tasks} others", name, lambda: course.lone_heats(tasks))
 
 
 def _column(tasks: int) -> str:

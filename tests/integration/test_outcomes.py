@@ -71,6 +71,15 @@ async def once_dropped(proxy: FaultProxy, number: int = 1) -> None:
     await proxy.heal()
 
 
+async def once_applied(proxy: FaultProxy, sound: kvorum.StorageBackend, since: int) -> None:
+    """Heal the proxy when something was done after a revision, and the answer is lost."""
+    with anyio.fail_after(10):
+        async with sound.watch("", since=since) as watch:
+            await anext(watch)
+        await proxy.wait(lambda now: now.dropped > 0)
+    await proxy.heal()
+
+
 # --- compare-and-swap ------------------------------------------------------------------------------------------------
 
 
@@ -80,7 +89,7 @@ async def test_a_swap_whose_answer_was_lost_is_known_to_have_been_applied(
     first = await lost.set("a", b"1")
     proxy.drop("replies")
     async with anyio.create_task_group() as group:
-        group.start_soon(once_dropped, proxy)
+        group.start_soon(once_applied, proxy, sound, first)
         revision = await lost.compare_and_swap("a", UNMISTAKABLE % 2, expected=first)
 
     entry = await sound.get("a")
@@ -146,13 +155,13 @@ async def test_a_swap_that_somebody_was_faster_than_is_a_conflict_although_its_a
 
 
 async def test_a_value_that_anybody_could_have_written_proves_nothing(
-    proxy: FaultProxy, lost: kvorum.StorageBackend
+    proxy: FaultProxy, lost: kvorum.StorageBackend, sound: kvorum.StorageBackend
 ) -> None:
     """Two who count from 1 to 2 write the same bytes; to take the other's for one's own would lose an increment."""
     first = await lost.set("a", b"1")
     proxy.drop("replies")
     async with anyio.create_task_group() as group:
-        group.start_soon(once_dropped, proxy)
+        group.start_soon(once_applied, proxy, sound, first)
         with pytest.raises(OutcomeUnknownError):
             await lost.compare_and_swap("a", b"2", expected=first)
 
@@ -195,10 +204,10 @@ async def test_a_swap_that_stays_without_an_answer_is_unknown_after_two_deadline
 async def test_a_create_or_set_whose_answer_was_lost_is_known_by_its_value(
     proxy: FaultProxy, lost: kvorum.StorageBackend, sound: kvorum.StorageBackend, verb: str
 ) -> None:
-    await lost.set("other", b"")
+    first = await lost.set("other", b"")
     proxy.drop("replies")
     async with anyio.create_task_group() as group:
-        group.start_soon(once_dropped, proxy)
+        group.start_soon(once_applied, proxy, sound, first)
         revision = await getattr(lost, verb)("a", UNMISTAKABLE % 1)
 
     entry = await sound.get("a")
@@ -237,12 +246,14 @@ async def test_a_deletion_that_never_arrived_is_sent_again(
     assert not await sound.exists("a")
 
 
-async def test_a_deletion_whose_answer_was_lost_stays_unknown(proxy: FaultProxy, lost: kvorum.StorageBackend) -> None:
+async def test_a_deletion_whose_answer_was_lost_stays_unknown(
+    proxy: FaultProxy, lost: kvorum.StorageBackend, sound: kvorum.StorageBackend
+) -> None:
     """A tombstone carries no token: of two who delete the same revision nobody can tell whose it was."""
     first = await lost.set("a", b"1")
     proxy.drop("replies")
     async with anyio.create_task_group() as group:
-        group.start_soon(once_dropped, proxy)
+        group.start_soon(once_applied, proxy, sound, first)
         with pytest.raises(OutcomeUnknownError):
             await lost.delete("a", expected=first)
 
@@ -268,7 +279,7 @@ async def test_a_commit_is_known_by_any_of_its_values(
     first = await lost.set("a", b"1")
     proxy.drop("replies")
     async with anyio.create_task_group() as group:
-        group.start_soon(once_dropped, proxy)
+        group.start_soon(once_applied, proxy, sound, first)
         revision = await lost.commit([Operation.delete("a", expected=first), Operation.put("b", UNMISTAKABLE % 1)])
 
     entry = await sound.get("b")
@@ -326,10 +337,10 @@ async def test_a_lease_whose_revocation_got_no_answer_is_gone(
     proxy: FaultProxy, lost: kvorum.StorageBackend, sound: kvorum.StorageBackend
 ) -> None:
     lease = await lost.grant_lease(60)
-    await lost.set("a", b"1", lease=lease)
+    first = await lost.set("a", b"1", lease=lease)
     proxy.drop("replies")
     async with anyio.create_task_group() as group:
-        group.start_soon(once_dropped, proxy)
+        group.start_soon(once_applied, proxy, sound, first)
         await lost.revoke_lease(lease)
 
     assert not await sound.exists("a")

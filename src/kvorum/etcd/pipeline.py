@@ -146,11 +146,11 @@ class Pipeline:
         return await self._call(self._reads, call)
 
     async def _call(self, lane: Lane, call: Pending[A]) -> A:
+        if lane.is_idle:
+            return await self._enter(lane, call)
         if not self._rides(call):
             lane.pass_by()
             return await self._alone(call)
-        if lane.is_idle:
-            return await self._enter(lane, call)
         outcome = await lane.join(call)
         if isinstance(outcome, KvorumError):
             raise outcome
