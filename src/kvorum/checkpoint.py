@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import msgspec
 
-from kvorum.errors import InvalidResourceError, KvorumError, NotFoundError
+from kvorum.errors import InvalidResourceError, NotFoundError
 from kvorum.repository import Repository
 from kvorum.resources import Kind, Metadata, Resource
 from kvorum.storage import HasBackend
@@ -42,8 +42,8 @@ class Checkpoint:
                 ...                                       # handle them
                 await checkpoint.save(watch.checkpoint)   # now and then is enough
 
-    What was handled after the last `save` comes again after a restart: every event is handled at least once. Of two
-    consumers of one name at most one can save; the other one learns of it by a `ConflictError`.
+    What was handled after the last `save` comes again after a restart: every event is handled at least once. Two
+    consumers of one name get in each other's way: whoever finds that the other one has saved gets a `ConflictError`.
 
     Args:
         client: whose store keeps it.
@@ -83,8 +83,8 @@ class Checkpoint:
             return
         try:
             self._stored = await self._write(revision)
-        except KvorumError:
-            self._stored = None  # whatever it is now, the next call reads it
+        except BaseException:  # also if it is cancelled: whatever is stored now, the next call reads it
+            self._stored = None
             raise
 
     async def forget(self) -> None:
@@ -94,10 +94,9 @@ class Checkpoint:
             await self._repository.delete(self.name)
 
     async def _write(self, revision: int) -> StoredCheckpoint:
-        if self._stored is not None:
-            self._stored.status.revision = revision
-            return await self._repository.update(self._stored)
         status = CheckpointStatus(revision=revision)
+        if self._stored is not None:
+            return await self._repository.update(msgspec.structs.replace(self._stored, status=status))
         return await self._repository.add(
             StoredCheckpoint(metadata=Metadata(name=self.name), spec=CheckpointSpec(), status=status)
         )

@@ -1,7 +1,6 @@
 """How long calls may take: a deadline for a block of them."""
 
 import asyncio
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -10,6 +9,8 @@ from typing import Final
 import anyio
 
 from kvorum.errors import ConfigurationError
+
+_LONGEST: Final = 1e9  # seconds; gRPC takes more for none at all
 
 _deadline: Final[ContextVar[float | None]] = ContextVar("kvorum_deadline", default=None)
 
@@ -32,10 +33,12 @@ def deadline(seconds: float) -> Iterator[None]:
         seconds: from now; more than the client's timeout is fine.
 
     Raises:
-        ConfigurationError: it is not above 0.
+        ConfigurationError: it is not above 0, or more than thirty years.
     """
-    if not 0 < seconds < math.inf:
-        raise ConfigurationError(f"a deadline must be more than 0 seconds away, not {seconds}")
+    if not 0 < seconds <= _LONGEST:
+        raise ConfigurationError(
+            f"a deadline must be more than 0 seconds away, and at most {_LONGEST:g}, not {seconds}"
+        )
     mine, outer = anyio.current_time() + seconds, _deadline.get()
     token = _deadline.set(mine if outer is None else min(mine, outer))
     try:

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 from functools import partial
 from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import Generic, NoReturn, Self, TypeVar
 
 import anyio
 import msgspec
@@ -80,6 +80,7 @@ class Watch(Generic[R]):
         self._misses = 0  # lists and streams in a row that came to nothing
         self._is_open = False
         self._is_closed = False
+        self._error: KvorumError | None = None  # that was not raised yet
 
     def __repr__(self) -> str:
         state = "closed" if self._is_closed else "open" if self._is_open else "not open"
@@ -136,6 +137,8 @@ class Watch(Generic[R]):
 
     async def _advance(self) -> None:
         """Wait for a revision and decode it. Nothing is awaited between taking it and keeping it."""
+        if self._error is not None:
+            await self._end(self._error)
         if self._is_closed:
             raise StopAsyncIteration
         try:
@@ -145,8 +148,7 @@ class Watch(Generic[R]):
             changes = await anext(stream)
         except (HistoryLostError, UnavailableError) as exc:
             if not self._may_list_again(exc):
-                await self.aclose()
-                raise
+                await self._end(exc)
             self._begin_again(exc)
             return
         self._misses = 0
@@ -160,9 +162,8 @@ class Watch(Generic[R]):
     async def _take(self, changes: tuple[Change, ...]) -> None:
         try:
             events = [event for change in changes if (event := self._event(change)) is not None]
-        except CorruptResourceError:
-            await self.aclose()
-            raise
+        except CorruptResourceError as exc:
+            await self._end(exc)
         if not events:
             self.checkpoint = changes[-1].revision
         self._pending.extend(events)
@@ -194,10 +195,21 @@ class Watch(Generic[R]):
 
     async def aclose(self) -> None:
         """End the watch, here and on the server. Idempotent; iterating ends then."""
+        self._error = None
+        await self._close()
+
+    async def _close(self) -> None:
         self._is_closed = True
         self._pending.clear()
         if self._stream is not None:
             await self._stream.aclose()
+
+    async def _end(self, error: KvorumError) -> NoReturn:
+        """Close it, and raise an error. If whoever waits is cancelled meanwhile, the next one who does gets it."""
+        self._error = error
+        await self._close()
+        self._error = None
+        raise error
 
     async def _open(self) -> StorageWatch:
         try:
@@ -205,9 +217,8 @@ class Watch(Generic[R]):
             await stream.open()
         except (HistoryLostError, UnavailableError):
             raise  # it may list again
-        except KvorumError:
-            await self.aclose()
-            raise
+        except KvorumError as exc:
+            await self._end(exc)
         if not self._is_open:
             self._is_open = True
             if self._shown is None:

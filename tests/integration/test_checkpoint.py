@@ -1,5 +1,6 @@
 """A consumer that is started again goes on where it stopped: nothing is left out."""
 
+import anyio
 import pytest
 
 import kvorum
@@ -51,6 +52,20 @@ async def test_a_checkpoint_never_goes_back(client: kvorum.Client) -> None:
 
     assert await checkpoint.load() == 7
     assert await client.backend.set("a", b"") == before + 1  # nothing was written
+
+
+async def test_a_save_that_is_cancelled_is_made_up_for_by_the_next_one(
+    client: kvorum.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = client.checkpoint("c")
+    await checkpoint.save(10)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(client.backend), "compare_and_swap", lambda *_, **__: anyio.sleep_forever())
+        with anyio.move_on_after(0.05):
+            await checkpoint.save(20)
+    await checkpoint.save(20)
+
+    assert await client.checkpoint("c").load() == 20
 
 
 async def test_of_two_consumers_of_one_name_the_second_one_learns_of_the_first(client: kvorum.Client) -> None:

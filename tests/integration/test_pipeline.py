@@ -3,10 +3,12 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
+import trustme
 
 import kvorum
 from kvorum import (
@@ -22,6 +24,7 @@ from kvorum import (
     OutcomeUnknownError,
     PermissionDeniedError,
     ResourceTooLargeError,
+    ServerTls,
     StorageFullError,
     UnavailableError,
 )
@@ -284,6 +287,39 @@ async def test_cancelled_batches_of_reads_do_not_stop_the_server(kvorum_etcd: Em
             assert await client.backend.get("a") is not None
 
 
+async def test_a_write_that_was_cancelled_before_it_was_sent_never_comes(
+    client: kvorum.Client, proxy: FaultProxy, store: kvorum.StorageBackend
+) -> None:
+    """Also if it waits in a batch, or for a server: what somebody else writes afterwards stays."""
+    for number in range(5):
+        await proxy.refuse()
+        proxy.cut()
+        calls = [asyncio.ensure_future(client.backend.set(f"k{n}", b"old")) for n in range(1 + 5 * (number % 2))]
+        await anyio.sleep(0.1)  # they wait for a server
+        for call in calls:
+            call.cancel()
+        await asyncio.wait(calls)
+        await store.commit([Operation.put(f"k{n}", b"new") for n in range(len(calls))])
+        await proxy.heal()
+        await client.backend.get("a")  # it is there again
+
+        values = {entry.value for entry in (await store.list("k")).entries}
+        assert values == {b"new"}
+
+
+async def test_a_mistake_of_ours_comes_out_of_the_calls_that_it_happened_to(
+    client: kvorum.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends no other calls, and no watches."""
+    with monkeypatch.context() as patch:
+        patch.setattr("kvorum.etcd.pipeline.answers_to_reads", lambda *_, **__: 1 / 0)
+        found = await all_of(*(client.backend.get(f"k{number}") for number in range(10)))
+    assert {type(answer) for answer in found[1:]} == {UnavailableError}
+    assert isinstance(found[1].__cause__, ZeroDivisionError)
+
+    assert await all_of(*(client.backend.get(f"k{number}") for number in range(10))) == [None] * 10
+
+
 # --- deadlines and limits --------------------------------------------------------------------------------------------
 
 
@@ -325,6 +361,49 @@ async def test_a_write_that_waits_past_its_deadline_was_not_sent(client: kvorum.
     assert await client.backend.keys("k*") == []
 
 
+async def test_a_call_whose_deadline_has_passed_already_is_not_sent(client: kvorum.Client, proxy: FaultProxy) -> None:
+    """Nothing was done, whoever else is under way; and that is said."""
+    with kvorum.deadline(0.05):
+        await anyio.sleep(0.06)
+        calls = [asyncio.ensure_future(client.backend.set(f"k{number}", b"1")) for number in range(20)]
+    answers = await all_of(*calls)
+
+    assert {type(answer) for answer in answers} == {UnavailableError}
+    assert await client.backend.keys("k*") == []
+    assert proxy.statistics().cuts == 0
+
+
+async def test_a_few_do_not_wait_long_for_a_batch_of_many(client: kvorum.Client, proxy: FaultProxy) -> None:
+    """There is room for another request, and the batch may take its time."""
+    await client.backend.commit([Operation.put(f"k{number}", bytes(10_000)) for number in range(100)])
+    proxy.hold("replies")
+    many = [asyncio.ensure_future(client.backend.get(f"k{number}")) for number in range(100)]
+    await proxy.wait(lambda now: now.held > 100_000)
+    before = client.pipeline.statistics().read_requests
+    one = asyncio.ensure_future(client.backend.get("a"))
+    with anyio.fail_after(DEADLINE):
+        while client.pipeline.statistics().read_requests == before:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.001)
+    await proxy.heal()
+
+    assert await all_of(one) == [None]
+    assert len(await all_of(*many)) == 100
+
+
+async def test_a_server_that_takes_fewer_operations_gets_fewer(kvorum_etcd: EmbeddedEtcd) -> None:
+    async with (
+        EmbeddedEtcd(binary=kvorum_etcd.binary, arguments=["--max-txn-ops=20"]) as etcd,
+        kvorum.connect(etcd.url) as client,
+    ):
+        for _ in range(5):
+            assert await all_of(*(client.backend.get(f"k{number}") for number in range(100))) == [None] * 100
+        before = client.pipeline.statistics()
+        await all_of(*(client.backend.get(f"k{number}") for number in range(100)))
+
+        now = client.pipeline.statistics()
+    assert now.read_requests - before.read_requests < 20
+
+
 async def test_a_queue_that_is_full_lets_callers_wait_for_room(
     client: kvorum.Client, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -337,8 +416,8 @@ async def test_a_queue_that_is_full_lets_callers_wait_for_room(
     assert [entry and entry.value for entry in found] == [b"1", None] * 100
 
     proxy.hold("requests")
-    calls = [asyncio.ensure_future(store.get(f"k{number}")) for number in range(50)]
-    await waiting_for(client, 10)
+    calls = [asyncio.ensure_future(store.get(f"k{number}")) for number in range(60)]
+    await proxy.wait(lambda now: now.held > 0)
 
     async def impatient() -> Entry | None:
         with kvorum.deadline(0.2):
@@ -346,9 +425,20 @@ async def test_a_queue_that_is_full_lets_callers_wait_for_room(
 
     (error,) = await all_of(impatient())
     assert isinstance(error, UnavailableError)
-    assert client.pipeline.statistics().waiting == 10
+    assert client.pipeline.statistics().waiting >= 40
     await proxy.heal()
-    assert await all_of(*calls) == [None] * 50
+    assert await all_of(*calls) == [None] * 60
+    assert client.pipeline.statistics().waiting == 0
+
+
+async def test_writes_that_wait_for_room_keep_their_order(
+    client: kvorum.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lane, "MAX_WAITING", 10)
+
+    revisions = await all_of(*(client.backend.set("a", b"%d" % number) for number in range(100)))
+
+    assert revisions == sorted(revisions)
 
 
 async def test_closing_the_client_ends_the_calls_that_wait(client: kvorum.Client, proxy: FaultProxy) -> None:
@@ -451,6 +541,44 @@ async def test_who_has_no_user_is_refused_once_users_are_checked_however_much_ri
     assert all(isinstance(answer, kvorum.AuthenticationError) for answer in (*written, *created, *found))
 
 
+async def test_who_is_a_user_by_a_certificate_may_not_do_more_by_riding_together(
+    kvorum_etcd: EmbeddedEtcd, roles_of: Callable[[kvorum.Client], Any], tmp_path: Path
+) -> None:
+    """Such a client has neither a name nor a password, but is somebody all the same."""
+    ca = trustme.CA()
+    files = {}
+    for name, issued in {
+        "server": ca.issue_cert("127.0.0.1"),
+        "alice": ca.issue_cert("a", common_name="alice"),
+    }.items():
+        files[name] = str(tmp_path / f"{name}.pem"), str(tmp_path / f"{name}.key")
+        issued.cert_chain_pems[0].write_to_path(files[name][0])
+        issued.private_key_pem.write_to_path(files[name][1])
+    ca.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    tls = ServerTls(*files["server"], str(tmp_path / "ca.pem"))
+    flags = ["--auth-token=simple", "--bcrypt-cost=4"]
+    async with EmbeddedEtcd(binary=kvorum_etcd.binary, tls=tls, arguments=flags) as etcd:
+        settings = EtcdSettings(
+            endpoints=etcd.endpoints,
+            prefix="lab",
+            cacert=str(tmp_path / "ca.pem"),
+            cert=files["alice"][0],
+            key=files["alice"][1],
+        )
+        async with kvorum.connect(settings) as client:
+            roles = roles_of(client)
+            await roles.add_role("owner", readwrite="/lab/mine/")
+            await roles.add_user("alice", "a secret", "owner")
+            await roles.enable("another secret")
+        async with kvorum.connect(settings) as alice:
+            store = alice.backend
+            written = await all_of(*(store.create(f"{'other' if n % 2 else 'mine'}/{n}", b"1") for n in range(40)))
+            found = await all_of(*(store.get(f"{'other' if n % 2 else 'mine'}/{n}") for n in range(40)))
+
+    assert [type(answer) for answer in written] == [int, PermissionDeniedError] * 20
+    assert [type(answer) for answer in found] == [Entry, PermissionDeniedError] * 20
+
+
 async def test_batches_of_writes_do_not_pass_by_the_quota(
     kvorum_etcd: EmbeddedEtcd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -506,7 +634,7 @@ async def test_a_server_whose_alarms_cannot_be_asked_for_gets_no_batches_of_writ
 ) -> None:
     if not client.pipeline._forms.guard_quota:
         return  # it counts them
-    monkeypatch.setattr(Quota, "admits", lambda *_: False)
+    monkeypatch.setattr(Quota, "has_room", False)
     before = client.pipeline.statistics()
     await all_of(*(client.backend.set(f"k{number}", b"1") for number in range(50)))
 

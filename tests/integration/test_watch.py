@@ -519,6 +519,26 @@ async def test_a_value_that_cannot_be_decoded_is_named_once_and_nothing_comes_af
     assert watch.checkpoint == version_of(good)
 
 
+async def test_an_error_whose_wait_was_cancelled_comes_out_of_the_next_one(
+    tasks: Repository[Task], store: kvorum.StorageBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stream is closed before it is raised, which takes a moment; a timeout may end the wait just then."""
+    watch = tasks.watch()
+    async with watch:
+        assert watch._stream is not None
+        monkeypatch.setattr(watch._stream, "aclose", anyio.sleep_forever)
+        bad = await store.set("tasks/bad", b"{}")
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await anext(watch)
+        monkeypatch.undo()
+
+        with pytest.raises(CorruptResourceError) as caught:
+            await take(watch, 1)
+        await assert_ended(watch)
+    assert caught.value.revision == bad
+
+
 async def test_a_value_that_cannot_be_decoded_ends_an_initial_watch_too(
     tasks: Repository[Task], store: kvorum.StorageBackend
 ) -> None:

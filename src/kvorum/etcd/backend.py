@@ -1,4 +1,7 @@
-"""The storage port on etcd: each method is one request, but for the pages of a list."""
+"""The storage port on etcd: each method is one request, or one operation of a request that others share.
+
+Lists take one for each page.
+"""
 
 import math
 from collections.abc import Sequence

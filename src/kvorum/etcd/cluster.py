@@ -20,7 +20,7 @@ from kvorum.etcd.diagnosis import cause_of
 from kvorum.etcd.faults import Call, TokenRefusedError
 from kvorum.etcd.server import Channel, Method, Request, Response, Server, flush
 from kvorum.etcd.tokens import Tokens
-from kvorum.etcd.versions import OLDEST_THAT_TELLS_ROOT_ALONE, Version, hazards_of, version_of
+from kvorum.etcd.versions import HAZARDS, OLDEST_THAT_TELLS_ROOT_ALONE, Version, hazards_of, version_of
 from kvorum.settings import EtcdSettings, is_endpoint
 from kvorum.supervisor import Supervisor
 
@@ -36,6 +36,7 @@ class Cluster:
         servers: all of them.
         current: the one that the next call goes to.
         version: the lowest of those that were asked; (0, 0, 0) before there is one.
+        hazards: what one of those cannot be trusted with, by name.
         tokens: what tells them who the user is.
     """
 
@@ -45,6 +46,7 @@ class Cluster:
         self.servers: list[Server] = [Server(address, settings.server_name) for address in addresses]
         self.current: Server = self.servers[0]
         self.version: Version = (0, 0, 0)
+        self.hazards: frozenset[str] = frozenset(hazard.name for hazard in HAZARDS)
         self.tokens: Tokens = Tokens(settings)
         self._settings = settings
         self._supervisor = supervisor
@@ -203,7 +205,10 @@ class Cluster:
                 text = ".".join(map(str, version))
                 _log.warning("etcd %s at %s: %s", text, server.address, hazard.consequence)
         server.version = version
-        self.version = min(each.version for each in self.servers if each.version is not None)
+        versions = [each.version for each in self.servers if each.version is not None]
+        self.version = min(versions)
+        # Of all: a newer version may have what an older one is free of.
+        self.hazards = frozenset(hazard.name for each in versions for hazard in hazards_of(each))
 
     # --- more of them ---
 

@@ -108,9 +108,12 @@ class Connection:
         call = Call("transaction on", subject, writes=True)
         return await self._send(lambda channel: channel.kv.Txn, request, call, deadline)
 
-    async def txn_once(self, request: rpc.TxnRequest, call: Call, deadline: float) -> rpc.TxnResponse:
-        """Run a transaction for several callers: once, whatever comes of it, since each can go on by itself."""
-        return await self._attempt(lambda channel: channel.kv.Txn, request, call, deadline)
+    async def once(self, method: Method[Request, Response], request: Request, call: Call, deadline: float) -> Response:
+        """Make a call for others: once, whatever comes of it, since each of them can go on by itself.
+
+        To a server that is prepared it goes without giving way to another task first.
+        """
+        return await self._attempt(method, request, call, deadline)
 
     async def lease_grant(self, request: rpc.LeaseGrantRequest) -> rpc.LeaseGrantResponse:
         """Grant a lease. One whose grant got no answer ends by itself, so to try again is safe: it counts as a read."""

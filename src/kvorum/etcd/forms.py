@@ -1,11 +1,9 @@
-"""Which form a batch may take on a server: its version decides, and whether it knows users. See `versions`."""
+"""Which form a batch may take: that depends on what the servers cannot be trusted with, and on who asks."""
 
 from functools import lru_cache
 from typing import Literal
 
 import msgspec
-
-from kvorum.etcd.versions import Version, hazards_of
 
 
 class Forms(msgspec.Struct, frozen=True):
@@ -25,14 +23,17 @@ class Forms(msgspec.Struct, frozen=True):
     guard_quota: bool
 
 
-@lru_cache(maxsize=8)
-def forms_of(version: Version, *, has_user: bool) -> Forms:
-    """Return what may be sent to servers of a version, by a client that has a user or none."""
-    hazards = {hazard.name for hazard in hazards_of(version)}
+@lru_cache(maxsize=16)
+def forms_of(hazards: frozenset[str], *, has_identity: bool) -> Forms:
+    """Return what may be sent to servers with these hazards (see `versions`).
+
+    Args:
+        hazards: those of any server of the cluster, by name.
+        has_identity: whether the servers may take this client for a user: by a token, or by its certificate.
+    """
     is_unchecked = "nested-transactions-pass-roles" in hazards
-    may_nest = not (is_unchecked and has_user)
+    may_nest = not (is_unchecked and has_identity)
     reads: Literal["flat", "nested", "single"] = "flat"
     if "read-only-transactions" in hazards:
-        # A nested read shows anybody anything.
-        reads = "nested" if may_nest else "single"
+        reads = "nested" if may_nest else "single"  # a nested read shows anybody anything
     return Forms(reads, may_nest, is_unchecked, "nested-puts-pass-the-quota" in hazards)

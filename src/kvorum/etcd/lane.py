@@ -5,17 +5,18 @@ there is room for another request, and as many of them as are worth one.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Coroutine
 from enum import Enum
+from itertools import chain
 from typing import Any, Final, TypeVar
-
-import anyio
 
 from kvorum.errors import ClientClosedError, KvorumError
 from kvorum.etcd.batch import MAX_OPERATIONS, Batch, Limit, Pending, calls_of, plan_batch, superseded
 
 SLOTS: Final = 2  # requests under way: one that the server works at while this process works at another
 WORTHWHILE: Final = 32  # calls that are not split between two requests
+PATIENCE: Final = 0.005  # seconds that a few calls wait for a request for many, although there is room for theirs
 MAX_WAITING: Final = 10_000  # calls; more wait for room, with their deadlines running
 
 A = TypeVar("A")
@@ -35,12 +36,14 @@ class Lane:
 
     Args:
         loop: the event loop that it is used on.
-        send: sends a batch, and settles all its calls, whatever happens.
+        send: sends a batch, and settles all its calls, whatever happens; returns at which revisions keys are then.
         spawn: runs it in a task of its own; raises `ClientClosedError` if there can be none.
+        goes_alone: tells, before a request is made, whether it may hold one operation only.
 
     Attributes:
         requests: how many were sent.
         operations: how many operations were in them.
+        largest: how many operations a request may hold.
     """
 
     def __init__(
@@ -48,28 +51,32 @@ class Lane:
         loop: asyncio.AbstractEventLoop,
         send: Callable[[Batch], Coroutine[Any, Any, dict[bytes, int]]],
         spawn: Callable[[Callable[[Batch], Coroutine[Any, Any, None]], Batch], None],
+        goes_alone: Callable[[], bool],
     ) -> None:
         self.requests: int = 0
         self.operations: int = 0
+        self.largest: int = MAX_OPERATIONS
         self._loop = loop
         self._send = send
         self._spawn = spawn
+        self._goes_alone = goes_alone
         self._waiting: list[Pending[Any]] = []
+        self._outside: deque[Pending[Any]] = deque()  # those for which there is no room in the queue
         self._under_way: list[Batch] = []
-        self._alone: int = 0  # calls that passed at once, and are under way
+        self._alone: int = 0  # calls that found nobody else, and are under way
         self._busy: set[bytes] = set()  # keys with a write under way
         self._is_gathering = False
+        self._held: asyncio.TimerHandle | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._room: anyio.Event = anyio.Event()  # set, and replaced, when calls were sent
         self._is_closed = False
 
     def __repr__(self) -> str:
-        return f"<Lane [{len(self._waiting)} waiting, {self._in_flight} requests under way]>"
+        return f"<Lane [{self.waiting} waiting, {self._in_flight} requests under way]>"
 
     @property
     def waiting(self) -> int:
         """How many calls wait to be sent."""
-        return len(self._waiting)
+        return len(self._waiting) + len(self._outside)
 
     @property
     def is_idle(self) -> bool:
@@ -80,16 +87,15 @@ class Lane:
     def _in_flight(self) -> int:
         return len(self._under_way) + self._alone
 
-    # --- calls that do not wait ---
-
-    def pass_by(self) -> None:
-        """Note that a call has nothing to do with the others: its caller sends it, whatever else is under way."""
+    def count(self, operations: int) -> None:
+        """Note that a request is sent."""
         self.requests += 1
-        self.operations += 1
+        self.operations += operations
+
+    # --- a call that does not wait ---
 
     def enter(self, call: Pending[Any]) -> None:
         """Note that a call found nobody else: its caller sends it, and calls `leave`; who comes now waits for it."""
-        self.pass_by()
         self._alone += 1
         if call.is_write:
             self._busy.add(call.key)
@@ -107,25 +113,21 @@ class Lane:
 
     async def join(self, call: Pending[A]) -> A | KvorumError | Unanswered:
         """Wait with others, and return what came of it: an answer, an error, or why there is neither."""
-        if len(self._waiting) >= MAX_WAITING and not await self._is_room(call.deadline):
-            return Unanswered.EXPIRED
         if self._is_closed:
             return Unanswered.CLOSED
+        if call.deadline <= self._loop.time():
+            return Unanswered.EXPIRED
         outcome: asyncio.Future[A | KvorumError | Unanswered] = self._loop.create_future()
         call.outcome = outcome
-        self._waiting.append(call)
+        if self._outside or len(self._waiting) >= MAX_WAITING:
+            self._outside.append(call)
+        else:
+            self._waiting.append(call)
         if self._timer is None or call.deadline < self._timer.when():
             self._expire_at(call.deadline)
         if not self._is_gathering:
             self._gather()
         return await outcome
-
-    async def _is_room(self, deadline: float) -> bool:
-        with anyio.move_on_after(deadline - anyio.current_time()):
-            while len(self._waiting) >= MAX_WAITING and not self._is_closed:
-                await self._room.wait()
-            return True
-        return False
 
     def _gather(self) -> None:
         """Send at the end of this turn of the event loop: until then those that come now can go along."""
@@ -135,29 +137,34 @@ class Lane:
 
     def _flush(self) -> None:
         self._is_gathering = False
+        is_patient = self._held is None or self._held.when() > self._loop.time()
+        if not is_patient:
+            self._held = None
         while self._waiting and (slots := SLOTS - self._in_flight) > 0:
             waiting = len(self._waiting)
-            if 2 * waiting < self._calls_in_flight():
-                break  # a request for a few, beside one for many, costs the many more than it brings the few
-            share = min(MAX_OPERATIONS, max(WORTHWHILE, -(-waiting // slots)))
+            if is_patient and 2 * waiting < self._alone + sum(map(len, self._under_way)):
+                self._hold()
+                break
+            share = 1 if self._goes_alone() else min(self.largest, max(WORTHWHILE, -(-waiting // slots)))
             batch, self._waiting = plan_batch(self._waiting, Limit(share), self._busy)
             if not batch:
                 break
             self._start(batch)
-        self._room.set()
-        self._room = anyio.Event()
+        self._let_in()
 
-    def _calls_in_flight(self) -> int:
-        return self._alone + sum(map(len, self._under_way))
+    def _hold(self) -> None:
+        """Wait on, but not for long: a request for a few costs those who are many more than it brings the few."""
+        if self._held is None:
+            self._held = self._loop.call_later(PATIENCE, self._flush)
+
+    def _let_in(self) -> None:
+        while self._outside and len(self._waiting) < MAX_WAITING:
+            self._waiting.append(self._outside.popleft())
 
     def _start(self, batch: Batch) -> None:
         self._under_way.append(batch)
-        self.requests += 1
-        self.operations += len(batch)
-        for each in calls_of(batch):
-            each.is_sent = True
-            if each.is_write:
-                self._busy.add(each.key)
+        if next(calls_of(batch)).is_write:
+            self._busy.update(batch)
         try:
             self._spawn(self._run, batch)
         except ClientClosedError:
@@ -195,7 +202,7 @@ class Lane:
         now = self._loop.time()
         self._timer = None
         deadlines = []
-        for each in [*self._waiting, *(each for batch in self._under_way for each in calls_of(batch))]:
+        for each in chain(self._waiting, self._outside, *map(calls_of, self._under_way)):
             if each.is_over:
                 continue
             if each.deadline > now:
@@ -210,9 +217,9 @@ class Lane:
     def close(self) -> None:
         """End all calls that wait. Those that are under way end with their requests."""
         self._is_closed = True
-        waiting, self._waiting = self._waiting, []
-        for each in waiting:
+        for each in chain(self._waiting, self._outside):
             each.settle(Unanswered.CLOSED)
-        if self._timer is not None:
-            self._timer.cancel()
-        self._room.set()
+        self._waiting, self._outside = [], deque()
+        for timer in (self._timer, self._held):
+            if timer is not None:
+                timer.cancel()

@@ -5,11 +5,10 @@ one write goes by itself, which etcd counts, and which raises the alarm if there
 batches are sent only for as long as the last answer is fresh and says that there is none.
 """
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Final
-
-import anyio
 
 from kvorum.errors import ClientClosedError, KvorumError
 from kvorum.etcd import _rpc as rpc
@@ -18,7 +17,7 @@ from kvorum.supervisor import Supervisor
 _log = logging.getLogger(__name__)
 
 _PERIOD: Final = 1.0  # seconds between two questions
-_FRESH: Final = 3.0  # seconds for which an answer counts
+_FRESH: Final = 3.0  # seconds for which an answer counts, from the question on
 
 
 class Quota:
@@ -27,37 +26,43 @@ class Quota:
     Args:
         ask: asks for the alarms of the cluster.
         supervisor: runs a question in a task of its own.
+        loop: whose clock counts.
     """
 
-    def __init__(self, ask: Callable[[rpc.AlarmRequest], Awaitable[rpc.AlarmResponse]], supervisor: Supervisor) -> None:
+    def __init__(
+        self,
+        ask: Callable[[rpc.AlarmRequest], Awaitable[rpc.AlarmResponse]],
+        supervisor: Supervisor,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
         self._ask = ask
         self._supervisor = supervisor
+        self._loop = loop
         self._is_asking = False
         self._due = 0.0
+        self._closed = 0.0  # when a write was refused
         self._fresh_until = 0.0
 
-    def admits(self, now: float) -> bool:
-        """Tell whether a write may go into a batch; if not, it has to go by itself. Asks again when it is time.
+    @property
+    def has_room(self) -> bool:
+        """Whether batches of writes may be sent, by the last answer."""
+        return self._loop.time() < self._fresh_until
 
-        Args:
-            now: on the event loop's clock.
-        """
-        if now >= self._due and not self._is_asking:
-            self._is_asking = True
-            self._due = now + _PERIOD
-            self._supervisor.spawn(self._look, name="look for alarms")
-            return False  # this write is the one that etcd counts
-        return self.is_open(now)
-
-    def is_open(self, now: float) -> bool:
-        """Tell whether batches of writes may be sent, by the last answer."""
-        return now < self._fresh_until
+    def is_due(self) -> bool:
+        """Tell whether the next write has to go by itself, to be counted; and ask for the alarms, since it is time."""
+        now = self._loop.time()
+        if self._is_asking or now < self._due:
+            return False
+        self._supervisor.spawn(self._look, now, name="look for alarms")
+        self._is_asking, self._due = True, now + _PERIOD
+        return True
 
     def close(self) -> None:
         """Take note that a write was refused for want of room."""
+        self._closed = self._loop.time()
         self._fresh_until = 0.0
 
-    async def _look(self) -> None:
+    async def _look(self, asked: float) -> None:
         try:
             alarms = await self._ask(rpc.AlarmRequest())
         except ClientClosedError:
@@ -65,6 +70,7 @@ class Quota:
         except KvorumError as exc:  # whoever may not ask does not batch
             _log.debug("writes are not batched, since the alarms are not known: %s", exc)
         else:
-            self._fresh_until = 0.0 if alarms.alarms else anyio.current_time() + _FRESH
+            is_outdated = asked <= self._closed
+            self._fresh_until = 0.0 if alarms.alarms or is_outdated else asked + _FRESH
         finally:
             self._is_asking = False
