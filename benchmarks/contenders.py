@@ -76,6 +76,7 @@ class Kvorum:
     def __init__(self, client: kvorum.Client) -> None:
         self.prefix = f"/{client.settings.prefix}/{sample.PLURAL}/"
         self._workers = client.repository(LabWorker)
+        self._backend = client.backend
         self._turns = itertools.count(1)
 
     @classmethod
@@ -93,6 +94,11 @@ class Kvorum:
 
     async def add(self, item: LabWorker) -> None:
         assert (await self._workers.add(item)).metadata.resource_version
+
+    async def set(self, item: LabWorker) -> None:
+        """Store a worker as peers do: its bytes as they are, whatever was there."""
+        name = item.metadata.name
+        assert await self._backend.set(f"{sample.PLURAL}/{name}", sample.stored_form_of(sample.number_of(name)))
 
     async def update(self, item: LabWorker) -> None:
         worker = await self._workers.get(item.metadata.name)

@@ -14,6 +14,10 @@ def name_of(number: int) -> str:
     return f"worker-{number:06}"
 
 
+def number_of(name: str) -> int:
+    return int(name.removeprefix("worker-"))
+
+
 def worker_of(number: int) -> LabWorker:
     """Make a worker whose stored form has about 0.9 KB."""
     worker = LabWorker.new(name_of(number), lab_track=f"track-{number % 20:02}")

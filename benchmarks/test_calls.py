@@ -11,7 +11,7 @@ from functools import partial
 import pytest
 from benchmarks import sample
 from benchmarks.conftest import Compete
-from benchmarks.contenders import NAMES, Contender
+from benchmarks.contenders import NAMES, Contender, Kvorum
 from benchmarks.race import Heat, Run, Step, at_once, beside, wait_for
 from benchmarks.referee import Referee
 
@@ -95,6 +95,19 @@ def test_add(compete: Compete, course: Course, referee: Referee, name: str, task
         return [(contender.add, contender.item(there + number)) for number in range(calls)]
 
     compete("add", _column(tasks), name, lambda: course.heats(tasks, steps, share_of_writes=1))
+
+
+def test_set(compete: Compete, course: Course, referee: Referee, name: str, tasks: int) -> None:
+    """The same bytes for all: what is left of `add` without types."""
+
+    def steps(contender: Contender, calls: int) -> Sequence[Step]:
+        there = referee.count(contender.prefix)
+        for number in range(calls):
+            sample.stored_form_of(there + number)  # before the clock runs
+        verb = contender.set if isinstance(contender, Kvorum) else contender.add
+        return [(verb, contender.item(there + number)) for number in range(calls)]
+
+    compete("set", _column(tasks), name, lambda: course.heats(tasks, steps, share_of_writes=1))
 
 
 def test_update(compete: Compete, course: Course, name: str, tasks: int) -> None:
