@@ -243,7 +243,7 @@ class Pipeline:
 
     def _is_counted(self) -> bool:
         """Tell whether the next write has to go by itself, so that it is counted against the quota."""
-        return self._forms.guard_quota and self._quota.is_due()
+        return self._forms.writes and self._forms.guard_quota and self._quota.is_due()
 
     # --- batches ---
 
