@@ -18,7 +18,7 @@ class Referee:
 
     def __init__(self, endpoint: str, run: Run) -> None:
         host, _, port = endpoint.partition(":")
-        self._client: Any = aetcd.Client(host, int(port))
+        self._client: Any = aetcd.Client(host, int(port), options={"grpc.max_receive_message_length": -1})
         self._run = run
 
     def __enter__(self) -> Self:
@@ -37,6 +37,12 @@ class Referee:
         """Return how many keys there are under a prefix."""
         start = prefix.encode()
         return int(self._call("Range", rpc.RangeRequest(key=start, range_end=prefix_end(start), count_only=True)).count)
+
+    def writes(self, prefix: str) -> int:
+        """Return how often the keys under a prefix have been written; those that ride together share a revision."""
+        start = prefix.encode()
+        request = rpc.RangeRequest(key=start, range_end=prefix_end(start), keys_only=True)
+        return sum(kv.version for kv in self._call("Range", request).kvs)
 
     def wipe(self, prefix: str) -> None:
         """Remove what lies under a prefix, and all history, so that no race runs in a larger store than another."""

@@ -62,10 +62,10 @@ class Course:
 
     def _heat(self, contender: Contender, tasks: int, steps: Callable[[], Sequence[Step]], writes: int) -> Heat:
         todo = steps()
-        before = self._referee.revision()
+        before = self._referee.writes(contender.prefix)
         heat = at_once(todo, tasks, self._run)
         assert heat.calls == len(todo)
-        assert self._referee.revision() - before == writes
+        assert self._referee.writes(contender.prefix) - before == writes
         self._look_at(contender, todo)
         return heat
 
