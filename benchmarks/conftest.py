@@ -39,6 +39,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(here):
             item.add_marker(pytest.mark.timeout(300))  # whoever asks first runs the race for all
+            if item.config.getoption("--quick") and _params(item).get("tasks") in {16, 256}:
+                item.add_marker(pytest.mark.skip(reason="--quick"))
+
+
+def _params(item: pytest.Item) -> dict[str, Any]:
+    return item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
 
 
 @pytest.hookimpl(trylast=True)  # below pytest-benchmark's tables
