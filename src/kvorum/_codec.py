@@ -22,7 +22,7 @@ from msgspec import Raw
 from kvorum._carry import plan_for
 from kvorum._patch import merge_patch
 from kvorum.errors import ConfigurationError, CorruptResourceError, InvalidResourceError
-from kvorum.names import problems_of_label_value, problems_of_qualified_name
+from kvorum.names import is_label_value, problems_of_label_value, problems_of_qualified_name
 from kvorum.resources import AnyResource, Kind, Metadata, Resource, Stored
 from kvorum.storage import Entry
 
@@ -49,6 +49,15 @@ class _StoredMetadata(msgspec.Struct, kw_only=True, rename="camel", omit_default
     write_token: str = ""
     # Somebody may have copied it from elsewhere. It is read over, and gone with the next write: the truth is etcd's.
     resource_version: Any = msgspec.UNSET
+
+
+class _Owned(msgspec.Struct, frozen=True):
+    """The part of the metadata that is the store's, whatever a resource says."""
+
+    uid: str
+    generation: int
+    creation_timestamp: datetime | None
+    deletion_timestamp: datetime | None
 
 
 _encoder = msgspec.json.Encoder(order="sorted")
@@ -147,8 +156,7 @@ class Codec(Generic[R]):
         Raises:
             InvalidResourceError: it breaks a rule, or could not be read back.
         """
-        ours = {"uid": str(uuid.uuid4()), "creation_timestamp": datetime.now(UTC), "deletion_timestamp": None}
-        return self._draft(resource, ours | {"generation": 1}, over=None)
+        return self._draft(resource, _Owned(str(uuid.uuid4()), 1, datetime.now(UTC), None), over=None)
 
     def draft_update(
         self, resource: R, stored: Stored, *, over: bytes | None = None, deleted: datetime | None = None
@@ -168,19 +176,19 @@ class Codec(Generic[R]):
         """
         envelope = self._decoder.decode(stored.value)
         old = self._resource(envelope, stored.key, stored.value, stored.revision)
-        ours = {
-            "uid": old.metadata.uid or str(uuid.uuid4()),  # somebody who wrote it by hand may not have given it one
-            "creation_timestamp": old.metadata.creation_timestamp,
-            "deletion_timestamp": old.metadata.deletion_timestamp or deleted,
-            "generation": max(old.metadata.generation + self._is_spec_changed(stored, old, resource, over), 1),
-        }
+        owned = _Owned(
+            old.metadata.uid or str(uuid.uuid4()),  # somebody who wrote it by hand may not have given it one
+            max(old.metadata.generation + self._is_spec_changed(stored, old, resource, over), 1),
+            old.metadata.creation_timestamp,
+            old.metadata.deletion_timestamp or deleted,
+        )
         base = over
         if over is None and _encoder.encode(envelope) != stored.value:
             base = stored.value  # it holds more than this type knows, or was written by somebody else
-        if self._encode(resource, ours, stored.write_token, base) == stored.value:
+        if _may_be_same(resource, old) and self._encode(resource, owned, stored.write_token, base) == stored.value:
             self._check_faithful(resource, old)
             return Draft(old, stored, changed=False)
-        return self._draft(resource, ours, over=base)
+        return self._draft(resource, owned, over=base)
 
     def _is_spec_changed(self, stored: Stored, old: R, new: R, over: bytes | None) -> bool:
         if old.spec != new.spec:
@@ -188,13 +196,15 @@ class Codec(Generic[R]):
         if over is None:
             return False
         # A patch may have changed a field of the spec that this type does not know.
-        return _spec_text(self._encode(old, {}, "", stored.value)) != _spec_text(self._encode(new, {}, "", over))
+        owned = _Owned("", 0, None, None)
+        before, after = self._encode(old, owned, "", stored.value), self._encode(new, owned, "", over)
+        return _spec_text(before) != _spec_text(after)
 
-    def _draft(self, resource: R, ours: Mapping[str, Any], *, over: bytes | None) -> Draft[R]:
+    def _draft(self, resource: R, owned: _Owned, *, over: bytes | None) -> Draft[R]:
         """Encode, read back what a reader would get, and check that: so nothing unreadable is ever written."""
         token = secrets.token_hex(8)
         key = self._key(resource)
-        value = self._encode(resource, ours, token, over)
+        value = self._encode(resource, owned, token, over)
         try:
             read = self._resource(self._decoder.decode(value), key, value, 0)
         except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
@@ -204,23 +214,21 @@ class Codec(Generic[R]):
             raise InvalidResourceError(key, problems)
         return Draft(read, Stored(key, value, 0, token), changed=True)
 
-    def _encode(self, resource: R, ours: Mapping[str, Any], token: str, over: bytes | None) -> bytes:
+    def _encode(self, resource: R, owned: _Owned, token: str, over: bytes | None) -> bytes:
         given = resource.metadata
         metadata = _StoredMetadata(  # spelled out, since each write makes several
             name=given.name,
             namespace=given.namespace,
-            uid=given.uid,
+            uid=owned.uid,
             labels=given.labels,
             annotations=given.annotations,
-            generation=given.generation,
-            creation_timestamp=given.creation_timestamp,
-            deletion_timestamp=given.deletion_timestamp,
+            generation=owned.generation,
+            creation_timestamp=owned.creation_timestamp,
+            deletion_timestamp=owned.deletion_timestamp,
             finalizers=given.finalizers,
             form_version=FORM_VERSION,
             write_token=token,
         )
-        for name, owned in ours.items():
-            setattr(metadata, name, owned)
         envelope = self._envelope(
             apiVersion=self.kind.api_version,
             kind=self.kind.name,
@@ -327,6 +335,18 @@ def _defaulted(name: str, kind: Any) -> tuple[Any, ...]:
     return name, kind, msgspec.field(default_factory=kind)
 
 
+def _may_be_same(resource: AnyResource, stored: AnyResource) -> bool:
+    """Tell whether the bytes have to decide: values that are equal can differ there, as 1 and 1.0 do."""
+    mine, theirs = resource.metadata, stored.metadata
+    return (
+        resource.status == stored.status
+        and resource.spec == stored.spec
+        and mine.labels == theirs.labels
+        and mine.annotations == theirs.annotations
+        and mine.finalizers == theirs.finalizers
+    )
+
+
 def _spec_text(value: bytes) -> bytes:
     return bytes(_objects.decode(value).get("spec", b""))
 
@@ -353,7 +373,8 @@ def _problems_of(metadata: Metadata) -> list[str]:
     problems: list[str] = []
     for name, value in metadata.labels.items():
         problems += problems_of_qualified_name(name, "the label key")
-        problems += problems_of_label_value(value, f"the value of label {name!r},")
+        if not is_label_value(value):
+            problems += problems_of_label_value(value, f"the value of label {name!r},")
     for name in metadata.annotations:
         problems += problems_of_qualified_name(name, "the annotation key")
     for name in metadata.finalizers:

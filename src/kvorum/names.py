@@ -7,6 +7,7 @@ Source: Kubernetes, "Object Names and IDs" and "Labels and Selectors" (syntax an
 """
 
 import re
+from functools import lru_cache
 
 MAX_SUBDOMAIN = 253
 MAX_LABEL = 63
@@ -39,17 +40,21 @@ def problems_of_label(value: str, what: str = "namespace") -> list[str]:
 
 def problems_of_qualified_name(value: str, what: str) -> list[str]:
     """Check `name` or `prefix/name`, as the keys of labels and annotations and the names of finalizers are."""
-    if len(value) <= MAX_LABEL and _QUALIFIED.fullmatch(value):  # most have no prefix
+    if value and is_label_value(value):  # most have no prefix
         return []
     prefix, slash, name = value.rpartition("/")
     problems = problems_of_subdomain(prefix, f"the prefix of {what}") if slash else []
-    if len(name) > MAX_LABEL or not _QUALIFIED.fullmatch(name):
+    if not name or not is_label_value(name):
         problems.append(f"{what} {value!r} is not a qualified name: {_RULE} after an optional prefix and '/'")
     return problems
 
 
 def problems_of_label_value(value: str, what: str) -> list[str]:
     """Check the value of a label: empty, or like a qualified name without a prefix."""
-    if value and (len(value) > MAX_LABEL or not _QUALIFIED.fullmatch(value)):
-        return [f"{what} {value!r} is not a label value: {_RULE}"]
-    return []
+    return [] if is_label_value(value) else [f"{what} {value!r} is not a label value: {_RULE}"]
+
+
+@lru_cache(maxsize=4096)  # each write asks about all labels of a resource, and most are the same as ever
+def is_label_value(value: str) -> bool:
+    """Tell whether this can be the value of a label."""
+    return not value or (len(value) <= MAX_LABEL and _QUALIFIED.fullmatch(value) is not None)

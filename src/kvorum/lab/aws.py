@@ -21,6 +21,8 @@ INSTANCE_PROFILE = Format(
 TAG_KEY = Format(r"(?!aws:)(?s:.){1,128}", "the key of a tag (1 to 128 characters, not starting with aws:)")
 TAG_VALUE = Format(r"(?s:.){0,256}", "the value of a tag (up to 256 characters)")
 
+_TAGS = Span(0, 50, "tags")
+
 
 class _VolumeType(msgspec.Struct, frozen=True):
     """What EBS sells under one name: sizes in GB, and how many IOPS it can be asked for; no `iops` if it cannot."""
@@ -129,7 +131,7 @@ class AwsEc2Config(msgspec.Struct, kw_only=True, rename="camel", omit_defaults=T
         return problems
 
     def _problems_of_tags(self, path: str) -> list[str]:
-        problems = Span(0, 50, "tags").problems_of(f"the length of {path}", len(self.tags))
+        problems = _TAGS.problems_of(f"the length of {path}", len(self.tags))
         for key, value in self.tags.items():
             problems += TAG_KEY.problems_of(f"{path}: the key", key)
             problems += TAG_VALUE.problems_of(f"{path}.{key}", value)

@@ -49,6 +49,8 @@ class ResourceQuantity(msgspec.Struct, frozen=True, kw_only=True, rename="camel"
 
     def problems(self, path: str) -> list[str]:
         """Say what is wrong with it, which is what is negative; `path` is where it stands."""
+        if min(msgspec.structs.astuple(self)) >= 0:
+            return []
         return [
             problem
             for name, encoded, span in _SPANS
@@ -59,7 +61,7 @@ class ResourceQuantity(msgspec.Struct, frozen=True, kw_only=True, rename="camel"
         return ResourceQuantity(**{name: how(getattr(self, name), getattr(other, name)) for name in _UNITS})
 
 
-# Of each field the name, the name in the JSON, and what it may be; looked up once, since every write asks.
+# Of each field the name, the name in the JSON, and what it may be.
 _SPANS = [
     (field.name, field.encode_name, Span(0, None, _UNITS[field.name]))
     for field in msgspec.structs.fields(ResourceQuantity)
