@@ -479,10 +479,11 @@ class Repository(Generic[R]):
             raise InvalidResourceError(key, f"it was read as {stored.key}, and cannot be renamed")
         return key, stored
 
-    async def _confirmed(self, key: str, stored: Stored, draft: Draft[R]) -> R:
+    def _confirmed(self, key: str, stored: Stored, draft: Draft[R]) -> Awaitable[R]:
         """Write, or, if there is nothing to write, make sure that what the caller relied on is still true."""
-        if draft.changed:
-            return await self._write(key, stored, draft)
+        return self._write(key, stored, draft) if draft.changed else self._unchanged(key, stored)
+
+    async def _unchanged(self, key: str, stored: Stored) -> R:
         current, now = self._read(key, await self._backend.get(key))
         if now.revision != stored.revision:
             raise ConflictError(key, expected=stored.revision, current=current, found=now.revision)

@@ -33,6 +33,7 @@ from kvorum.etcd import lane
 from kvorum.etcd.backend import EtcdStorageBackend
 from kvorum.etcd.batch import Pending
 from kvorum.etcd.lane import Lane
+from kvorum.etcd.pipeline import Pipeline
 from kvorum.etcd.quota import Quota
 from kvorum.testing import FaultProxy, History, RecordingBackend, Rule, Workload, check_revisions, read_truth, run_trial
 
@@ -749,10 +750,9 @@ async def test_transactions_that_ride_with_what_they_compare_are_found_out(
     assert await skewed(kvorum_etcd, kvorum_client) == set()
 
     async def send_together(
-        self: EtcdStorageBackend, request: rpc.TxnRequest, operations: list[Operation]
+        self: EtcdStorageBackend, pipeline: Pipeline, request: rpc.TxnRequest, operations: list[Operation]
     ) -> tuple[rpc.TxnResponse, int]:
-        key = self._keys.full(operations[0].key)
-        return await self._client.pipeline.txn(key, request, operations[0].key)
+        return await pipeline.txn(self._keys.full(operations[0].key), request)
 
     monkeypatch.setattr(EtcdStorageBackend, "_send", send_together)
     assert Rule.WRITE_SKEW in await skewed(kvorum_etcd, kvorum_client)

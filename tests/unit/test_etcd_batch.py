@@ -30,8 +30,8 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 
 def pending(key: bytes, *, writes: bool, is_over: bool = False, size: int = 10, expected: int = 0) -> Pending[Any]:
-    request = rpc.PutRequest(key=key, value=bytes(size)) if writes else rpc.RangeRequest(key=key)
-    call: Pending[Any] = Pending(key, request, key.decode(), 0.0, value_size=size, expected=expected)
+    write = rpc.PutRequest(key=key, value=bytes(size)) if writes else None
+    call: Pending[Any] = Pending(key, 0.0, write, size, expected)
     call.outcome = asyncio.get_event_loop_policy().get_event_loop().create_future()
     if is_over:
         call.outcome.cancel()

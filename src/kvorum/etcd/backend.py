@@ -4,7 +4,7 @@ Lists take one for each page.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Final
 
 from kvorum.errors import (
@@ -20,9 +20,10 @@ from kvorum.etcd import _rpc as rpc
 from kvorum.etcd.connection import Connection
 from kvorum.etcd.entries import entry_of
 from kvorum.etcd.outcomes import LostWrite
-from kvorum.etcd.pipeline import HasPipeline
+from kvorum.etcd.pipeline import HasPipeline, Pipeline
 from kvorum.etcd.watch import EtcdStorageWatch
 from kvorum.keyspace import KeyPattern, KeySpace
+from kvorum.settings import EtcdSettings
 from kvorum.storage import (
     Change,
     Entry,
@@ -71,10 +72,11 @@ class EtcdStorageBackend(StorageBackend):
 
     async def get(self, key: str, *, revision: int | None = None) -> Entry | None:
         """Read a key by one linearizable Range."""
-        full, subject = self._keys.full(key), self.location(key)
+        full = self._keys.full(key)
         if revision is None:
-            kv = await self._client.pipeline.get(full, subject)
+            kv = await self._client.pipeline.get(full)
             return entry_of(self._keys, kv, key) if kv is not None else None
+        subject = self.location(key)
         check_revision(subject, revision)
         request = rpc.RangeRequest(key=full, revision=revision)
         answer = await self._client.connection.range(request, subject, revision=revision)
@@ -124,12 +126,13 @@ class EtcdStorageBackend(StorageBackend):
 
     async def set(self, key: str, value: bytes, *, lease: int = 0) -> int:
         """Send one Put. If its answer is lost, look whether the value is there and can be nobody else's."""
-        operation = Operation.put(key, value, lease=lease)
-        put, connection = self._put(operation), self._client.connection
+        operation, pipeline = Operation.put(key, value, lease=lease), self._client.pipeline
+        put = rpc.PutRequest()
+        self._fill(put, operation, self._keys.full(key), pipeline.connection.settings)
         try:
-            return await self._client.pipeline.put(put, self.location(key))
+            return await pipeline.put(put)
         except OutcomeUnknownError as exc:
-            return await self._lost(connection, exc, [operation]).look()
+            return await self._lost(pipeline.connection, exc, [operation]).look()
 
     async def create(self, key: str, value: bytes, *, lease: int = 0) -> int:
         """Send one transaction: the key must not exist, or nothing happens. A lost answer is treated as in `set`.
@@ -137,7 +140,7 @@ class EtcdStorageBackend(StorageBackend):
         It is not sent again: the first copy may have been applied, and somebody have deleted the key since.
         """
         operations = [Operation.create(key, value, lease=lease)]
-        _, revision = await self._run(self._transaction(operations), operations)
+        _, revision = await self._run(operations)
         if not revision:
             raise AlreadyExistsError(key)
         return revision
@@ -158,7 +161,7 @@ class EtcdStorageBackend(StorageBackend):
         whose deletion it was.
         """
         operations = [Operation.delete(key, expected=expected)]
-        answer, revision = await self._run(self._transaction(operations, prev_kv=True), operations)
+        answer, revision = await self._run(operations, prev_kv=True)
         if not revision:
             raise self._first_conflict(operations, answer)
         removed = answer.responses[0].response_delete_range.prev_kvs
@@ -176,44 +179,53 @@ class EtcdStorageBackend(StorageBackend):
         if not lost.operations:
             raise lost
         operations: Sequence[Operation] = lost.operations
-        write = self._lost(self._client.connection, lost, operations)
-        answer, revision = await write.find_out(self._transaction(operations))
+        connection = self._client.connection
+        request = self._transaction(operations, connection.settings)
+        answer, revision = await self._lost(connection, lost, operations).find_out(request)
         if not revision:
             raise self._first_conflict(operations, answer)
         return revision
 
     async def _commit(self, operations: Sequence[Operation]) -> int:
-        answer, revision = await self._run(self._transaction(operations), operations)
+        answer, revision = await self._run(operations)
         if not revision:
             raise self._first_conflict(operations, answer)
         return revision
 
-    async def _run(self, request: rpc.TxnRequest, operations: Sequence[Operation]) -> tuple[rpc.TxnResponse, int]:
+    async def _run(self, operations: Sequence[Operation], *, prev_kv: bool = False) -> tuple[rpc.TxnResponse, int]:
         """Run a transaction; return the answer, and the revision at which it was applied, 0 if it was refused."""
-        connection = self._client.connection
+        pipeline = self._client.pipeline
+        request = self._transaction(operations, pipeline.connection.settings, prev_kv=prev_kv)
         try:
-            answer, revision = await self._send(request, operations)
+            answer, revision = await self._send(pipeline, request, operations)
         except OutcomeUnknownError as exc:
-            return await self._lost(connection, exc, operations).find_out(request)
+            return await self._lost(pipeline.connection, exc, operations).find_out(request)
         return answer, revision if answer.succeeded else 0
 
-    async def _send(self, request: rpc.TxnRequest, operations: Sequence[Operation]) -> tuple[rpc.TxnResponse, int]:
+    def _send(
+        self, pipeline: Pipeline, request: rpc.TxnRequest, operations: Sequence[Operation]
+    ) -> Awaitable[tuple[rpc.TxnResponse, int]]:
         """Send a transaction: one about several keys by itself, since nothing it compares may change beside it."""
         if len(operations) > 1:
-            subject = ", ".join(self.location(operation.key) for operation in operations)
-            answer = await self._client.connection.txn(request, subject)
-            return answer, answer.header.revision
+            return self._send_alone(pipeline.connection, request, operations)
         (only,) = operations
         size, expected = len(only.value or b""), only.expected or 0
-        return await self._client.pipeline.txn(
-            self._keys.full(only.key), request, self.location(only.key), value_size=size, expected=expected
-        )
+        return pipeline.txn(self._keys.full(only.key), request, value_size=size, expected=expected)
+
+    async def _send_alone(
+        self, connection: Connection, request: rpc.TxnRequest, operations: Sequence[Operation]
+    ) -> tuple[rpc.TxnResponse, int]:
+        subject = ", ".join(self.location(operation.key) for operation in operations)
+        answer = await connection.txn(request, subject)
+        return answer, answer.header.revision
 
     def _lost(self, connection: Connection, exc: OutcomeUnknownError, operations: Sequence[Operation]) -> LostWrite:
         lost = OutcomeUnknownError(exc.subject, exc.reason, tuple(operations))
         return LostWrite(connection, self._keys, operations, lost)
 
-    def _transaction(self, operations: Sequence[Operation], *, prev_kv: bool = False) -> rpc.TxnRequest:
+    def _transaction(
+        self, operations: Sequence[Operation], settings: EtcdSettings, *, prev_kv: bool = False
+    ) -> rpc.TxnRequest:
         """Build a transaction that applies all, or reads what it has compared, so that a refusal says what there is."""
         transaction = rpc.TxnRequest()
         for operation in operations:
@@ -229,7 +241,7 @@ class EtcdStorageBackend(StorageBackend):
                 removal = transaction.success.add().request_delete_range
                 removal.key, removal.prev_kv = key, prev_kv
             else:
-                self._fill(transaction.success.add().request_put, operation, key)
+                self._fill(transaction.success.add().request_put, operation, key, settings)
         return transaction
 
     def _first_conflict(self, operations: Sequence[Operation], answer: rpc.TxnResponse) -> ConflictError:
@@ -243,16 +255,11 @@ class EtcdStorageBackend(StorageBackend):
                 return ConflictError(operation.key, expected=expected, current=current, found=revision or "")
         raise AssertionError("etcd refused a transaction all of whose comparisons hold")
 
-    def _put(self, operation: Operation) -> rpc.PutRequest:
-        put = rpc.PutRequest()
-        self._fill(put, operation, self._keys.full(operation.key))
-        return put
-
-    def _fill(self, put: rpc.PutRequest, operation: Operation, key: bytes) -> None:
+    def _fill(self, put: rpc.PutRequest, operation: Operation, key: bytes, settings: EtcdSettings) -> None:
         """Make a put what an operation says; with `lease=None` it keeps the key's, which a plain put would take off."""
-        value, lease, limit = operation.value or b"", operation.lease, self._client.connection.settings.max_value_size
-        if len(value) > limit:
-            raise ResourceTooLargeError(operation.key, size=len(value), limit=limit)
+        value, lease = operation.value or b"", operation.lease
+        if len(value) > settings.max_value_size:
+            raise ResourceTooLargeError(operation.key, size=len(value), limit=settings.max_value_size)
         put.key, put.value = key, value
         if lease is None:
             put.ignore_lease = True

@@ -16,6 +16,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any, Final, Generic, NamedTuple, TypeAlias, TypeVar
 
+import msgspec
+
 from kvorum.etcd import _rpc as rpc
 
 # etcd takes 128 operations in a request (--max-txn-ops), and 1.5 MiB (--max-request-bytes).
@@ -24,40 +26,44 @@ MAX_BYTES: Final = 1_000_000
 
 A = TypeVar("A")
 
-Request: TypeAlias = rpc.RangeRequest | rpc.PutRequest | rpc.TxnRequest
-
 _OVERHEAD: Final = 64  # bytes that an operation costs beside its keys and its value, at the most
 
 
-class Pending(Generic[A]):
+class Pending(msgspec.Struct, Generic[A], eq=False):
     """A call that waits to be sent, or has been sent and waits for its answer.
 
     Attributes:
         key: what it reads, or compares and writes; nothing else.
-        request: what it is by itself.
-        subject: the key, for messages.
         deadline: until when its caller waits, on the event loop's clock.
-        size: about how many bytes it adds to a request.
+        write: the request that it is by itself; None if it reads the key.
+        value_size: bytes of the value that it writes.
         expected: the mod_revision above 0 that the key has to be at; 0 if it does not depend on one.
-        is_write: whether it may write the key.
         is_sent: whether it has left. One that has may be applied, whoever has given up on it.
         outcome: what came of it. Set by whoever sends it; cancelled when its caller is.
     """
 
-    __slots__ = ("deadline", "expected", "is_sent", "is_write", "key", "outcome", "request", "size", "subject")
+    key: bytes
+    deadline: float
+    write: rpc.PutRequest | rpc.TxnRequest | None = None
+    value_size: int = 0
+    expected: int = 0
+    is_sent: bool = False
+    outcome: asyncio.Future[Any] | None = None
 
-    def __init__(
-        self, key: bytes, request: Request, subject: str, deadline: float, *, value_size: int = 0, expected: int = 0
-    ) -> None:
-        self.key: bytes = key
-        self.request: Request = request
-        self.subject: str = subject
-        self.deadline: float = deadline
-        self.size: int = 3 * len(key) + value_size + _OVERHEAD
-        self.expected: int = expected
-        self.is_write: bool = not isinstance(request, rpc.RangeRequest)
-        self.is_sent: bool = False
-        self.outcome: asyncio.Future[Any] | None = None
+    @property
+    def subject(self) -> str:
+        """The key, for messages."""
+        return self.key.decode(errors="backslashreplace")
+
+    @property
+    def size(self) -> int:
+        """About how many bytes it adds to a request."""
+        return 3 * len(self.key) + self.value_size + _OVERHEAD
+
+    @property
+    def is_write(self) -> bool:
+        """Whether it may write the key."""
+        return self.write is not None
 
     @property
     def is_over(self) -> bool:
@@ -146,10 +152,10 @@ def request_of_writes(batch: Batch, *, witness: bool) -> rpc.TxnRequest:
     request = rpc.TxnRequest()
     for (call,) in batch.values():
         step = request.success.add()
-        if isinstance(call.request, rpc.PutRequest):  # at the top level, where etcd counts it against its quota
-            step.request_put.CopyFrom(call.request)
-        elif isinstance(call.request, rpc.TxnRequest):
-            step.request_txn.CopyFrom(call.request)
+        if isinstance(call.write, rpc.PutRequest):  # at the top level, where etcd counts it against its quota
+            step.request_put.CopyFrom(call.write)
+        elif isinstance(call.write, rpc.TxnRequest):
+            step.request_txn.CopyFrom(call.write)
     if witness:
         _add_witness(request, batch)
     return request
@@ -187,7 +193,7 @@ def answers_to_writes(batch: Batch, answer: rpc.TxnResponse) -> list[Any]:
     """Return what each write of a batch gets. All of them share one revision."""
     revision = answer.header.revision
     return [
-        revision if isinstance(calls[0].request, rpc.PutRequest) else (response.response_txn, revision)
+        revision if isinstance(calls[0].write, rpc.PutRequest) else (response.response_txn, revision)
         for calls, response in zip(batch.values(), answer.responses, strict=False)  # there may be a witness behind them
     ]
 
@@ -206,9 +212,18 @@ def known_revision(answer: Any) -> int:
     return found.mod_revision if found is not None else 0
 
 
-def superseded(waiting: Iterable[Pending[Any]], known: Mapping[bytes, int]) -> list[Pending[Any]]:
-    """Return the compare-and-swaps that can never apply: a mod_revision that has passed does not come back."""
-    return [each for each in waiting if 0 < each.expected < known.get(each.key, 0)]
+def superseded(waiting: Iterable[Pending[Any]], answers: Mapping[bytes, Any]) -> list[Pending[Any]]:
+    """Return the compare-and-swaps that can never apply: a mod_revision that has passed does not come back.
+
+    Args:
+        waiting: the calls.
+        answers: what writes got, by their keys.
+    """
+    return [
+        each
+        for each in waiting
+        if each.expected and each.key in answers and each.expected < known_revision(answers[each.key])
+    ]
 
 
 def refusal(found: rpc.KeyValue | None) -> rpc.TxnResponse:

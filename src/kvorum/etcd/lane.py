@@ -6,7 +6,7 @@ there is room for another request, and as many of them as are worth one.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from enum import Enum
 from itertools import chain
 from typing import Any, Final, TypeVar
@@ -36,7 +36,7 @@ class Lane:
 
     Args:
         loop: the event loop that it is used on.
-        send: sends a batch, and settles all its calls, whatever happens; returns at which revisions keys are then.
+        send: sends a batch, and settles all its calls, whatever happens; returns what writes got, by their keys.
         spawn: runs it in a task of its own; raises `ClientClosedError` if there can be none.
         goes_alone: tells, before a request is made, whether it may hold one operation only.
 
@@ -49,7 +49,7 @@ class Lane:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        send: Callable[[Batch], Coroutine[Any, Any, dict[bytes, int]]],
+        send: Callable[[Batch], Coroutine[Any, Any, Mapping[bytes, object]]],
         spawn: Callable[[Callable[[Batch], Coroutine[Any, Any, None]], Batch], None],
         goes_alone: Callable[[], bool],
     ) -> None:
@@ -100,24 +100,23 @@ class Lane:
         if call.is_write:
             self._busy.add(call.key)
 
-    def leave(self, call: Pending[Any], known: int) -> None:
-        """Note that it is done, and the revision at which its key is known to be."""
+    def leave(self, call: Pending[Any], answer: object) -> None:
+        """Note that it is done, and what it got, if it was a write; None if it was not answered."""
         self._alone -= 1
         if call.is_write:
             self._busy.discard(call.key)
         if self._waiting:
-            self._supersede({call.key: known})
-            self._gather()
+            self._supersede({call.key: answer} if answer is not None else {})
+            self.gather()
 
     # --- calls that wait ---
 
-    async def join(self, call: Pending[A]) -> A | KvorumError | Unanswered:
-        """Wait with others, and return what came of it: an answer, an error, or why there is neither."""
-        if self._is_closed:
-            return Unanswered.CLOSED
-        if call.deadline <= self._loop.time():
-            return Unanswered.EXPIRED
+    def join(self, call: Pending[A]) -> asyncio.Future[A | KvorumError | Unanswered]:
+        """Let a call wait with others; return what will come of it: an answer, an error, or why there is neither."""
         outcome: asyncio.Future[A | KvorumError | Unanswered] = self._loop.create_future()
+        if self._is_closed or call.deadline <= self._loop.time():
+            outcome.set_result(Unanswered.CLOSED if self._is_closed else Unanswered.EXPIRED)
+            return outcome
         call.outcome = outcome
         if self._outside or len(self._waiting) >= MAX_WAITING:
             self._outside.append(call)
@@ -125,12 +124,11 @@ class Lane:
             self._waiting.append(call)
         if self._timer is None or call.deadline < self._timer.when():
             self._expire_at(call.deadline)
-        if not self._is_gathering:
-            self._gather()
-        return await outcome
+        self.gather()
+        return outcome
 
-    def _gather(self) -> None:
-        """Send at the end of this turn of the event loop: until then those that come now can go along."""
+    def gather(self) -> None:
+        """Send at the end of this turn of the event loop: until then no call passes, but those that come go along."""
         if not self._is_gathering:
             self._is_gathering = True
             self._loop.call_soon(self._flush)
@@ -173,21 +171,21 @@ class Lane:
                 each.settle(Unanswered.CLOSED)
 
     async def _run(self, batch: Batch) -> None:
-        known: dict[bytes, int] = {}
+        answers: Mapping[bytes, object] = {}
         try:
-            known = await self._send(batch)
+            answers = await self._send(batch)
         finally:
             self._finish(batch)
-            self._supersede(known)
-            if len(batch) > 1 or self._waiting:
-                self._gather()  # whoever got an answer just now, and asks for the next thing, goes along
+            self._supersede(answers)
+            if self._waiting:
+                self.gather()
 
     def _finish(self, batch: Batch) -> None:
         self._under_way.remove(batch)
         self._busy.difference_update(batch)
 
-    def _supersede(self, known: dict[bytes, int]) -> None:
-        for each in superseded(self._waiting, known):
+    def _supersede(self, answers: Mapping[bytes, object]) -> None:
+        for each in superseded(self._waiting, answers):
             each.settle(Unanswered.SUPERSEDED)
 
     # --- deadlines: one timer for all ---

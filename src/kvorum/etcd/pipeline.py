@@ -17,7 +17,7 @@ distinct keys, in one request, one entry of its log and one fsync. So calls that
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -39,7 +39,6 @@ from kvorum.etcd.batch import (
     answers_to_reads,
     answers_to_writes,
     calls_of,
-    known_revision,
     plan_batch,
     refusal,
     request_of_reads,
@@ -91,11 +90,16 @@ class PipelineStatistics(msgspec.Struct, frozen=True):
 
 
 class Pipeline:
-    """The calls of a client that concern one key each, for any number of tasks of the event loop that it is made on."""
+    """The calls of a client that concern one key each, for any number of tasks of the event loop that it is made on.
+
+    Attributes:
+        connection: what it sends them by.
+    """
 
     def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+        self.connection: Connection = connection
         self._loop = asyncio.get_running_loop()
+        self._timeout = connection.settings.timeout
         self._is_on = connection.settings.pipeline
         # Who shows a certificate may be a user by it.
         self._has_identity = connection.cluster.tokens.has_user or connection.settings.cert is not None
@@ -118,43 +122,34 @@ class Pipeline:
         self._reads.close()
         self._writes.close()
 
-    # --- calls ---
+    # --- calls: plain functions that return coroutines, since each frame more is paid for with each call ---
 
-    async def get(self, key: bytes, subject: str) -> rpc.KeyValue | None:
+    def get(self, key: bytes) -> Coroutine[Any, Any, rpc.KeyValue | None]:
         """Read a key, linearizably: the request is sent after this was called."""
-        return await self._get(key, subject, self._deadline())
+        return self._call(Pending(key, self._deadline()))
 
-    async def put(self, request: rpc.PutRequest, subject: str) -> int:
+    def put(self, request: rpc.PutRequest) -> Coroutine[Any, Any, int]:
         """Write a key, whatever it was; return the revision."""
-        size = len(request.value)
-        return await self._call(Pending(request.key, request, subject, self._deadline(), value_size=size))
+        return self._call(Pending(request.key, self._deadline(), request, len(request.value)))
 
-    async def txn(
-        self, key: bytes, request: rpc.TxnRequest, subject: str, *, value_size: int = 0, expected: int = 0
-    ) -> tuple[rpc.TxnResponse, int]:
+    def txn(
+        self, key: bytes, request: rpc.TxnRequest, *, value_size: int = 0, expected: int = 0
+    ) -> Coroutine[Any, Any, tuple[rpc.TxnResponse, int]]:
         """Run a transaction about one key; return the answer, and the revision at which it is true if it succeeded.
 
         Args:
             key: all that it compares, writes or reads.
             request: at its top level nothing else than that.
-            subject: the key, for messages.
             value_size: bytes of the value that it writes.
             expected: the mod_revision above 0 that it compares the key with, and nothing else; it reads the key if it
                 is refused. 0 if it is not like that.
         """
-        call: Pending[tuple[rpc.TxnResponse, int]] = Pending(
-            key, request, subject, self._deadline(), value_size=value_size, expected=expected
-        )
-        return await self._call(call)
-
-    # --- one call ---
+        return self._call(Pending(key, self._deadline(), request, value_size, expected))
 
     def _deadline(self) -> float:
-        return deadline_of(self._connection.settings.timeout, self._loop.time())
+        return deadline_of(self._timeout, self._loop.time())
 
-    async def _get(self, key: bytes, subject: str, deadline: float) -> rpc.KeyValue | None:
-        call: Pending[rpc.KeyValue | None] = Pending(key, rpc.RangeRequest(key=key), subject, deadline)
-        return await self._call(call)
+    # --- one call ---
 
     async def _call(self, call: Pending[A]) -> A:
         lane = self._lane_of(call)
@@ -170,26 +165,26 @@ class Pipeline:
         return outcome
 
     async def _enter(self, lane: Lane, call: Pending[A]) -> A:
-        known = 0
         lane.enter(call)
         try:
             answer = await self._alone(call)
-            known = known_revision(answer) if call.is_write else 0
-        finally:
-            lane.leave(call, known)
+        except BaseException:
+            lane.leave(call, None)
+            raise
+        lane.leave(call, answer if call.is_write else None)
         return answer
 
     async def _alone(self, call: Pending[A]) -> A:
         """Send a call by itself, with all that a connection does for one."""
-        request, connection = call.request, self._connection
+        write, connection, subject = call.write, self.connection, call.subject
         self._lane_of(call).count(1)
         try:
-            if isinstance(request, rpc.RangeRequest):
-                answer: A = answer_to(await connection.range(request, call.subject, deadline=call.deadline))
-            elif isinstance(request, rpc.PutRequest):
-                answer = answer_to(await connection.put(request, call.subject, deadline=call.deadline))
+            if write is None:
+                answer: A = answer_to(await connection.range(_read(call), subject, deadline=call.deadline))
+            elif isinstance(write, rpc.PutRequest):
+                answer = answer_to(await connection.put(write, subject, deadline=call.deadline))
             else:
-                answer = answer_to(await connection.txn(request, call.subject, deadline=call.deadline))
+                answer = answer_to(await connection.txn(write, subject, deadline=call.deadline))
         except StorageFullError:
             self._quota.close()
             raise
@@ -197,12 +192,13 @@ class Pipeline:
 
     async def _otherwise(self, call: Pending[A], why: Unanswered) -> A:
         """Do for a call what is left to do if its batch brought no answer."""
-        endpoint = self._connection.endpoint
+        endpoint = self.connection.endpoint
         match why:
             case Unanswered.ALONE:
                 return await self._alone(call)
             case Unanswered.SUPERSEDED:
-                answer: Any = refusal(await self._get(call.key, call.subject, call.deadline)), 0
+                found: rpc.KeyValue | None = await self._call(Pending(call.key, call.deadline))
+                answer: Any = refusal(found), 0
                 return answer  # type: ignore[no-any-return]  # only transactions have a revision that can pass
             case Unanswered.EXPIRED if call.is_sent:
                 raise open_end(_named(call), endpoint, "no answer before the deadline")
@@ -218,7 +214,7 @@ class Pipeline:
 
     @property
     def _forms(self) -> Forms:
-        return forms_of(self._connection.cluster.hazards, has_identity=self._has_identity)
+        return forms_of(self.connection.cluster.hazards, has_identity=self._has_identity)
 
     def _rides(self, call: Pending[Any]) -> bool:
         """Tell whether a call may wait for others to go with."""
@@ -231,7 +227,7 @@ class Pipeline:
 
     @property
     def _is_prepared(self) -> bool:
-        cluster = self._connection.cluster
+        cluster = self.connection.cluster
         return cluster.is_prepared(cluster.current)
 
     def _is_trusted(self, call: Pending[Any]) -> bool:
@@ -248,10 +244,10 @@ class Pipeline:
     # --- batches ---
 
     def _spawn(self, run: Callable[[Batch], Coroutine[Any, Any, None]], batch: Batch) -> None:
-        self._connection.supervisor.spawn(run, batch, name="a batch")
+        self.connection.supervisor.spawn(run, batch, name="a batch")
 
-    async def _send(self, batch: Batch) -> dict[bytes, int]:
-        """Send a batch and settle all its calls; return the revisions at which its keys are known to be."""
+    async def _send(self, batch: Batch) -> Mapping[bytes, object]:
+        """Send a batch and settle all its calls; return what writes got, by their keys."""
         calls = list(calls_of(batch))
         try:
             return await self._settle(batch, calls)
@@ -261,13 +257,14 @@ class Pipeline:
             _log.exception("a batch of %d calls failed", len(calls))
             for each in calls:
                 each.settle(_told(self._open_end(each, f"{type(exc).__name__}: {exc}"), exc))
-        finally:
-            for each in calls:  # it was cancelled, since the client is being closed
+        except BaseException:  # it was cancelled, since the client is being closed
+            for each in calls:
                 is_open = each.is_write and each.is_sent
                 each.settle(self._open_end(each, "the client was closed") if is_open else Unanswered.CLOSED)
+            raise
         return {}
 
-    async def _settle(self, batch: Batch, calls: Sequence[Pending[Any]]) -> dict[bytes, int]:
+    async def _settle(self, batch: Batch, calls: Sequence[Pending[Any]]) -> Mapping[bytes, object]:
         # Whatever was so when they began to wait: from here to the sending nothing else runs.
         if not self._is_prepared or (len(batch) > 1 and not self._is_trusted(calls[0])):
             for each in calls:
@@ -280,29 +277,37 @@ class Pipeline:
         for group, answer in zip(live.values(), answers, strict=True):
             for each in group:
                 each.settle(answer)
-        return dict(zip(live, map(known_revision, answers), strict=True)) if calls[0].is_write else {}
+        if len(live) > 1:  # whoever got an answer just now, and asks for the next thing, goes along with the others
+            self._reads.gather()
+            self._writes.gather()
+        return dict(zip(live, answers, strict=True)) if calls[0].is_write else {}
 
     def _without_overdue(self, batch: Batch) -> Batch:
         """Leave out the calls that nobody waits for any more, or may not."""
         now = self._loop.time()
-        for each in calls_of(batch):
-            if each.deadline <= now:
-                each.settle(Unanswered.EXPIRED)
-        live = {key: [each for each in group if not each.is_over] for key, group in batch.items()}
-        return {key: group for key, group in live.items() if group}
+        live: Batch = {}
+        for key, group in batch.items():
+            for each in group:
+                if each.deadline <= now:
+                    each.settle(Unanswered.EXPIRED)
+            if wanted := [each for each in group if not each.is_over]:
+                live[key] = wanted
+        return live
 
     async def _once(self, batch: Batch) -> Sequence[Any]:
         """Send what is still wanted; return the answer for each key."""
-        first = next(calls_of(batch))
-        latest = max(each.deadline for each in calls_of(batch))
-        # The patience of one is not to keep the others, and a request, waiting.
-        deadline = min(latest, self._loop.time() + self._connection.settings.timeout)
+        latest = 0.0
         for each in calls_of(batch):
             each.is_sent = True
+            latest = max(latest, each.deadline)
+        # The patience of one is not to keep the others, and a request, waiting.
+        deadline = min(latest, self._loop.time() + self._timeout)
+        first = next(calls_of(batch))
         self._lane_of(first).count(len(batch))
-        once, forms = self._connection.once, self._forms
+        once, forms = self.connection.once, self._forms
         if len(batch) == 1:
-            return [answer_to(await once(_stub_of(first), first.request, _named(first), deadline))]
+            request = first.write if first.write is not None else _read(first)
+            return [answer_to(await once(_stub_of(first), request, _named(first), deadline))]
         call = Call("batch of", f"{len(batch)} keys", writes=first.is_write)
         if first.is_write:
             writes = request_of_writes(batch, witness=forms.witness)
@@ -326,20 +331,24 @@ class Pipeline:
                 each.settle(Unanswered.ALONE)
 
     def _open_end(self, call: Pending[Any], reason: str) -> KvorumError:
-        return open_end(_named(call), self._connection.endpoint, reason)
+        return open_end(_named(call), self.connection.endpoint, reason)
 
 
 def _named(call: Pending[Any]) -> Call:
     """Return a call in the words of a message."""
-    if not call.is_write:
+    if call.write is None:
         return Call("read", call.subject)
-    return Call("put" if isinstance(call.request, rpc.PutRequest) else "transaction on", call.subject, writes=True)
+    return Call("put" if isinstance(call.write, rpc.PutRequest) else "transaction on", call.subject, writes=True)
+
+
+def _read(call: Pending[Any]) -> rpc.RangeRequest:
+    return rpc.RangeRequest(key=call.key)
 
 
 def _stub_of(call: Pending[Any]) -> Method[Any, Any]:
-    if isinstance(call.request, rpc.RangeRequest):
+    if call.write is None:
         return lambda channel: channel.kv.Range
-    if isinstance(call.request, rpc.PutRequest):
+    if isinstance(call.write, rpc.PutRequest):
         return lambda channel: channel.kv.Put
     return _transactions
 
