@@ -61,6 +61,12 @@ class TestMine(StorageConformance):
 """
 
 
+@pytest.fixture(autouse=True)
+def printable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys hold bytes that are no text, and a failure shows them; pytester reads UTF-8 only."""
+    monkeypatch.setenv("PYTHONIOENCODING", "utf-8:backslashreplace")
+
+
 def run_suite(pytester: pytest.Pytester, backend: type[MemoryStorageBackend], *arguments: str) -> pytest.RunResult:
     """Run the suite as somebody would who has written a backend, in a project and a process of their own."""
     fault = "" if backend is MemoryStorageBackend else inspect.getsource(backend)
