@@ -630,6 +630,44 @@ async def write_once(client: kvorum.Client, number: int) -> type[BaseException] 
     return None
 
 
+async def test_a_burst_waits_for_the_answer_whether_there_is_room_and_rides_together(
+    kvorum_client: kvorum.Client,
+) -> None:
+    """Nothing was written for a while, so nothing is known about it: to send all of them singly would cost far more."""
+    written = await all_of(*(kvorum_client.backend.set(f"k{number}", b"1") for number in range(500)))
+
+    assert {type(answer) for answer in written} == {int}
+    assert kvorum_client.pipeline.statistics().write_requests < 20
+
+
+async def test_a_burst_whose_question_is_not_answered_ends_at_its_deadline_and_was_not_sent(
+    client: kvorum.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not client.pipeline._forms.guard_quota:
+        return  # nobody asks
+    asked, answered = asyncio.Event(), asyncio.Event()
+
+    async def ask(_: object) -> rpc.AlarmResponse:
+        asked.set()
+        await answered.wait()
+        return rpc.AlarmResponse()
+
+    monkeypatch.setattr(client.pipeline._quota, "_ask", ask)
+    client.pipeline._quota.close()
+    monkeypatch.setattr(client.pipeline._quota, "_due", 0.0)
+    with kvorum.deadline(0.2):
+        burst = [asyncio.ensure_future(client.backend.set(f"k{number}", b"1")) for number in range(10)]
+    outcomes = await all_of(*burst)
+    answered.set()
+
+    assert asked.is_set()
+    assert [type(outcome) for outcome in outcomes] == [int, int] + [UnavailableError] * 8
+    assert await client.backend.count("k") == 2
+    assert [type(answer) for answer in await all_of(*(client.backend.set(f"k{n}", b"2") for n in range(10)))] == [
+        int
+    ] * 10
+
+
 async def test_a_server_whose_alarms_cannot_be_asked_for_gets_no_batches_of_writes(
     client: kvorum.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:

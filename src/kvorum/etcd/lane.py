@@ -37,8 +37,9 @@ class Lane:
     Args:
         loop: the event loop that it is used on.
         send: sends a batch, and settles all its calls, whatever happens; returns what writes got, by their keys.
-        spawn: runs it in a task of its own; raises `ClientClosedError` if there can be none.
-        goes_alone: tells, before a request is made, whether it may hold one operation only.
+        spawn: runs a function in a task of its own, until the client is closed; raises `ClientClosedError` then.
+        room: tells, before a request is made, how many operations it may hold. If that is none, whoever says so calls
+            `gather` as soon as it is more.
 
     Attributes:
         requests: how many were sent.
@@ -50,8 +51,8 @@ class Lane:
         self,
         loop: asyncio.AbstractEventLoop,
         send: Callable[[Batch], Coroutine[Any, Any, Mapping[bytes, object]]],
-        spawn: Callable[[Callable[[Batch], Coroutine[Any, Any, None]], Batch], None],
-        goes_alone: Callable[[], bool],
+        spawn: Callable[[Callable[[], Coroutine[Any, Any, None]]], None],
+        room: Callable[[], int] = lambda: MAX_OPERATIONS,
     ) -> None:
         self.requests: int = 0
         self.operations: int = 0
@@ -59,10 +60,12 @@ class Lane:
         self._loop = loop
         self._send = send
         self._spawn = spawn
-        self._goes_alone = goes_alone
+        self._room = room
         self._waiting: list[Pending[Any]] = []
         self._outside: deque[Pending[Any]] = deque()  # those for which there is no room in the queue
         self._under_way: list[Batch] = []
+        self._senders: int = 0  # tasks that send, one request at a time each
+        self._resting: list[asyncio.Future[None]] = []  # what those of them wait for that have nothing to do
         self._alone: int = 0  # calls that found nobody else, and are under way
         self._busy: set[bytes] = set()  # keys with a write under way
         self._is_gathering = False
@@ -129,60 +132,72 @@ class Lane:
 
     def gather(self) -> None:
         """Send at the end of this turn of the event loop: until then no call passes, but those that come go along."""
-        if not self._is_gathering:
+        if self._is_gathering:
+            return
+        while self._resting:
+            rest = self._resting.pop()
+            if not rest.done():  # else its task was cancelled, since the client is being closed
+                self._is_gathering = True
+                rest.set_result(None)
+                return
+        if self._senders < SLOTS:
             self._is_gathering = True
-            self._loop.call_soon(self._flush)
+            self._senders += 1
+            try:
+                self._spawn(self._serve)
+            except ClientClosedError:
+                self.close()
 
-    def _flush(self) -> None:
+    async def _serve(self) -> None:
+        """Be one of the senders."""
+        while True:
+            batch = self._next()
+            if batch:
+                await self._run(batch)
+            if len(batch) > 1 or (batch and self._waiting):
+                self._is_gathering = True  # whoever got an answer just now, and asks for the next thing, goes along
+                await asyncio.sleep(0)
+            else:
+                rest: asyncio.Future[None] = self._loop.create_future()
+                self._resting.append(rest)
+                await rest
+
+    def _next(self) -> Batch:
+        """Take what is to be sent now out of the queue; nothing if that is nothing, or has to wait."""
         self._is_gathering = False
-        is_patient = self._held is None or self._held.when() > self._loop.time()
-        if not is_patient:
-            self._held = None
-        while self._waiting and (slots := SLOTS - self._in_flight) > 0:
-            waiting = len(self._waiting)
-            if is_patient and 2 * waiting < self._alone + sum(map(len, self._under_way)):
-                self._hold()
-                break
-            share = 1 if self._goes_alone() else min(self.largest, max(WORTHWHILE, -(-waiting // slots)))
-            batch, self._waiting = plan_batch(self._waiting, Limit(share), self._busy)
-            if not batch:
-                break
-            self._start(batch)
-        self._let_in()
-
-    def _hold(self) -> None:
-        """Wait on, but not for long: a request for a few costs those who are many more than it brings the few."""
-        if self._held is None:
-            self._held = self._loop.call_later(PATIENCE, self._flush)
-
-    def _let_in(self) -> None:
+        waiting, slots = len(self._waiting), SLOTS - self._in_flight
+        if not waiting or slots <= 0 or self._is_too_few(waiting):
+            return {}
+        share = min(self.largest, self._room(), max(WORTHWHILE, -(-waiting // slots)))
+        batch, self._waiting = plan_batch(self._waiting, Limit(share), self._busy) if share else ({}, self._waiting)
         while self._outside and len(self._waiting) < MAX_WAITING:
             self._waiting.append(self._outside.popleft())
+        return batch
 
-    def _start(self, batch: Batch) -> None:
-        self._under_way.append(batch)
-        if next(calls_of(batch)).is_write:
-            self._busy.update(batch)
-        try:
-            self._spawn(self._run, batch)
-        except ClientClosedError:
-            self._finish(batch)
-            for each in calls_of(batch):
-                each.settle(Unanswered.CLOSED)
+    def _is_too_few(self, waiting: int) -> bool:
+        """Wait on, but not for long: a request for a few costs those who are many more than it brings the few."""
+        if self._held is not None and self._held.when() <= self._loop.time():
+            self._held = None
+            return False
+        if 2 * waiting >= self._alone + sum(map(len, self._under_way)):
+            return False
+        if self._held is None:
+            self._held = self._loop.call_later(PATIENCE, self.gather)
+        return True
 
     async def _run(self, batch: Batch) -> None:
         answers: Mapping[bytes, object] = {}
+        self._under_way.append(batch)
+        if next(calls_of(batch)).is_write:
+            self._busy.update(batch)
+        if self._waiting:
+            self.gather()
         try:
             answers = await self._send(batch)
         finally:
-            self._finish(batch)
+            self._under_way.remove(batch)
+            self._busy.difference_update(batch)
             self._supersede(answers)
-            if self._waiting:
-                self.gather()
-
-    def _finish(self, batch: Batch) -> None:
-        self._under_way.remove(batch)
-        self._busy.difference_update(batch)
 
     def _supersede(self, answers: Mapping[bytes, object]) -> None:
         for each in superseded(self._waiting, answers):

@@ -33,6 +33,7 @@ from kvorum.errors import (
 )
 from kvorum.etcd import _rpc as rpc
 from kvorum.etcd.batch import (
+    MAX_OPERATIONS,
     Batch,
     Pending,
     answer_to,
@@ -103,9 +104,9 @@ class Pipeline:
         self._is_on = connection.settings.pipeline
         # Who shows a certificate may be a user by it.
         self._has_identity = connection.cluster.tokens.has_user or connection.settings.cert is not None
-        self._quota = Quota(connection.alarms, connection.supervisor, self._loop)
-        self._reads = Lane(self._loop, self._send, self._spawn, lambda: False)
-        self._writes = Lane(self._loop, self._send, self._spawn, self._is_counted)
+        self._reads = Lane(self._loop, self._send, self._spawn)
+        self._writes = Lane(self._loop, self._send, self._spawn, self._room)
+        self._quota = Quota(connection.alarms, connection.supervisor, self._loop, self._writes.gather)
 
     def __repr__(self) -> str:
         return f"<Pipeline [{'on' if self._is_on else 'off'}, reads {self._reads!r}, writes {self._writes!r}]>"
@@ -222,8 +223,8 @@ class Pipeline:
             return False
         if self._is_trusted(call):
             return True
-        self._is_counted()  # it goes by itself anyway
-        return False
+        # Where room is not known, one write goes by itself to be counted, and those behind it wait for the answer.
+        return call.is_write and not self._is_counted() and self._quota.is_open
 
     @property
     def _is_prepared(self) -> bool:
@@ -241,10 +242,16 @@ class Pipeline:
         """Tell whether the next write has to go by itself, so that it is counted against the quota."""
         return self._forms.writes and self._forms.guard_quota and self._quota.is_due()
 
+    def _room(self) -> int:
+        """Return how many writes the next request may hold: none for as long as it is not known whether any may."""
+        if self._quota.is_open:
+            return 0
+        return 1 if self._is_counted() else MAX_OPERATIONS
+
     # --- batches ---
 
-    def _spawn(self, run: Callable[[Batch], Coroutine[Any, Any, None]], batch: Batch) -> None:
-        self.connection.supervisor.spawn(run, batch, name="a batch")
+    def _spawn(self, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self.connection.supervisor.spawn(run, name="a sender")
 
     async def _send(self, batch: Batch) -> Mapping[bytes, object]:
         """Send a batch and settle all its calls; return what writes got, by their keys."""
@@ -277,10 +284,10 @@ class Pipeline:
         for group, answer in zip(live.values(), answers, strict=True):
             for each in group:
                 each.settle(answer)
-        if len(live) > 1:  # whoever got an answer just now, and asks for the next thing, goes along with the others
-            self._reads.gather()
-            self._writes.gather()
-        return dict(zip(live, answers, strict=True)) if calls[0].is_write else {}
+        is_write = calls[0].is_write
+        if len(live) > 1:  # what is read together is often written together next, and the other way round
+            (self._reads if is_write else self._writes).gather()
+        return dict(zip(live, answers, strict=True)) if is_write else {}
 
     def _without_overdue(self, batch: Batch) -> Batch:
         """Leave out the calls that nobody waits for any more, or may not."""

@@ -27,6 +27,7 @@ class Quota:
         ask: asks for the alarms of the cluster.
         supervisor: runs a question in a task of its own.
         loop: whose clock counts.
+        tell: called when a question has come to its end.
     """
 
     def __init__(
@@ -34,10 +35,12 @@ class Quota:
         ask: Callable[[rpc.AlarmRequest], Awaitable[rpc.AlarmResponse]],
         supervisor: Supervisor,
         loop: asyncio.AbstractEventLoop,
+        tell: Callable[[], None],
     ) -> None:
         self._ask = ask
         self._supervisor = supervisor
         self._loop = loop
+        self._tell = tell
         self._is_asking = False
         self._due = 0.0
         self._closed = 0.0  # when a write was refused
@@ -47,6 +50,11 @@ class Quota:
     def has_room(self) -> bool:
         """Whether batches of writes may be sent, by the last answer."""
         return self._loop.time() < self._fresh_until
+
+    @property
+    def is_open(self) -> bool:
+        """Whether that is being asked, with nothing known until the answer."""
+        return self._is_asking and not self.has_room
 
     def is_due(self) -> bool:
         """Tell whether the next write has to go by itself, to be counted; and ask for the alarms, since it is time."""
@@ -74,3 +82,4 @@ class Quota:
             self._fresh_until = 0.0 if alarms.alarms or is_outdated else asked + _FRESH
         finally:
             self._is_asking = False
+            self._tell()

@@ -129,9 +129,10 @@ class WatchingConformance:
     async def test_concurrent_writes_are_shown_in_order_and_without_duplicates(self, backend: StorageBackend) -> None:
         async with backend.watch("") as watch:
             revisions = await asyncio.gather(*(backend.set(f"k{number % 7}", b"") for number in range(200)))
-            shown = [changes[0].revision for changes in await take(watch, 200)]
+            await backend.set("end", b"")
+            shown = await take_until(watch, "end")
 
-        assert shown == sorted(revisions)
+        assert [change.revision for change in shown] == sorted(revisions)  # writes of several keys may share one
 
     async def test_any_number_of_watches_shows_the_same(self, backend: StorageBackend) -> None:
         start = await backend.set("a", b"")
