@@ -405,6 +405,24 @@ async def test_a_server_that_takes_fewer_operations_gets_fewer(kvorum_etcd: Embe
     assert now.read_requests - before.read_requests < 20
 
 
+async def test_a_server_that_takes_smaller_requests_gets_smaller_ones(kvorum_etcd: EmbeddedEtcd) -> None:
+    async with (
+        EmbeddedEtcd(binary=kvorum_etcd.binary, arguments=["--max-request-bytes=200000"]) as etcd,
+        kvorum.connect(etcd.url) as client,
+    ):
+
+        async def write() -> int:
+            """Write a megabyte; return in how many requests."""
+            before = client.pipeline.statistics()
+            answers = await all_of(*(client.backend.set(f"k{number}", bytes(5_000)) for number in range(200)))
+            assert {type(answer) for answer in answers} == {int}
+            return client.pipeline.statistics().write_requests - before.write_requests
+
+        assert await write() > 30  # those that were refused went singly
+        await write()
+        assert await write() < 20
+
+
 async def test_a_queue_that_is_full_lets_callers_wait_for_room(
     client: kvorum.Client, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -440,6 +458,24 @@ async def test_writes_that_wait_for_room_keep_their_order(
     revisions = await all_of(*(client.backend.set("a", b"%d" % number) for number in range(100)))
 
     assert revisions == sorted(revisions)
+
+
+async def test_who_waits_for_room_comes_in_when_all_in_the_queue_have_given_up(
+    client: kvorum.Client, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lane, "MAX_WAITING", 10)
+    proxy.hold("requests")
+    under_way = [asyncio.ensure_future(client.backend.get(f"a{number}")) for number in range(11)]
+    await proxy.wait(lambda now: now.held > 0)
+    await waiting_for(client, 0)
+    waiting = [asyncio.ensure_future(client.backend.get(f"b{number}")) for number in range(15)]
+    await waiting_for(client, 15)
+    for each in waiting[:10]:
+        each.cancel()
+    await asyncio.sleep(0)
+    await proxy.heal()
+
+    assert await all_of(*under_way, *waiting[10:]) == [None] * 16
 
 
 async def test_closing_the_client_ends_the_calls_that_wait(client: kvorum.Client, proxy: FaultProxy) -> None:

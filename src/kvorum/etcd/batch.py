@@ -23,6 +23,7 @@ from kvorum.etcd import _rpc as rpc
 # etcd takes 128 operations in a request (--max-txn-ops), and 1.5 MiB (--max-request-bytes).
 MAX_OPERATIONS: Final = 100
 MAX_BYTES: Final = 1_000_000
+MIN_BYTES: Final = 65_536  # what any server takes
 
 A = TypeVar("A")
 
@@ -85,6 +86,15 @@ class Limit(NamedTuple):
 
     operations: int = MAX_OPERATIONS
     size: int = MAX_BYTES
+
+    def for_fewer(self, batch: Batch) -> "Limit":
+        """Return a limit that lets through half of a batch that had too many operations for the server."""
+        return self._replace(operations=max(min(self.operations, len(batch)) // 2, 1))
+
+    def for_less(self, batch: Batch) -> "Limit":
+        """Return a limit that lets through half of a batch that had too many bytes for the server."""
+        size = sum(group[0].size for group in batch.values())
+        return self._replace(size=max(min(self.size, size) // 2, MIN_BYTES))
 
 
 def plan_batch(

@@ -44,7 +44,7 @@ class Lane:
     Attributes:
         requests: how many were sent.
         operations: how many operations were in them.
-        largest: how many operations a request may hold.
+        limit: how much a request may hold.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Lane:
     ) -> None:
         self.requests: int = 0
         self.operations: int = 0
-        self.largest: int = MAX_OPERATIONS
+        self.limit: Limit = Limit()
         self._loop = loop
         self._send = send
         self._spawn = spawn
@@ -168,11 +168,20 @@ class Lane:
         waiting, slots = len(self._waiting), SLOTS - self._in_flight
         if not waiting or slots <= 0 or self._is_too_few(waiting):
             return {}
-        share = min(self.largest, self._room(), max(WORTHWHILE, -(-waiting // slots)))
-        batch, self._waiting = plan_batch(self._waiting, Limit(share), self._busy) if share else ({}, self._waiting)
+        share = min(self.limit.operations, self._room(), max(WORTHWHILE, -(-waiting // slots)))
+        if not share:
+            return {}
+        while True:
+            batch, self._waiting = plan_batch(self._waiting, self.limit._replace(operations=share), self._busy)
+            if not self._let_in() or batch:
+                return batch
+
+    def _let_in(self) -> bool:
+        """Move those that wait outside into the queue, if there is room; tell whether any came."""
+        before = len(self._outside)
         while self._outside and len(self._waiting) < MAX_WAITING:
             self._waiting.append(self._outside.popleft())
-        return batch
+        return len(self._outside) < before
 
     def _is_too_few(self, waiting: int) -> bool:
         """Wait on, but not for long: a request for a few costs those who are many more than it brings the few."""

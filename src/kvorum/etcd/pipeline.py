@@ -28,6 +28,7 @@ from kvorum.errors import (
     InvalidResourceError,
     KvorumError,
     OutcomeUnknownError,
+    ResourceTooLargeError,
     StorageFullError,
     UnavailableError,
 )
@@ -259,7 +260,7 @@ class Pipeline:
         try:
             return await self._settle(batch, calls)
         except KvorumError as exc:
-            self._settle_failed(calls, exc)
+            self._settle_failed(batch, exc)
         except Exception as exc:  # noqa: BLE001 - a mistake of ours comes out of these calls, and ends no others
             _log.exception("a batch of %d calls failed", len(calls))
             for each in calls:
@@ -323,11 +324,14 @@ class Pipeline:
         reads = request_of_reads(batch, nested=nested)
         return answers_to_reads(batch, await once(_transactions, reads, call, deadline), nested=nested)
 
-    def _settle_failed(self, calls: Sequence[Pending[Any]], error: KvorumError) -> None:
+    def _settle_failed(self, batch: Batch, error: KvorumError) -> None:
         """Tell callers of a failed batch: what was refused, or not done, each of them can try by itself."""
+        calls = list(calls_of(batch))
+        lane = self._lane_of(calls[0])
         if isinstance(error, InvalidResourceError) and "too many operations" in str(error):  # --max-txn-ops
-            lane = self._lane_of(calls[0])
-            lane.largest = max(min(lane.largest, len({each.key for each in calls})) // 2, 1)
+            lane.limit = lane.limit.for_fewer(batch)
+        elif isinstance(error, ResourceTooLargeError):  # --max-request-bytes
+            lane.limit = lane.limit.for_less(batch)
         _log.debug("a batch of %d calls failed, and is left to its callers: %s", len(calls), error)
         for each in calls:
             if isinstance(error, OutcomeUnknownError):
