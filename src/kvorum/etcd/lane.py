@@ -1,7 +1,8 @@
 """A queue of calls that leave together: those that come while requests are under way.
 
 An idle lane lets a call pass at once. While requests are under way further calls gather, and leave together as soon as
-there is room for another request, and as many of them as are worth one.
+there is room for another request, and as many of them as are worth one. They are sent by a few tasks, one request at a
+time each; those are made when they are first needed, and stay, since a task for each request would cost more.
 """
 
 import asyncio
