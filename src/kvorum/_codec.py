@@ -343,7 +343,7 @@ def _may_be_same(resource: AnyResource, stored: AnyResource) -> bool:
         and resource.spec == stored.spec
         and mine.labels == theirs.labels
         and mine.annotations == theirs.annotations
-        and mine.finalizers == theirs.finalizers
+        and [*mine.finalizers] == theirs.finalizers
     )
 
 

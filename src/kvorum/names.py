@@ -54,7 +54,11 @@ def problems_of_label_value(value: str, what: str) -> list[str]:
     return [] if is_label_value(value) else [f"{what} {value!r} is not a label value: {_RULE}"]
 
 
-@lru_cache(maxsize=4096)  # each write asks about all labels of a resource, and most are the same as ever
 def is_label_value(value: str) -> bool:
     """Tell whether this can be the value of a label."""
-    return not value or (len(value) <= MAX_LABEL and _QUALIFIED.fullmatch(value) is not None)
+    return not value or (len(value) <= MAX_LABEL and _is_qualified(value))
+
+
+@lru_cache(maxsize=4096)  # each write asks about all labels of a resource, and most are the same as ever
+def _is_qualified(value: str) -> bool:
+    return _QUALIFIED.fullmatch(value) is not None

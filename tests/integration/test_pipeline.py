@@ -676,32 +676,76 @@ async def test_a_burst_waits_for_the_answer_whether_there_is_room_and_rides_toge
     assert kvorum_client.pipeline.statistics().write_requests < 20
 
 
-async def test_a_burst_whose_question_is_not_answered_ends_at_its_deadline_and_was_not_sent(
-    client: kvorum.Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if not client.pipeline._forms.guard_quota:
-        return  # nobody asks
-    asked, answered = asyncio.Event(), asyncio.Event()
+def pause(client: kvorum.Client) -> None:
+    """Let it be as if nothing had been written for a while."""
+    quota = client.pipeline._quota
+    quota._due = quota._fresh_until = 0.0
+
+
+@pytest.fixture
+def silence(client: kvorum.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody answers whether there is room, after a pause."""
 
     async def ask(_: object) -> rpc.AlarmResponse:
-        asked.set()
-        await answered.wait()
-        return rpc.AlarmResponse()
+        await anyio.sleep_forever()
+        raise AssertionError
 
     monkeypatch.setattr(client.pipeline._quota, "_ask", ask)
-    client.pipeline._quota.close()
-    monkeypatch.setattr(client.pipeline._quota, "_due", 0.0)
-    with kvorum.deadline(0.2):
+    pause(client)
+
+
+@pytest.mark.usefixtures("silence")
+async def test_a_burst_whose_question_is_not_answered_goes_singly(client: kvorum.Client) -> None:
+    if not client.pipeline._forms.guard_quota:
+        return  # nobody asks
+    before = client.pipeline.statistics()
+    written = await all_of(*(client.backend.set(f"k{number}", b"1") for number in range(20)))
+    later = await all_of(*(client.backend.set(f"k{number}", b"1") for number in range(20)))
+
+    assert [type(answer) for answer in [*written, *later]] == [int] * 40
+    now = client.pipeline.statistics()
+    assert now.write_requests - before.write_requests == now.writes - before.writes == 40
+
+
+@pytest.mark.usefixtures("silence")
+async def test_a_burst_that_may_not_wait_for_the_answer_was_not_sent(client: kvorum.Client) -> None:
+    if not client.pipeline._forms.guard_quota:
+        return  # nobody asks
+    with kvorum.deadline(0.1):
         burst = [asyncio.ensure_future(client.backend.set(f"k{number}", b"1")) for number in range(10)]
     outcomes = await all_of(*burst)
-    answered.set()
 
-    assert asked.is_set()
     assert [type(outcome) for outcome in outcomes] == [int, int] + [UnavailableError] * 8
     assert await client.backend.count("k") == 2
-    assert [type(answer) for answer in await all_of(*(client.backend.set(f"k{n}", b"2") for n in range(10)))] == [
-        int
-    ] * 10
+
+
+async def test_writes_of_one_key_that_come_after_a_pause_keep_their_order(client: kvorum.Client) -> None:
+    for _ in range(200):
+        pause(client)
+        revisions = await all_of(*(client.backend.set("a", b"%d" % number) for number in range(6)))
+        assert revisions == sorted(revisions)
+
+
+async def test_calls_end_when_the_senders_have(kvorum_etcd: EmbeddedEtcd) -> None:
+    """Somebody else's mistake ends all tasks of a client: nobody waits then for a sender that is not there."""
+
+    async def fail() -> None:
+        raise ZeroDivisionError
+
+    outcomes: list[object] = []
+
+    async def use() -> None:
+        async with kvorum.connect(kvorum_etcd.url) as client:
+            await all_of(*(client.backend.get(f"k{number}") for number in range(300)))  # both senders are there
+            client.connection.supervisor.spawn(fail, name="a mistake")
+            assert client.connection.supervisor._main is not None
+            await asyncio.wait([client.connection.supervisor._main])
+            outcomes.extend(await all_of(*(client.backend.get(f"k{number}") for number in range(10))))
+
+    with pytest.raises(ExceptionGroup) as caught:
+        await use()
+    assert caught.group_contains(ZeroDivisionError)
+    assert {type(outcome) for outcome in outcomes[1:]} == {ClientClosedError}  # the first one has nobody to wait for
 
 
 async def test_a_server_whose_alarms_cannot_be_asked_for_gets_no_batches_of_writes(

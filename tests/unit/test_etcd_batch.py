@@ -175,6 +175,31 @@ def test_a_planner_that_breaks_a_rule_is_found_out(plan: Planner, rule: str) -> 
     assert rule in found
 
 
+def batch_of(*sizes: int) -> Batch:
+    return {b"%d" % number: [pending(b"", writes=True, size=size)] for number, size in enumerate(sizes)}
+
+
+def test_a_limit_is_half_of_what_was_refused_however_often() -> None:
+    """Two batches may be refused at once."""
+    many, large = batch_of(*[9] * 100), batch_of(*[10_000] * 98)
+
+    assert Limit().for_fewer(many).for_fewer(many).operations == 50
+    assert Limit().for_less(large).for_less(large).size == 98 * 10_064 // 2
+    assert Limit().for_fewer(batch_of(9, 9)).operations == 1
+    assert Limit().for_less(batch_of(9, 9)).size == 65_536
+
+
+def test_a_value_that_is_most_of_a_batch_does_not_lower_the_limit() -> None:
+    """The batch may have been refused for this one alone."""
+    assert Limit().for_less(batch_of(9, 9, 900_000)) == Limit()
+
+
+def test_a_call_that_waits_does_not_show_its_value() -> None:
+    call: Pending[Any] = Pending(b"/a", 0.0, rpc.PutRequest(key=b"/a", value=b"a secret"))
+
+    assert repr(call) == "<Pending write of /a>"
+
+
 # --- what can never apply --------------------------------------------------------------------------------------------
 
 

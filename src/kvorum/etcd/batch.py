@@ -23,7 +23,7 @@ from kvorum.etcd import _rpc as rpc
 # etcd takes 128 operations in a request (--max-txn-ops), and 1.5 MiB (--max-request-bytes).
 MAX_OPERATIONS: Final = 100
 MAX_BYTES: Final = 1_000_000
-MIN_BYTES: Final = 65_536  # what any server takes
+MIN_BYTES: Final = 65_536  # no limit gets below this, whatever a server refuses
 
 A = TypeVar("A")
 
@@ -50,6 +50,9 @@ class Pending(msgspec.Struct, Generic[A], eq=False):
     expected: int = 0
     is_sent: bool = False
     outcome: asyncio.Future[Any] | None = None
+
+    def __repr__(self) -> str:  # without the value
+        return f"<Pending {'write' if self.is_write else 'read'} of {self.subject}>"
 
     @property
     def subject(self) -> str:
@@ -87,14 +90,16 @@ class Limit(NamedTuple):
     operations: int = MAX_OPERATIONS
     size: int = MAX_BYTES
 
-    def for_fewer(self, batch: Batch) -> "Limit":
-        """Return a limit that lets through half of a batch that had too many operations for the server."""
-        return self._replace(operations=max(min(self.operations, len(batch)) // 2, 1))
+    def for_fewer(self, refused: Batch) -> "Limit":
+        """Return a limit of half of a batch, which had too many operations for the server."""
+        return self._replace(operations=min(self.operations, max(len(refused) // 2, 1)))
 
-    def for_less(self, batch: Batch) -> "Limit":
-        """Return a limit that lets through half of a batch that had too many bytes for the server."""
-        size = sum(group[0].size for group in batch.values())
-        return self._replace(size=max(min(self.size, size) // 2, MIN_BYTES))
+    def for_less(self, refused: Batch) -> "Limit":
+        """Return a limit of half of a batch, which had too many bytes for the server."""
+        sizes = [group[0].size for group in refused.values()]
+        if 2 * max(sizes) > sum(sizes):  # it may have been refused for this one alone
+            return self
+        return self._replace(size=min(self.size, max(sum(sizes) // 2, MIN_BYTES)))
 
 
 def plan_batch(

@@ -132,7 +132,10 @@ class Lane:
         return outcome
 
     def gather(self) -> None:
-        """Send at the end of this turn of the event loop: until then no call passes, but those that come go along."""
+        """Send at the end of this turn of the event loop: until then no call passes, but those that come go along.
+
+        If all senders are busy, nothing is to be done: each of them looks at the queue when it is through.
+        """
         if self._is_gathering:
             return
         while self._resting:
@@ -142,26 +145,30 @@ class Lane:
                 rest.set_result(None)
                 return
         if self._senders < SLOTS:
-            self._is_gathering = True
-            self._senders += 1
             try:
                 self._spawn(self._serve)
             except ClientClosedError:
                 self.close()
+            else:
+                self._is_gathering = True
+                self._senders += 1
 
     async def _serve(self) -> None:
-        """Be one of the senders."""
-        while True:
-            batch = self._next()
-            if batch:
-                await self._run(batch)
-            if len(batch) > 1 or (batch and self._waiting):
-                self._is_gathering = True  # whoever got an answer just now, and asks for the next thing, goes along
-                await asyncio.sleep(0)
-            else:
-                rest: asyncio.Future[None] = self._loop.create_future()
-                self._resting.append(rest)
-                await rest
+        """Be one of the senders, until the client is closed."""
+        try:
+            while True:
+                batch = self._next()
+                if batch:
+                    await self._run(batch)
+                if len(batch) > 1 or (batch and self._waiting):
+                    self._is_gathering = True  # who got an answer just now, and asks for the next thing, goes along
+                    await asyncio.sleep(0)
+                else:
+                    rest: asyncio.Future[None] = self._loop.create_future()
+                    self._resting.append(rest)
+                    await rest
+        finally:
+            self.close()  # or else calls would wait for a sender
 
     def _next(self) -> Batch:
         """Take what is to be sent now out of the queue; nothing if that is nothing, or has to wait."""

@@ -224,8 +224,8 @@ class Pipeline:
             return False
         if self._is_trusted(call):
             return True
-        # Where room is not known, one write goes by itself to be counted, and those behind it wait for the answer.
-        return call.is_write and not self._is_counted() and self._quota.is_open
+        # Where room is not known, those that come together wait until it is: see `_room`.
+        return call.is_write and self._forms.writes and (self._quota.is_awaited or self._quota.is_due)
 
     @property
     def _is_prepared(self) -> bool:
@@ -239,15 +239,19 @@ class Pipeline:
             return forms.reads != "single"
         return forms.writes and (self._quota.has_room or not forms.guard_quota)
 
-    def _is_counted(self) -> bool:
-        """Tell whether the next write has to go by itself, so that it is counted against the quota."""
-        return self._forms.writes and self._forms.guard_quota and self._quota.is_due()
-
     def _room(self) -> int:
-        """Return how many writes the next request may hold: none for as long as it is not known whether any may."""
-        if self._quota.is_open:
+        """Return how many writes the next request may hold: none for as long as it is asked whether any may.
+
+        It may be what asks. Then it is one write, which is counted against the quota. (If even that cannot be sent, as
+        its key is busy, the one that keeps it busy was counted.)
+        """
+        if self._quota.is_awaited:
             return 0
-        return 1 if self._is_counted() else MAX_OPERATIONS
+        forms = self._forms
+        if forms.writes and forms.guard_quota and self._quota.is_due:
+            self._quota.look()
+            return 1
+        return MAX_OPERATIONS
 
     # --- batches ---
 
@@ -260,7 +264,7 @@ class Pipeline:
         try:
             return await self._settle(batch, calls)
         except KvorumError as exc:
-            self._settle_failed(batch, exc)
+            self._settle_failed(calls, exc)
         except Exception as exc:  # noqa: BLE001 - a mistake of ours comes out of these calls, and ends no others
             _log.exception("a batch of %d calls failed", len(calls))
             for each in calls:
@@ -281,7 +285,11 @@ class Pipeline:
         live = self._without_overdue(batch)
         if not live:
             return {}
-        answers = await self._once(live)
+        try:
+            answers = await self._once(live)
+        except (InvalidResourceError, ResourceTooLargeError) as exc:
+            self._learn_from(exc, live)
+            raise
         for group, answer in zip(live.values(), answers, strict=True):
             for each in group:
                 each.settle(answer)
@@ -324,14 +332,18 @@ class Pipeline:
         reads = request_of_reads(batch, nested=nested)
         return answers_to_reads(batch, await once(_transactions, reads, call, deadline), nested=nested)
 
-    def _settle_failed(self, batch: Batch, error: KvorumError) -> None:
-        """Tell callers of a failed batch: what was refused, or not done, each of them can try by itself."""
-        calls = list(calls_of(batch))
-        lane = self._lane_of(calls[0])
-        if isinstance(error, InvalidResourceError) and "too many operations" in str(error):  # --max-txn-ops
-            lane.limit = lane.limit.for_fewer(batch)
-        elif isinstance(error, ResourceTooLargeError):  # --max-request-bytes
+    def _learn_from(self, error: InvalidResourceError | ResourceTooLargeError, batch: Batch) -> None:
+        """Lower the limit of a server that did not take a batch of so much."""
+        if len(batch) == 1:
+            return
+        lane = self._lane_of(next(calls_of(batch)))
+        if isinstance(error, ResourceTooLargeError):  # --max-request-bytes
             lane.limit = lane.limit.for_less(batch)
+        elif "too many operations" in str(error):  # --max-txn-ops
+            lane.limit = lane.limit.for_fewer(batch)
+
+    def _settle_failed(self, calls: Sequence[Pending[Any]], error: KvorumError) -> None:
+        """Tell callers of a failed batch: what was refused, or not done, each of them can try by itself."""
         _log.debug("a batch of %d calls failed, and is left to its callers: %s", len(calls), error)
         for each in calls:
             if isinstance(error, OutcomeUnknownError):

@@ -2,7 +2,8 @@
 
 Such a server neither counts what is nested in a transaction, nor refuses it once the quota is used up. So every second
 one write goes by itself, which etcd counts, and which raises the alarm if there is no room; the alarms are asked; and
-batches are sent only for as long as the last answer is fresh and says that there is none.
+batches are sent only for as long as the last answer is fresh and says that there is none. While there is none to go by,
+and one is under way, writes wait for it; but not for long, for what keeps the answer away may not keep writes away.
 """
 
 import asyncio
@@ -18,6 +19,7 @@ _log = logging.getLogger(__name__)
 
 _PERIOD: Final = 1.0  # seconds between two questions
 _FRESH: Final = 3.0  # seconds for which an answer counts, from the question on
+_PATIENCE: Final = 0.3  # seconds that writes wait for one
 
 
 class Quota:
@@ -27,7 +29,7 @@ class Quota:
         ask: asks for the alarms of the cluster.
         supervisor: runs a question in a task of its own.
         loop: whose clock counts.
-        tell: called when a question has come to its end.
+        tell: called when writes need not wait for an answer any more.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Quota:
         self._due = 0.0
         self._closed = 0.0  # when a write was refused
         self._fresh_until = 0.0
+        self._awaited_until = 0.0
 
     @property
     def has_room(self) -> bool:
@@ -52,18 +55,20 @@ class Quota:
         return self._loop.time() < self._fresh_until
 
     @property
-    def is_open(self) -> bool:
-        """Whether that is being asked, with nothing known until the answer."""
-        return self._is_asking and not self.has_room
+    def is_awaited(self) -> bool:
+        """Whether writes had better wait: that is being asked, and an answer is likely to come at once."""
+        return self._is_asking and not self.has_room and self._loop.time() < self._awaited_until
 
+    @property
     def is_due(self) -> bool:
-        """Tell whether the next write has to go by itself, to be counted; and ask for the alarms, since it is time."""
+        """Whether it is time to `look`."""
+        return not self._is_asking and self._loop.time() >= self._due
+
+    def look(self) -> None:
+        """Ask for the alarms. Whoever does this sends a write by itself, so that it is counted."""
         now = self._loop.time()
-        if self._is_asking or now < self._due:
-            return False
         self._supervisor.spawn(self._look, now, name="look for alarms")
-        self._is_asking, self._due = True, now + _PERIOD
-        return True
+        self._is_asking, self._due, self._awaited_until = True, now + _PERIOD, now + _PATIENCE
 
     def close(self) -> None:
         """Take note that a write was refused for want of room."""
@@ -71,6 +76,7 @@ class Quota:
         self._fresh_until = 0.0
 
     async def _look(self, asked: float) -> None:
+        in_trouble = self._loop.call_at(self._awaited_until, self._tell)
         try:
             alarms = await self._ask(rpc.AlarmRequest())
         except ClientClosedError:
@@ -81,5 +87,6 @@ class Quota:
             is_outdated = asked <= self._closed
             self._fresh_until = 0.0 if alarms.alarms or is_outdated else asked + _FRESH
         finally:
+            in_trouble.cancel()
             self._is_asking = False
             self._tell()
