@@ -66,3 +66,6 @@ NAME = Format(
     "a name (up to 253 lower-case letters, digits, '-' and '.', as Kubernetes has them)",
 )
 """What another resource, or a template, is called."""
+
+FAILURES = Span(0, None, "failures")
+"""How often something failed."""

@@ -5,10 +5,8 @@ from datetime import datetime
 import msgspec
 
 from kvorum import Condition
-from kvorum.lab.fields import NAME, Span, written
+from kvorum.lab.fields import FAILURES, NAME, written
 from kvorum.lab.instance_phase import LabInstancePhase
-
-_FAILURES = Span(0, None, "failures")
 
 
 class LabInstanceStatus(msgspec.Struct, kw_only=True, rename="camel", omit_defaults=True):
@@ -43,7 +41,7 @@ class LabInstanceStatus(msgspec.Struct, kw_only=True, rename="camel", omit_defau
             problems.append(f"{path}.worker is {self.worker!r}; a lab that is {self.phase} is on none")
         if self.phase == LabInstancePhase.RUNNING and self.started_at is None:
             problems.append(f"{path}.startedAt is missing; a lab that is Running would never expire")
-        return problems + _FAILURES.problems_of(f"{path}.errorCount", self.error_count)
+        return problems + FAILURES.problems_of(f"{path}.errorCount", self.error_count)
 
     def enter(self, phase: LabInstancePhase, *, message: str, at: datetime) -> None:
         """Record that the lab entered a phase: the phase itself, when, where, and its failures. Checks nothing."""

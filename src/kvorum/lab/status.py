@@ -8,10 +8,8 @@ from kvorum import Condition
 from kvorum.lab.aws import Ec2Status
 from kvorum.lab.capacity import ResourceQuantity
 from kvorum.lab.cml import CmlStatus
-from kvorum.lab.fields import Span, written
+from kvorum.lab.fields import FAILURES, written
 from kvorum.lab.phase import LabWorkerPhase
-
-_FAILURES = Span(0, None, "failures")
 
 
 class LabWorkerStatus(msgspec.Struct, kw_only=True, rename="camel", omit_defaults=True):
@@ -63,7 +61,7 @@ class LabWorkerStatus(msgspec.Struct, kw_only=True, rename="camel", omit_default
             if not lab_id.strip():
                 problems.append(f"{path}.hostedLabs has a lab without an id: {lab_id!r}")
             problems += taken.problems(f"{path}.hostedLabs.{lab_id}")
-        return problems + _FAILURES.problems_of(f"{path}.errorCount", self.error_count)
+        return problems + FAILURES.problems_of(f"{path}.errorCount", self.error_count)
 
     def enter(self, phase: LabWorkerPhase, *, message: str, at: datetime) -> None:
         """Record that the worker entered a phase: the phase itself, when, and its failures. Checks nothing."""
