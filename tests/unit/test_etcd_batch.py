@@ -224,30 +224,30 @@ def test_an_answered_write_tells_where_its_key_is() -> None:
 # --- forms -----------------------------------------------------------------------------------------------------------
 
 
-SAFE = Forms("flat", writes=True, witness=False, guard_quota=False)
+SAFE = Forms("flat", writes=True, probe=False, guard_quota=False)  # for a client that may be a user
 
 
 @pytest.mark.parametrize(
     ("versions", "identity", "forms"),
     [
         # Reads of old servers go through the log; of those that are mended they need not.
-        ([(3, 4, 22)], False, Forms("nested", writes=True, witness=True, guard_quota=True)),
-        ([(3, 4, 23)], False, Forms("flat", writes=True, witness=True, guard_quota=True)),
-        ([(3, 5, 1)], False, Forms("nested", writes=True, witness=True, guard_quota=True)),
-        ([(3, 5, 7)], False, Forms("flat", writes=True, witness=True, guard_quota=True)),
+        ([(3, 4, 22)], False, Forms("nested", writes=True, probe=True, guard_quota=True)),
+        ([(3, 4, 23)], False, Forms("flat", writes=True, probe=True, guard_quota=True)),
+        ([(3, 5, 1)], False, Forms("nested", writes=True, probe=True, guard_quota=True)),
+        ([(3, 5, 7)], False, Forms("flat", writes=True, probe=True, guard_quota=True)),
         # Nothing of a user's is nested where roles are not checked.
-        ([(3, 4, 23)], True, Forms("flat", writes=False, witness=True, guard_quota=True)),
-        ([(3, 5, 1)], True, Forms("single", writes=False, witness=True, guard_quota=True)),
-        ([(3, 4, 44)], True, Forms("flat", writes=True, witness=False, guard_quota=True)),
-        ([(3, 5, 30)], True, Forms("flat", writes=True, witness=False, guard_quota=True)),
+        ([(3, 4, 23)], True, Forms("flat", writes=False, probe=False, guard_quota=True)),
+        ([(3, 5, 1)], True, Forms("single", writes=False, probe=False, guard_quota=True)),
+        ([(3, 4, 44)], True, Forms("flat", writes=True, probe=False, guard_quota=True)),
+        ([(3, 5, 30)], True, Forms("flat", writes=True, probe=False, guard_quota=True)),
         # The quota comes last.
         ([(3, 5, 33)], True, SAFE),
-        ([(3, 6, 14)], False, SAFE),
-        ([(3, 7, 0)], False, Forms("flat", writes=True, witness=False, guard_quota=True)),
+        ([(3, 6, 14)], False, Forms("flat", writes=True, probe=True, guard_quota=False)),
+        ([(3, 7, 0)], False, Forms("flat", writes=True, probe=True, guard_quota=True)),
         ([(3, 8, 0)], True, SAFE),
         # Of several servers each counts: the oldest is not the worst.
-        ([(3, 4, 23), (3, 5, 1)], False, Forms("nested", writes=True, witness=True, guard_quota=True)),
-        ([(3, 4, 44), (3, 5, 6)], True, Forms("single", writes=False, witness=True, guard_quota=True)),
+        ([(3, 4, 23), (3, 5, 1)], False, Forms("nested", writes=True, probe=True, guard_quota=True)),
+        ([(3, 4, 44), (3, 5, 6)], True, Forms("single", writes=False, probe=False, guard_quota=True)),
     ],
 )
 def test_the_versions_and_the_user_decide_about_the_form(

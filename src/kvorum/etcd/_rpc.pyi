@@ -114,11 +114,14 @@ class DeleteRangeResponse:
 
 class Compare:
     EQUAL: int
+    GREATER: int
     MOD: int
+    VERSION: int
     result: int
     target: int
     key: bytes
     mod_revision: int
+    version: int
 
 class RequestOp:
     request_range: RangeRequest

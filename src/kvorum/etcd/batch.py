@@ -27,6 +27,8 @@ MIN_BYTES: Final = 65_536  # no limit gets below this, whatever a server refuses
 
 A = TypeVar("A")
 
+_GREATER: Final = int(rpc.Compare.GREATER)
+_VERSION: Final = int(rpc.Compare.VERSION)
 _OVERHEAD: Final = 64  # bytes that an operation costs beside its keys and its value, at the most
 
 
@@ -147,22 +149,22 @@ def calls_of(batch: Batch) -> chain[Pending[Any]]:
 
 
 def request_of_reads(batch: Batch, *, nested: bool) -> rpc.TxnRequest:
-    """Return one transaction that reads all keys; within another one, with a witness, if the server needs that."""
+    """Return one transaction that reads all keys; if the server needs that, within another one that has a probe."""
     request = rpc.TxnRequest()
     inner = request.success.add().request_txn if nested else request
     for key in batch:
         inner.success.add().request_range.key = key
     if nested:
-        _add_witness(request, batch)
+        _add_probe(request, batch)
     return request
 
 
-def request_of_writes(batch: Batch, *, witness: bool) -> rpc.TxnRequest:
+def request_of_writes(batch: Batch, *, probe: bool) -> rpc.TxnRequest:
     """Return one transaction that holds all writes, each with its own comparison and its own else.
 
     Args:
         batch: the writes.
-        witness: whether to add one, if the server needs that.
+        probe: whether the client is nobody, so that the batch has to be refused where users are checked.
     """
     request = rpc.TxnRequest()
     for (call,) in batch.values():
@@ -171,19 +173,22 @@ def request_of_writes(batch: Batch, *, witness: bool) -> rpc.TxnRequest:
             step.request_put.CopyFrom(call.write)
         elif isinstance(call.write, rpc.TxnRequest):
             step.request_txn.CopyFrom(call.write)
-    if witness:
-        _add_witness(request, batch)
+    if probe:
+        _add_probe(request, batch)
     return request
 
 
-def _add_witness(request: rpc.TxnRequest, batch: Batch) -> None:
-    """Add a count of one key to the top level of a batch.
+def _add_probe(request: rpc.TxnRequest, batch: Batch) -> None:
+    """Compare one key at the top level of a batch, with what holds whatever the key is.
 
     Old servers check nobody's permission within nested transactions. If users have to say who they are, and this client
-    does not, such a server refuses the batch because of this.
+    does not, each member refuses the batch because of this: a comparison needs permission to read, and all members
+    check it, before they apply anything (`checkTxnAuth` in etcd's apply_auth.go, 3.4 to 3.7). A range at the top level
+    must not do that job: before 3.7.0 all members but the one that serves the client drop those before they check
+    permissions (`removeNeedlessRangeReqs`), so that one would refuse what the others apply, and they differ for ever.
     """
-    witness = request.success.add().request_range
-    witness.key, witness.count_only = next(iter(batch)), True
+    probe = request.compare.add()
+    probe.key, probe.target, probe.result, probe.version = next(iter(batch)), _VERSION, _GREATER, -1
 
 
 # --- answers: of a read the key, of a put its revision, of a transaction what etcd said and the revision of that ------
@@ -209,7 +214,7 @@ def answers_to_writes(batch: Batch, answer: rpc.TxnResponse) -> list[Any]:
     revision = answer.header.revision
     return [
         revision if isinstance(calls[0].write, rpc.PutRequest) else (response.response_txn, revision)
-        for calls, response in zip(batch.values(), answer.responses, strict=False)  # there may be a witness behind them
+        for calls, response in zip(batch.values(), answer.responses, strict=True)
     ]
 
 

@@ -13,13 +13,13 @@ class Forms(msgspec.Struct, frozen=True):
         reads: `flat`: a read-only transaction; `nested`: within another one, which goes through the cluster's log and
             cannot stop an old server; `single`: none.
         writes: whether writes may be nested.
-        witness: whether a batch of writes needs an operation at the top level, for whose key permission is checked.
+        probe: whether a batch of writes has to compare a key at its top level, so that all members refuse it alike.
         guard_quota: whether batches of writes pass by the quota, so that somebody has to look after it.
     """
 
     reads: Literal["flat", "nested", "single"]
     writes: bool
-    witness: bool
+    probe: bool
     guard_quota: bool
 
 
@@ -36,4 +36,5 @@ def forms_of(hazards: frozenset[str], *, has_identity: bool) -> Forms:
     reads: Literal["flat", "nested", "single"] = "flat"
     if "read-only-transactions" in hazards:
         reads = "nested" if may_nest else "single"  # a nested read shows anybody anything
-    return Forms(reads, may_nest, is_unchecked, "nested-puts-pass-the-quota" in hazards)
+    # Without a user also on servers that check: another member may not, and the comparison costs next to nothing.
+    return Forms(reads, may_nest, not has_identity, "nested-puts-pass-the-quota" in hazards)

@@ -326,7 +326,7 @@ class Pipeline:
             return [answer_to(await once(_stub_of(first), request, _named(first), deadline))]
         call = Call("batch of", f"{len(batch)} keys", writes=first.is_write)
         if first.is_write:
-            writes = request_of_writes(batch, witness=forms.witness)
+            writes = request_of_writes(batch, probe=forms.probe)
             return answers_to_writes(batch, await once(_transactions, writes, call, deadline))
         nested = forms.reads == "nested"
         reads = request_of_reads(batch, nested=nested)
