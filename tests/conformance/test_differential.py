@@ -237,7 +237,8 @@ _prefix = st.sampled_from(PREFIXES)
 _value = st.one_of(st.binary(max_size=3), st.sampled_from(LABELLED))
 _lease = st.integers(0, LEASES + 1)  # one more than there are
 _past = st.integers(1, 15)
-_at = st.none() | _past
+_at = st.none() | st.integers(0, 15)
+_since = st.none() | st.integers(-1, 15)  # counted from the start: in memory, where that is 1, -1 is revision 0
 _expected = st.one_of(st.just("current"), st.just("current"), st.just("created"), st.just(0), _past)
 _part = st.tuples(
     st.sampled_from(["put", "create", "swap", "delete", "check"]), _key, _value, _expected, st.none() | _lease
@@ -258,7 +259,7 @@ _step = st.one_of(
     st.tuples(st.just("grant"), st.integers(500, 1000)),
     st.tuples(st.just("revoke"), st.integers(1, LEASES + 1)),
     st.tuples(st.just("forget"), _past),
-    st.tuples(st.just("watch"), _prefix, _at),
+    st.tuples(st.just("watch"), _prefix, _since),
 )
 
 

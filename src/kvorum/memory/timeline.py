@@ -75,6 +75,8 @@ class Timeline:
 
     def changes(self, start: bytes, end: bytes, revision: int) -> tuple[Change, ...]:
         """Return what a revision (above `compacted`, and reached) changed from `start` to before `end`."""
+        if revision < self._log_start:
+            return ()  # where a store begins; the log has no place for it, and a place below 0 would be another's
         return tuple(change for key, change in self._log[revision - self._log_start] if start <= key < end)
 
     # --- write ---

@@ -73,6 +73,37 @@ class WatchingConformance:
                 assert shown == revisions[start + 1 :]
                 assert watch.revision == revisions[-1]
 
+    async def test_a_watch_since_0_shows_each_revision_once_and_in_order_from_the_first_on(
+        self, backend: StorageBackend
+    ) -> None:
+        """No revision is 0: a watch since then shows the whole history, what was written over or deleted included."""
+        writes = [await backend.set(key, b"1") for key in ("all/a", "all/b", "all/c")]
+        writes += [await backend.set("all/a", b"2"), (await backend.delete("all/b")).revision]
+        watch = backend.watch("all/", since=0)
+        try:
+            await watch.open()
+        except HistoryLostError:
+            return  # the store is a share of a larger one, which was compacted before this test began
+
+        assert watch.revision == 0
+        assert [changes[0].revision for changes in await take(watch, 5)] == writes
+        writes.append(await backend.set("all/c", b"2"))
+        assert [changes[0].revision for changes in await take(watch, 1)] == writes[-1:]
+        assert watch.revision == writes[-1]
+        await watch.aclose()
+
+    async def test_a_watch_since_0_of_a_compacted_store_is_refused(
+        self, backend: StorageBackend, compact: Compact
+    ) -> None:
+        await backend.set("a", b"1")
+        await compact(await backend.set("a", b"2"))
+        watch = backend.watch("", since=0)
+
+        with pytest.raises(HistoryLostError), anyio.fail_after(DEADLINE):
+            await watch.open()
+
+        await watch.aclose()
+
     async def test_a_watch_since_the_current_revision_is_a_watch_from_now(self, backend: StorageBackend) -> None:
         current = await backend.set("a", b"1")
         async with backend.watch("", since=await revision_of(backend)) as watch:
