@@ -11,9 +11,7 @@ from hypothesis import strategies as st
 
 from kvorum.etcd import _rpc as rpc
 from kvorum.etcd.batch import Batch, Limit, Pending, known_revision, refusal, superseded
-from kvorum.etcd.forms import Forms, forms_of
 from kvorum.etcd.pipeline import plan_batch
-from kvorum.etcd.versions import hazards_of
 
 Planner: TypeAlias = Callable[[Sequence[Pending[Any]], Limit, Collection[bytes]], tuple[Batch, list[Pending[Any]]]]
 KEYS = [b"a", b"b", b"c", b"d"]
@@ -219,42 +217,3 @@ def test_an_answered_write_tells_where_its_key_is() -> None:
     assert known_revision((rpc.TxnResponse(succeeded=True), 9)) == 9
     assert known_revision((refusal(found), 9)) == 7
     assert known_revision((refusal(None), 9)) == 0
-
-
-# --- forms -----------------------------------------------------------------------------------------------------------
-
-
-SAFE = Forms("flat", writes=True, probe=False, guard_quota=False)  # for a client that may be a user
-
-
-@pytest.mark.parametrize(
-    ("versions", "identity", "forms"),
-    [
-        # Reads of old servers go through the log; of those that are mended they need not.
-        ([(3, 4, 22)], False, Forms("nested", writes=True, probe=True, guard_quota=True)),
-        ([(3, 4, 23)], False, Forms("flat", writes=True, probe=True, guard_quota=True)),
-        ([(3, 5, 1)], False, Forms("nested", writes=True, probe=True, guard_quota=True)),
-        ([(3, 5, 7)], False, Forms("flat", writes=True, probe=True, guard_quota=True)),
-        # Nothing of a user's is nested where roles are not checked.
-        ([(3, 4, 23)], True, Forms("flat", writes=False, probe=False, guard_quota=True)),
-        ([(3, 5, 1)], True, Forms("single", writes=False, probe=False, guard_quota=True)),
-        ([(3, 4, 44)], True, Forms("flat", writes=True, probe=False, guard_quota=True)),
-        ([(3, 5, 30)], True, Forms("flat", writes=True, probe=False, guard_quota=True)),
-        # The quota comes last.
-        ([(3, 5, 33)], True, SAFE),
-        ([(3, 6, 14)], False, Forms("flat", writes=True, probe=True, guard_quota=False)),
-        ([(3, 7, 0)], False, Forms("flat", writes=True, probe=True, guard_quota=True)),
-        ([(3, 8, 0)], True, SAFE),
-        # Of several servers each counts: the oldest is not the worst.
-        ([(3, 4, 23), (3, 5, 1)], False, Forms("nested", writes=True, probe=True, guard_quota=True)),
-        ([(3, 4, 44), (3, 5, 6)], True, Forms("single", writes=False, probe=False, guard_quota=True)),
-    ],
-)
-def test_the_versions_and_the_user_decide_about_the_form(
-    versions: list[tuple[int, int, int]],
-    identity: bool,
-    forms: Forms,
-) -> None:
-    hazards = frozenset(hazard.name for version in versions for hazard in hazards_of(version))
-
-    assert forms_of(hazards, has_identity=identity) == forms

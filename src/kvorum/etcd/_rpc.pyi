@@ -200,7 +200,8 @@ class WatchResponse:
     cancel_reason: str
     events: Sequence[Event]
 
-class MemberListRequest(Message): ...
+class MemberListRequest(Message):
+    def __init__(self, *, linearizable: bool = ...) -> None: ...
 
 class Member:
     ID: int
@@ -209,6 +210,7 @@ class Member:
     isLearner: bool  # noqa: N815
 
 class MemberListResponse:
+    header: ResponseHeader
     members: Sequence[Member]
 
 class CompactionRequest(Message):

@@ -6,7 +6,7 @@ and the user's token is fetched, before anything else is sent there.
 
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -38,6 +38,7 @@ class Cluster:
         version: the lowest of those that were asked; (0, 0, 0) before there is one.
         hazards: what one of those cannot be trusted with, by name.
         tokens: what tells them who the user is.
+        on_change: called when a member may be another one than before: a connection was made anew, or a member found.
     """
 
     def __init__(self, settings: EtcdSettings, supervisor: Supervisor) -> None:
@@ -48,6 +49,7 @@ class Cluster:
         self.version: Version = (0, 0, 0)
         self.hazards: frozenset[str] = frozenset(hazard.name for hazard in HAZARDS)
         self.tokens: Tokens = Tokens(settings)
+        self.on_change: Callable[[], None] = lambda: None
         self._settings = settings
         self._supervisor = supervisor
         self._is_closed = False
@@ -134,6 +136,7 @@ class Cluster:
         if not server.is_ready:
             self._learn_version(server, await self._version_of(server, deadline))
             server.is_ready = True
+            self.on_change()
 
     async def _version_of(self, server: Server, deadline: float) -> Version:
         try:
@@ -225,6 +228,7 @@ class Cluster:
                 _log.info("found another member of the cluster at %s", address)
                 self.servers.append(Server(address, self._settings.server_name))
                 known.add(address)
+                self.on_change()
 
 
 def _all_of(failures: Sequence[UnavailableError]) -> UnavailableError:

@@ -1,9 +1,13 @@
 """Which form a batch may take: that depends on what the servers cannot be trusted with, and on who asks."""
 
-from functools import lru_cache
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
+
+from kvorum.etcd.members import Known
+
+_ROLES: Final = "nested-transactions-pass-roles"
+_QUOTA: Final = "nested-puts-pass-the-quota"
 
 
 class Forms(msgspec.Struct, frozen=True):
@@ -23,18 +27,23 @@ class Forms(msgspec.Struct, frozen=True):
     guard_quota: bool
 
 
-@lru_cache(maxsize=16)
-def forms_of(hazards: frozenset[str], *, has_identity: bool) -> Forms:
-    """Return what may be sent to servers with these hazards (see `versions`).
+def forms_of(hazards: frozenset[str], members: Known, *, has_identity: bool) -> Forms:
+    """Return what may be sent to a cluster with these hazards (see `versions`).
 
     Args:
-        hazards: those of any server of the cluster, by name.
+        hazards: those of any server that this client talks to, by name.
+        members: those of any member, which count for all that goes through the cluster's log.
         has_identity: whether the servers may take this client for a user: by a token, or by its certificate.
     """
-    is_unchecked = "nested-transactions-pass-roles" in hazards
-    may_nest = not (is_unchecked and has_identity)
+    may_nest = not (has_identity and _ROLES in members.hazards)
     reads: Literal["flat", "nested", "single"] = "flat"
     if "read-only-transactions" in hazards:
         reads = "nested" if may_nest else "single"  # a nested read shows anybody anything
-    # Without a user also on servers that check: another member may not, and the comparison costs next to nothing.
-    return Forms(reads, may_nest, not has_identity, "nested-puts-pass-the-quota" in hazards)
+    return Forms(
+        reads,
+        # While the quota is used up some members would refuse what the others take.
+        writes=may_nest and _QUOTA not in members.uneven,
+        # Without a user also on servers that check: another member may not, and the comparison costs next to nothing.
+        probe=not has_identity,
+        guard_quota=_QUOTA in members.hazards,
+    )

@@ -50,6 +50,7 @@ from kvorum.etcd.connection import Connection, HasConnection
 from kvorum.etcd.faults import Call, open_end
 from kvorum.etcd.forms import Forms, forms_of
 from kvorum.etcd.lane import Lane, Unanswered
+from kvorum.etcd.members import Known, Members
 from kvorum.etcd.quota import Quota
 from kvorum.etcd.server import Channel, Method
 
@@ -107,6 +108,10 @@ class Pipeline:
         self._has_identity = connection.cluster.tokens.has_user or connection.settings.cert is not None
         self._reads = Lane(self._loop, self._send, self._spawn)
         self._writes = Lane(self._loop, self._send, self._spawn, self._room)
+        self._members = Members(connection)
+        self._formed: tuple[frozenset[str], Known, Forms] | None = None  # the forms, and what they follow from
+        if self._is_on:
+            self._members.start()
         self._quota = Quota(connection.alarms, connection.supervisor, self._loop, self._writes.gather)
 
     def __repr__(self) -> str:
@@ -216,7 +221,11 @@ class Pipeline:
 
     @property
     def _forms(self) -> Forms:
-        return forms_of(self.connection.cluster.hazards, has_identity=self._has_identity)
+        hazards, known, formed = self.connection.cluster.hazards, self._members.known, self._formed
+        if formed is None or formed[0] is not hazards or formed[1] is not known:
+            forms = forms_of(hazards, known, has_identity=self._has_identity)
+            self._formed = formed = hazards, known, forms
+        return formed[2]
 
     def _rides(self, call: Pending[Any]) -> bool:
         """Tell whether a call may wait for others to go with."""
@@ -278,6 +287,7 @@ class Pipeline:
 
     async def _settle(self, batch: Batch, calls: Sequence[Pending[Any]]) -> Mapping[bytes, object]:
         # Whatever was so when they began to wait: from here to the sending nothing else runs.
+        self._members.check()
         if not self._is_prepared or (len(batch) > 1 and not self._is_trusted(calls[0])):
             for each in calls:
                 each.settle(Unanswered.ALONE)

@@ -1,0 +1,73 @@
+"""Which forms of a batch a cluster can be trusted with: that depends on its members, and on who asks."""
+
+import pytest
+
+from kvorum.etcd.forms import Forms, forms_of
+from kvorum.etcd.members import UNKNOWN, known_of
+from kvorum.etcd.versions import Version, hazards_of
+
+ROLES, QUOTA = "nested-transactions-pass-roles", "nested-puts-pass-the-quota"
+
+
+def names_of(*versions: Version) -> frozenset[str]:
+    return frozenset(hazard.name for version in versions for hazard in hazards_of(version))
+
+
+def forms(reads: str, *, writes: bool = True, guard: bool = True, identity: bool = False) -> Forms:
+    return Forms(reads, writes, probe=not identity, guard_quota=guard)  # type: ignore[arg-type]  # one of three words
+
+
+@pytest.mark.parametrize(
+    ("versions", "expected"),
+    [
+        # Reads of old servers go through the log; of those that are mended they need not.
+        ([(3, 4, 22)], forms("nested")),
+        ([(3, 4, 23)], forms("flat")),
+        ([(3, 5, 1)], forms("nested")),
+        ([(3, 5, 7)], forms("flat")),
+        ([(3, 6, 14)], forms("flat", guard=False)),
+        ([(3, 7, 0)], forms("flat")),
+        # Of several servers each counts: the oldest is not the worst.
+        ([(3, 4, 23), (3, 5, 1)], forms("nested")),
+        # Some members count what is nested, and others do not: what these take is refused by those when it is full.
+        ([(3, 5, 33), (3, 5, 32)], forms("flat", writes=False)),
+        ([(3, 5, 33), None], forms("flat")),
+    ],
+)
+def test_what_a_client_without_a_user_may_send(versions: list[Version | None], expected: Forms) -> None:
+    hazards = names_of(*filter(None, versions))
+
+    assert forms_of(hazards, known_of(versions), has_identity=False) == expected
+
+
+@pytest.mark.parametrize(
+    ("versions", "expected"),
+    [
+        # Nothing of a user's is nested where roles are not checked.
+        ([(3, 4, 23)], forms("flat", writes=False, identity=True)),
+        ([(3, 5, 1)], forms("single", writes=False, identity=True)),
+        ([(3, 4, 44)], forms("flat", identity=True)),
+        ([(3, 5, 30)], forms("flat", identity=True)),
+        ([(3, 5, 33)], forms("flat", guard=False, identity=True)),
+        ([(3, 8, 0)], forms("flat", guard=False, identity=True)),
+        # That each member checks, or nothing: also one that the client never talks to, and one that cannot be asked.
+        ([(3, 5, 30), (3, 5, 29)], forms("flat", writes=False, identity=True)),
+        ([(3, 5, 30), None], forms("flat", writes=False, identity=True)),
+        ([], forms("flat", writes=False, identity=True)),
+    ],
+)
+def test_what_a_client_that_may_be_a_user_may_send(versions: list[Version | None], expected: Forms) -> None:
+    asked = names_of(*(version for version in versions[:1] if version))  # by the client, on connecting
+
+    assert forms_of(asked, known_of(versions), has_identity=True) == expected
+
+
+def test_a_member_of_an_unknown_version_may_have_every_hazard() -> None:
+    assert known_of([]) == known_of([None]) == UNKNOWN
+    assert known_of([(3, 8, 0), None]).hazards == UNKNOWN.hazards
+
+
+def test_members_are_uneven_in_what_one_has_and_another_one_is_free_of() -> None:
+    assert known_of([(3, 5, 30), (3, 5, 30)]).uneven == frozenset()
+    assert known_of([(3, 5, 30), (3, 5, 29), None]).uneven == {ROLES}
+    assert known_of([(3, 5, 30), (3, 5, 33)]).uneven == {QUOTA}
