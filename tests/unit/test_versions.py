@@ -2,7 +2,8 @@
 
 import pytest
 
-from kvorum.etcd.versions import HAZARDS, hazards_of
+from kvorum.errors import ServerError
+from kvorum.etcd.versions import HAZARDS, hazards_of, text_of, version_of
 
 
 @pytest.mark.parametrize(
@@ -36,3 +37,33 @@ def test_a_version_has_a_hazard_until_it_was_mended(
 def test_every_hazard_says_what_follows_and_how_that_is_known() -> None:
     assert len({hazard.name for hazard in HAZARDS}) == len(HAZARDS)
     assert all(hazard.consequence and hazard.source for hazard in HAZARDS)
+
+
+def test_a_version_that_is_not_released_has_the_hazards_of_the_patch_before() -> None:
+    """What the release mends may have come after it."""
+    assert version_of("3.5.30") == (3, 5, 30)
+    assert version_of("3.5.30-rc.0") == (3, 5, 29)
+    assert {hazard.name for hazard in hazards_of(version_of("3.7.1-rc.0"))} == {"nested-puts-pass-the-quota"}
+    assert version_of("3.7.0-alpha.0") < version_of("3.7.0")
+
+
+@pytest.mark.parametrize("text", ["3.7.0-alpha.0", "3.7.0-beta.0", "3.7.0-rc.1"])
+def test_what_is_mended_in_the_first_release_of_a_minor_version_is_not_before_it(text: str) -> None:
+    names = {hazard.name for hazard in hazards_of(version_of(text))}
+
+    assert "nested-transactions-pass-roles" in names
+    assert "nested-transactions-pass-roles" not in {hazard.name for hazard in hazards_of((3, 7, 0))}
+    assert "nested-transactions-pass-roles" not in {hazard.name for hazard in hazards_of(version_of("3.8.0-alpha.0"))}
+
+
+def test_what_the_first_release_brought_was_there_before_it() -> None:
+    assert "lost-entries" in {hazard.name for hazard in hazards_of(version_of("3.5.0-rc.1"))}
+    assert "lost-entries" not in {hazard.name for hazard in hazards_of(version_of("3.5.3"))}
+    assert "lost-entries" in {hazard.name for hazard in hazards_of(version_of("3.5.3-rc.0"))}
+
+
+def test_a_version_reads_as_it_is_written() -> None:
+    assert text_of((3, 5, 1)) == "3.5.1"
+    assert text_of(version_of("3.7.0-alpha.0")) == "3.7.0 (not released)"
+    with pytest.raises(ServerError):
+        version_of("unknown")

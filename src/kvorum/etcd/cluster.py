@@ -20,7 +20,7 @@ from kvorum.etcd.diagnosis import cause_of
 from kvorum.etcd.faults import Call, TokenRefusedError
 from kvorum.etcd.server import Channel, Method, Request, Response, Server, flush
 from kvorum.etcd.tokens import Tokens
-from kvorum.etcd.versions import HAZARDS, OLDEST_THAT_TELLS_ROOT_ALONE, Version, hazards_of, version_of
+from kvorum.etcd.versions import HAZARDS, OLDEST_THAT_TELLS_ROOT_ALONE, Version, hazards_of, text_of, version_of
 from kvorum.settings import EtcdSettings, is_endpoint
 from kvorum.supervisor import Supervisor
 
@@ -205,8 +205,7 @@ class Cluster:
     def _learn_version(self, server: Server, version: Version) -> None:
         if version != server.version:
             for hazard in hazards_of(version):
-                text = ".".join(map(str, version))
-                _log.warning("etcd %s at %s: %s", text, server.address, hazard.consequence)
+                _log.warning("etcd %s at %s: %s", text_of(version), server.address, hazard.consequence)
         server.version = version
         versions = [each.version for each in self.servers if each.version is not None]
         self.version = min(versions)

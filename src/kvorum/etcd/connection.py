@@ -17,7 +17,7 @@ from kvorum.etcd.cluster import Cluster
 from kvorum.etcd.diagnosis import cause_of
 from kvorum.etcd.faults import Call
 from kvorum.etcd.server import Method, Request, Response, Server
-from kvorum.etcd.versions import Version
+from kvorum.etcd.versions import Version, text_of
 from kvorum.settings import EtcdSettings
 from kvorum.supervisor import Supervisor
 
@@ -53,7 +53,7 @@ class Connection:
         self._state = "not open"
 
     def __repr__(self) -> str:
-        return f"<Connection {self.endpoint} [{self._state}, etcd {'.'.join(map(str, self.version))}]>"
+        return f"<Connection {self.endpoint} [{self._state}, etcd {text_of(self.version)}]>"
 
     @property
     def endpoint(self) -> str:

@@ -11,7 +11,7 @@ import msgspec
 
 from kvorum.errors import ServerError
 
-Version = tuple[int, int, int]
+Version = tuple[int, int, int]  # a patch of -1 is what came before the first release of a minor version
 
 # From this version on (and 3.5.28, 3.6.0) etcd told its version to root alone for some releases: see its pull requests
 # 14663 and 21666. One that does not tell is trusted with no more than the oldest of them; the others mended no less.
@@ -39,8 +39,10 @@ class Hazard(msgspec.Struct, frozen=True):
 
     def affects(self, version: Version) -> bool:
         """Tell whether a version has it; one of which nothing is known has it, if it is older than `newest`."""
-        minor = version[:2]
-        if version < self.first or (minor not in self.mended and minor >= self.newest):
+        minor, is_released = version[:2], version[2] >= 0
+        if version < self.first and (is_released or (*minor, 0) != self.first):
+            return False
+        if minor not in self.mended and minor >= self.newest and (is_released or minor > self.newest):
             return False
         patch = self.mended.get(minor)
         return patch is None or version[2] < patch
@@ -101,10 +103,19 @@ def hazards_of(version: Version) -> tuple[Hazard, ...]:
 def version_of(text: str) -> Version:
     """Read what a server says of its version, as `3.5.1`.
 
+    One that is not released, as `3.7.0-rc.1`, counts as the patch before: what that release mends it may not have yet.
+    The same goes for builds of a vendor's, as `3.5.9-k3s1`, for nothing tells them apart.
+
     Raises:
         ServerError: it is none.
     """
-    found = re.match(r"(\d+)\.(\d+)\.(\d+)", text)
+    found = re.match(r"(\d+)\.(\d+)\.(\d+)(-)?", text)
     if found is None:
         raise ServerError("an unknown version", text)
-    return int(found[1]), int(found[2]), int(found[3])
+    return int(found[1]), int(found[2]), int(found[3]) - bool(found[4])
+
+
+def text_of(version: Version) -> str:
+    """Return a version in the words of a message."""
+    major, minor, patch = version
+    return f"{major}.{minor}.{patch}" if patch >= 0 else f"{major}.{minor}.0 (not released)"
