@@ -61,6 +61,7 @@ class ResponseHeader:
     member_id: int
     revision: int
     raft_term: int
+    def __init__(self, *, cluster_id: int = ..., revision: int = ...) -> None: ...
 
 class KeyValue:
     key: bytes
@@ -69,7 +70,9 @@ class KeyValue:
     mod_revision: int
     version: int
     lease: int
-    def __init__(self, *, key: bytes = ..., mod_revision: int = ...) -> None: ...
+    def __init__(
+        self, *, key: bytes = ..., create_revision: int = ..., mod_revision: int = ..., version: int = ...
+    ) -> None: ...
 
 class RangeRequest(Message):
     key: bytes
@@ -181,7 +184,14 @@ class AlarmResponse:
 
 class WatchCreateRequest(Message):
     def __init__(
-        self, *, key: bytes, range_end: bytes, start_revision: int, prev_kv: bool, progress_notify: bool = ...
+        self,
+        *,
+        key: bytes,
+        range_end: bytes,
+        start_revision: int,
+        prev_kv: bool,
+        progress_notify: bool = ...,
+        fragment: bool = ...,
     ) -> None: ...
 
 class WatchRequest(Message):
@@ -191,6 +201,7 @@ class Event:
     type: int
     kv: KeyValue
     prev_kv: KeyValue
+    def __init__(self, *, type: int = ..., kv: KeyValue = ...) -> None: ...  # noqa: A002 - the field's name
 
 class WatchResponse:
     header: ResponseHeader
@@ -198,7 +209,16 @@ class WatchResponse:
     canceled: bool
     compact_revision: int
     cancel_reason: str
+    fragment: bool
     events: Sequence[Event]
+    def __init__(
+        self,
+        *,
+        header: ResponseHeader = ...,
+        created: bool = ...,
+        events: Iterable[Event] = ...,
+        fragment: bool = ...,
+    ) -> None: ...
 
 class MemberListRequest(Message):
     def __init__(self, *, linearizable: bool = ...) -> None: ...

@@ -1,0 +1,134 @@
+"""The rules by which history is read, on responses as etcd sends them."""
+
+from itertools import groupby
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kvorum.etcd import _rpc as rpc
+from kvorum.etcd.history import DELETE, Gapless, Reading, is_next
+
+
+def event(revision: int, key: bytes = b"k") -> rpc.Event:
+    return rpc.Event(kv=rpc.KeyValue(key=key, mod_revision=revision))
+
+
+def response(*revisions: int, header: int = 1_000, fragment: bool = False) -> rpc.WatchResponse:
+    return rpc.WatchResponse(
+        header=rpc.ResponseHeader(revision=header), events=[event(each) for each in revisions], fragment=fragment
+    )
+
+
+def revisions(news: list[Any]) -> list[tuple[int, int]]:
+    """Tell how many events each revision has."""
+    return [(revision, len(events)) for revision, events in news]
+
+
+def test_the_revision_in_the_header_of_events_is_no_position() -> None:
+    """During a catch-up it is the store's: a stream that went on from it would lose all that lies between."""
+    reading = Reading(5)
+
+    assert revisions(reading.news_of(response(6, 6, 7, header=900))) == [(6, 2), (7, 1)]
+    assert reading.position == 7
+
+
+def test_what_is_not_above_the_position_is_skipped_and_the_position_never_goes_back() -> None:
+    reading = Reading(5)
+
+    assert revisions(reading.news_of(response(4, 5, 5, 6))) == [(6, 1)]
+    assert reading.news_of(response(3)) == []
+    assert reading.news_of(response(header=4)) == []
+    assert reading.position == 6
+
+
+def test_a_notification_moves_the_position_to_its_revision_and_the_creation_does_not() -> None:
+    reading = Reading(5)
+    created = rpc.WatchResponse(header=rpc.ResponseHeader(revision=50), created=True)
+
+    assert reading.news_of(created) == []
+    assert revisions(reading.news_of(response(header=9))) == [(9, 0)]
+    assert (reading.position, reading.first) == (9, 9)
+
+
+def test_a_stream_from_the_beginning_does_not_start_now() -> None:
+    assert Reading(0).first == 1
+
+
+@given(st.lists(st.integers(1, 4), max_size=12), st.data())
+def test_a_response_in_pieces_says_what_it_says_as_a_whole(sizes: list[int], data: st.DataObject) -> None:
+    """Cut anywhere, also within a revision, each revision comes whole."""
+    whole = [revision for revision, size in enumerate(sizes, start=11) for _ in range(size)]
+    cuts = sorted(data.draw(st.sets(st.integers(0, len(whole)))) | {len(whole)})
+    reading, shown = Reading(10), []
+    for start, end in zip([0, *cuts], cuts, strict=False):
+        shown += revisions(reading.news_of(response(*whole[start:end], fragment=end < len(whole))))
+
+    assert [each for each in shown if each[1]] == [(at, len([*those])) for at, those in groupby(whole)]
+
+
+def test_a_piece_whose_stream_broke_is_read_again() -> None:
+    reading = Reading(10)
+
+    assert revisions(reading.news_of(response(11, 12, fragment=True))) == [(11, 1)]
+    reading.begin_stream()
+    assert revisions(reading.news_of(response(11, 12, 12))) == [(12, 2)]
+
+
+@pytest.mark.parametrize(
+    ("type_", "created", "version", "proven"),
+    [
+        (0, 3, 8, True),
+        (0, 3, 9, False),  # one in between was compacted
+        (0, 11, 1, False),  # it was deleted in between
+        (DELETE, 0, 0, False),
+    ],
+)
+def test_only_the_version_after_the_known_one_proves_that_it_is_the_first_change(
+    type_: int, created: int, version: int, proven: bool
+) -> None:
+    kv = rpc.KeyValue(key=b"k", create_revision=created, mod_revision=12, version=version)
+
+    assert is_next(rpc.Event(type=type_, kv=kv), after=10, version=7) is proven
+
+
+# --- servers that leave events out without a sign ---------------------------------------------------------------------
+
+
+def test_an_idle_watch_is_checked_once_a_burst_and_shown_at_once() -> None:
+    gapless = Gapless(0.0)
+    for minute in range(1, 500):
+        gapless.count()
+        assert not gapless.is_open
+        assert gapless.is_due(60.0 * minute)
+        gapless.start(60.0 * minute)
+        gapless.succeed()
+
+
+def test_a_busy_watch_is_checked_once_for_many_responses() -> None:
+    gapless, checks = Gapless(0.0), 0
+    for _ in range(3_200):
+        gapless.count()
+        if gapless.is_due(0.5):
+            checks += 1
+            gapless.start(0.5)
+            gapless.succeed()
+
+    assert checks == 100
+
+
+def test_what_follows_a_full_queue_waits_for_a_check_that_succeeds() -> None:
+    """A check that fails proves nothing, and those that came after its start are not proven by it."""
+    gapless = Gapless(0.0)
+    for _ in range(Gapless.QUEUE):
+        gapless.count()
+    gapless.start(1.0)  # and it fails
+    before = gapless.is_open
+    gapless.count()
+    assert (before, gapless.is_open) == (False, True)
+
+    gapless.start(2.0)
+    gapless.count()
+    gapless.succeed()
+    assert gapless.unproven == 1
