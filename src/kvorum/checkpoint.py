@@ -5,7 +5,8 @@ from typing import ClassVar
 
 import msgspec
 
-from kvorum.errors import InvalidResourceError, NotFoundError
+from kvorum.arguments import check_given_revision
+from kvorum.errors import NotFoundError
 from kvorum.repository import Repository
 from kvorum.resources import Kind, Metadata, Resource
 from kvorum.storage import HasBackend
@@ -75,8 +76,7 @@ class Checkpoint:
             InvalidResourceError: there is no such revision. Nothing was sent.
             OutcomeUnknownError: it may have been kept. The next call finds out.
         """
-        if revision < 1:
-            raise InvalidResourceError(f"checkpoint {self.name}", f"revisions count from 1; there is no {revision}")
+        check_given_revision(f"checkpoint {self.name}", revision, "revision", least=1)
         if self._stored is None:
             await self.load()
         if self._stored is not None and revision <= self._stored.status.revision:

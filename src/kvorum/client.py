@@ -9,6 +9,7 @@ from typing import Final, Literal, Self, TypeVar
 import anyio
 import msgspec
 
+from kvorum.arguments import shown
 from kvorum.checkpoint import Checkpoint
 from kvorum.embedded import EmbeddedEtcd
 from kvorum.errors import ClientClosedError, ConfigurationError, PermissionDeniedError
@@ -56,6 +57,8 @@ def connect(
         return _etcd(settings or EtcdSettings.from_env())
     if isinstance(target, EtcdSettings):
         return _etcd(target)
+    if not isinstance(target, str):
+        raise ConfigurationError(f"connect takes a URL, an EtcdSettings or a storage backend, not {shown(target)}")
     scheme, _, rest = target.partition("://")
     base = settings or EtcdSettings()
     if scheme == "memory":

@@ -8,9 +8,8 @@ from typing import Final
 
 import anyio
 
+from kvorum.arguments import MAX_SECONDS, problem_of_seconds, shown
 from kvorum.errors import ConfigurationError
-
-_LONGEST: Final = 1e9  # seconds; gRPC takes more for none at all
 
 _deadline: Final[ContextVar[float | None]] = ContextVar("kvorum_deadline", default=None)
 
@@ -33,12 +32,11 @@ def deadline(seconds: float) -> Iterator[None]:
         seconds: from now; more than the client's timeout is fine.
 
     Raises:
-        ConfigurationError: it is not above 0, or more than thirty years.
+        ConfigurationError: it is no number, not above 0, or more than thirty years.
     """
-    if not 0 < seconds <= _LONGEST:
-        raise ConfigurationError(
-            f"a deadline must be more than 0 seconds away, and at most {_LONGEST:g}, not {seconds}"
-        )
+    if problem_of_seconds("a deadline", seconds):
+        rule = f"a number of seconds, more than 0 away and at most {MAX_SECONDS:,}"
+        raise ConfigurationError(f"a deadline must be {rule}, not {shown(seconds)}")
     mine, outer = anyio.current_time() + seconds, _deadline.get()
     token = _deadline.set(mine if outer is None else min(mine, outer))
     try:

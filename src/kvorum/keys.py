@@ -4,6 +4,7 @@ Keys here are relative to the backend's prefix, as `kvorum.storage` wants them: 
 `lab-instances/team-a/lab-7` for a namespaced kind. The same text names a resource in messages.
 """
 
+from kvorum.arguments import problem_of_text
 from kvorum.errors import InvalidResourceError
 from kvorum.names import problems_of_label, problems_of_subdomain
 from kvorum.resources import Kind
@@ -18,7 +19,8 @@ def resource_key(kind: Kind, name: str, namespace: str | None = None) -> str:
     """
     problems = problems_of_subdomain(name)
     if problems:
-        raise InvalidResourceError(f"{kind.plural}/{name}", problems)
+        subject = kind.plural if problem_of_text("name", name) else f"{kind.plural}/{name}"
+        raise InvalidResourceError(subject, problems)
     return kind_prefix(kind, namespace if namespace is not None or not kind.namespaced else "") + name
 
 
@@ -56,8 +58,9 @@ def stray_key(kind: Kind, name: str, namespace: str | None) -> str:
     Raises:
         InvalidResourceError: it is empty.
     """
-    if not name:
-        raise InvalidResourceError(kind.plural, "a name is needed")
+    problem = problem_of_text("name", name) or ("" if name else "a name is needed")
+    if problem:
+        raise InvalidResourceError(kind.plural, problem)
     return f"{kind.plural}/{name}" if namespace is None else f"{kind.plural}/{namespace}/{name}"
 
 

@@ -4,6 +4,7 @@ import fnmatch
 import re
 from typing import Final
 
+from kvorum.arguments import shown
 from kvorum.errors import InvalidResourceError
 from kvorum.keys import prefix_end
 
@@ -49,6 +50,8 @@ class KeySpace:
             return self._bytes + text.encode(errors="surrogateescape")
         except UnicodeEncodeError as exc:
             raise InvalidResourceError(self.prefix + ascii(text), "the key is no text that UTF-8 can spell") from exc
+        except (AttributeError, TypeError) as exc:  # asked after the fact: this is done for each call
+            raise InvalidResourceError(self.prefix, f"a key must be text, not {shown(text)}") from exc
 
 
 class KeyPattern:
@@ -56,9 +59,14 @@ class KeyPattern:
 
     Attributes:
         prefix: what all keys that match start with: the pattern up to its first special character.
+
+    Raises:
+        InvalidResourceError: it is no text.
     """
 
     def __init__(self, pattern: str) -> None:
+        if not isinstance(pattern, str):
+            raise InvalidResourceError("keys", f"a pattern must be text, not {shown(pattern)}")
         self.prefix: str = re.split(r"[*?\[]", pattern, maxsplit=1)[0]
         self._pattern = re.compile(fnmatch.translate(pattern))
 

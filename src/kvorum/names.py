@@ -9,6 +9,8 @@ Source: Kubernetes, "Object Names and IDs" and "Labels and Selectors" (syntax an
 import re
 from functools import lru_cache
 
+from kvorum.arguments import shown
+
 MAX_SUBDOMAIN = 253
 MAX_LABEL = 63
 
@@ -18,8 +20,10 @@ _RULE = f"letters, digits, '-', '_' and '.', starting and ending with a letter o
 _QUALIFIED = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?")
 
 
-def problems_of_subdomain(value: str, what: str = "name") -> list[str]:
+def problems_of_subdomain(value: object, what: str = "name") -> list[str]:
     """Check a DNS-1123 subdomain: lower case letters, digits, `-` and `.`, at most 253 characters."""
+    if not isinstance(value, str):
+        return [f"{what} must be text, not {shown(value)}"]
     if len(value) > MAX_SUBDOMAIN:
         return [f"{what} has {len(value)} characters, at most {MAX_SUBDOMAIN} are allowed"]
     if not _SUBDOMAIN.fullmatch(value):
@@ -28,8 +32,10 @@ def problems_of_subdomain(value: str, what: str = "name") -> list[str]:
     return []
 
 
-def problems_of_label(value: str, what: str = "namespace") -> list[str]:
+def problems_of_label(value: object, what: str = "namespace") -> list[str]:
     """Check a DNS-1123 label: lower case letters, digits and `-`, at most 63 characters."""
+    if not isinstance(value, str):
+        return [f"{what} must be text, not {shown(value)}"]
     if len(value) > MAX_LABEL:
         return [f"{what} has {len(value)} characters, at most {MAX_LABEL} are allowed"]
     if not _LABEL.fullmatch(value):
@@ -38,8 +44,10 @@ def problems_of_label(value: str, what: str = "namespace") -> list[str]:
     return []
 
 
-def problems_of_qualified_name(value: str, what: str) -> list[str]:
+def problems_of_qualified_name(value: object, what: str) -> list[str]:
     """Check `name` or `prefix/name`, as the keys of labels and annotations and the names of finalizers are."""
+    if not isinstance(value, str):
+        return [f"{what} must be text, not {shown(value)}"]
     if value and is_label_value(value):  # most have no prefix
         return []
     prefix, slash, name = value.rpartition("/")

@@ -16,6 +16,7 @@ import anyio
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from kvorum._codec import Draft, codec_for
+from kvorum.arguments import check_given_revision, check_limit, check_revision, check_start, check_uid, shown
 from kvorum.errors import (
     ConflictError,
     CorruptResourceError,
@@ -29,10 +30,10 @@ from kvorum.label_selectors import LabelSelectorLike
 from kvorum.many import each
 from kvorum.query import OnCorrupt, Query
 from kvorum.resource_list import ResourceList
-from kvorum.resources import AnyResource, Kind, Stored
+from kvorum.resources import AnyResource, Kind, Metadata, Stored
 from kvorum.scan import Scan
 from kvorum.selectors import Selector
-from kvorum.storage import Entry, HasBackend, StorageBackend, check_start
+from kvorum.storage import Entry, HasBackend, StorageBackend
 from kvorum.watch import Watch
 
 R = TypeVar("R", bound=AnyResource)
@@ -136,13 +137,16 @@ class Repository(Generic[R]):
 
         Raises:
             InvalidSelectorError: a selector cannot be read. Nothing was sent.
-            InvalidResourceError: the limit is below 1, or `continue_from` was changed or is of another list.
+            InvalidResourceError: `limit` or `at` is no int of 1 or more; `continue_from` was changed, or is of another
+                list.
             CorruptResourceError: a value is no resource of this kind; the first one is named.
             HistoryLostError: `at` has been compacted, or the revision of `continue_from` has: then the error has a
                 `continuation` to go on with, knowingly, at the revision of now.
             FutureRevisionError: `at` has not been reached.
         """
         query = self._query(labels, fields, namespace)
+        check_limit(query.prefix, limit)
+        check_revision(query.prefix, at, "at")
         return await query.page(self._backend, limit=limit, continue_from=continue_from, at=at, on_corrupt=on_corrupt)
 
     def scan(
@@ -172,8 +176,11 @@ class Repository(Generic[R]):
 
         Raises:
             InvalidSelectorError: a selector cannot be read.
+            InvalidResourceError: `limit` or `at` is no int of 1 or more.
         """
         query = self._query(labels, fields, namespace)
+        check_limit(query.prefix, limit)
+        check_revision(query.prefix, at, "at")
         return Scan(self._client, query, limit=limit, continue_from=continue_from, at=at, on_corrupt=on_corrupt)
 
     async def count(
@@ -211,7 +218,7 @@ class Repository(Generic[R]):
 
         Raises:
             InvalidSelectorError: a selector cannot be read.
-            InvalidResourceError: both `since` and `initial` are given, or `since` is negative.
+            InvalidResourceError: both `since` and `initial` are given, or `since` is no int of 0 or more.
         """
         query = self._query(labels, fields, namespace)
         check_start(query.prefix, since)
@@ -418,6 +425,7 @@ class Repository(Generic[R]):
     async def _delete_corrupt(self, key: str, resource_version: int | None, uid: str | None) -> None:
         if uid is not None:
             raise InvalidResourceError(key, "what cannot be decoded has no uid to rely on; give its resource_version")
+        _check_precondition_types(key, resource_version, uid)
         entry = await self._backend.get(key)
         if entry is None:
             raise NotFoundError(key)
@@ -455,6 +463,8 @@ class Repository(Generic[R]):
     def _key_of(self, resource: R) -> str:
         if not isinstance(resource, self._codec.resource_type):
             raise InvalidResourceError(self.kind.plural, f"a {type(resource).__name__} is no {self.kind.name}")
+        if not isinstance(resource.metadata, Metadata):
+            raise InvalidResourceError(self.kind.plural, f"metadata must be a Metadata, not {shown(resource.metadata)}")
         return resource_key(self.kind, resource.metadata.name, resource.metadata.namespace)
 
     def _read(self, key: str, entry: Entry | None) -> tuple[R, Stored]:
@@ -470,6 +480,7 @@ class Repository(Generic[R]):
         key, version = self._key_of(resource), resource.metadata.resource_version
         if not version:
             raise InvalidResourceError(key, "it carries no resource version, so it was never read: add it")
+        check_given_revision(key, version, "resource_version")
         stored = resource.metadata.stored
         if stored is None:  # it has come from elsewhere: an HTTP request, say
             current, stored = self._read(key, await self._backend.get(key))
@@ -497,6 +508,7 @@ class Repository(Generic[R]):
         uid: str | None,
     ) -> R:
         """Read, prepare, write; again while the write conflicts. What is raised before the write comes out at once."""
+        _check_precondition_types(key, resource_version, uid)
         tries = AsyncRetrying(
             retry=retry_if_exception_type(ConflictError),
             wait=wait_random_exponential(multiplier=0.01, max=0.2),
@@ -534,6 +546,13 @@ class Repository(Generic[R]):
         if added := set(after.finalizers) - set(before.finalizers):
             raise InvalidResourceError(key, f"it is being deleted, so it takes no new finalizers: {', '.join(added)}")
         return draft if after.finalizers else None
+
+
+def _check_precondition_types(key: str, resource_version: int | None, uid: str | None) -> None:
+    """Refuse what no resource can have, which would be told as a conflict."""
+    if resource_version is not None:
+        check_given_revision(key, resource_version, "resource_version")
+    check_uid(key, uid)
 
 
 def _check_preconditions(key: str, current: AnyResource, resource_version: int | None, uid: str | None) -> None:

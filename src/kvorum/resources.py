@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Generic, Literal, Self, TypeAlias, TypeVar
 
 import msgspec
 
+from kvorum.arguments import problem_of_text
 from kvorum.errors import ConfigurationError
 from kvorum.names import problems_of_label, problems_of_qualified_name
 
@@ -39,7 +40,9 @@ class Kind(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         problems = problems_of_label(self.plural, "plural")
         problems += problems_of_qualified_name(self.api_version, "api_version")
-        if not self.name.isidentifier():
+        if problem := problem_of_text("name", self.name):
+            problems.append(problem)
+        elif not self.name.isidentifier():
             problems.append(f"name {self.name!r} is not an identifier")
         if problems:
             raise ConfigurationError(f"Kind({self.name!r}): {'; '.join(problems)}")

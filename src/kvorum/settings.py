@@ -1,15 +1,16 @@
 """Where etcd is and how to talk to it: one frozen struct, from a URL, from the environment, or by hand."""
 
-import math
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from os import PathLike
 from types import MappingProxyType
 from typing import Final, Self
 from urllib.parse import unquote, urlsplit
 
 import msgspec
 
+from kvorum.arguments import check_options, problem_of_count, problem_of_seconds, problem_of_text, shown
 from kvorum.errors import ConfigurationError
 
 DEFAULT_PORT = 2379
@@ -65,19 +66,37 @@ class EtcdSettings(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.cacert or self.cert or self.key or self.server_name:
             msgspec.structs.force_setattr(self, "tls", True)
-        problems = [f"endpoint {_shown(each)} is not host:port" for each in self.endpoints if not is_endpoint(each)]
-        if not self.endpoints:
-            problems.append("there is no endpoint")
-        if not _PREFIX.fullmatch(self.prefix) or len(self.prefix) > _MAX_PREFIX:
+        check_options([*self._problems_of_types(), *self._problems_of_place()])
+
+    def _problems_of_types(self) -> Iterator[str | None]:
+        yield problem_of_seconds("timeout", self.timeout)
+        if self.discover_interval is not None:
+            yield problem_of_seconds("discover_interval", self.discover_interval)
+        yield problem_of_count("max_value_size", self.max_value_size)
+        yield problem_of_count("page_size", self.page_size)
+        for name in ("pipeline", "tls"):
+            if not isinstance(value := getattr(self, name), bool):
+                yield f"{name} must be True or False, not {shown(value)}"
+        for name in ("server_name", "user", "password"):
+            if not isinstance(value := getattr(self, name), str | None):  # not shown: it may be a secret
+                yield f"{name} must be text, not {type(value).__name__}"
+        for name in ("cacert", "cert", "key", "password_file"):
+            if not isinstance(value := getattr(self, name), str | PathLike | None):
+                yield f"{name} must be a path, not {shown(value)}"
+
+    def _problems_of_place(self) -> Iterator[str]:
+        endpoints: object = self.endpoints
+        if isinstance(endpoints, str) or not isinstance(endpoints, Sequence):
+            yield "endpoints must be a tuple of host:port, as ('localhost:2379',)"
+        else:
+            yield from (f"endpoint {_shown(each)} is not host:port" for each in endpoints if not is_endpoint(each))
+            if not endpoints:
+                yield "there is no endpoint"
+        if problem := problem_of_text("prefix", self.prefix):
+            yield problem
+        elif not _PREFIX.fullmatch(self.prefix) or len(self.prefix) > _MAX_PREFIX:
             rule = f"letters, digits, '.', '_', '~', '-' and single slashes between, at most {_MAX_PREFIX} characters"
-            problems.append(f"prefix {self.prefix!r} is not made of {rule}")
-        problems += [
-            f"{name} must be greater than 0, not {value}"
-            for name in ("timeout", "max_value_size", "page_size", "discover_interval")
-            if (value := getattr(self, name)) is not None and not 0 < value < math.inf
-        ]
-        if problems:
-            raise ConfigurationError("; ".join(problems))
+            yield f"prefix {shown(self.prefix)} is not made of {rule}"
 
     def check(self) -> None:
         """Refuse what no connection can be made with, although each value by itself is good.
@@ -211,12 +230,15 @@ def _with_port(endpoint: str) -> str:
     return f"{endpoint}:{DEFAULT_PORT}" if found and not found["port"] else endpoint
 
 
-def is_endpoint(endpoint: str) -> bool:
-    """Tell whether a text is `host:port`."""
+def is_endpoint(endpoint: object) -> bool:
+    """Tell whether this is a text `host:port`."""
+    if not isinstance(endpoint, str):
+        return False
     found = _ENDPOINT.fullmatch(endpoint)
     return found is not None and found["port"] is not None and 0 < int(found["port"]) < 65536
 
 
-def _shown(text: str) -> str:
+def _shown(address: object) -> str:
     """Return what a message may show of an address: nothing, if there may be a password in it."""
-    return "(not shown: it may hold a password)" if re.search(r"[@?#]", text) else repr(text)
+    text = repr(address)
+    return "(not shown: it may hold a password)" if re.search(r"[@?#]", text) else text

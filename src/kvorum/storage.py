@@ -15,13 +15,13 @@ from typing import Final, Generic, Protocol, Self, TypeVar
 import msgspec
 
 from kvorum._stored_labels import labels_of
+from kvorum.arguments import check_given_revision, check_lease, check_limit, check_value, shown
 from kvorum.errors import InvalidResourceError, OutcomeUnknownError
 from kvorum.label_selectors import LabelSelector, LabelSelectorLike
 
 T = TypeVar("T")
 
 MAX_OPERATIONS: Final = 128  # of a commit; etcd's own default, --max-txn-ops
-MAX_TTL: Final = 9_000_000_000  # of a lease, in seconds; etcd's own
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
@@ -99,6 +99,9 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
         expected: the mod_revision that the key must be at (0: it must not exist); None: any.
         lease: the lease to put the key on; None keeps the one that it has.
         writes: False for a mere check.
+
+    Raises:
+        InvalidResourceError: one of these is not what it must be. It is checked here, since all writes pass here.
     """
 
     key: str
@@ -107,19 +110,31 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     lease: int | None = 0
     writes: bool = True
 
+    def __post_init__(self) -> None:
+        # Asked here what is nearly always so, since each write makes one of these; the checks themselves say what not.
+        if type(self.value) is not bytes and self.value is not None:
+            check_value(self.key, self.value)
+        if self.expected is not None:
+            check_given_revision(self.key, self.expected)
+        if self.lease is not None and (self.lease or type(self.lease) is not int):
+            check_lease(self.key, self.lease)
+
     @classmethod
     def create(cls, key: str, value: bytes, *, lease: int = 0) -> Self:
         """Write a key that must not exist."""
+        _check_given(key, value, lease)
         return cls(key=key, value=value, expected=0, lease=lease)
 
     @classmethod
     def put(cls, key: str, value: bytes, *, lease: int = 0) -> Self:
         """Write a key, whatever it was."""
+        _check_given(key, value, lease)
         return cls(key=key, value=value, lease=lease)
 
     @classmethod
     def swap(cls, key: str, value: bytes, *, expected: int, lease: int | None = None) -> Self:
         """Write a key that must be at `expected`; it keeps its lease unless it is given one."""
+        _check_given(key, value, 0, expected)
         return cls(key=key, value=value, expected=expected, lease=lease)
 
     @classmethod
@@ -130,7 +145,16 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def check(cls, key: str, *, expected: int) -> Self:
         """Write nothing, but refuse the commit unless the key is at `expected` (0: does not exist)."""
+        check_given_revision(key, expected)
         return cls(key=key, expected=expected, writes=False)
+
+
+def _check_given(key: str, value: object, lease: object, expected: object = 0) -> None:
+    """Refuse None, which would mean another operation; whatever else is wrong the operation finds itself."""
+    if value is None or lease is None or expected is None:
+        check_value(key, value)
+        check_lease(key, lease)
+        check_given_revision(key, expected)
 
 
 class WatchStatistics(msgspec.Struct, frozen=True):
@@ -207,7 +231,10 @@ class StorageWatch(ABC):
 class StorageBackend(ABC):
     """A store of bytes under keys, with revisions. Every method is safe to cancel and to call concurrently.
 
+    Arguments are checked by type and range before anything is sent, by the checks of `kvorum.arguments`.
+
     Errors common to all, beside those that each names:
+        InvalidResourceError: an argument is not what it must be. Nothing was sent.
         UnavailableError: the store was not reached; nothing was changed.
         OutcomeUnknownError: a write was sent, and whether it was applied is not known.
         PermissionDeniedError, AuthenticationError: the store refuses the user.
@@ -238,7 +265,7 @@ class StorageBackend(ABC):
         Raises:
             HistoryLostError: `revision` has been compacted.
             FutureRevisionError: `revision` has not been reached.
-            InvalidResourceError: `revision` is below 1.
+            InvalidResourceError: `revision` is no int of 1 or more.
         """
 
     @abstractmethod
@@ -256,7 +283,7 @@ class StorageBackend(ABC):
         Raises:
             HistoryLostError: `revision` has been compacted.
             FutureRevisionError: `revision` has not been reached.
-            InvalidResourceError: `limit` or `revision` is below 1.
+            InvalidResourceError: `limit` or `revision` is no int of 1 or more.
         """
 
     async def select(
@@ -423,7 +450,7 @@ class StorageBackend(ABC):
         """Grant a lease that lasts `ttl` seconds at least (rounded up; the store may have a minimum); return its id.
 
         Raises:
-            InvalidResourceError: `ttl` is not above 0, or more than the store takes.
+            InvalidResourceError: `ttl` is no number, not above 0, or more than the store takes.
         """
 
     @abstractmethod
@@ -447,7 +474,7 @@ class StorageBackend(ABC):
                 `StorageWatch.revision`. How often is up to the store.
 
         Raises:
-            InvalidResourceError: `since` is negative.
+            InvalidResourceError: `since` is no int of 0 or more.
         """
 
 
@@ -470,55 +497,15 @@ def may_match(selector: LabelSelector, entry: Entry) -> bool:
     return labels is None or selector.matches(labels)
 
 
-# --- what every backend refuses, before it sends anything -------------------------------------------------------------
-
-
-def check_revision(subject: str, revision: int | None) -> None:
-    """Refuse a revision that no store has.
-
-    Raises:
-        InvalidResourceError: it is below 1.
-    """
-    if revision is not None and revision < 1:
-        raise InvalidResourceError(subject, f"revisions count from 1; there is no {revision}")
-
-
-def check_start(subject: str, since: int | None) -> None:
-    """Refuse a revision that no watch can start after.
-
-    Raises:
-        InvalidResourceError: it is negative.
-    """
-    if since is not None and since < 0:
-        raise InvalidResourceError(subject, f"revisions count from 1; there is none after {since}")
-
-
-def check_limit(subject: str, limit: int | None) -> None:
-    """Refuse a limit that leaves nothing; etcd would take it for none at all.
-
-    Raises:
-        InvalidResourceError: it is below 1.
-    """
-    if limit is not None and limit < 1:
-        raise InvalidResourceError(subject, f"limit must be at least 1, not {limit}")
-
-
-def check_ttl(ttl: float) -> None:
-    """Refuse a time to live that no lease can have.
-
-    Raises:
-        InvalidResourceError: it is not above 0, or above `MAX_TTL`.
-    """
-    if not 0 < ttl <= MAX_TTL:
-        raise InvalidResourceError("a lease", f"its ttl must be above 0 and at most {MAX_TTL:,} seconds, not {ttl}")
-
-
 def check_operations(operations: Sequence[Operation]) -> None:
     """Refuse a commit that cannot be.
 
     Raises:
         InvalidResourceError: it writes nothing, is too long, has a key twice, or keeps a lease that there may not be.
     """
+    for operation in operations:
+        if not isinstance(operation, Operation):
+            raise InvalidResourceError("the transaction", f"it is made of Operations, not of {shown(operation)}")
     keys = [operation.key for operation in operations]
     problems = []
     if not any(operation.writes for operation in operations):

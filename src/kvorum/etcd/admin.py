@@ -4,6 +4,7 @@ from typing import Final
 
 import anyio
 
+from kvorum.arguments import check_given_revision
 from kvorum.errors import ClientClosedError, KvorumError, PermissionDeniedError
 from kvorum.etcd import _rpc as rpc
 from kvorum.etcd.connection import Connection
@@ -67,5 +68,7 @@ async def compact(connection: Connection, revision: int) -> None:
     Raises:
         HistoryLostError: that has been done.
         FutureRevisionError: there is no such revision yet.
+        InvalidResourceError: it is no revision.
     """
+    check_given_revision("a compaction", revision, "revision", least=1)
     await connection.compact(rpc.CompactionRequest(revision=revision))

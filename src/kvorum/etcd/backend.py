@@ -7,6 +7,7 @@ import math
 from collections.abc import Awaitable, Sequence
 from typing import Final
 
+from kvorum.arguments import check_lease, check_limit, check_revision, check_start, check_ttl
 from kvorum.errors import (
     AlreadyExistsError,
     ConflictError,
@@ -31,11 +32,7 @@ from kvorum.storage import (
     Page,
     StorageBackend,
     StorageWatch,
-    check_limit,
     check_operations,
-    check_revision,
-    check_start,
-    check_ttl,
 )
 
 _EQUAL: Final = int(rpc.Compare.EQUAL)
@@ -66,7 +63,7 @@ class EtcdStorageBackend(StorageBackend):
 
     def location(self, key: str) -> str:
         """Return the key as `etcdctl` takes it."""
-        return self._keys.prefix + key
+        return f"{self._keys.prefix}{key}"
 
     # --- read ---
 
@@ -275,6 +272,7 @@ class EtcdStorageBackend(StorageBackend):
 
     async def revoke_lease(self, lease: int) -> None:
         """Send one LeaseRevoke; again if its answer is lost, since a lease that is gone does not come back."""
+        check_lease("a lease", lease, least=1)
         connection, request, subject = self._client.connection, rpc.LeaseRevokeRequest(ID=lease), f"lease {lease:x}"
         try:
             await connection.lease_revoke(request, subject)
@@ -293,4 +291,5 @@ class EtcdStorageBackend(StorageBackend):
     def watch(self, prefix: str, *, since: int | None = None, bookmarks: bool = False) -> StorageWatch:
         """Make a watch; its stream opens when it is entered. etcd sends bookmarks every ten minutes, unless set to."""
         check_start(self.location(prefix), since)
+        self._keys.range(prefix)  # checks it
         return EtcdStorageWatch(self._client, self._keys, prefix, since, bookmarks=bookmarks)

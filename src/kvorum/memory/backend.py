@@ -7,6 +7,16 @@ from typing import Final
 
 import anyio.lowlevel
 
+from kvorum.arguments import (
+    check_given_revision,
+    check_lease,
+    check_limit,
+    check_options,
+    check_revision,
+    check_start,
+    check_ttl,
+    problem_of_count,
+)
 from kvorum.errors import AlreadyExistsError, ConflictError, NotFoundError, ResourceTooLargeError
 from kvorum.keyspace import KeyPattern, KeySpace
 from kvorum.memory.store import MemoryStore
@@ -19,11 +29,7 @@ from kvorum.storage import (
     Page,
     StorageBackend,
     StorageWatch,
-    check_limit,
     check_operations,
-    check_revision,
-    check_start,
-    check_ttl,
 )
 
 MAX_REQUEST_SIZE: Final = 1_572_864  # of a commit, in bytes: etcd's own default, --max-request-bytes
@@ -41,6 +47,9 @@ class MemoryStorageBackend(StorageBackend):
         max_value_size: the largest value that is taken, in bytes.
         page_size: how many keys to ask for at once.
         history: how many revisions to keep at least. Never more than twice as many are kept: older ones are compacted.
+
+    Raises:
+        ConfigurationError: one of these cannot be used.
     """
 
     def __init__(
@@ -51,6 +60,8 @@ class MemoryStorageBackend(StorageBackend):
         page_size: int = 1000,
         history: int = 100_000,
     ) -> None:
+        counts = {"max_value_size": max_value_size, "page_size": page_size, "history": history}
+        check_options([problem_of_count(name, value) for name, value in counts.items()])
         self._store = MemoryStore(clock, history)
         self._keys = KeySpace("")
         self._max_value_size = max_value_size
@@ -72,7 +83,7 @@ class MemoryStorageBackend(StorageBackend):
 
     def location(self, key: str) -> str:
         """Return the key as it would be in etcd, without a prefix."""
-        return self._keys.prefix + key
+        return f"{self._keys.prefix}{key}"
 
     async def aclose(self) -> None:
         """End all watches and refuse further calls, with `ClientClosedError`. Idempotent."""
@@ -85,7 +96,9 @@ class MemoryStorageBackend(StorageBackend):
         Raises:
             HistoryLostError: it has been compacted already.
             FutureRevisionError: it has not been reached.
+            InvalidResourceError: it is no revision.
         """
+        check_given_revision("a compaction", revision, "revision", least=1)
         await self._turn()
         self._store.compact(revision)
 
@@ -161,9 +174,9 @@ class MemoryStorageBackend(StorageBackend):
 
     async def delete(self, key: str, *, expected: int | None = None) -> Change:
         """Remove it, if it is as expected."""
-        full = self._keys.full(key)
+        full, operation = self._keys.full(key), Operation.delete(key, expected=expected)
         await self._turn()
-        self._check_expected([Operation.delete(key, expected=expected)])
+        self._check_expected([operation])
         changes = self._store.write({full: Write(key, None)})
         if not changes:
             raise NotFoundError(key)
@@ -218,6 +231,7 @@ class MemoryStorageBackend(StorageBackend):
 
     async def revoke_lease(self, lease: int) -> None:
         """End it, and remove its keys at one revision."""
+        check_lease("a lease", lease, least=1)
         await self._turn()
         self._store.revoke(lease)
 

@@ -22,8 +22,8 @@ class MemoryStorageWatch(StorageWatch):
 
     def __init__(self, store: MemoryStore, keys: KeySpace, prefix: str, since: int | None, *, bookmarks: bool) -> None:
         self._store = store
+        self._range = keys.range(prefix)  # first: it checks the prefix
         self._subject = keys.prefix + prefix
-        self._range = keys.range(prefix)
         self._since = since
         self._state: Literal["not open", "open", "failed", "closed"] = "not open"
         self._revision = 0

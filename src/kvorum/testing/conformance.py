@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from kvorum.storage import StorageBackend
+from kvorum.testing.arguments import ArgumentsConformance
 from kvorum.testing.commits import CommitsConformance
 from kvorum.testing.leases import LeasesConformance
 from kvorum.testing.reading import ReadingConformance
@@ -17,6 +18,7 @@ from kvorum.testing.writing import WritingConformance
 
 @pytest.mark.anyio
 class StorageConformance(
+    ArgumentsConformance,
     ReadingConformance,
     WritingConformance,
     CommitsConformance,

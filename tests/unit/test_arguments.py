@@ -1,0 +1,260 @@
+"""Arguments of a wrong type or out of range: the error says what, where and what instead, before anything is sent.
+
+What a storage backend refuses is in the conformance suite; here is what lies above it, and beside it.
+"""
+
+import re
+import sys
+from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
+from typing import Any, ClassVar
+
+import msgspec
+import pytest
+
+import kvorum
+from kvorum import (
+    ConfigurationError,
+    EtcdSettings,
+    InvalidResourceError,
+    Kind,
+    KvorumError,
+    MemoryStorageBackend,
+    Metadata,
+    Repository,
+    Resource,
+)
+from kvorum.arguments import MAX_INT, shown
+
+NO_REVISIONS: list[Any] = [True, 5.0, float("nan"), float("inf"), "5", b"5", 2**63, -1, [5]]
+
+
+class Part(msgspec.Struct):
+    size: int = 0
+
+
+class Box(Resource[Part, Part]):
+    kind: ClassVar[Kind] = Kind("Box", plural="boxes", api_version="test.kvorum.dev/v1")
+
+
+def box(name: Any = "a", **metadata: Any) -> Box:
+    return Box(metadata=Metadata(name=name, **metadata), spec=Part(), status=Part())
+
+
+@pytest.fixture
+async def boxes() -> AsyncIterator[Repository[Box]]:
+    async with kvorum.connect("memory://") as client:
+        repository = client.repository(Box)
+        await repository.add(box())
+        yield repository
+
+
+# --- repositories ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("since", NO_REVISIONS)
+@pytest.mark.anyio
+async def test_a_watch_says_what_since_must_be(boxes: Repository[Box], since: Any) -> None:
+    with pytest.raises(InvalidResourceError) as caught:
+        boxes.watch(since=since)
+
+    assert str(caught.value) == f"boxes/: since must be a revision: an int from 0 to {MAX_INT}, not {shown(since)}"
+
+
+@pytest.mark.parametrize("given", [*NO_REVISIONS, 0])
+@pytest.mark.anyio
+async def test_a_list_says_what_at_and_limit_must_be(boxes: Repository[Box], given: Any) -> None:
+    for name in ("at", "limit"):
+        reads: list[Callable[..., Any]] = [boxes.list, boxes.scan]
+        for read in reads:
+            with pytest.raises(InvalidResourceError, match=f"{name} must be .*an int from 1 to {MAX_INT}"):
+                await read(**{name: given})
+
+
+@pytest.mark.parametrize("version", NO_REVISIONS)
+@pytest.mark.anyio
+async def test_a_precondition_that_no_resource_can_have_is_no_conflict(boxes: Repository[Box], version: Any) -> None:
+    """Whoever is told of a conflict reads again and retries, for ever."""
+    for call in (
+        lambda: boxes.delete("a", resource_version=version),
+        lambda: boxes.delete("a", resource_version=version, corrupt=True),
+        lambda: boxes.mutate("a", lambda _: None, resource_version=version),
+        lambda: boxes.patch("a", {}, resource_version=version),
+    ):
+        with pytest.raises(InvalidResourceError, match="resource_version must be a revision"):
+            await call()
+    assert await boxes.exists("a")
+
+
+@pytest.mark.anyio
+async def test_a_uid_is_text(boxes: Repository[Box]) -> None:
+    uid: Any = 5
+    with pytest.raises(InvalidResourceError, match="uid must be text, not 5"):
+        await boxes.delete("a", uid=uid)
+
+
+@pytest.mark.parametrize("version", ["2", 2.0, True, 2**63])
+@pytest.mark.anyio
+async def test_an_update_of_what_came_with_a_version_of_another_type_says_so(
+    boxes: Repository[Box], version: Any
+) -> None:
+    """JSON of Kubernetes has it as text."""
+    changed = box(resource_version=version)
+
+    with pytest.raises(InvalidResourceError, match="resource_version must be a revision"):
+        await boxes.update(changed)
+
+
+@pytest.mark.parametrize("name", [None, 5, b"a", ["a"], box()])
+@pytest.mark.anyio
+async def test_a_name_or_namespace_is_text(boxes: Repository[Box], name: Any) -> None:
+    calls: list[Callable[[], Any]] = [
+        lambda: boxes.get(name),
+        lambda: boxes.exists(name),
+        lambda: boxes.delete(name),
+        lambda: boxes.mutate(name, lambda _: None),
+        lambda: boxes.patch(name, {}),
+        lambda: boxes.add(box(name)),
+    ]
+    for call in calls:
+        with pytest.raises(InvalidResourceError, match="name must be text, not") as caught:
+            await call()
+        assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize("metadata", [{"name": "a"}, "a", None])
+@pytest.mark.anyio
+async def test_metadata_is_a_metadata(boxes: Repository[Box], metadata: Any) -> None:
+    with pytest.raises(InvalidResourceError, match="metadata must be a Metadata"):
+        await boxes.add(Box(metadata=metadata, spec=Part(), status=Part()))
+
+
+@pytest.mark.parametrize("ttl", ["60", timedelta(seconds=60), True])
+@pytest.mark.anyio
+async def test_a_ttl_is_a_number_of_seconds(boxes: Repository[Box], ttl: Any) -> None:
+    with pytest.raises(InvalidResourceError, match="ttl must be a number of seconds, not"):
+        await boxes.add(box("b"), ttl=ttl)
+    assert not await boxes.exists("b")
+
+
+@pytest.mark.parametrize("revision", [*NO_REVISIONS, 0, None])
+@pytest.mark.anyio
+async def test_a_checkpoint_and_a_compaction_take_revisions_only(revision: Any) -> None:
+    backend = MemoryStorageBackend()
+    async with kvorum.connect(backend) as client:
+        with pytest.raises(InvalidResourceError, match="revision must be a revision"):
+            await client.checkpoint("billing").save(revision)
+        with pytest.raises(InvalidResourceError, match="revision must be a revision"):
+            await backend.compact(revision)
+
+
+# --- settings and deadlines ------------------------------------------------------------------------------------------
+
+
+NO_TIMES: list[tuple[Any, str]] = [
+    (0, "must be greater than 0, not 0"),
+    (-1, "must be greater than 0, not -1"),
+    (float("nan"), "must be greater than 0, not nan"),
+    (1e12, "must be at most 1,000,000,000 seconds, not 1000000000000.0"),
+    (float("inf"), "must be at most 1,000,000,000 seconds, not inf"),
+    (10**5000, "must be at most 1,000,000,000 seconds, not an int of 16,610 bits"),
+    ("5", "must be a number of seconds, not '5'"),
+    (True, "must be a number of seconds, not True"),
+    (timedelta(seconds=5), "must be a number of seconds, not datetime.timedelta(seconds=5)"),
+]
+
+
+@pytest.mark.parametrize(("seconds", "complaint"), NO_TIMES, ids=[complaint for _, complaint in NO_TIMES])
+def test_a_time_is_a_number_of_seconds_within_thirty_years(seconds: Any, complaint: str) -> None:
+    for name in ("timeout", "discover_interval"):
+        with pytest.raises(ConfigurationError, match=re.escape(f"{name} {complaint}")):
+            EtcdSettings(**{name: seconds})
+    complaint = (
+        f"a deadline must be a number of seconds, more than 0 away and at most 1,000,000,000, not {shown(seconds)}"
+    )
+    with pytest.raises(ConfigurationError, match=re.escape(complaint)), kvorum.deadline(seconds):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("count", "complaint"),
+    [
+        (0, "greater than 0, not 0"),
+        (-1, "greater than 0, not -1"),
+        (1.5, "an int, not 1.5"),
+        (1e3, "an int, not 1000.0"),
+        ("10", "an int, not '10'"),
+        (True, "an int, not True"),
+        (None, "an int, not None"),
+        (2**63, f"at most {MAX_INT}, not {2**63}"),
+    ],
+)
+def test_a_size_is_a_whole_number(count: Any, complaint: str) -> None:
+    for make in (EtcdSettings, MemoryStorageBackend):
+        for name in ("page_size", "max_value_size"):
+            with pytest.raises(ConfigurationError, match=re.escape(f"{name} must be {complaint}")):
+                make(**{name: count})
+    with pytest.raises(ConfigurationError, match=f"history must be {complaint}"):
+        MemoryStorageBackend(history=count)
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        ({"endpoints": "localhost:2379"}, "endpoints must be a tuple of host:port, as ('localhost:2379',)"),
+        ({"endpoints": None}, "endpoints must be a tuple"),
+        ({"endpoints": (5,)}, "endpoint 5 is not host:port"),
+        ({"prefix": 5}, "prefix must be text, not 5"),
+        ({"tls": "yes"}, "tls must be True or False, not 'yes'"),
+        ({"pipeline": None}, "pipeline must be True or False, not None"),
+        ({"user": 5}, "user must be text, not int"),
+        ({"cacert": b"-----BEGIN"}, "cacert must be a path, not b'-----BEGIN'"),
+    ],
+)
+def test_a_setting_of_a_wrong_type_is_named_once(given: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        EtcdSettings(**given)
+
+    assert complaint in str(caught.value)
+    assert ";" not in str(caught.value)
+
+
+def test_a_password_of_a_wrong_type_is_not_shown() -> None:
+    secret: Any = b"a secret"
+    with pytest.raises(ConfigurationError) as caught:
+        EtcdSettings(user="root", password=secret)
+
+    assert "password must be text, not bytes" in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("target", [5, b"etcd://localhost", ["etcd://localhost"], 2379.0])
+def test_connect_says_what_it_takes(target: Any) -> None:
+    with pytest.raises(ConfigurationError, match="connect takes a URL, an EtcdSettings or a storage backend, not"):
+        kvorum.connect(target)
+
+
+@pytest.mark.parametrize("given", [{"name": 5}, {"plural": 5}, {"api_version": 5}])
+def test_a_kind_is_declared_with_texts(given: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError):
+        Kind(**({"name": "Box", "plural": "boxes", "api_version": "test.kvorum.dev/v1"} | given))
+
+
+# --- what a message shows --------------------------------------------------------------------------------------------
+
+
+class Unspeakable:
+    def __repr__(self) -> str:
+        raise RuntimeError("no words")
+
+
+def test_a_value_is_shown_in_a_few_words_whatever_it_is() -> None:
+    for value in (10**5000, -(10**5000), "x" * 10**6, b"x" * 10**6, [0] * 10**6, Unspeakable(), box(), sys):
+        assert 0 < len(shown(value)) < 100
+
+
+def test_all_of_these_are_errors_of_kvorum_and_of_values() -> None:
+    """So that a web framework can tell a bad request by `ValueError`."""
+    for error in (InvalidResourceError, ConfigurationError):
+        assert issubclass(error, KvorumError)
+        assert issubclass(error, ValueError)
