@@ -641,16 +641,16 @@ def _fits_in_order(order: tuple[Step, ...]) -> bool:
     for one, other in itertools.combinations(order, 2):
         if other.ended is not None and other.ended < one.started:
             return False
-    state = 0
+    state = floor = 0
     for step in order:
         if step.expected is not None and step.expected != state:
             return False
         if step.there is not None and step.there != (state != 0):
             return False
         if step.becomes is not None:
-            if step.becomes and state and step.becomes <= state:
+            if step.becomes and step.becomes <= floor:
                 return False
-            state = step.becomes
+            state, floor = step.becomes, max(floor, step.becomes)
     return True
 
 

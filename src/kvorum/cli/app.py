@@ -56,10 +56,10 @@ async def trial(
     except ModuleNotFoundError as exc:
         sys.exit(f"kvorum trial needs {exc.name}: pip install 'kvorum[cli,embedded,testing]'")
     workload = Workload(operations=operations, clients=clients, keys=keys, seed=seed)
-    is_right = False
+    code = 1
     try:
-        is_right = await court.hold(console, workload, faults=faults, binary=etcd_bin)
+        code = await court.hold(console, workload, faults=faults, binary=etcd_bin)
     except* KvorumError as failures:
         for failure in failures.exceptions:
             console.print(f"[bold red]failed:[/] {escape(str(failure))}", soft_wrap=True)
-    sys.exit(0 if is_right else 1)
+    sys.exit(code)

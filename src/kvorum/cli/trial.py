@@ -9,10 +9,11 @@ import kvorum
 from kvorum.testing import FaultProxy, FaultScript, Verdict, Workload, run_trial
 
 TIMEOUT = 2.0  # seconds for a call: a fault should cost a call, not the trial
+UNDECIDED = 3  # exit code: neither right nor wrong
 
 
-async def hold(console: Console, workload: Workload, *, faults: int, binary: Path | None) -> bool:
-    """Hold a trial on an etcd of its own, print the verdict, and tell whether all is right.
+async def hold(console: Console, workload: Workload, *, faults: int, binary: Path | None) -> int:
+    """Hold a trial on an etcd of its own, print the verdict, and return the exit code.
 
     Args:
         console: where to print.
@@ -32,7 +33,14 @@ async def hold(console: Console, workload: Workload, *, faults: int, binary: Pat
             script = FaultScript.random(workload.seed, number=faults) if faults else None
             verdict = await run_trial(etcd.endpoints[0], [one, other], workload, proxy=proxy, script=script)
     _show(console, verdict)
-    return verdict.is_right
+    return exit_code(verdict)
+
+
+def exit_code(verdict: Verdict) -> int:
+    """Return 0 if all is right, 3 if it could not be decided, 1 if something is wrong or a fault hit nothing."""
+    if verdict.is_right:
+        return 0
+    return UNDECIDED if verdict.undecided and not verdict.violations and not verdict.history.idle_faults else 1
 
 
 def _show(console: Console, verdict: Verdict) -> None:

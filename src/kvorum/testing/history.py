@@ -1,14 +1,16 @@
 """What clients asked for and what they were told: the evidence that the checkers judge.
 
 A `History` is made by one process, which counts what happens: a call that ended before another one started has a
-smaller number. Only that order is evidence; seconds are for people.
+smaller number. Only that order is evidence; seconds are for people, and for leases, which end by the clock.
 """
 
+import re
 import time
 from enum import StrEnum
 from itertools import count
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from kvorum.storage import Change, Entry
 
@@ -29,12 +31,14 @@ class Intent(msgspec.Struct, frozen=True, gc=False):
         value: what to write; None to remove it.
         expected: the mod_revision that it had to be at (0: it had to be absent); None: any.
         writes: False for a mere check.
+        lease: the lease that the key was to be on (0: none); None: the one that it had; UNSET: not noted.
     """
 
     key: str
     value: bytes | None = None
     expected: int | None = None
     writes: bool = True
+    lease: int | UnsetType | None = UNSET
 
 
 class Sight(msgspec.Struct, frozen=True, gc=False):
@@ -105,7 +109,9 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         snapshot: what it saw of a range.
         tally: what it was told about a number of keys.
         change: what it was told that it had changed.
+        lease: the lease that it was about: the one that it was granted, has revoked, or was told is not there.
         error: what it raised.
+        is_given_up: it raised an error that says nothing about what it was about.
     """
 
     revision: int = 0
@@ -113,7 +119,9 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     snapshot: Snapshot | None = None
     tally: Tally | None = None
     change: Change | None = None
+    lease: int = 0
     error: str = ""
+    is_given_up: bool = False
 
 
 class Call(Answer, frozen=True, kw_only=True, gc=False):
@@ -124,10 +132,12 @@ class Call(Answer, frozen=True, kw_only=True, gc=False):
         name: of the method.
         started: the number of its start.
         ended: the number of its end; None if it never came back.
-        seconds: when it started and when it ended, by a clock that only people look at.
+        seconds: when it started and when it ended, by the clock of `time.monotonic`.
         outcome: what the client knows.
         intents: what it wanted to write, or to check.
         subject: the key, prefix or resource that it was about, if there are no intents to tell.
+        ttl: how many seconds a lease was to last that it asked for.
+        settles: it asked what had become of the call that started with this number.
     """
 
     client: str
@@ -138,6 +148,8 @@ class Call(Answer, frozen=True, kw_only=True, gc=False):
     outcome: Outcome = Outcome.DONE
     intents: tuple[Intent, ...] = ()
     subject: str = ""
+    ttl: float = 0.0
+    settles: int | None = None
 
     @property
     def writes(self) -> bool:
@@ -147,6 +159,15 @@ class Call(Answer, frozen=True, kw_only=True, gc=False):
     def __str__(self) -> str:
         keys = ", ".join(repr(intent.key) for intent in self.intents) or repr(self.subject)
         return f"{self.client}'s {self.name}({keys}) [{self.started} to {self.ended}, {self.outcome}]"
+
+
+_FUTURE = re.compile(r"revision (\d+) has not been reached")
+
+
+def future_revision(error: str) -> int:
+    """Return the revision that a `FutureRevisionError` said has not been reached; 0 if the text is not one's."""
+    found = _FUTURE.match(error)
+    return int(found[1]) if found is not None else 0
 
 
 class Fault(msgspec.Struct, frozen=True, gc=False):
@@ -172,6 +193,8 @@ class OpenCall(msgspec.Struct, frozen=True, gc=False):
     second: float
     intents: tuple[Intent, ...]
     subject: str
+    ttl: float = 0.0
+    settles: int | None = None
 
 
 class History:
@@ -191,9 +214,18 @@ class History:
     def __repr__(self) -> str:
         return f"<History of {len(self.calls)} calls, {len(self._open)} open, {len(self.faults)} faults>"
 
-    def start(self, client: str, name: str, intents: tuple[Intent, ...] = (), subject: str = "") -> OpenCall:
+    def start(
+        self,
+        client: str,
+        name: str,
+        intents: tuple[Intent, ...] = (),
+        subject: str = "",
+        *,
+        ttl: float = 0.0,
+        settles: int | None = None,
+    ) -> OpenCall:
         """Note that a call starts."""
-        call = OpenCall(client, name, next(self._numbers), time.monotonic(), intents, subject)
+        call = OpenCall(client, name, next(self._numbers), time.monotonic(), intents, subject, ttl, settles)
         self._open[call.started] = call
         return call
 
@@ -210,12 +242,9 @@ class History:
                 outcome=outcome,
                 intents=call.intents,
                 subject=call.subject,
-                revision=answer.revision,
-                sight=answer.sight,
-                snapshot=answer.snapshot,
-                tally=answer.tally,
-                change=answer.change,
-                error=answer.error,
+                ttl=call.ttl,
+                settles=call.settles,
+                **msgspec.structs.asdict(answer),
             )
         )
 

@@ -2,17 +2,19 @@
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
+from weakref import WeakKeyDictionary
 
 from kvorum.errors import (
     AlreadyExistsError,
     ConflictError,
     KvorumError,
+    LeaseNotFoundError,
     NotFoundError,
     OutcomeUnknownError,
 )
 from kvorum.keys import resource_key
 from kvorum.repository import Repository
-from kvorum.resources import AnyResource
+from kvorum.resources import AnyResource, Resource
 from kvorum.storage import Change, Entry, Operation, Page, StorageBackend, StorageWatch
 from kvorum.testing.history import Answer, History, Intent, OpenCall, Outcome, Sight, Snapshot, Tally
 
@@ -26,43 +28,78 @@ class Recorder:
     def __init__(self, history: History, client: str) -> None:
         self.history: History = history
         self.client: str = client
+        self._lost: WeakKeyDictionary[OutcomeUnknownError, int] = WeakKeyDictionary()
 
     async def call(
-        self, name: str, about: tuple[Intent, ...] | str, answer: Awaitable[T], seen: Callable[[T], Answer]
+        self,
+        name: str,
+        about: tuple[Intent, ...] | str,
+        answer: Awaitable[T],
+        seen: Callable[[T], Answer],
+        *,
+        ttl: float = 0.0,
+        lease: int = 0,
+        settles: OutcomeUnknownError | None = None,
     ) -> T:
         """Wait for an answer, and note it: what `seen` makes of it, or the error, or that it was cut off.
 
         `about` is what it wants to write, or else the key, prefix or resource that it is about.
         """
         intents, subject = ((), about) if isinstance(about, str) else (about, "")
-        call = self.history.start(self.client, name, intents, subject)
+        number = self._lost.get(settles) if settles is not None else None
+        call = self.history.start(self.client, name, intents, subject, ttl=ttl, settles=number)
         try:
             result = await answer
         except KvorumError as exc:
-            self._refused(call, exc)
+            self._refused(call, exc, lease)
             raise
         except BaseException as exc:
-            self.history.end(call, Outcome.UNKNOWN, Answer(error=repr(exc)), is_cut_off=True)
+            self.history.end(call, Outcome.UNKNOWN, Answer(error=repr(exc), lease=lease), is_cut_off=True)
             raise
         self.history.end(call, Outcome.DONE, seen(result))
         return result
 
-    def _refused(self, call: OpenCall, error: KvorumError) -> None:
-        outcome = Outcome.UNKNOWN if isinstance(error, OutcomeUnknownError) else Outcome.REFUSED
-        self.history.end(call, outcome, Answer(error=str(error), sight=_sight_of(error, call)))
+    def _refused(self, call: OpenCall, error: KvorumError, lease: int) -> None:
+        outcome = Outcome.REFUSED
+        if isinstance(error, OutcomeUnknownError):
+            outcome = Outcome.UNKNOWN
+            self._lost[error] = call.started
+        if isinstance(error, LeaseNotFoundError):
+            lease = error.lease or lease or _lease_of(call.intents)
+        # A settlement that fails by another error than a conflict leaves open what it was about.
+        is_given_up = call.settles is not None and not isinstance(error, ConflictError)
+        answer = Answer(error=str(error), sight=_sight_of(error, call), lease=lease, is_given_up=is_given_up)
+        self.history.end(call, outcome, answer)
+
+
+def _lease_of(intents: tuple[Intent, ...]) -> int:
+    """Return the one lease that a call wanted to put keys on; 0 if there is none, or there are several."""
+    leases = {intent.lease for intent in intents if isinstance(intent.lease, int) and intent.lease}
+    return leases.pop() if len(leases) == 1 else 0
 
 
 def _sight_of(error: KvorumError, call: OpenCall) -> Sight | None:
     """Return what an error tells about a key."""
     match error:
-        case ConflictError(subject=key, current=Entry() | None as current, expected=int(expected)):
+        case ConflictError(subject=key, current=Entry() as current, expected=int(expected)):
             return Sight.of(key, current, unlike=expected)
+        case ConflictError(subject=key, current=None, expected=int(expected)) if call.intents:
+            return Sight.of(key, None, unlike=expected)  # a repository has not always looked
+        case ConflictError(current=Resource() as current, expected=expected):
+            return _sight_of_resource(current, unlike=expected if isinstance(expected, int) else None)
         case AlreadyExistsError(subject=key):
             return Sight(key, exists=True)
-        case NotFoundError(subject=key) if call.intents:
+        case NotFoundError(subject=key):
             return Sight(key, exists=False)
         case _:
             return None
+
+
+def _sight_of_resource(resource: AnyResource, *, unlike: int | None = None) -> Sight | None:
+    stored = resource.metadata.stored
+    if stored is None:
+        return None
+    return Sight(stored.key, exists=True, revision=stored.revision, value=stored.value, unlike=unlike)
 
 
 class RecordingBackend(StorageBackend):
@@ -115,17 +152,17 @@ class RecordingBackend(StorageBackend):
     async def set(self, key: str, value: bytes, *, lease: int = 0) -> int:
         """Note what was intended, and its revision."""
         answer = self._backend.set(key, value, lease=lease)
-        return await self._call("set", (Intent(key, value),), answer, _written)
+        return await self._call("set", (Intent(key, value, lease=lease),), answer, _written)
 
     async def create(self, key: str, value: bytes, *, lease: int = 0) -> int:
         """Note what was intended, and its revision."""
         answer = self._backend.create(key, value, lease=lease)
-        return await self._call("create", (Intent(key, value, 0),), answer, _written)
+        return await self._call("create", (Intent(key, value, 0, lease=lease),), answer, _written)
 
     async def compare_and_swap(self, key: str, value: bytes, *, expected: int, lease: int | None = None) -> int:
         """Note what was intended, and its revision."""
         answer = self._backend.compare_and_swap(key, value, expected=expected, lease=lease)
-        return await self._call("compare_and_swap", (Intent(key, value, expected),), answer, _written)
+        return await self._call("compare_and_swap", (Intent(key, value, expected, lease=lease),), answer, _written)
 
     async def delete(self, key: str, *, expected: int | None = None) -> Change:
         """Note what was intended, and what it changed."""
@@ -139,16 +176,24 @@ class RecordingBackend(StorageBackend):
 
     async def commit(self, operations: Sequence[Operation]) -> int:
         """Note what was intended, and its revision."""
-        intents = tuple(Intent(each.key, each.value, each.expected, each.writes) for each in operations)
+        intents = tuple(Intent(each.key, each.value, each.expected, each.writes, each.lease) for each in operations)
         return await self._call("commit", intents, self._backend.commit(operations), _written)
 
+    async def settle(self, lost: OutcomeUnknownError) -> int:
+        """Ask the backend, and note what it found out about the call that is settled."""
+        # What was lost elsewhere is no call of this history.
+        answer = self._backend.settle(lost)
+        return await self._call("settle", lost.subject, answer, _written, settles=lost)
+
     async def grant_lease(self, ttl: float) -> int:
-        """Note nothing: it changes no key."""
-        return await self._backend.grant_lease(ttl)
+        """Note the lease, and how long it was to last."""
+        answer = self._backend.grant_lease(ttl)
+        return await self._call("grant_lease", "", answer, lambda lease: Answer(lease=lease), ttl=ttl)
 
     async def revoke_lease(self, lease: int) -> None:
-        """Note nothing: the checkers know the keys of ended leases by their deletions."""
-        await self._backend.revoke_lease(lease)
+        """Note that the lease was to end."""
+        answer = self._backend.revoke_lease(lease)
+        await self._call("revoke_lease", f"lease {lease:x}", answer, lambda _: Answer(lease=lease), lease=lease)
 
     def watch(self, prefix: str, *, since: int | None = None, bookmarks: bool = False) -> StorageWatch:
         """Note nothing: see `WatchedStream`."""
@@ -228,6 +273,6 @@ class RecordingRepository(Generic[R]):
 
 
 def _returned(result: AnyResource) -> Answer:
-    stored = result.metadata.stored
-    assert stored is not None
-    return Answer(sight=Sight(stored.key, exists=True, revision=stored.revision, value=stored.value))
+    sight = _sight_of_resource(result)
+    assert sight is not None
+    return Answer(sight=sight)

@@ -6,7 +6,7 @@ agree with the state at some number, and both must fit what was over before they
 1. Each done write made the changes that it wanted, at the revision that it was told, all of them at once, and what it
    expected was so.
 2. Each change has exactly one call that made it: a done one, or one whose outcome is unknown. (Or a lease: a key on one
-   goes with it.)
+   goes with it, when it was revoked or has run out, and not before.)
 3. A call that was refused has changed nothing; what it was told is the reason was so.
 4. Each read agrees with the state at some revision between what was over before it started and what had not started
    when it ended. A snapshot agrees with that of its revision, entry by entry.
@@ -14,12 +14,17 @@ agree with the state at some number, and both must fit what was over before they
 6. Calls may share a revision: then there is an order of them in which each finds what it expected.
 """
 
+import time
 from collections import defaultdict
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 
+from msgspec import UNSET
+
 from kvorum.storage import Change, Entry
-from kvorum.testing.history import Call, History, Intent, Outcome, Sight, Snapshot, Tally
+from kvorum.testing.history import Call, History, Intent, Outcome, Sight, Snapshot, Tally, future_revision
+from kvorum.testing.lease_ends import LeaseEnds
+from kvorum.testing.settled import contradictions, settled_calls
 from kvorum.testing.truth import State, Truth
 from kvorum.testing.violation import Rule, Violation
 
@@ -32,14 +37,18 @@ def check_revisions(history: History, truth: Truth, *, is_complete: bool = True)
         truth: what happened.
         is_complete: whether the history holds every write to the prefix; else changes that no call claims are nobody's.
     """
-    check = _RevisionCheck(history.calls, truth)
+    check = _RevisionCheck(settled_calls(history.calls), truth)
     check.claim()
     check.sweep()
     if is_complete:
         check.explain()
+        check.outlived()
     check.order()
     check.replay()
-    return check.violations
+    return check.violations + [
+        Violation(Rule.WRONG_CHANGE, f"{one} and {other} settled the same call, and do not agree", other)
+        for one, other in contradictions(history.calls)
+    ]
 
 
 class _RevisionCheck:
@@ -49,6 +58,8 @@ class _RevisionCheck:
         self._truth = truth
         self._claims: dict[tuple[int, str], Call] = {}
         self._lows: dict[int, int] = {}  # by the start of a call: the revision that was reached for sure before it
+        self._seconds: list[tuple[int, float]] = []  # revisions that were reached, and when that was known; both grow
+        self._leases = LeaseEnds(calls)
 
     def _found(self, rule: Rule, call: Call | None, what: str) -> None:
         self.violations.append(Violation(rule, f"{call}: {what}" if call is not None else what, call))
@@ -91,6 +102,12 @@ class _RevisionCheck:
         written = change.entry.value if change.entry is not None else None
         if written != intent.value:
             self._found(Rule.WRONG_VALUE, call, f"revision {revision} made {written!r} of {intent.key!r}")
+        elif change.entry is not None and intent.lease is not UNSET:
+            before = change.previous.lease if change.previous is not None else 0
+            lease = before if intent.lease is None else intent.lease
+            if change.entry.lease != lease:
+                what = f"revision {revision} put {intent.key!r} on lease {change.entry.lease:x}, not on {lease:x}"
+                self._found(Rule.WRONG_VALUE, call, what)
         return True
 
     def _take(self, call: Call, key: str, revision: int) -> None:
@@ -107,7 +124,25 @@ class _RevisionCheck:
             if not is_end:
                 self._lows[call.started] = reached
             elif call.outcome is not Outcome.UNKNOWN:
-                reached = max(reached, self._place(call, self._lows[call.started]))
+                place = self._place(call, self._lows[call.started])
+                self._check_refusal(call, self._lows[call.started])
+                if place > reached:
+                    reached = place
+                    self._seconds.append((reached, call.seconds[1]))
+
+    def _check_refusal(self, call: Call, low: int) -> None:
+        """Hold a refusal that tells about revisions or leases against what was so when the call started."""
+        if call.outcome is not Outcome.REFUSED:
+            return
+        future = future_revision(call.error)
+        if future and future <= low:
+            what = f"it was told that {future} has not been reached, but {low} was before it started"
+            self._found(Rule.FALSE_REFUSAL, call, what)
+        runs_out = self._leases.runs_out(call.lease) if call.lease else None
+        revoked = [each for each in self._leases.revocations(call.lease) if each.started < (call.ended or 0)]
+        if runs_out is not None and call.seconds[1] < runs_out and not any(each is not call for each in revoked):
+            what = f"it was told that lease {call.lease:x} is not there, but nobody has revoked it, and it lasts longer"
+            self._found(Rule.FALSE_REFUSAL, call, what)
 
     def _moments(self) -> Iterator[tuple[bool, Call]]:
         moments = [(call.started, False, call) for call in self._calls]
@@ -125,7 +160,9 @@ class _RevisionCheck:
             return call.revision
         if call.sight is not None:
             return self._place_sight(call, call.sight, low)
-        if call.snapshot is not None and call.snapshot.at is None:
+        if call.snapshot is not None:
+            if call.snapshot.at is not None:
+                return max(low, call.snapshot.revision)
             if call.snapshot.revision < low:
                 what = f"it shows revision {call.snapshot.revision}, but {low} was reached before it started"
                 self._found(Rule.STALE_READ, call, what)
@@ -138,9 +175,11 @@ class _RevisionCheck:
         if sight.unlike is not None and sight.revision == sight.unlike:
             self._found(Rule.FALSE_REFUSAL, call, f"{sight.key!r} was at {sight.unlike}, as expected")
         if sight.at is not None:
-            if not self._agrees(sight, self._truth.entry(sight.key, sight.at)):
+            if sight.at > self._truth.end:
+                self._found(Rule.INVENTED_READ, call, f"revision {sight.at} is beyond the end {self._truth.end}")
+            elif not self._agrees(sight, self._truth.entry(sight.key, sight.at)):
                 self._found(Rule.WRONG_SNAPSHOT, call, f"{sight.key!r} was otherwise at {sight.at}")
-            return low
+            return max(low, sight.at)  # what starts now cannot get a revision that has been read
         if not sight.revision:
             place = self._truth.first(sight.key, exists=sight.exists, since=low)
             if place is None:
@@ -166,9 +205,11 @@ class _RevisionCheck:
     def _place_tally(self, call: Call, tally: Tally, low: int) -> int:
         place = self._truth.first_count(tally.prefix, tally.number, since=low if tally.at is None else tally.at)
         if tally.at is not None:
-            if place != tally.at:
+            if tally.at > self._truth.end:
+                self._found(Rule.INVENTED_READ, call, f"revision {tally.at} is beyond the end {self._truth.end}")
+            elif place != tally.at:
                 self._found(Rule.WRONG_SNAPSHOT, call, f"there were not {tally.number} keys at {tally.at}")
-            return low
+            return max(low, tally.at)
         if place is None:
             self._found(Rule.STALE_READ, call, f"there were never {tally.number} keys from {low} on")
         return low if place is None else place
@@ -188,24 +229,45 @@ class _RevisionCheck:
             for change in changes:
                 if (revision, change.key) in self._claims:
                     continue
-                is_expiry = change.entry is None and change.previous is not None and change.previous.lease
+                lease = change.previous.lease if change.entry is None and change.previous is not None else 0
                 value = change.entry.value if change.entry is not None else None
                 author = self._author(unknown[change.key, value], changes, explained)
                 if author is not None:
                     explained.add(author.started)
                     self._claim_unknown(author, revision)
-                elif not is_expiry:
+                elif lease:
+                    self._check_lease_end(change.key, lease, revision)
+                else:
                     self._invented(revision, change.key, value)
 
-    def _author(self, candidates: list[Call], changes: tuple[Change, ...], explained: set[int]) -> Call | None:
-        """Return a call that can have made all of a revision; else one that wanted that part of it, which is a finding.
+    def _check_lease_end(self, key: str, lease: int, revision: int) -> None:
+        """Find a key that was gone before its lease can have ended."""
+        if any(self._lows[call.started] < revision for call in self._leases.revocations(lease)):
+            return
+        runs_out = self._leases.runs_out(lease)
+        known = next((second for reached, second in self._seconds if reached >= revision), self._truth.read_at)
+        if runs_out is not None and (time.monotonic() if known is None else known) < runs_out:
+            what = f"{key!r} was gone at revision {revision}, before its lease {lease:x} was revoked or had run out"
+            self._found(Rule.LEASE_ENDED_EARLY, None, what)
 
-        Deletions look alike: whoever expected that very state goes before those who would have taken any.
+    def outlived(self) -> None:
+        """Find keys that are still there although their lease was revoked."""
+        for call in self._leases.done_revocations():
+            for key in self._truth.all_keys():
+                entry = self._truth.entry(key, self._truth.end)
+                if entry is not None and call.lease and entry.lease == call.lease:
+                    self._found(Rule.LEASE_OUTLIVED, call, f"{key!r} is there at {self._truth.end}")
+
+    def _author(self, candidates: list[Call], changes: tuple[Change, ...], explained: set[int]) -> Call | None:
+        """Return a call that can have made this of a revision; else one that wanted it, which is a finding.
+
+        Calls that ride together share a revision, so it may hold more than one of them wanted. Deletions look alike:
+        one that explains more of the revision goes first, and then one that expected that very state.
         """
         revision = changes[0].revision
         possible = [c for c in candidates if c.started not in explained and self._lows[c.started] < revision]
         fitting = [call for call in possible if self._can_have_made(call, changes)]
-        fitting.sort(key=lambda call: all(intent.expected is None for intent in call.intents))
+        fitting.sort(key=lambda call: (-len(call.intents), all(intent.expected is None for intent in call.intents)))
         return next(iter(fitting or possible), None)
 
     def _can_have_made(self, call: Call, changes: tuple[Change, ...]) -> bool:
@@ -214,7 +276,12 @@ class _RevisionCheck:
         if any(intent.expected not in {None, found[intent.key]} for intent in call.intents):
             return False
         wanted = {i.key: i.value for i in call.intents if i.writes and (i.value is not None or found[i.key])}
-        return wanted == {c.key: c.entry.value if c.entry is not None else None for c in changes}
+        open_changes = {
+            c.key: c.entry.value if c.entry is not None else None
+            for c in changes
+            if (c.revision, c.key) not in self._claims
+        }
+        return wanted.items() <= open_changes.items()
 
     def _claim_unknown(self, call: Call, revision: int) -> None:
         for intent in call.intents:

@@ -16,7 +16,7 @@ from kvorum.testing.history import History, Outcome
 from kvorum.testing.linearizability import check_linearizability
 from kvorum.testing.revision_order import check_revisions
 from kvorum.testing.truth import Truth, read_truth
-from kvorum.testing.violation import Violation
+from kvorum.testing.violation import Rule, Violation
 from kvorum.testing.watch_streams import WatchedStream, check_resumed
 from kvorum.testing.workload import Workload
 
@@ -31,24 +31,27 @@ class Verdict(msgspec.Struct, frozen=True):
         truth: what happened.
         streams: what a watch showed meanwhile, each going on where the one before ended.
         violations: what is wrong.
+        undecided: what could be found neither right nor wrong, because the search for it was given up.
     """
 
     history: History
     truth: Truth
     streams: Sequence[WatchedStream]
     violations: Sequence[Violation]
+    undecided: Sequence[Violation] = ()
 
     @property
     def is_right(self) -> bool:
-        """Whether nothing is wrong, and every fault hit something."""
-        return not self.violations and not self.history.idle_faults
+        """Whether nothing is wrong or undecided, and every fault hit something."""
+        return not self.violations and not self.undecided and not self.history.idle_faults
 
     def __str__(self) -> str:
         calls = self.history.calls
         outcomes = {outcome: sum(call.outcome is outcome for call in calls) for outcome in Outcome}
         told = ", ".join(f"{number:,} {outcome}" for outcome, number in outcomes.items())
         faults = f"{len(self.history.faults)} faults ({len(self.history.idle_faults)} of them idle)"
-        found = "; ".join(map(str, self.violations[:10])) or "nothing is wrong"
+        shown = [*self.violations[:10], *self.undecided[:10]]
+        found = "; ".join(map(str, shown)) or "nothing is wrong"
         return f"{len(calls):,} calls ({told}), {len(self.truth.revisions):,} revisions, {faults}: {found}"
 
 
@@ -107,12 +110,13 @@ async def _work(
 
 def _judged(history: History, truth: Truth, streams: Sequence[WatchedStream]) -> Verdict:
     streams[-1].complete_to = truth.end
-    violations = [
+    found = [
         *check_revisions(history, truth),
-        *check_linearizability(history),
+        *check_linearizability(history, truth),
         *check_resumed(streams, truth),
     ]
-    return Verdict(history, truth, streams, violations)
+    undecided = [each for each in found if each.rule is Rule.UNDECIDED]
+    return Verdict(history, truth, streams, [each for each in found if each not in undecided], undecided)
 
 
 async def _follow(backend: StorageBackend, prefix: str, since: int, streams: list[WatchedStream]) -> None:

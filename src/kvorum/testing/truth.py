@@ -1,6 +1,7 @@
 """What really happened: the whole history of a prefix, revision by revision."""
 
 import base64
+import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from http.client import HTTPConnection, HTTPResponse
@@ -22,9 +23,11 @@ class Truth:
     Attributes:
         revisions: what each revision changed, in order; revisions that changed nothing here are left out.
         end: the last revision that is known.
+        read_at: when it was read, by `time.monotonic`; None if it was made by hand.
     """
 
-    def __init__(self, revisions: Iterable[tuple[Change, ...]], *, end: int) -> None:
+    def __init__(self, revisions: Iterable[tuple[Change, ...]], *, end: int, read_at: float | None = None) -> None:
+        self.read_at: float | None = read_at
         self.revisions: Mapping[int, tuple[Change, ...]] = {changes[0].revision: changes for changes in revisions}
         self.end: int = end
         self._by_key: dict[str, tuple[list[int], list[Change]]] = {}
@@ -40,7 +43,7 @@ class Truth:
 
     def followed_by(self, later: "Truth") -> "Truth":
         """Return this history with what was read of the time after it, as before each compaction of a long run."""
-        return Truth((*self.revisions.values(), *later.revisions.values()), end=later.end)
+        return Truth((*self.revisions.values(), *later.revisions.values()), end=later.end, read_at=later.read_at)
 
     def all_keys(self) -> list[str]:
         """Return every key that ever was."""
@@ -192,8 +195,10 @@ def _read(endpoint: str, keys: KeySpace, since: int) -> Truth:
     connection = HTTPConnection(endpoint, timeout=TIMEOUT)
     try:
         end = _responses.decode(_ask(connection, "/v3/kv/range", {**_ALL, "count_only": True}).read()).header.revision
+        read_at = time.monotonic()  # what it has done by then is in it; what ends later is not
         create = {**_ALL, "start_revision": str(since + 1), "prev_kv": True}
-        return Truth(_revisions(_ask(connection, "/v3/watch", {"create_request": create}), keys, since, end), end=end)
+        changes = _revisions(_ask(connection, "/v3/watch", {"create_request": create}), keys, since, end)
+        return Truth(changes, end=end, read_at=read_at)
     finally:
         connection.close()
 

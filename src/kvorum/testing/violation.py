@@ -23,6 +23,9 @@ class Rule(StrEnum):
     INVENTED_READ = "invented read"  # a state that never was
     WRONG_SNAPSHOT = "wrong snapshot"
     NOT_LINEARIZABLE = "not linearizable"
+    UNDECIDED = "undecided"  # neither right nor wrong: the search for an order was given up
+    LEASE_ENDED_EARLY = "lease ended early"  # a key was gone before its lease can have ended
+    LEASE_OUTLIVED = "lease outlived"  # a key is there whose lease was revoked
     # of watches
     LOST_EVENT = "lost event"
     INVENTED_EVENT = "invented event"

@@ -27,6 +27,7 @@ class Shown(msgspec.Struct, frozen=True, gc=False):
         key: to which key.
         value: the value after it; of a deletion, the last one.
         previous: the value before it; None if there was none, or none was shown.
+        change: all of it, if a watch of a storage backend showed that.
     """
 
     kind: Kind
@@ -34,6 +35,7 @@ class Shown(msgspec.Struct, frozen=True, gc=False):
     key: str
     value: bytes
     previous: bytes | None = None
+    change: Change | None = None
 
 
 class Mark(msgspec.Struct, frozen=True, gc=False):
@@ -68,9 +70,16 @@ class WatchedStream(msgspec.Struct, kw_only=True):
     bookmarks: bool = True
     complete_to: int = 0
 
-    def add_changes(self, changes: Iterable[Change]) -> None:
-        """Note what a watch of a storage backend showed of a revision."""
-        self.shown.append(tuple(_shown_of(change) for change in changes))
+    def add_changes(self, changes: Iterable[Change], *, revision: int = 0) -> None:
+        """Note what a watch of a storage backend showed of a revision, or its bookmark, which holds no changes.
+
+        A bookmark says nothing without `revision`, which is the watch's `revision` when it came.
+        """
+        shown = tuple(_shown_of(change) for change in changes)
+        if shown:
+            self.shown.append(shown)
+        elif revision:
+            self.shown.append(Mark(revision))
 
     def add_events(self, events: Iterable[WatchEvent[R]]) -> None:
         """Note what a typed watch showed together: of a revision, a bookmark, or what a list and its bookmark tell."""
@@ -91,9 +100,9 @@ class WatchedStream(msgspec.Struct, kw_only=True):
 def _shown_of(change: Change) -> Shown:
     previous = change.previous.value if change.previous is not None else None
     if change.entry is None:
-        return Shown("deleted", change.revision, change.key, previous or b"", previous)
+        return Shown("deleted", change.revision, change.key, previous or b"", previous, change)
     kind: Kind = "added" if change.previous is None else "modified"
-    return Shown(kind, change.revision, change.key, change.entry.value, previous)
+    return Shown(kind, change.revision, change.key, change.entry.value, previous, change)
 
 
 def _shown_of_event(event: WatchEvent[R]) -> Shown:
@@ -127,10 +136,19 @@ def check_resumed(streams: Sequence[WatchedStream], truth: Truth) -> list[Violat
     violations = [violation for stream in streams for violation in check_watch(stream, truth)]
     for before, after in pairwise(streams):
         reached = max((_revision(each) for each in before.shown), default=before.since)
-        if after.since is not None and after.since != reached:
+        if after.since is not None and (reached is None or not _goes_on(before, reached, after.since, truth)):
             what = f"a watch that had got to {reached} went on from {after.since}"
             violations.append(Violation(Rule.WRONG_RESUMPTION, what))
     return violations
+
+
+def _goes_on(stream: WatchedStream, reached: int, since: int, truth: Truth) -> bool:
+    """Tell whether a watch that goes on from `since` has been shown all before that: its checkpoint may be ahead."""
+    check = _StreamCheck(stream, truth)
+    between = (
+        change for revision, changes in truth.revisions.items() if reached < revision <= since for change in changes
+    )
+    return reached <= since <= truth.end and all(check.event(change) is None for change in between)
 
 
 def _revision(shown: tuple[Shown, ...] | Mark | Listing) -> int:
@@ -172,12 +190,13 @@ class _StreamCheck:
     def _expect(self) -> None:
         for revision, changes in self._truth.revisions.items():
             if revision > self._reached:
-                events = [event for change in changes if (event := self._event(change)) is not None]
+                events = [event for change in changes if (event := self.event(change)) is not None]
                 if events:
                     self._expected[revision] = events
         self._left = list(reversed(self._expected))
 
-    def _event(self, change: Change) -> Shown | None:
+    def event(self, change: Change) -> Shown | None:
+        """Return what there was to show of a change; None if nothing."""
         if not change.key.startswith(self._stream.prefix):
             return None
         matches, entry, previous = self._stream.matches, change.entry, change.previous
@@ -185,8 +204,9 @@ class _StreamCheck:
         was_in = previous is not None and matches(previous)
         before = previous.value if previous is not None and was_in else None
         if is_in and entry is not None:
-            return Shown("modified" if was_in else "added", change.revision, change.key, entry.value, before)
-        return Shown("deleted", change.revision, change.key, before or b"", before) if was_in else None
+            kind: Kind = "modified" if was_in else "added"
+            return Shown(kind, change.revision, change.key, entry.value, before, change)
+        return Shown("deleted", change.revision, change.key, before or b"", before, change) if was_in else None
 
     # --- what was shown ---
 
@@ -202,7 +222,8 @@ class _StreamCheck:
         there = {
             Shown("added", entry.mod_revision, key, entry.value) for key, entry in self._state(self._reached).items()
         }
-        listed = [event for each in shown[:place] if isinstance(each, tuple) for event in each]
+        events = [event for each in shown[:place] if isinstance(each, tuple) for event in each]
+        listed = [msgspec.structs.replace(event, change=None) for event in events]
         self._keep(listed)
         for event in {*listed} - there:
             self._found(Rule.INVENTED_EVENT, f"{event} was not there at {self._reached}")
@@ -316,9 +337,16 @@ class _StreamCheck:
             self._found(Rule.WRONG_EVENT, f"{event} should have been {expected}")
         elif event.previous != expected.previous:
             self._found(Rule.WRONG_PREVIOUS, f"{event} should have had {expected.previous!r} before it")
+        elif event.change is not None and event.change != expected.change:
+            rule = Rule.WRONG_EVENT if event.change.entry != _entry_of(expected) else Rule.WRONG_PREVIOUS
+            self._found(rule, f"{event} should have been {expected.change}")
 
     def _check_complete(self, revision: int) -> None:
         """Find what should have been shown by now."""
         while self._left and self._left[-1] <= revision:
             lost = self._left.pop()
             self._found(Rule.LOST_EVENT, f"revision {lost} was never shown, but {revision} was reached")
+
+
+def _entry_of(shown: Shown) -> Entry | None:
+    return shown.change.entry if shown.change is not None else None
