@@ -316,6 +316,7 @@ def _kind_of(resource_type: type[AnyResource]) -> Kind:
 def _envelope_of(resource_type: type[AnyResource]) -> type[msgspec.Struct]:
     """Make the struct that a resource of this class is stored as."""
     types = {field.name: field.type for field in msgspec.structs.fields(resource_type)}
+    _check_parts(resource_type, types)
     fields: list[Any] = [("apiVersion", str), ("kind", str), ("metadata", _StoredMetadata)]
     fields += [_defaulted("spec", types["spec"]), _defaulted("status", types["status"])]
     try:
@@ -324,6 +325,21 @@ def _envelope_of(resource_type: type[AnyResource]) -> type[msgspec.Struct]:
     except TypeError as exc:
         raise ConfigurationError(f"{resource_type.__name__} cannot be stored: {exc}") from exc
     return envelope
+
+
+def _check_parts(resource_type: type[AnyResource], types: Mapping[str, Any]) -> None:
+    """Refuse a class with more to it than is stored: what is there would be gone after the first write."""
+    name, problems = resource_type.__name__, []
+    if others := types.keys() - {"metadata", "spec", "status"}:
+        what = ", ".join(sorted(others))
+        problems.append(f"it has fields beside metadata, spec and status: {what}; put them into the spec or the status")
+    if types["metadata"] is not Metadata:
+        own = getattr(types["metadata"], "__name__", types["metadata"])
+        problems.append(
+            f"its metadata is a {own}, not a Metadata; put what it adds into labels, annotations or the spec"
+        )
+    if problems:
+        raise ConfigurationError(f"{name} cannot be stored: {'; '.join(problems)}")
 
 
 def _defaulted(name: str, kind: Any) -> tuple[Any, ...]:

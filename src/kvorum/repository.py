@@ -463,9 +463,19 @@ class Repository(Generic[R]):
     def _key_of(self, resource: R) -> str:
         if not isinstance(resource, self._codec.resource_type):
             raise InvalidResourceError(self.kind.plural, f"a {type(resource).__name__} is no {self.kind.name}")
+        if type(resource) is not self._codec.resource_type or type(resource.metadata) is not Metadata:
+            self._check_fields(resource)
+        return resource_key(self.kind, resource.metadata.name, resource.metadata.namespace)
+
+    def _check_fields(self, resource: R) -> None:
+        """Refuse a resource of a class derived from the repository's that has fields which would not be stored."""
         if not isinstance(resource.metadata, Metadata):
             raise InvalidResourceError(self.kind.plural, f"metadata must be a Metadata, not {shown(resource.metadata)}")
-        return resource_key(self.kind, resource.metadata.name, resource.metadata.namespace)
+        stored = (self._codec.resource_type, Metadata)
+        for given, declared in zip((resource, resource.metadata), stored, strict=True):
+            if added := set(given.__struct_fields__) - set(declared.__struct_fields__):
+                what = f"a {type(given).__name__} has fields that are not stored: {', '.join(sorted(added))}"
+                raise InvalidResourceError(self.kind.plural, what)
 
     def _read(self, key: str, entry: Entry | None) -> tuple[R, Stored]:
         """Return what an entry holds, and the bytes of that."""
