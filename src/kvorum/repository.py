@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar, overload
 
 import anyio
+import msgspec
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from kvorum._codec import Draft, codec_for
@@ -471,8 +472,11 @@ class Repository(Generic[R]):
         """Refuse a resource of a class derived from the repository's that has fields which would not be stored."""
         if not isinstance(resource.metadata, Metadata):
             raise InvalidResourceError(self.kind.plural, f"metadata must be a Metadata, not {shown(resource.metadata)}")
-        stored = (self._codec.resource_type, Metadata)
-        for given, declared in zip((resource, resource.metadata), stored, strict=True):
+        parts: list[tuple[msgspec.Struct, type[msgspec.Struct]]] = [
+            (resource, self._codec.resource_type),
+            (resource.metadata, Metadata),
+        ]
+        for given, declared in parts:
             if added := set(given.__struct_fields__) - set(declared.__struct_fields__):
                 what = f"a {type(given).__name__} has fields that are not stored: {', '.join(sorted(added))}"
                 raise InvalidResourceError(self.kind.plural, what)
