@@ -10,6 +10,7 @@ from kvorum.deadlines import deadline
 from kvorum.embedded import EmbeddedEtcd, ServerTls
 from kvorum.errors import (
     AlreadyExistsError,
+    AnotherClusterError,
     AuthenticationError,
     ClientClosedError,
     ConfigurationError,
@@ -27,6 +28,7 @@ from kvorum.errors import (
     PermissionDeniedError,
     ResourceTooLargeError,
     ServerError,
+    StaleReadError,
     StorageFullError,
     TlsError,
     UnavailableError,
@@ -92,6 +94,8 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "ConflictError",
     "HistoryLostError",
     "FutureRevisionError",
+    "AnotherClusterError",
+    "StaleReadError",
     "LeaseNotFoundError",
     "OutcomeUnknownError",
     "UnavailableError",

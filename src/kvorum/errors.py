@@ -163,6 +163,30 @@ class FutureRevisionError(KvorumError, ValueError):
         super().__init__(f"revision {revision} has not been reached: {store}")
 
 
+class StaleReadError(FutureRevisionError):
+    """A server answered at an older revision than one that was seen before. The answer was not believed.
+
+    Either the server is behind, which happens with etcd before 3.4.42, 3.5.28 and 3.6.9: upgrade it. Or the store was
+    put back to an older state, as from a backup: then connect again, and read again whatever was read before.
+
+    Attributes:
+        endpoint: which server.
+        revision: the revision that was seen before.
+        current: the one that it answered with.
+    """
+
+    def __init__(self, endpoint: str, *, revision: int, current: int) -> None:
+        self.endpoint = endpoint
+        self.revision = revision
+        self.current = current
+        KvorumError.__init__(
+            self,
+            f"etcd at {endpoint} answered at revision {current}, after revision {revision} had been seen: it is behind "
+            "(etcd before 3.4.42, 3.5.28 and 3.6.9 may be: upgrade), or the store was put back to an older state, as "
+            "from a backup (then connect again, and read again what was read before)",
+        )
+
+
 class LeaseNotFoundError(KvorumError, LookupError):
     """The lease has expired or was revoked. Nothing was written.
 
@@ -223,6 +247,28 @@ class TlsError(UnavailableError):
     """
 
     _problem = "cannot be reached securely"
+
+
+class AnotherClusterError(KvorumError):
+    """All servers belong to another cluster than the one that the client was opened on. Nothing was done there.
+
+    A name or port was given to another cluster, or this one was made anew, as from a backup: check the endpoints. If
+    they are right, connect again, and read again what was read before: revisions do not carry over.
+
+    Attributes:
+        endpoint: the server that answered last.
+        expected: the id of the cluster that the client was opened on.
+        found: the id that it answered with.
+    """
+
+    def __init__(self, endpoint: str, *, expected: int, found: int) -> None:
+        self.endpoint = endpoint
+        self.expected = expected
+        self.found = found
+        super().__init__(
+            f"etcd at {endpoint} belongs to another cluster: its id is {found:x}, the client was opened on "
+            f"{expected:x}; check the endpoints, or connect again if the cluster was made anew"
+        )
 
 
 class OutcomeUnknownError(KvorumError):

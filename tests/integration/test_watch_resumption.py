@@ -1,8 +1,10 @@
 """Watches whose connection breaks: they go on where they were, whole, in order, once; or say what is lost."""
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -416,20 +418,42 @@ async def test_a_compaction_of_what_was_shown_already_disturbs_nobody(
 
 
 async def test_a_store_that_was_put_back_to_an_older_state_is_not_waited_for(
-    client: kvorum.Client, proxy: FaultProxy, direct: kvorum.Client, kvorum_etcd: EmbeddedEtcd
+    kvorum_etcd: EmbeddedEtcd, tmp_path: Path
 ) -> None:
     """etcd would let the watch wait until that revision comes again, and never show what happens until then."""
-    async with EmbeddedEtcd(binary=kvorum_etcd.binary) as restored, client.backend.watch("") as watch:
-        last = [await direct.backend.set("a", b"1") for _ in range(10)][-1]
-        await revisions_of(watch, 10)
+    data, backup = tmp_path / "data", tmp_path / "backup"
+    async with EmbeddedEtcd(binary=kvorum_etcd.binary, data_dir=data) as etcd:
+        await etcd.kill()
+        shutil.copytree(data / "etcd-0", backup)
+        await etcd.restart()
+        async with kvorum.connect(etcd.url) as client, client.backend.watch("") as watch:
+            last = [await client.backend.set("a", b"1") for _ in range(10)][-1]
+            await revisions_of(watch, 10)
+            waiting = await idle(watch)
+            await etcd.kill()
+            shutil.rmtree(data / "etcd-0")
+            shutil.move(backup, data / "etcd-0")
+            await etcd.restart()
+
+            with anyio.fail_after(DEADLINE), pytest.raises(FutureRevisionError) as caught:
+                await waiting
+            assert caught.value.revision == last
+
+
+async def test_a_watch_says_that_there_is_another_cluster(
+    client: kvorum.Client, proxy: FaultProxy, direct: kvorum.Client, kvorum_etcd: EmbeddedEtcd
+) -> None:
+    """As after a restore under a new cluster id: what is there is none of what the watch has read so far."""
+    async with EmbeddedEtcd(binary=kvorum_etcd.binary) as another, client.backend.watch("") as watch:
+        await direct.backend.set("a", b"1")
+        await revisions_of(watch, 1)
         waiting = await idle(watch)
-        host, _, port = restored.endpoints[0].partition(":")
+        host, _, port = another.endpoints[0].partition(":")
         proxy._upstream = (host, int(port))
         proxy.cut()
 
-        with anyio.fail_after(DEADLINE), pytest.raises(FutureRevisionError) as caught:
+        with anyio.fail_after(DEADLINE), pytest.raises(kvorum.AnotherClusterError):
             await waiting
-        assert caught.value.revision == last
 
 
 async def test_a_consumer_that_lags_behind_a_compaction_sees_all_or_is_told(

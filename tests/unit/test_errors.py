@@ -10,6 +10,7 @@ import kvorum
 from kvorum import errors
 from kvorum.errors import (
     AlreadyExistsError,
+    AnotherClusterError,
     AuthenticationError,
     ClientClosedError,
     ConfigurationError,
@@ -27,6 +28,7 @@ from kvorum.errors import (
     PermissionDeniedError,
     ResourceTooLargeError,
     ServerError,
+    StaleReadError,
     StorageFullError,
     TlsError,
     UnavailableError,
@@ -98,6 +100,23 @@ EXAMPLES: list[tuple[KvorumError, str, dict[str, object]]] = [
         FutureRevisionError(revision=7, current=5),
         "revision 7 has not been reached: the store is at 5",
         {"revision": 7, "current": 5},
+    ),
+    (
+        StaleReadError("a:1", revision=7, current=5),
+        (
+            "etcd at a:1 answered at revision 5, after revision 7 had been seen: it is behind "
+            "(etcd before 3.4.42, 3.5.28 and 3.6.9 may be: upgrade), or the store was put back to an older state, as "
+            "from a backup (then connect again, and read again what was read before)"
+        ),
+        {"endpoint": "a:1", "revision": 7, "current": 5},
+    ),
+    (
+        AnotherClusterError("a:1", expected=0xAB, found=0xCD),
+        (
+            "etcd at a:1 belongs to another cluster: its id is cd, the client was opened on ab; "
+            "check the endpoints, or connect again if the cluster was made anew"
+        ),
+        {"endpoint": "a:1", "expected": 0xAB, "found": 0xCD},
     ),
     (FutureRevisionError(revision=7), "revision 7 has not been reached: the store is behind it", {"current": 0}),
     (LeaseNotFoundError(0xC0FFEE), "lease c0ffee does not exist (any more)", {"lease": 0xC0FFEE}),
@@ -202,9 +221,10 @@ def test_an_error_is_also_what_python_calls_it(error: type[KvorumError], base: t
 def test_errors_that_ask_for_different_reactions_do_not_catch_each_other() -> None:
     """Each hangs on the root alone: no handler for one catches another by accident.
 
-    But for `TlsError`: whoever waits until a server is there may go on waiting until its certificate is mended.
+    But for `TlsError`: whoever waits until a server is there may go on waiting until its certificate is mended. And for
+    `StaleReadError`: a store that was put back has not reached the revision either.
     """
-    leaves = [type(error) for error in ERRORS if type(error) not in {KvorumError, TlsError}]
+    leaves = [type(error) for error in ERRORS if type(error) not in {KvorumError, TlsError, StaleReadError}]
 
     assert all(cls.__mro__[1] is KvorumError for cls in leaves)
 

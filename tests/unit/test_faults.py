@@ -20,7 +20,7 @@ from kvorum.errors import (
     StorageFullError,
     UnavailableError,
 )
-from kvorum.etcd.faults import Call, TokenRefusedError, meaning_of, open_end
+from kvorum.etcd.faults import Call, Cause, TokenRefusedError, cause_of, meaning_of, open_end
 
 ENDPOINT = "localhost:2379"
 READ = Call("range", "/lab/lab-workers/a", revision=7)
@@ -62,8 +62,33 @@ REFUSED = [
     ("RESOURCE_EXHAUSTED", "etcdserver: mvcc: database space exceeded", StorageFullError),
     ("RESOURCE_EXHAUSTED", "etcdserver: too many requests", UnavailableError),
     ("FAILED_PRECONDITION", "etcdserver: authentication is not enabled", ServerError),
-    ("UNIMPLEMENTED", "unknown service etcdserverpb.KV", ServerError),
+    ("UNIMPLEMENTED", "unknown method RangeStream for service etcdserverpb.KV", ServerError),
+    ("UNIMPLEMENTED", "unknown service etcdserverpb.KV", UnavailableError),
+    ("UNIMPLEMENTED", "Method not found!", UnavailableError),
+    ("UNIMPLEMENTED", "Received http2 header with status: 404", UnavailableError),
+    ("PERMISSION_DENIED", "Received http2 header with status: 403", UnavailableError),
+    ("UNAUTHENTICATED", "Received http2 header with status: 401", UnavailableError),
+    ("UNKNOWN", "raft proposal dropped", UnavailableError),
+    ("FAILED_PRECONDITION", "etcdserver: rpc not supported for learner", UnavailableError),
+    ("UNAVAILABLE", "etcdserver: rpc not supported for learner", UnavailableError),
+    ("FAILED_PRECONDITION", "etcdserver: not capable", UnavailableError),
+    ("FAILED_PRECONDITION", "etcdserver: not leader", UnavailableError),
 ]
+
+# What another member may do, as this one did nothing and cannot.
+OF_THE_MEMBER = {
+    "failed to connect",
+    "DNS resolution failed",
+    "no leader",
+    "not leader",
+    "too many requests",
+    "unknown service",
+    "Method not found!",
+    "http2 header with status: 4",
+    "raft proposal dropped",
+    "not supported for learner",
+    "not capable",
+}
 
 # What leaves a call open: it may have been applied, or may still be.
 OPEN = [
@@ -75,6 +100,11 @@ OPEN = [
     ("UNAVAILABLE", "etcdserver: leader changed"),
     ("UNAVAILABLE", "etcdserver: unhealthy cluster"),
     ("UNAVAILABLE", "etcdserver: server stopped"),
+    ("UNAVAILABLE", "Received http2 header with status: 502"),
+    ("UNAVAILABLE", "Received http2 header with status: 504"),
+    ("UNKNOWN", "etcdserver: request timed out"),
+    ("UNKNOWN", "etcdserver: leader changed"),
+    ("UNKNOWN", "etcdserver: server stopped"),
     ("UNAVAILABLE", ""),
     ("DEADLINE_EXCEEDED", "Deadline Exceeded"),
     ("CANCELLED", "Locally cancelled by application!"),
@@ -84,6 +114,7 @@ OPEN = [
     ("DATA_LOSS", "something else"),
     ("ALREADY_EXISTS", ""),
     ("NOT_FOUND", "something else"),
+    ("UNKNOWN", "something else"),
     ("OUT_OF_RANGE", "something else"),
     ("RESOURCE_EXHAUSTED", "something else"),
 ]
@@ -104,6 +135,39 @@ def test_a_refusal_means_the_same_for_reads_and_writes(
     error = meaning_of(rpc_error(code, detail), call, ENDPOINT)
 
     assert type(error) is meaning
+
+
+@both
+@pytest.mark.parametrize(("detail", "meaning"), [row[1:] for row in REFUSED if row[1].startswith("etcdserver")])
+def test_a_refusal_is_known_by_its_words_whatever_the_code(detail: str, meaning: type[KvorumError], call: Call) -> None:
+    """A proxy of etcd's passes each refusal on with code UNKNOWN."""
+    assert type(meaning_of(rpc_error("UNKNOWN", detail), call, ENDPOINT)) is meaning
+
+
+@pytest.mark.parametrize(("code", "detail"), [row[:2] for row in REFUSED])
+def test_a_refusal_is_of_the_request_or_of_the_member(code: str, detail: str) -> None:
+    """Of the member: another one is asked. Of the request: every one would say the same."""
+    driver = rpc_error(code, detail)
+    error = meaning_of(driver, WRITE, ENDPOINT)
+    error.__cause__ = driver
+
+    expected = Cause.MEMBER if any(words in detail for words in OF_THE_MEMBER) else Cause.REQUEST
+    assert cause_of(error) is expected
+    assert isinstance(error, UnavailableError) == (expected is Cause.MEMBER)
+
+
+@pytest.mark.parametrize(("code", "detail"), OPEN)
+def test_a_deadline_is_told_from_a_failure(code: str, detail: str) -> None:
+    """A caller's patience is no evidence about the server."""
+    driver = rpc_error(code, detail)
+    error = meaning_of(driver, WRITE, ENDPOINT)
+    error.__cause__ = driver
+
+    assert cause_of(error) is (Cause.PATIENCE if code == "DEADLINE_EXCEEDED" else Cause.OPEN)
+
+
+def test_an_error_that_no_call_made_is_no_evidence() -> None:
+    assert cause_of(UnavailableError(ENDPOINT, "the deadline has passed")) is None
 
 
 @pytest.mark.parametrize(("code", "detail"), OPEN)
@@ -131,7 +195,10 @@ def test_every_code_has_a_meaning(code: grpc.StatusCode, detail: str | None, cal
     """What the table does not list is open: never "nothing happened" by default."""
     error = meaning_of(rpc_error(code.name, detail), call, ENDPOINT)
 
-    listed = {"PERMISSION_DENIED", "UNAUTHENTICATED", "INVALID_ARGUMENT", "FAILED_PRECONDITION", "UNIMPLEMENTED"}
+    listed = {"PERMISSION_DENIED", "UNAUTHENTICATED", "INVALID_ARGUMENT", "FAILED_PRECONDITION"}
+    if code.name == "UNIMPLEMENTED":  # no etcd is there: nothing was done, by this one
+        assert type(error) is UnavailableError
+        return
     open_end_of_call = OutcomeUnknownError if call.writes else UnavailableError
     assert isinstance(error, KvorumError)
     assert isinstance(error, open_end_of_call) == (code.name not in listed)
@@ -181,7 +248,7 @@ def test_an_error_carries_what_the_call_was_about(error: KvorumError, attributes
     assert {name: getattr(error, name) for name in attributes} == attributes
 
 
-@pytest.mark.parametrize("code", ["FAILED_PRECONDITION", "UNIMPLEMENTED"])
+@pytest.mark.parametrize("code", ["FAILED_PRECONDITION"])
 def test_a_server_error_tells_the_code_by_its_name(code: str) -> None:
     """`ServerError.code` is documented as gRPC's status code by name, so that handlers can compare it."""
     error = meaning_of(rpc_error(code, "etcdserver: authentication is not enabled"), WRITE, ENDPOINT)

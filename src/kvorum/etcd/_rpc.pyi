@@ -172,6 +172,7 @@ class StatusResponse:
     header: ResponseHeader
     version: str
     leader: int
+    isLearner: bool  # noqa: N815 - protobuf's names
     dbSize: int  # noqa: N815 - protobuf's names
 
 class AlarmRequest(Message): ...

@@ -2,22 +2,38 @@
 
 Calls go to one server for as long as it answers, and to the next one when it does not: it is asked for its version,
 and the user's token is fetched, before anything else is sent there.
+
+A server is left on evidence about the server: it refused as a member (see `faults`), its connection failed, it is of
+another cluster, it hangs. That a caller's deadline was short is none; then the server is asked whether it is alive.
 """
 
+import asyncio
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final, cast
 
 import anyio
 
 from kvorum.deadlines import deadline_of, now
-from kvorum.errors import ClientClosedError, ConfigurationError, PermissionDeniedError, UnavailableError
+from kvorum.errors import (
+    AnotherClusterError,
+    ClientClosedError,
+    ConfigurationError,
+    KvorumError,
+    PermissionDeniedError,
+    ServerError,
+    TlsError,
+    UnavailableError,
+)
 from kvorum.etcd import _rpc as rpc
 from kvorum.etcd.certificates import Certificates
 from kvorum.etcd.diagnosis import cause_of
-from kvorum.etcd.faults import Call, TokenRefusedError
+from kvorum.etcd.faults import Call, Cause, TokenRefusedError, open_end
+from kvorum.etcd.faults import cause_of as cause_of_failure
+from kvorum.etcd.floor import Doubt, Floor, HasHeader
+from kvorum.etcd.pulse import Pulse
 from kvorum.etcd.server import Channel, Method, Request, Response, Server, flush
 from kvorum.etcd.tokens import Tokens
 from kvorum.etcd.versions import HAZARDS, OLDEST_THAT_TELLS_ROOT_ALONE, Version, hazards_of, text_of, version_of
@@ -27,6 +43,25 @@ from kvorum.supervisor import Supervisor
 _log = logging.getLogger(__name__)
 
 _RENEWALS: Final = 3  # of the token, for one call
+_LEAST_SHARE: Final = 1.0  # seconds for connecting to one of many servers; less is no chance on a long link
+_ROUND: Final = (0.05, 0.25)  # seconds between two rounds while opening, at random
+_DIAGNOSIS: Final = 0.2  # seconds for the reason, when a deadline has passed
+
+_DEFINITE: Final = (TlsError,)  # failures to open that no waiting cures
+
+
+class BehindError(UnavailableError):
+    """A server answered with less than what was known before: it is behind, or its store was put back.
+
+    Attributes:
+        known: the revision that was known.
+        found: the one that it answered with.
+    """
+
+    def __init__(self, endpoint: str, *, known: int, found: int) -> None:
+        self.known = known
+        self.found = found
+        super().__init__(endpoint, f"it answered at revision {found}, after revision {known} had been seen")
 
 
 class Cluster:
@@ -38,6 +73,7 @@ class Cluster:
         version: the lowest of those that were asked; (0, 0, 0) before there is one.
         hazards: what one of those cannot be trusted with, by name.
         tokens: what tells them who the user is.
+        floor: which cluster it is, and the highest revision that was seen of it.
         on_change: called when a member may be another one than before: a connection was made anew, or a member found.
     """
 
@@ -49,13 +85,17 @@ class Cluster:
         self.version: Version = (0, 0, 0)
         self.hazards: frozenset[str] = frozenset(hazard.name for hazard in HAZARDS)
         self.tokens: Tokens = Tokens(settings)
+        self.floor: Floor = Floor()
+        self._configured = frozenset(addresses)
+        self._pulses: dict[Server, Pulse] = {}
+        self._foreign: set[Server] = set()
         self.on_change: Callable[[], None] = lambda: None
         self._settings = settings
         self._supervisor = supervisor
         self._is_closed = False
 
     async def open(self) -> None:
-        """Find a server that answers.
+        """Find a server that answers. Servers that are still starting are tried again until the timeout.
 
         Raises:
             UnavailableError: none does, or not within the timeout.
@@ -64,23 +104,52 @@ class Cluster:
             ConfigurationError: a certificate, key or password cannot be read.
         """
         deadline = deadline_of(self._settings.timeout)
+        while True:
+            failures = await self._open_one(deadline)
+            if not failures:
+                return
+            pause = random.uniform(*_ROUND)  # noqa: S311 - no secret
+            if all(isinstance(each, _DEFINITE) for each in failures) or now() + pause >= deadline:
+                raise _all_of(failures)
+            await asyncio.sleep(pause)
+
+    async def _open_one(self, deadline: float) -> Sequence[UnavailableError]:
+        """Try each server once; return why none answers, nothing if one does."""
         failures: list[UnavailableError] = []
         for _ in self.servers:
             server = self.current
             try:
                 await self.prepare(server, deadline)
             except UnavailableError as exc:
-                failures.append(await cause_of(server.address, self._settings) or exc)
+                failures.append(exc)
                 self.leave(server)
             else:
-                return
-        raise _all_of(failures)
+                return ()
+            if now() >= deadline:
+                break
+        return await self._diagnosed(failures, deadline)
+
+    async def _diagnosed(self, failures: Sequence[UnavailableError], deadline: float) -> Sequence[UnavailableError]:
+        """Put what is wrong with TLS in place of a failure, where it is that. All are asked at a time."""
+        found: dict[str, TlsError] = {}
+
+        async def ask(address: str) -> None:
+            if error := await cause_of(address, self._settings):
+                found[address] = error
+
+        with anyio.move_on_after(max(deadline - now(), _DIAGNOSIS)):
+            async with anyio.create_task_group() as group:
+                for failure in failures:
+                    group.start_soon(ask, failure.endpoint)
+        return [found.get(failure.endpoint, failure) for failure in failures]
 
     async def aclose(self) -> None:
         """Close the channels of all; calls under way end with an error. Idempotent."""
         if self._is_closed:
             return
         self._is_closed = True
+        for pulse in self._pulses.values():
+            pulse.close()
         for server in self.servers:
             await server.aclose()
         await flush()
@@ -88,37 +157,111 @@ class Cluster:
     # --- which one ---
 
     def leave(self, server: Server) -> None:
-        """Take note that a server did not answer: the next call goes to another one, if there is any."""
+        """Take note that a server cannot be used now: the next call goes to another one, if there is any."""
         server.is_ready = False
         if server is self.current:
             place = self.servers.index(server)
             self.current = self.servers[(place + 1) % len(self.servers)]
 
-    def patience(self, deadline: float, *, writes: bool) -> float:
-        """Return how many seconds a server may take: what was not sent, or changes nothing, can be tried elsewhere."""
+    def judge(self, server: Server, error: KvorumError, *, started: float, deadline: float) -> None:
+        """Leave a server if a failed attempt is evidence about it; ask it in the background if that is not clear.
+
+        Args:
+            server: where the attempt was made.
+            error: how it failed.
+            started: when it began.
+            deadline: until when it was allowed to take.
+        """
+        cause = cause_of_failure(error)
+        if cause in {Cause.MEMBER, Cause.OPEN} or now() - started >= self._settings.timeout:
+            self.leave(server)
+        elif cause is not Cause.REQUEST and deadline > started and server is self.current:
+            self._pulse_of(server).ask()
+
+    @property
+    def share(self) -> float:
+        """How many seconds one of the servers may take to connect and get ready, so that others have time, too."""
+        timeout, number = self._settings.timeout, len(self.servers)
+        return timeout if number == 1 else max(timeout / number, min(_LEAST_SHARE, timeout / 4))
+
+    def patience(self, deadline: float, *, writes: bool = False) -> float:
+        """Return how many seconds a server may take for what can be tried elsewhere if it takes longer."""
         left = deadline - now()
-        return left if writes or len(self.servers) == 1 else min(left, self._settings.timeout / len(self.servers))
+        return left if writes or len(self.servers) == 1 else min(left, self.share)
+
+    # --- whether it is alive ---
+
+    def _pulse_of(self, server: Server) -> Pulse:
+        pulse = self._pulses.get(server)
+        if pulse is None:
+
+            async def is_alive() -> bool:
+                return await self._is_alive(server)
+
+            def spawn(run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+                self._supervisor.spawn(run, name="ask whether a server is alive")
+
+            pulse = Pulse(is_alive, spawn, lambda: self._leave_for_dead(server), self.share / 2)
+            self._pulses[server] = pulse
+        return pulse
+
+    async def _is_alive(self, server: Server) -> bool:
+        """Ask a server something cheap. One that refuses as a member is no better than one that is silent."""
+        deadline = now() + self.share / 2
+        try:
+            if self.is_prepared(server):
+                await self.status(server, deadline)
+            else:
+                await self._prepare_within(server, self.share / 2)
+        except ClientClosedError:
+            return True
+        except UnavailableError as exc:
+            _log.debug("etcd at %s is left: %s", server.address, exc)
+            return False
+        except KvorumError:  # an answer, too
+            return True
+        return True
+
+    def _leave_for_dead(self, server: Server) -> None:
+        self._renew_channels(server)
+        self.leave(server)
+
+    def _renew_channels(self, server: Server) -> None:
+        """Take other channels to a server that is connected, and silent: it may be the connection that is dead.
+
+        The keep-alive would find out, but runs during calls only.
+        """
+        if not self._is_closed and server.is_open and server.calls.is_connected:
+            self._retire(server.open(server.certificates, anew=True))
 
     # --- before it is used ---
 
     def is_prepared(self, server: Server) -> bool:
-        """Tell whether a call can go there at once. A connection that is to be made takes the certificates of now."""
-        return server.is_ready and not self.tokens.is_due and (not self._settings.tls or server.calls.is_connected)
+        """Tell whether a call can go there at once: not if the connection has to be made first.
+
+        Whoever is at that address may be another one then, of another version or cluster. And a connection takes the
+        certificates of now.
+        """
+        return server.is_ready and not self.tokens.is_due and server.calls.is_connected
 
     async def prepare(self, server: Server, deadline: float) -> None:
-        """See to it that a server answers, and that its version and the user's token are known.
+        """See to it that a server answers, that it is of this cluster, and that its version and a token are known.
+
+        One that has not done so in its whole share is left. A deadline that leaves less is no evidence against it.
 
         Raises:
-            UnavailableError: it does not answer.
+            UnavailableError: it does not answer, or it is of another cluster.
             AuthenticationError: it does not accept the user.
         """
+        left, share = deadline - now(), self.share
+        if left <= 0:
+            raise UnavailableError(server.address, "the deadline has passed")
         try:
-            await self._prepare_within(server, self.patience(deadline, writes=False))
-        except UnavailableError:
-            if server.is_open and server.calls.is_connected:
-                # Connected, and silent: it may be the connection that is dead, and not the server. The keep-alive would
-                # find out, but runs during calls only.
-                self._retire(server.open(server.certificates, anew=True))
+            await self._prepare_within(server, left if len(self.servers) == 1 else min(left, share))
+        except UnavailableError as exc:
+            if left >= share and exc.__cause__ is None and not isinstance(exc, BehindError):
+                self._renew_channels(server)
+                self.leave(server)
             raise
 
     async def _prepare_within(self, server: Server, seconds: float) -> None:
@@ -133,22 +276,29 @@ class Cluster:
         await self.open_channels(server)
         if self.tokens.has_user and (not self.tokens.token or self.tokens.is_due):
             await self.renew_token(server, self.tokens.token, deadline)
-        if not server.is_ready:
+        if not server.is_ready or not server.calls.is_connected:
             self._learn_version(server, await self._version_of(server, deadline))
             server.is_ready = True
+            self._foreign.discard(server)
             self.on_change()
 
     async def _version_of(self, server: Server, deadline: float) -> Version:
         try:
-            return version_of((await self.status(server, deadline)).version)
+            status = await self.status(server, deadline)
+            if status.isLearner:
+                raise UnavailableError(server.address, "it is a learner, which does not serve clients yet")
+            return version_of(status.version)
         except PermissionDeniedError:
             _log.warning("etcd at %s tells its version to root alone: the worst is assumed", server.address)
             return OLDEST_THAT_TELLS_ROOT_ALONE
+        except ServerError as exc:
+            raise UnavailableError(server.address, f"it does not answer as etcd does: {exc}") from exc
 
     async def status(self, server: Server, deadline: float) -> rpc.StatusResponse:
         """Ask a server for its state. One that has lost its leader refuses."""
-        call = Call("status", "the server")
-        return await self.call(server, lambda channel: channel.maintenance.Status, rpc.StatusRequest(), call, deadline)
+        return await self.call(
+            server, lambda channel: channel.maintenance.Status, rpc.StatusRequest(), _STATUS, deadline
+        )
 
     async def call(
         self, server: Server, method: Method[Request, Response], request: Request, call: Call, deadline: float
@@ -157,12 +307,59 @@ class Cluster:
 
         And again, since the list of users may change while a token is fetched, which is slow: passwords are hashed.
         """
+        floor = self.floor
+        known = floor.revision
         for _ in range(_RENEWALS if self.tokens.has_user else 0):
             token = self.tokens.token
             with suppress(TokenRefusedError):
-                return await server.call(method(server.calls), request, call, deadline, self.tokens.metadata)
+                answer = await self._call_once(server, method, request, call, deadline)
+                break
             await self.renew_token(server, token, deadline)
-        return await server.call(method(server.calls), request, call, deadline, self.tokens.metadata)
+        else:
+            answer = await self._call_once(server, method, request, call, deadline)
+        header = cast("HasHeader", answer).header  # each of etcd's answers has one
+        revision = header.revision
+        if header.cluster_id != floor.cluster_id or revision < known or (revision == known and call.writes):
+            self._look_closer(server, cast("HasHeader", answer), call, known)
+        elif revision > floor.revision:
+            floor.revision = revision
+        return answer
+
+    async def _call_once(
+        self, server: Server, method: Method[Request, Response], request: Request, call: Call, deadline: float
+    ) -> Response:
+        """Make a call. What can be tried elsewhere ends before its deadline if the server turns out to be dead."""
+        stub = method(server.calls)
+        if call.writes or len(self.servers) == 1 or call is _STATUS:
+            return await server.call(stub, request, call, deadline, self.tokens.metadata)
+        pulse = self._pulse_of(server)
+        owed = pulse.enter(stub)
+        try:
+            return await server.call(
+                cast("rpc.Unary[Request, Response]", owed), request, call, deadline, self.tokens.metadata
+            )
+        except UnavailableError as exc:
+            if not owed.is_given_up:
+                raise
+            reason = f"no answer for {now() - owed.since:.3g} s, nor to the question whether it is alive"
+            raise UnavailableError(server.address, reason) from exc.__cause__
+        finally:
+            pulse.leave(owed)
+
+    def _look_closer(self, server: Server, answer: HasHeader, call: Call, known: int) -> None:
+        """Refuse an answer that is not to be believed. Of a write nobody can tell then what became of it."""
+        doubt = self.floor.doubt(answer, known)
+        if doubt is None:
+            return
+        self.leave(server)
+        if doubt is Doubt.FOREIGN:
+            found, words = answer.header.cluster_id, self.floor.words_for_foreign(server.address, answer.header)
+            self._foreign.add(server)
+            if not call.writes and self._foreign.issuperset(self.servers):  # none is left that could be waited for
+                raise AnotherClusterError(server.address, expected=self.floor.cluster_id, found=found)
+            raise open_end(call, server.address, words)
+        behind = BehindError(server.address, known=known, found=answer.header.revision)
+        raise open_end(call, server.address, behind.reason) if call.writes else behind
 
     async def open_channels(self, server: Server) -> None:
         """Open the channels of a server, or open them anew if the certificates on disk are others now.
@@ -200,7 +397,9 @@ class Cluster:
         async def authenticate(request: rpc.AuthenticateRequest) -> rpc.AuthenticateResponse:
             return await server.call(server.calls.auth.Authenticate, request, Call("authenticate", "a user"), deadline)
 
-        await self.tokens.renew(refused, authenticate)
+        with anyio.move_on_after(deadline - now()):
+            return await self.tokens.renew(refused, authenticate)
+        raise UnavailableError(server.address, "no token of the user in time")
 
     def _learn_version(self, server: Server, version: Version) -> None:
         if version != server.version:
@@ -215,9 +414,10 @@ class Cluster:
     # --- more of them ---
 
     def add(self, answer: rpc.MemberListResponse) -> None:
-        """Add the members of the cluster that are not known yet, and that vote.
+        """Add the members of the cluster that are not known yet, and that vote; forget those that it has no more.
 
-        None is taken away: what members say of themselves may be of no use here (`localhost`, a container's address).
+        Of those in the settings none is forgotten: what members say of themselves may be of no use here (`localhost`,
+        a container's address).
         """
         known = {server.address for server in self.servers}
         urls = [url for member in answer.members if not member.isLearner for url in member.clientURLs]
@@ -228,6 +428,24 @@ class Cluster:
                 self.servers.append(Server(address, self._settings.server_name))
                 known.add(address)
                 self.on_change()
+        for server in tuple(self.servers):
+            if addresses and server.address not in self._configured and server.address not in addresses:
+                self._forget(server)
+        for pulse in self._pulses.values():
+            pulse.pause = self.share / 2
+
+    def _forget(self, server: Server) -> None:
+        _log.info("the cluster has no member at %s any more", server.address)
+        self.leave(server)
+        self.servers.remove(server)
+        self._foreign.discard(server)
+        if pulse := self._pulses.pop(server, None):
+            pulse.close()
+        self._retire(server.take_channels())
+        self.on_change()
+
+
+_STATUS: Final = Call("status", "the server")
 
 
 def _all_of(failures: Sequence[UnavailableError]) -> UnavailableError:

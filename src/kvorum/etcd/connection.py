@@ -11,9 +11,9 @@ import anyio
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_before_delay, wait_random_exponential
 
 from kvorum.deadlines import deadline_of, now
-from kvorum.errors import KvorumError, OutcomeUnknownError, UnavailableError
+from kvorum.errors import KvorumError, OutcomeUnknownError, StaleReadError, UnavailableError
 from kvorum.etcd import _rpc as rpc
-from kvorum.etcd.cluster import Cluster
+from kvorum.etcd.cluster import BehindError, Cluster
 from kvorum.etcd.diagnosis import cause_of
 from kvorum.etcd.faults import Call
 from kvorum.etcd.server import Method, Request, Response, Server
@@ -142,7 +142,7 @@ class Connection:
             raise await self._explained(exc) from exc.__cause__
 
     async def discover(self) -> None:
-        """Add the members of the cluster that are not known yet to its servers."""
+        """Take up members of the cluster that are not known yet, and forget those found before that it has no more."""
         call = Call("members", "the cluster")
         answer = await self._send(lambda channel: channel.cluster.MemberList, rpc.MemberListRequest(), call)
         self.cluster.add(answer)
@@ -161,14 +161,14 @@ class Connection:
         Raises:
             UnavailableError: the server that it would go to is away; ask again for the next one.
         """
-        cluster, server = self.cluster, self.cluster.current
+        cluster, server, started = self.cluster, self.cluster.current, now()
         try:
             if not cluster.is_prepared(server):
                 await cluster.prepare(server, deadline)
             if self.settings.tls and not server.watches.is_connected:
                 await cluster.open_channels(server)
-        except UnavailableError:
-            cluster.leave(server)
+        except UnavailableError as exc:
+            cluster.judge(server, exc, started=started, deadline=deadline)
             raise
         return server, server.watches.watch.Watch(metadata=cluster.tokens.metadata)
 
@@ -181,6 +181,8 @@ class Connection:
             deadline = deadline_of(self.settings.timeout)
         try:
             return await self._send_until(method, request, call, deadline)
+        except BehindError as exc:
+            raise StaleReadError(exc.endpoint, revision=exc.known, current=exc.found) from exc.__cause__
         except UnavailableError as exc:
             raise await self._explained(exc) from exc.__cause__
 
@@ -214,12 +216,11 @@ class Connection:
         self, method: Method[Request, Response], request: Request, call: Call, deadline: float
     ) -> Response:
         """Send to the server of now."""
-        cluster, server = self.cluster, self.cluster.current
+        cluster, server, started = self.cluster, self.cluster.current, now()
         try:
             if not cluster.is_prepared(server):
                 await cluster.prepare(server, deadline)
-            until = now() + cluster.patience(deadline, writes=call.writes)
-            return await cluster.call(server, method, request, call, until)
-        except (UnavailableError, OutcomeUnknownError):
-            cluster.leave(server)
+            return await cluster.call(server, method, request, call, deadline)
+        except (UnavailableError, OutcomeUnknownError) as exc:
+            cluster.judge(server, exc, started=started, deadline=deadline)
             raise

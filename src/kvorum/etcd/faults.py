@@ -5,11 +5,18 @@ connection was ever made, nothing was applied), or *open*: the request may have 
 read, "open" means no more than "try again"; for a write it is `OutcomeUnknownError`. What the table does not list is
 open.
 
-Source of the codes and texts: etcd's api/v3rpc/rpctypes/error.go, and gRPC's status codes.
+A refusal has a cause. Of the request: every server would say the same. Of the member: another server may do it, so the
+client leaves this one and sends the request there. Both did nothing, with one exception that the table names.
+
+Texts decide where they are definite: `etcd grpc-proxy` passes them on with code UNKNOWN, and codes changed between
+versions. Codes decide where the text says nothing. Sources: etcd's `api/v3rpc/rpctypes/error.go` (variables
+`ErrGRPC…`), where it returns them (named in the row if it matters), raft's `raft.go`, and gRPC core's
+`http_client_filter.cc`.
 """
 
 import re
 from collections.abc import Callable
+from enum import Enum
 from typing import Final, NamedTuple
 
 from kvorum.errors import (
@@ -68,6 +75,10 @@ def _not_done(_call: Call, endpoint: str, detail: str) -> KvorumError:
     return UnavailableError(endpoint, detail)
 
 
+def _no_etcd(_call: Call, endpoint: str, detail: str) -> KvorumError:
+    return UnavailableError(endpoint, f"it does not serve etcd's API: {detail}")
+
+
 def _token(_call: Call, _endpoint: str, detail: str) -> KvorumError:
     return TokenRefusedError(detail)
 
@@ -76,49 +87,129 @@ def _invalid(call: Call, _endpoint: str, detail: str) -> KvorumError:
     return InvalidResourceError(call.subject, detail)
 
 
-_REFUSALS: Final[tuple[tuple[StatusCode, str, _Meaning], ...]] = (
-    # code, part of the text ("" fits all), what it means; the first that fits counts
-    (StatusCode.UNAVAILABLE, "failed to connect to all addresses", _not_done),
-    (StatusCode.UNAVAILABLE, "DNS resolution failed", _not_done),
-    (StatusCode.UNAVAILABLE, "etcdserver: no leader", _not_done),  # asked before the request is looked at: `hasleader`
-    (StatusCode.OUT_OF_RANGE, "has been compacted", lambda call, *_: HistoryLostError(revision=call.revision)),
-    (StatusCode.OUT_OF_RANGE, "future revision", lambda call, *_: FutureRevisionError(revision=call.revision)),
-    (StatusCode.OUT_OF_RANGE, "too large lease TTL", _invalid),
-    (StatusCode.NOT_FOUND, "lease not found", lambda *_: LeaseNotFoundError()),
-    (StatusCode.PERMISSION_DENIED, "permission denied", _permission),
-    (StatusCode.PERMISSION_DENIED, "", _permission),
-    (StatusCode.UNAUTHENTICATED, "auth token", _token),
-    (StatusCode.UNAUTHENTICATED, "", _token),
-    (StatusCode.INVALID_ARGUMENT, "user name is empty", _token),
-    (StatusCode.INVALID_ARGUMENT, "revision of auth store is old", _token),
-    (StatusCode.UNKNOWN, "revision in header is old", _token),
-    (StatusCode.INVALID_ARGUMENT, "authentication failed", lambda _call, _, detail: AuthenticationError(detail)),
-    (StatusCode.INVALID_ARGUMENT, "request is too large", _too_large),
-    (StatusCode.INVALID_ARGUMENT, "", _invalid),
-    (StatusCode.RESOURCE_EXHAUSTED, "larger than max", _too_large),
-    (StatusCode.RESOURCE_EXHAUSTED, "database space exceeded", lambda _call, _, detail: StorageFullError(detail)),
-    (StatusCode.RESOURCE_EXHAUSTED, "too many requests", _not_done),
-    (StatusCode.FAILED_PRECONDITION, "", lambda _call, _, detail: ServerError("FAILED_PRECONDITION", detail)),
-    (StatusCode.UNIMPLEMENTED, "", lambda _call, _, detail: ServerError("UNIMPLEMENTED", detail)),
-    (StatusCode.DATA_LOSS, "corrupt cluster", lambda _call, _, detail: ServerError("DATA_LOSS", detail)),
+def _server_error(name: str) -> _Meaning:
+    return lambda _call, _endpoint, detail: ServerError(name, detail)
+
+
+class Cause(Enum):
+    """What a failed call is evidence of."""
+
+    REQUEST = "the request: another server would say the same"
+    MEMBER = "the member: it did nothing, another server may do it"
+    OPEN = "a call that lost its answer: the server or the way to it failed"
+    PATIENCE = "the deadline of the call: it says nothing about the server unless it was long"
+
+
+class _Row(NamedTuple):
+    """A refusal: the first row that fits counts.
+
+    Attributes:
+        text: a part of the server's words; "" fits all.
+        meaning: the error that it stands for.
+        cause: whose fault it is.
+        code: the code that must come with it; None if the text alone decides.
+    """
+
+    text: str
+    meaning: _Meaning
+    cause: Cause
+    code: StatusCode | None = None
+
+
+_REQUEST: Final = Cause.REQUEST
+_MEMBER: Final = Cause.MEMBER
+
+_REFUSALS: Final = (
+    # --- of the member: this one cannot do it, and did nothing ---
+    # gRPC core: the call never got a connection.
+    _Row("failed to connect to all addresses", _not_done, _MEMBER, StatusCode.UNAVAILABLE),
+    _Row("DNS resolution failed", _not_done, _MEMBER, StatusCode.UNAVAILABLE),
+    # gRPC core, http_client_filter.cc: an HTTP proxy answered in place of a gRPC server. It passed nothing on if it
+    # has no such place or lets nobody in; 502 to 504 may follow on a request that was passed on, and stay open.
+    _Row("http2 header with status: 401", _no_etcd, _MEMBER),
+    _Row("http2 header with status: 403", _no_etcd, _MEMBER),
+    _Row("http2 header with status: 404", _no_etcd, _MEMBER),
+    _Row("http2 header with status: 429", _not_done, _MEMBER),
+    _Row("etcdserver: no leader", _not_done, _MEMBER),  # ErrGRPCNoLeader: v3rpc/interceptor.go, before the handler
+    _Row("etcdserver: not leader", _not_done, _MEMBER),  # ErrGRPCNotLeader
+    _Row("etcdserver: not capable", _not_done, _MEMBER),  # ErrGRPCNotCapable: interceptor.go; the member is starting
+    # ErrGRPCNotSupportedForLearner: interceptor.go. UNAVAILABLE before 3.6, FAILED_PRECONDITION since.
+    _Row("rpc not supported for learner", _not_done, _MEMBER),
+    # raft.ErrProposalDropped: `Step` returns it before it appends or forwards anything. Without a leader, or while the
+    # leader hands over.
+    _Row("raft proposal dropped", _not_done, _MEMBER),
+    # ErrGRPCRequestTooManyRequests: v3_server.go, processInternalRaftRequestOnce, before the proposal.
+    _Row("etcdserver: too many requests", _not_done, _MEMBER),
+    # --- of the request ---
+    _Row("required revision has been compacted", lambda call, *_: HistoryLostError(revision=call.revision), _REQUEST),
+    _Row("is a future revision", lambda call, *_: FutureRevisionError(revision=call.revision), _REQUEST),
+    _Row("too large lease TTL", _invalid, _REQUEST),  # ErrGRPCLeaseTTLTooLarge
+    _Row("requested lease not found", lambda *_: LeaseNotFoundError(), _REQUEST),  # ErrGRPCLeaseNotFound
+    _Row("etcdserver: lease already exists", _server_error("FAILED_PRECONDITION"), _REQUEST),  # ErrGRPCLeaseExist
+    _Row("etcdserver: permission denied", _permission, _REQUEST),  # ErrGRPCPermissionDenied
+    _Row("etcdserver: invalid auth token", _token, _REQUEST),  # ErrGRPCInvalidAuthToken
+    _Row("etcdserver: user name is empty", _token, _REQUEST),  # ErrGRPCUserEmpty
+    _Row("revision of auth store is old", _token, _REQUEST),  # ErrGRPCAuthOldRevision
+    _Row("revision in header is old", _token, _REQUEST),  # auth.ErrAuthOldRevision, where no map translates it
+    _Row("etcdserver: authentication failed", lambda _call, _, detail: AuthenticationError(detail), _REQUEST),
+    _Row("authentication is not enabled", _server_error("FAILED_PRECONDITION"), _REQUEST),  # ErrGRPCAuthNotEnabled
+    _Row("etcdserver: request is too large", _too_large, _REQUEST),  # ErrGRPCRequestTooLarge
+    _Row("etcdserver: key is not provided", _invalid, _REQUEST),  # ErrGRPCEmptyKey, and the next ones likewise
+    _Row("etcdserver: key not found", _invalid, _REQUEST),
+    _Row("etcdserver: value is provided", _invalid, _REQUEST),
+    _Row("etcdserver: lease is provided", _invalid, _REQUEST),
+    _Row("etcdserver: too many operations in txn request", _invalid, _REQUEST),
+    _Row("etcdserver: duplicate key given in txn request", _invalid, _REQUEST),
+    _Row("etcdserver: invalid sort option", _invalid, _REQUEST),
+    _Row("etcdserver: invalid client api version", _invalid, _REQUEST),
+    # ErrGRPCNoSpace. The one refusal that may have been applied: apply/quota.go, quotaApplierV3 applies the write that
+    # crosses the quota, and answers this. Who has to know decides by a read.
+    _Row("database space exceeded", lambda _call, _, detail: StorageFullError(detail), _REQUEST),
+    # ErrGRPCCorrupt: the alarm is in the log, so each member refuses.
+    _Row("etcdserver: corrupt cluster", _server_error("DATA_LOSS"), _REQUEST),
+    # --- where the text says nothing, the code does ---
+    _Row("larger than max", _too_large, _REQUEST, StatusCode.RESOURCE_EXHAUSTED),  # gRPC, of either side
+    _Row("", _permission, _REQUEST, StatusCode.PERMISSION_DENIED),
+    _Row("", _token, _REQUEST, StatusCode.UNAUTHENTICATED),
+    _Row("", _invalid, _REQUEST, StatusCode.INVALID_ARGUMENT),
+    _Row("", _server_error("FAILED_PRECONDITION"), _REQUEST, StatusCode.FAILED_PRECONDITION),
+    # An etcd that lacks one method (grpc-go: "unknown method X for service etcdserverpb.Y") is another thing than an
+    # endpoint that lacks the service: that is no etcd.
+    _Row("unknown method", _server_error("UNIMPLEMENTED"), _REQUEST, StatusCode.UNIMPLEMENTED),
+    _Row("", _no_etcd, _MEMBER, StatusCode.UNIMPLEMENTED),
 )
 
 
 def meaning_of(error: AioRpcError, call: Call, endpoint: str) -> KvorumError:
     """Return the error of Kvorum's that a failed call stands for; raise it `from` the driver's."""
     code, detail = error.code(), error.details() or "no details"
-    for refused, text, meaning in _REFUSALS:
-        if code is refused and text in detail:
-            return meaning(call, endpoint, detail)
-    return open_end(call, endpoint, f"{code.name}: {detail}")
+    row = _row_of(code, detail)
+    return row.meaning(call, endpoint, detail) if row else open_end(call, endpoint, f"{code.name}: {detail}")
 
 
 def meaning_of_reason(reason: str, call: Call, endpoint: str) -> KvorumError:
     """Return the error for a watch that was refused: etcd gives a reason in words there, and no code."""
-    for _, text, meaning in _REFUSALS:
-        if text and text in reason:
-            return meaning(call, endpoint, reason)
-    return ServerError("the end of the watch", reason or "no reason")
+    row = _row_of(None, reason)
+    return row.meaning(call, endpoint, reason) if row else ServerError("the end of the watch", reason or "no reason")
+
+
+def cause_of(error: KvorumError) -> Cause | None:
+    """Return what an error is evidence of, by the driver's error that it was raised from; None if it has none."""
+    driver = error.__cause__
+    if not isinstance(driver, AioRpcError):
+        return None
+    code = driver.code()
+    row = _row_of(code, driver.details() or "")
+    if row is not None:
+        return row.cause
+    return Cause.PATIENCE if code is StatusCode.DEADLINE_EXCEEDED else Cause.OPEN
+
+
+def _row_of(code: StatusCode | None, detail: str) -> _Row | None:
+    for row in _REFUSALS:
+        if (row.code is None or row.code is code) and row.text in detail:
+            return row
+    return None
 
 
 def open_end(call: Call, endpoint: str, reason: str) -> KvorumError:

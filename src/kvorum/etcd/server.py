@@ -133,6 +133,11 @@ class Server:
         )
         return replaced
 
+    def take_channels(self) -> tuple[Channel, ...]:
+        """Give its channels away, still open: whoever takes them closes them."""
+        channels, self._channels, self.is_ready = self._channels or (), None, False
+        return channels
+
     async def aclose(self) -> None:
         """Close its channels; calls under way end with an error. Idempotent."""
         self.is_closed = True
