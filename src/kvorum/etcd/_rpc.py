@@ -45,7 +45,7 @@ from aetcd.rpc import (
     secure_channel,
 )
 from grpc import ChannelConnectivity, ChannelCredentials, ssl_channel_credentials
-from grpc.aio import EOF, UsageError
+from grpc.aio import EOF, InternalError, UsageError
 from grpc.aio import StreamStreamCall as Stream
 from grpc.aio import UnaryUnaryMultiCallable as Unary
 
@@ -67,6 +67,7 @@ __all__ = [
     "DeleteRangeRequest",
     "DeleteRangeResponse",
     "Event",
+    "InternalError",
     "KVStub",
     "KeyValue",
     "LeaseGrantRequest",

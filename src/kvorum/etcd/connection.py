@@ -17,6 +17,7 @@ from kvorum.etcd.cluster import BehindError, Cluster
 from kvorum.etcd.diagnosis import cause_of
 from kvorum.etcd.faults import Call
 from kvorum.etcd.server import Method, Request, Response, Server
+from kvorum.etcd.translation import Translated
 from kvorum.etcd.versions import Version, text_of
 from kvorum.settings import EtcdSettings
 from kvorum.supervisor import Supervisor
@@ -170,7 +171,8 @@ class Connection:
         except UnavailableError as exc:
             cluster.judge(server, exc, started=started, deadline=deadline)
             raise
-        return server, server.watches.watch.Watch(metadata=cluster.tokens.metadata)
+        async with Translated(Call("watch", "keys"), server):  # the channel may have been closed since
+            return server, server.watches.watch.Watch(metadata=cluster.tokens.metadata)
 
     # --- one call ---
 

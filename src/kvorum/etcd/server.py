@@ -1,8 +1,7 @@
 """One server of the cluster: its address, and two channels to it.
 
 Two channels, because a stream of watches must not be starved by lists on the same TCP connection, nor the other way
-round; and because the channel of the watches runs without gRPC's bandwidth probe, which would let a consumer that does
-not read cost megabytes.
+round; and because the channel of the calls has wide windows, which would let a watch that is not read cost megabytes.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,23 +26,37 @@ Method: TypeAlias = Callable[["Channel"], rpc.Unary[Request, Response]]
 # A request that lost its quorum, a stopped server, an outage: each of these was measured without its option, too.
 _OPTIONS: Final = MappingProxyType(
     {
-        # A stopped server is noticed within 12 s. etcd answers pings more frequent than every 5 s with GOAWAY, and
-        # forbids them on a connection without calls.
-        "grpc.keepalive_time_ms": 10_000,
-        "grpc.http2.ping_timeout_ms": 2_000,
+        # A stopped server is noticed within 12 s: after 6 s of silence it is asked for a sign, and has 6 s to give it.
+        # A pause of less than that ends no call. (What times this is the second option; `grpc.keepalive_timeout_ms` has
+        # no effect in the versions of gRPC that were tried.) etcd answers pings more frequent than every 5 s with
+        # GOAWAY, and forbids them on a connection without calls.
+        "grpc.keepalive_time_ms": 6_000,
+        "grpc.http2.ping_timeout_ms": 6_000,
         "grpc.keepalive_permit_without_calls": 0,
+        # Else gRPC sends two pings, and then one a minute for as long as it sends no data: as on a watch.
+        "grpc.http2.max_pings_without_data": 0,
+        # The probe of the bandwidth sends pings of its own, with nearly every call; each would be timed like that, and
+        # a pause would end calls the sooner the more of them there are. So windows are fixed.
+        "grpc.http2.bdp_probe": 0,
         # Back within a second after an outage, however long it was. The second is how long an attempt may take: less
         # than two round trips, and a server on a long link is never reached.
         "grpc.initial_reconnect_backoff_ms": 100,
         "grpc.min_reconnect_backoff_ms": 2_000,
         "grpc.max_reconnect_backoff_ms": 1_000,
+        # A name is looked up again as often as a connection is tried again, not every 30 s only: what is replaced by
+        # another one of the same name (a container, a virtual machine) often has another address.
+        "grpc.dns_min_time_between_resolutions_ms": 1_000,
+        # `http_proxy` and its like in the environment are meant for the web. What an endpoint says is connected to.
+        "grpc.enable_http_proxy": 0,
         # Lists and catch-ups pass gRPC's 4 MiB easily. What a client asks for it must be able to take.
         "grpc.max_receive_message_length": -1,
         # Else gRPC lets two channels to one address share a connection.
         "grpc.use_local_subchannel_pool": 1,
     }
 )
-_WATCH_OPTIONS: Final = MappingProxyType({**_OPTIONS, "grpc.http2.bdp_probe": 0})
+# An answer is read at once, so a wide window costs nothing, and lets long lists pass a long link. A watch that is not
+# read holds what fits its window, 64 KiB unless set.
+_CALL_OPTIONS: Final = MappingProxyType({**_OPTIONS, "grpc.http2.lookahead_bytes": 4 * 1024 * 1024})
 
 
 class Channel:
@@ -128,8 +141,8 @@ class Server:
         replaced = self._channels or ()
         self.certificates = certificates
         self._channels = (
+            Channel(self.address, _CALL_OPTIONS, certificates, self._server_name),
             Channel(self.address, _OPTIONS, certificates, self._server_name),
-            Channel(self.address, _WATCH_OPTIONS, certificates, self._server_name),
         )
         return replaced
 

@@ -47,8 +47,11 @@ class Translated:
             return
         if isinstance(exc, rpc.AioRpcError):
             raise meaning_of(exc, self._call, self._server.address) from exc
-        if isinstance(exc, rpc.UsageError):  # a call that was about to start as the channel was closed
+        # A call that was about to start as the channel was closed, or whose request was about to be sent.
+        if isinstance(exc, rpc.UsageError | asyncio.InvalidStateError):
             raise self._not_started() from exc
+        if isinstance(exc, rpc.InternalError):  # gRPC's core did not take a part of a call that had begun
+            raise open_end(self._call, self._server.address, f"INTERNAL: {exc}") from exc
         if isinstance(exc, asyncio.CancelledError):
             if not is_cancelled():  # grpc.aio cancels the calls of a channel that is closed
                 raise self._cut_short() from exc

@@ -1,0 +1,199 @@
+"""What stands between a client and its server: names, proxies, pauses, and the end of a channel."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import AsyncIterator, Mapping
+
+import anyio
+import anyio.to_thread
+import pytest
+
+import kvorum
+from kvorum import ClientClosedError, EmbeddedEtcd, EtcdSettings
+
+pytestmark = pytest.mark.timeout(60)
+
+
+@pytest.fixture
+async def server(kvorum_etcd: EmbeddedEtcd) -> AsyncIterator[EmbeddedEtcd]:
+    """A server of the test's own, of the version that is tested."""
+    async with EmbeddedEtcd(binary=kvorum_etcd.binary) as etcd:
+        yield etcd
+
+
+async def child(
+    code: str, *arguments: object, command: tuple[str, ...] = (), environment: Mapping[str, str] | None = None
+) -> str:
+    """Run a program in a process of its own; return what it prints."""
+
+    def run() -> str:
+        argv = [*command, sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)]
+        done = subprocess.run(
+            argv, capture_output=True, text=True, timeout=40, check=False, env={**os.environ, **(environment or {})}
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return await anyio.to_thread.run_sync(run)
+
+
+# --- the environment -------------------------------------------------------------------------------------------------
+
+WRITES = """
+    import asyncio, sys
+    import kvorum
+
+    async def main():
+        async with kvorum.connect(sys.argv[1], settings=kvorum.EtcdSettings(timeout=5)) as client:
+            await client.backend.set("a", b"1")
+            async with client.backend.watch("") as watch:
+                await client.backend.set("a", b"2")
+                await anext(watch)
+        print("done")
+
+    asyncio.run(main())
+"""
+
+NOWHERE = "http://127.0.0.1:9"
+
+
+@pytest.mark.parametrize("embedded", [False, True], ids=["etcd", "embedded"])
+@pytest.mark.parametrize("variable", ["http_proxy", "https_proxy", "grpc_proxy"])
+async def test_a_proxy_for_the_web_is_not_asked_for_etcd(
+    variable: str, embedded: bool, kvorum_etcd: EmbeddedEtcd, kvorum_url: str
+) -> None:
+    """gRPC reads the environment by itself: behind a company's proxy nothing would connect, not even to this host."""
+    url = "embedded://" if embedded else kvorum_url
+    path = f"{kvorum_etcd.binary.parent}{os.pathsep}{os.environ['PATH']}"
+
+    printed = await child(WRITES, url, environment={"PATH": path, "no_proxy": "", variable: NOWHERE})
+
+    assert printed == "done\n"
+
+
+# --- names -----------------------------------------------------------------------------------------------------------
+
+MOVES = """
+    import asyncio, subprocess, sys, tempfile, time
+    from contextlib import suppress
+    import kvorum
+
+    etcd_host, etcd_port = sys.argv[1].split(":")
+    hosts = tempfile.NamedTemporaryFile("w+", delete=False)
+
+    def name_is_at(address):
+        hosts.seek(0)
+        hosts.truncate()
+        hosts.write(f"127.0.0.1 localhost\\n{address} moves.kvorum.test\\n")
+        hosts.flush()
+
+    async def relay(reader, writer):
+        far_reader, far_writer = await asyncio.open_connection(etcd_host, int(etcd_port))
+        relayed.extend([writer, far_writer])
+
+        async def copy(source, sink):
+            with suppress(OSError):
+                while data := await source.read(65536):
+                    sink.write(data)
+                    await sink.drain()
+            sink.close()
+
+        await asyncio.gather(copy(reader, far_writer), copy(far_reader, writer))
+
+    async def main():
+        name_is_at("127.0.0.2")
+        subprocess.run(["mount", "--bind", hosts.name, "/etc/hosts"], check=True)
+        before = await asyncio.start_server(relay, "127.0.0.2", 0)
+        port = before.sockets[0].getsockname()[1]
+        after = await asyncio.start_server(relay, "127.0.0.3", port)
+        settings = kvorum.EtcdSettings(endpoints=(f"moves.kvorum.test:{port}",), timeout=15)
+        async with kvorum.connect(settings) as client, client.backend.watch("") as watch:
+            await client.backend.set("a", b"1")
+            await anext(watch)
+            name_is_at("127.0.0.3")
+            before.close()
+            for writer in relayed:
+                writer.transport.abort()
+            moved = time.monotonic()
+            while True:
+                with suppress(kvorum.OutcomeUnknownError, kvorum.UnavailableError):
+                    await client.backend.set("a", b"2")
+                    break
+            await anext(watch)
+            print(time.monotonic() - moved)
+        after.close()
+
+    relayed = []
+    asyncio.run(main())
+"""
+
+
+async def test_a_name_that_gets_another_address_is_looked_up_again(kvorum_etcd: EmbeddedEtcd) -> None:
+    """As a container does that was replaced. gRPC would look it up every 30 seconds."""
+    namespace = ("unshare", "--mount")
+    try:
+        await anyio.run_process([*namespace, "true"])
+    except (OSError, subprocess.CalledProcessError) as exc:
+        pytest.skip(f"no mount namespace can be made here: {exc}")
+
+    seconds = float(await child(MOVES, kvorum_etcd.endpoints[0], command=namespace))
+
+    assert seconds < 8
+
+
+# --- pauses ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_pause_of_the_server_costs_no_write_its_outcome(server: EmbeddedEtcd) -> None:
+    """As of a virtual machine that is moved, or a disk that hangs: the deadline is what says how long to wait."""
+    settings = EtcdSettings(endpoints=server.endpoints, timeout=30, pipeline=False)
+    async with kvorum.connect(settings) as client:
+        await asyncio.gather(*(client.backend.set(f"k{number}", b"0" * 1000) for number in range(20)))
+        os.kill(server.pid, signal.SIGSTOP)
+        try:
+            writes = [asyncio.create_task(client.backend.set(f"k{number}", b"1" * 1000)) for number in range(20)]
+            await anyio.sleep(4)  # the pause
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+
+        assert all(await asyncio.gather(*writes))
+
+
+async def set_for_ever(client: kvorum.Client) -> None:
+    """Write until that fails: a signal takes a moment to arrive."""
+    while True:
+        await client.backend.set("a", b"1")
+
+
+async def test_a_server_that_stays_stopped_is_noticed_long_before_the_deadline(server: EmbeddedEtcd) -> None:
+    settings = EtcdSettings(endpoints=server.endpoints, timeout=30, pipeline=False)
+    async with kvorum.connect(settings) as client:
+        await client.backend.set("a", b"0")
+        os.kill(server.pid, signal.SIGSTOP)
+        try:
+            started = anyio.current_time()
+            with pytest.raises(kvorum.OutcomeUnknownError):
+                await set_for_ever(client)
+            assert anyio.current_time() - started < 13
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+
+
+# --- the end of a channel --------------------------------------------------------------------------------------------
+
+
+async def test_a_watch_that_is_about_to_be_opened_on_a_closed_connection_is_told_so(kvorum_url: str) -> None:
+    """What starts a call is within the border, too: what a driver says of its channels is for nobody else."""
+    async with kvorum.connect(kvorum_url) as client:
+        await client.backend.get("a")
+        connection = client.connection
+        await connection.aclose()  # as `Client.aclose` does, while something else is on its way
+
+        with pytest.raises(ClientClosedError):
+            await connection.watch_call(anyio.current_time() + 5)
+        with pytest.raises(ClientClosedError):
+            await client.backend.get("a")
