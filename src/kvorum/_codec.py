@@ -21,8 +21,9 @@ from msgspec import Raw
 
 from kvorum._carry import plan_for
 from kvorum._patch import merge_patch
+from kvorum._rules import check_rules, reason_of
 from kvorum.errors import ConfigurationError, CorruptResourceError, InvalidResourceError
-from kvorum.names import is_label_value, problems_of_label_value, problems_of_qualified_name
+from kvorum.names import problems_of_label, problems_of_subdomain
 from kvorum.resources import AnyResource, Kind, Metadata, Resource, Stored
 from kvorum.storage import Entry
 
@@ -106,14 +107,19 @@ class Codec(Generic[R]):
         """Decode what the store holds; the resource version is the entry's mod_revision, or `revision`.
 
         Raises:
-            CorruptResourceError: the bytes are not a resource of this kind, or name another one.
+            CorruptResourceError: the bytes are not a resource of this kind, or name another one. Whatever the code of
+                the type raises while it is given them means just that, and is the cause.
         """
+        at = entry.mod_revision if revision is None else revision
         try:
             envelope = self._decoder.decode(entry.value)
             self._check(envelope, entry.key)
-        except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
-            raise CorruptResourceError(entry.key, entry.mod_revision, str(exc)) from exc
-        return self._resource(envelope, entry.key, entry.value, entry.mod_revision if revision is None else revision)
+            return self._resource(envelope, entry.key, entry.value, at)
+        except MemoryError:
+            raise  # it says nothing about the value
+        # Code of the type runs in there (`__post_init__`, say), and may raise anything: each says "none of mine".
+        except Exception as exc:
+            raise CorruptResourceError(entry.key, entry.mod_revision, reason_of(exc)) from exc
 
     def restore(self, stored: Stored) -> R:
         """Decode again what a resource was read from."""
@@ -130,6 +136,12 @@ class Codec(Generic[R]):
         named = f"{metadata.namespace}/{metadata.name}" if kind.namespaced else metadata.name
         if f"{kind.plural}/{named}" != key:
             raise ValueError(f"it calls itself {named!r} - at `$.metadata.name`")
+        # No verb would take such a name, so nothing but `corrupt` could ever remove it.
+        problems = problems_of_subdomain(metadata.name)
+        if kind.namespaced:
+            problems += problems_of_label(metadata.namespace or "")
+        if problems:
+            raise ValueError(f"no resource can have this key: {'; '.join(problems)}")
 
     def _resource(self, envelope: Any, key: str, value: bytes, revision: int) -> R:
         stored = envelope.metadata
@@ -156,7 +168,14 @@ class Codec(Generic[R]):
         Raises:
             InvalidResourceError: it breaks a rule, or could not be read back.
         """
-        return self._draft(resource, _Owned(str(uuid.uuid4()), 1, datetime.now(UTC), None), over=None)
+        try:
+            draft = self._encoded(resource, _Owned(str(uuid.uuid4()), 1, datetime.now(UTC), None), over=None)
+        except InvalidResourceError:
+            raise
+        except Exception as exc:  # of the type's own code: see `decode`
+            raise self._unfit(resource, exc) from exc
+        check_rules(self._key(resource), draft.resource, None, is_spec_changed=True)
+        return draft
 
     def draft_update(
         self, resource: R, stored: Stored, *, over: bytes | None = None, deleted: datetime | None = None
@@ -174,11 +193,26 @@ class Codec(Generic[R]):
         Raises:
             InvalidResourceError: it breaks a rule, or could not be read back.
         """
+        try:
+            draft, old, is_spec_changed = self._prepared(resource, stored, over, deleted)
+        except InvalidResourceError:
+            raise
+        except Exception as exc:  # of the type's own code: see `decode`
+            raise self._unfit(resource, exc) from exc
+        if draft.changed:
+            check_rules(self._key(resource), draft.resource, old, is_spec_changed=is_spec_changed)
+        return draft
+
+    def _prepared(
+        self, resource: R, stored: Stored, over: bytes | None, deleted: datetime | None
+    ) -> tuple[Draft[R], R, bool]:
+        """Return the draft of an update, not judged by any rule yet; what is stored; and whether the spec changes."""
         envelope = self._decoder.decode(stored.value)
         old = self._resource(envelope, stored.key, stored.value, stored.revision)
+        is_spec_changed = self._is_spec_changed(stored, old, resource, over)
         owned = _Owned(
             old.metadata.uid or str(uuid.uuid4()),  # somebody who wrote it by hand may not have given it one
-            max(old.metadata.generation + self._is_spec_changed(stored, old, resource, over), 1),
+            max(old.metadata.generation + is_spec_changed, 1),
             old.metadata.creation_timestamp,
             old.metadata.deletion_timestamp or deleted,
         )
@@ -187,8 +221,8 @@ class Codec(Generic[R]):
             base = stored.value  # it holds more than this type knows, or was written by somebody else
         if _may_be_same(resource, old) and self._encode(resource, owned, stored.write_token, base) == stored.value:
             self._check_faithful(resource, old)
-            return Draft(old, stored, changed=False)
-        return self._draft(resource, owned, over=base)
+            return Draft(old, stored, changed=False), old, is_spec_changed
+        return self._encoded(resource, owned, over=base), old, is_spec_changed
 
     def _is_spec_changed(self, stored: Stored, old: R, new: R, over: bytes | None) -> bool:
         if old.spec != new.spec:
@@ -200,18 +234,13 @@ class Codec(Generic[R]):
         before, after = self._encode(old, owned, "", stored.value), self._encode(new, owned, "", over)
         return _spec_text(before) != _spec_text(after)
 
-    def _draft(self, resource: R, owned: _Owned, *, over: bytes | None) -> Draft[R]:
-        """Encode, read back what a reader would get, and check that: so nothing unreadable is ever written."""
+    def _encoded(self, resource: R, owned: _Owned, *, over: bytes | None) -> Draft[R]:
+        """Encode, and read back what a reader would get: so nothing unreadable is ever written."""
         token = secrets.token_hex(8)
         key = self._key(resource)
         value = self._encode(resource, owned, token, over)
-        try:
-            read = self._resource(self._decoder.decode(value), key, value, 0)
-        except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
-            raise self._unfit(resource, exc) from exc
+        read = self._resource(self._decoder.decode(value), key, value, 0)
         self._check_faithful(resource, read)
-        if problems := [*_problems_of(read.metadata), *read.validate()]:
-            raise InvalidResourceError(key, problems)
         return Draft(read, Stored(key, value, 0, token), changed=True)
 
     def _encode(self, resource: R, owned: _Owned, token: str, over: bytes | None) -> bytes:
@@ -241,7 +270,7 @@ class Codec(Generic[R]):
             if over is None or self._plan is None:
                 return value
             return bytes(self._plan.carry(Raw(over), Raw(value)))
-        except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError) as exc:
+        except Exception as exc:  # also of the type's own code, which runs where unknown fields are carried along
             raise self._unfit(resource, exc) from exc
 
     def _check_faithful(self, resource: R, read: R) -> None:
@@ -257,7 +286,7 @@ class Codec(Generic[R]):
                 raise InvalidResourceError(self._key(resource), _difference(path, given, found))
 
     def _unfit(self, resource: R, exc: Exception) -> InvalidResourceError:
-        return InvalidResourceError(self._key(resource), f"it cannot be stored: {exc}")
+        return InvalidResourceError(self._key(resource), f"it cannot be stored: {reason_of(exc)}")
 
     def _key(self, resource: R) -> str:
         metadata = resource.metadata
@@ -278,8 +307,8 @@ class Codec(Generic[R]):
             merged = merge_patch(stored.value, patch)
             resource = self._resource(self._decoder.decode(merged), stored.key, merged, 0)
             self._check_strangers(stored.value, merged)
-        except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError) as exc:
-            raise InvalidResourceError(stored.key, f"it cannot be patched: {exc}") from exc
+        except Exception as exc:  # also of the type's own code: see `decode`
+            raise InvalidResourceError(stored.key, f"it cannot be patched: {reason_of(exc)}") from exc
         return self.draft_update(resource, stored, over=merged)
 
     def _check_strangers(self, before: bytes, after: bytes) -> None:
@@ -383,16 +412,3 @@ def _difference(path: str, given: object, found: object) -> str:
             if before != after:
                 return _difference(f"{path}.{name}", before, after)
     return f"{path} holds a {type(given).__name__} that would be read back as another {type(found).__name__}"
-
-
-def _problems_of(metadata: Metadata) -> list[str]:
-    problems: list[str] = []
-    for name, value in metadata.labels.items():
-        problems += problems_of_qualified_name(name, "the label key")
-        if not is_label_value(value):
-            problems += problems_of_label_value(value, f"the value of label {name!r},")
-    for name in metadata.annotations:
-        problems += problems_of_qualified_name(name, "the annotation key")
-    for name in metadata.finalizers:
-        problems += problems_of_qualified_name(name, "the finalizer")
-    return problems

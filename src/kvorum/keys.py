@@ -55,11 +55,12 @@ def split_key(kind: Kind, key: str) -> tuple[str | None, str]:
 def stray_key(kind: Kind, name: str, namespace: str | None) -> str:
     """Return the key that `split_key` has split, of whatever somebody put under the kind's prefix.
 
+    The name can be empty: `pods/ns/` is a key as others are.
+
     Raises:
-        InvalidResourceError: it is empty.
+        InvalidResourceError: it is no text.
     """
-    problem = problem_of_text("name", name) or ("" if name else "a name is needed")
-    if problem:
+    if problem := problem_of_text("name", name):
         raise InvalidResourceError(kind.plural, problem)
     return f"{kind.plural}/{name}" if namespace is None else f"{kind.plural}/{namespace}/{name}"
 

@@ -428,6 +428,8 @@ class Repository(Generic[R]):
             raise InvalidResourceError(key, "what cannot be decoded has no uid to rely on; give its resource_version")
         _check_precondition_types(key, resource_version, uid)
         entry = await self._backend.get(key)
+        if entry is None and key.endswith("/"):
+            raise InvalidResourceError(key, "a name is needed")
         if entry is None:
             raise NotFoundError(key)
         if self._is_decodable(entry):

@@ -171,8 +171,10 @@ class Resource(msgspec.Struct, Generic[SpecT, StatusT], kw_only=True):
     def validate(self) -> list[str]:
         """Say what is wrong with this resource beyond its types; every problem, a sentence each.
 
-        Called before each write; the write is refused with `InvalidResourceError` unless the list is empty. Override
-        it in a kind that has rules of its own.
+        Called before each write; the write is refused with `InvalidResourceError` unless the list is empty. A write
+        that leaves the spec as it is may leave the problems that the stored resource has already: so what became
+        invalid can still be deleted, lose its finalizers, and get a status. A `ValueError` that it raises is a problem,
+        too; any other exception comes out as it is. Override it in a kind that has rules of its own.
         """
         return []
 

@@ -484,6 +484,32 @@ async def test_a_namespaced_kind_names_and_removes_what_is_corrupt_at_any_depth(
     assert len(await crates.list()) == 1
 
 
+@pytest.mark.parametrize(
+    ("key", "namespace", "name"),
+    [("crates/x/", "x", ""), ("crates/", None, ""), ("crates/x/Bad Name", "x", "Bad Name"), ("crates/X/a", "X", "a")],
+)
+async def test_what_lies_where_no_resource_can_is_named_and_removed(
+    client: kvorum.Client, key: str, namespace: str | None, name: str
+) -> None:
+    """Its bytes are those of a resource, but no verb would take its name."""
+    crates = client.repository(Crate)
+    stored = (await crates.add(crate("x", "good"))).metadata.stored
+    assert stored is not None
+    here = {b'"good"': f'"{name}"'.encode(), b'"x"': f'"{namespace}"'.encode()}
+    value = stored.value
+    for old, new in here.items():
+        value = value.replace(old, new)
+    await client.backend.set(key, value)
+
+    (error,) = (await crates.list(on_corrupt="collect")).corrupt
+    assert (error.namespace, error.name) == (namespace, name)
+    await crates.delete(error.name, namespace=error.namespace, corrupt=True)
+
+    assert len(await crates.list()) == 1
+    with pytest.raises((InvalidResourceError, NotFoundError)):
+        await crates.delete(error.name, namespace=error.namespace, corrupt=True)
+
+
 async def test_what_can_be_decoded_is_not_removed_as_corrupt(four: Repository[Box]) -> None:
     with pytest.raises(InvalidResourceError, match="can be decoded"):
         await four.delete("a", corrupt=True)

@@ -148,6 +148,5 @@ def test_a_stray_key_is_split_into_what_makes_it_again(kind: Kind, key: str, nam
     assert stray_key(kind, name, namespace) == key
 
 
-def test_a_stray_key_needs_a_name() -> None:
-    with pytest.raises(InvalidResourceError, match="a name is needed"):
-        stray_key(WORKER, "", None)
+def test_a_stray_key_can_end_where_a_name_should_be() -> None:
+    assert stray_key(WORKER, "", None) == "lab-workers/"

@@ -1,0 +1,122 @@
+"""What the code of a type raises about a value means that the value is none of its kind, whatever it raises."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import ClassVar
+
+import msgspec
+import pytest
+
+import kvorum
+from kvorum import CorruptResourceError, InvalidResourceError, Kind, Metadata, Repository, Resource
+
+PRICES = {"small": 1, "large": 2}
+raising: list[BaseException] = []
+
+
+class MachineSpec(msgspec.Struct):
+    size: str = "small"
+
+    def __post_init__(self) -> None:
+        _ = PRICES[self.size]
+
+
+class MachineStatus(msgspec.Struct):
+    pass
+
+
+class Machine(Resource[MachineSpec, MachineStatus]):
+    kind: ClassVar[Kind] = Kind("Machine", plural="machines", api_version="test.kvorum.dev/v1")
+
+    def __post_init__(self) -> None:
+        if raising and self.metadata.name == "bad":
+            raise raising[0]
+
+
+def machine(name: str) -> Machine:
+    return Machine(metadata=Metadata(name=name), spec=MachineSpec(), status=MachineStatus())
+
+
+@contextmanager
+def a_type_that_raises(error: BaseException) -> Iterator[None]:
+    raising.append(error)
+    try:
+        yield
+    finally:
+        raising.clear()
+
+
+@pytest.fixture
+def machines(client: kvorum.Client) -> Repository[Machine]:
+    return client.repository(Machine)
+
+
+async def store_a_bad_one(machines: Repository[Machine], client: kvorum.Client) -> int:
+    """Store what the type of a newer version would take."""
+    stored = (await machines.add(machine("good"))).metadata.stored
+    assert stored is not None
+    value = stored.value.replace(b'"good"', b'"bad"').replace(b'"small"', b'"huge"')
+    assert value.count(b"huge") == 1
+    return await client.backend.set("machines/bad", value)
+
+
+async def test_an_error_in_a_spec_makes_the_value_corrupt_wherever_it_is_read(
+    machines: Repository[Machine], client: kvorum.Client
+) -> None:
+    bad = await store_a_bad_one(machines, client)
+
+    for call in (machines.get("bad"), machines.list(), machines.delete("bad")):
+        with pytest.raises(CorruptResourceError, match="KeyError: 'huge'") as caught:
+            await call
+        assert caught.value.key == client.backend.location("machines/bad")
+        assert caught.value.revision == bad
+        assert isinstance(caught.value.__cause__, KeyError)
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), ZeroDivisionError(), StopIteration(), TypeError("no"), OSError(5)])
+async def test_an_error_in_a_resource_makes_the_value_corrupt(
+    machines: Repository[Machine], client: kvorum.Client, error: Exception
+) -> None:
+    await machines.add(machine("bad"))
+    await machines.add(machine("good"))
+
+    with a_type_that_raises(error):
+        found = await machines.list(on_corrupt="collect")
+        assert [each.metadata.name for each in found] == ["good"]
+        assert [each.__cause__ for each in found.corrupt] == [error]
+        await machines.delete("bad", corrupt=True)
+
+    assert not await client.backend.exists("machines/bad")
+
+
+async def test_a_watch_does_not_go_on_behind_a_value_that_its_type_refuses(
+    machines: Repository[Machine], client: kvorum.Client
+) -> None:
+    async with machines.watch() as watch:
+        bad = await store_a_bad_one(machines, client)
+        good = await anext(watch)
+        with pytest.raises(CorruptResourceError) as caught:
+            await anext(watch)
+        with pytest.raises(StopAsyncIteration):
+            await anext(watch)
+
+    assert caught.value.revision == bad
+    assert watch.checkpoint == good.resource_version == bad - 1
+
+
+async def test_a_value_that_its_type_refuses_is_not_written(
+    machines: Repository[Machine], client: kvorum.Client
+) -> None:
+    await machines.add(machine("a"))
+
+    with pytest.raises(InvalidResourceError, match="KeyError") as caught:
+        await machines.mutate("a", lambda it: setattr(it.spec, "size", "huge"))
+    with pytest.raises(InvalidResourceError, match="KeyError"):
+        await machines.patch("a", {"spec": {"size": "huge"}})
+    new = machine("b")
+    new.spec.size = "huge"
+    with pytest.raises(InvalidResourceError, match="KeyError"):
+        await machines.add(new)
+
+    assert isinstance(caught.value.__cause__, KeyError)
+    assert await client.backend.keys("machines/*") == ["machines/a"]
