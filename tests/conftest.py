@@ -71,6 +71,12 @@ def _ask(endpoint: str, method: str, path: str, body: bytes = b"") -> str:
         connection.close()
 
 
+@pytest.fixture(scope="session")
+def ask_etcd() -> Callable[..., str]:
+    """Talk to etcd's gateway for JSON: endpoint, method, path, body."""
+    return _ask
+
+
 @pytest.fixture
 def compact_etcd(kvorum_etcd: kvorum.EmbeddedEtcd) -> Callable[[int], Awaitable[None]]:
     """Forget all history before a revision, in etcd."""

@@ -279,12 +279,15 @@ class OutcomeUnknownError(KvorumError):
         reason: what happened to the call.
         operations: what was to be written, as `Operation`s of the storage port; empty if that was no keys. With them
             `StorageBackend.settle` can find out later.
+        since: a revision that the store had reached before the write was sent; 0 if none was known. What is found at
+            this revision was not written by it.
     """
 
-    def __init__(self, subject: str, reason: str, operations: tuple[Any, ...] = ()) -> None:
+    def __init__(self, subject: str, reason: str, operations: tuple[Any, ...] = (), since: int = 0) -> None:
         self.subject = subject
         self.reason = reason
         self.operations = operations
+        self.since = since
         super().__init__(f"the outcome of writing {subject} is unknown: {reason}; read before you write again")
 
 

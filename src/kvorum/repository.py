@@ -260,7 +260,7 @@ class Repository(Generic[R]):
             raise InvalidResourceError(key, "it carries a resource version, so it is stored already: update it")
         draft = self._codec.draft_new(resource)
         if ttl is None:
-            return draft.written(await self._backend.create(key, draft.stored.value))
+            return draft.written(await self._backend.create(key, draft.stored.value, unique=True))
         return draft.written(await self._create_for(ttl, key, draft.stored.value))
 
     async def update(self, resource: R) -> R:
@@ -455,7 +455,7 @@ class Repository(Generic[R]):
         """Create a key on a lease of its own; if that fails, or is cancelled, nothing is left of either."""
         lease = await self._backend.grant_lease(ttl)
         try:
-            return await self._backend.create(key, value, lease=lease)
+            return await self._backend.create(key, value, lease=lease, unique=True)
         except BaseException:
             # A create that is still under way then finds no lease, and is refused. If the revocation is lost, too, the
             # lease ends by itself.
@@ -547,7 +547,9 @@ class Repository(Generic[R]):
             draft = self._finalized(key, stored, draft)
         try:
             if draft is not None:
-                revision = await self._backend.compare_and_swap(key, draft.stored.value, expected=stored.revision)
+                revision = await self._backend.compare_and_swap(
+                    key, draft.stored.value, expected=stored.revision, unique=True
+                )
                 return draft.written(revision)
             change = await self._backend.delete(key, expected=stored.revision)
         except ConflictError as exc:

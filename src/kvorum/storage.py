@@ -99,6 +99,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
         expected: the mod_revision that the key must be at (0: it must not exist); None: any.
         lease: the lease to put the key on; None keeps the one that it has.
         writes: False for a mere check.
+        unique: whether no other write, of any client, has these bytes: they hold an id that was made for this write. If
+            an answer is lost, such a value tells whether this write was applied.
 
     Raises:
         InvalidResourceError: one of these is not what it must be. It is checked here, since all writes pass here.
@@ -109,6 +111,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     expected: int | None = None
     lease: int | None = 0
     writes: bool = True
+    unique: bool = False
 
     def __post_init__(self) -> None:
         # Asked here what is nearly always so, since each write makes one of these; the checks themselves say what not.
@@ -120,22 +123,22 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
             check_lease(self.key, self.lease)
 
     @classmethod
-    def create(cls, key: str, value: bytes, *, lease: int = 0) -> Self:
+    def create(cls, key: str, value: bytes, *, lease: int = 0, unique: bool = False) -> Self:
         """Write a key that must not exist."""
         _check_given(key, value, lease)
-        return cls(key=key, value=value, expected=0, lease=lease)
+        return cls(key=key, value=value, expected=0, lease=lease, unique=unique)
 
     @classmethod
-    def put(cls, key: str, value: bytes, *, lease: int = 0) -> Self:
+    def put(cls, key: str, value: bytes, *, lease: int = 0, unique: bool = False) -> Self:
         """Write a key, whatever it was."""
         _check_given(key, value, lease)
-        return cls(key=key, value=value, lease=lease)
+        return cls(key=key, value=value, lease=lease, unique=unique)
 
     @classmethod
-    def swap(cls, key: str, value: bytes, *, expected: int, lease: int | None = None) -> Self:
+    def swap(cls, key: str, value: bytes, *, expected: int, lease: int | None = None, unique: bool = False) -> Self:
         """Write a key that must be at `expected`; it keeps its lease unless it is given one."""
         _check_given(key, value, 0, expected)
-        return cls(key=key, value=value, expected=expected, lease=lease)
+        return cls(key=key, value=value, expected=expected, lease=lease, unique=unique)
 
     @classmethod
     def delete(cls, key: str, *, expected: int | None = None) -> Self:
@@ -384,8 +387,10 @@ class StorageBackend(ABC):
     # --- write ---
 
     @abstractmethod
-    async def set(self, key: str, value: bytes, *, lease: int = 0) -> int:
+    async def set(self, key: str, value: bytes, *, lease: int = 0, unique: bool = False) -> int:
         """Write a key, whatever it was before; return the revision. It leaves any lease that it was on for `lease`.
+
+        `unique` says that no other write has these bytes: see `Operation`.
 
         Raises:
             LeaseNotFoundError: there is no such lease.
@@ -393,8 +398,8 @@ class StorageBackend(ABC):
         """
 
     @abstractmethod
-    async def create(self, key: str, value: bytes, *, lease: int = 0) -> int:
-        """Write a key that must not exist; return the revision.
+    async def create(self, key: str, value: bytes, *, lease: int = 0, unique: bool = False) -> int:
+        """Write a key that must not exist; return the revision. `unique`: like `set`.
 
         Raises:
             AlreadyExistsError: it exists; it was left as it is.
@@ -402,10 +407,12 @@ class StorageBackend(ABC):
         """
 
     @abstractmethod
-    async def compare_and_swap(self, key: str, value: bytes, *, expected: int, lease: int | None = None) -> int:
+    async def compare_and_swap(
+        self, key: str, value: bytes, *, expected: int, lease: int | None = None, unique: bool = False
+    ) -> int:
         """Write a key if its mod_revision is `expected` (0: if it does not exist); return the revision.
 
-        It keeps its lease unless it is given another (0: none).
+        It keeps its lease unless it is given another (0: none). `unique`: like `set`.
 
         Raises:
             ConflictError: it is at another revision. `current` is the entry as it is, read in the same transaction.

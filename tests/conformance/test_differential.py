@@ -329,9 +329,9 @@ def test_etcd_and_memory_answer_the_same(check: Callable[..., None]) -> None:
 
 
 class SetKeepsLeases(MemoryStorageBackend):
-    async def set(self, key: str, value: bytes, *, lease: int = 0) -> int:
+    async def set(self, key: str, value: bytes, *, lease: int = 0, unique: bool = False) -> int:
         current = await self.get(key)
-        return await super().set(key, value, lease=lease or (current.lease if current else 0))
+        return await super().set(key, value, lease=lease or (current.lease if current else 0), unique=unique)
 
 
 class EveryDeleteIsARevision(MemoryStorageBackend):
@@ -343,11 +343,13 @@ class EveryDeleteIsARevision(MemoryStorageBackend):
 
 
 class SwapsCompareVersions(MemoryStorageBackend):
-    async def compare_and_swap(self, key: str, value: bytes, *, expected: int, lease: int | None = None) -> int:
+    async def compare_and_swap(
+        self, key: str, value: bytes, *, expected: int, lease: int | None = None, unique: bool = False
+    ) -> int:
         current = await self.get(key)
         if current is not None and expected == current.create_revision:
             expected = current.mod_revision
-        return await super().compare_and_swap(key, value, expected=expected, lease=lease)
+        return await super().compare_and_swap(key, value, expected=expected, lease=lease, unique=unique)
 
 
 class PagesRepeatTheirFirstKey(MemoryStorageBackend):

@@ -100,14 +100,16 @@ def test_who_does_not_say_how_to_open_a_store_is_told_how(pytester: pytest.Pytes
 
 
 class BlindSwaps(MemoryStorageBackend):
-    async def compare_and_swap(self, key: str, value: bytes, *, expected: int, lease: int | None = None) -> int:
+    async def compare_and_swap(
+        self, key: str, value: bytes, *, expected: int, lease: int | None = None, unique: bool = False
+    ) -> int:
         del expected
-        return await self.set(key, value, lease=lease or 0)
+        return await self.set(key, value, lease=lease or 0, unique=unique)
 
 
 class CreatesThatOverwrite(MemoryStorageBackend):
-    async def create(self, key: str, value: bytes, *, lease: int = 0) -> int:
-        return await self.set(key, value, lease=lease)
+    async def create(self, key: str, value: bytes, *, lease: int = 0, unique: bool = False) -> int:
+        return await self.set(key, value, lease=lease, unique=unique)
 
 
 class ListsOfNow(MemoryStorageBackend):
@@ -187,9 +189,9 @@ class ConflictsWithoutTheCurrentEntry(MemoryStorageBackend):
 
 
 class LeasesThatAreForgotten(MemoryStorageBackend):
-    async def set(self, key: str, value: bytes, *, lease: int = 0) -> int:
+    async def set(self, key: str, value: bytes, *, lease: int = 0, unique: bool = False) -> int:
         del lease
-        return await super().set(key, value)
+        return await super().set(key, value, unique=unique)
 
 
 class ListsThatForgetTheirOrder(MemoryStorageBackend):

@@ -149,12 +149,17 @@ CALLS: Final[dict[str, Callable[[StorageBackend, Before], Awaitable[object]]]] =
     "get": lambda store, _: store.get("swap"),
     "list": lambda store, _: store.list(""),
     "count": lambda store, _: store.count(""),
-    "swap": lambda store, before: store.compare_and_swap("swap", unmistakable("swap"), expected=before.revision),
-    "commit": lambda store, before: store.commit(
-        [Operation.swap("commit", unmistakable("commit"), expected=before.revision), Operation.put("beside", b"1")]
+    "swap": lambda store, before: store.compare_and_swap(
+        "swap", unmistakable("swap"), expected=before.revision, unique=True
     ),
-    "create": lambda store, _: store.create("create", unmistakable("create")),
-    "set": lambda store, _: store.set("set", unmistakable("set")),
+    "commit": lambda store, before: store.commit(
+        [
+            Operation.swap("commit", unmistakable("commit"), expected=before.revision, unique=True),
+            Operation.put("beside", b"1"),
+        ]
+    ),
+    "create": lambda store, _: store.create("create", unmistakable("create"), unique=True),
+    "set": lambda store, _: store.set("set", unmistakable("set"), unique=True),
     "delete": lambda store, before: store.delete("delete", expected=before.revision),
     "grant": lambda store, _: store.grant_lease(60),
     "revoke": lambda store, before: store.revoke_lease(before.lease),

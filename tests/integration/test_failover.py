@@ -45,7 +45,8 @@ async def write(store: kvorum.StorageBackend, number: int) -> None:
     entry = await store.get("a")
     while entry is None or entry.value != value:
         try:
-            await store.compare_and_swap("a", value, expected=0 if entry is None else entry.mod_revision)
+            expected = 0 if entry is None else entry.mod_revision
+            await store.compare_and_swap("a", value, expected=expected, unique=True)
         except (UnavailableError, kvorum.ConflictError, kvorum.OutcomeUnknownError):
             await asyncio.sleep(0)
         entry = await store.get("a")

@@ -18,7 +18,8 @@ from kvorum.testing import FaultProxy, FaultScript, History, RecordingBackend, c
 from kvorum.testing.store import Compact
 
 TIMEOUT = 0.5
-UNMISTAKABLE = b'{"metadata":{"writeToken":"%d"}}'
+A_REQUEST = 400  # bytes
+UNMISTAKABLE = b"only one write has these bytes: %d" + b"." * 400
 
 
 class CounterSpec(msgspec.Struct, omit_defaults=True):
@@ -65,7 +66,11 @@ def sound(kvorum_client: kvorum.Client) -> kvorum.StorageBackend:
 
 
 async def once_dropped(proxy: FaultProxy, number: int = 1) -> None:
-    """Heal the proxy when so many bytes of answers are lost."""
+    """Heal the proxy when so many bytes are lost.
+
+    What is lost first may be what gRPC sends for itself. A request that has not left yet as the connection breaks is
+    sent again by gRPC. So a test that must lose one waits for as many bytes as only a request has: `A_REQUEST`.
+    """
     with anyio.fail_after(10):
         await proxy.wait(lambda now: now.dropped >= number)
     await proxy.heal()
@@ -90,7 +95,7 @@ async def test_a_swap_whose_answer_was_lost_is_known_to_have_been_applied(
     proxy.drop("replies")
     async with anyio.create_task_group() as group:
         group.start_soon(once_applied, proxy, sound, first)
-        revision = await lost.compare_and_swap("a", UNMISTAKABLE % 2, expected=first)
+        revision = await lost.compare_and_swap("a", UNMISTAKABLE % 2, expected=first, unique=True)
 
     entry = await sound.get("a")
     assert entry is not None
@@ -112,7 +117,7 @@ async def test_a_swap_whose_answer_was_lost_and_that_somebody_has_written_over_i
     proxy.drop("replies")
     async with anyio.create_task_group() as group:
         group.start_soon(write_over)
-        revision = await lost.compare_and_swap("a", UNMISTAKABLE % 2, expected=first)
+        revision = await lost.compare_and_swap("a", UNMISTAKABLE % 2, expected=first, unique=True)
 
     entry = await sound.get("a", revision=revision)
     assert entry is not None
@@ -125,14 +130,9 @@ async def test_a_swap_that_never_arrived_is_sent_again(
 ) -> None:
     first = await lost.set("a", b"1")
 
-    async def lose_it() -> None:
-        with anyio.fail_after(10):
-            await proxy.wait(lambda now: now.dropped > 0)
-        await proxy.heal()
-
     proxy.drop("requests")
     async with anyio.create_task_group() as group:
-        group.start_soon(lose_it)
+        group.start_soon(once_dropped, proxy)
         revision = await lost.compare_and_swap("a", b"2", expected=first)
 
     entry = await sound.get("a")
@@ -149,7 +149,7 @@ async def test_a_swap_that_somebody_was_faster_than_is_a_conflict_although_its_a
     async with anyio.create_task_group() as group:
         group.start_soon(once_dropped, proxy)
         with pytest.raises(ConflictError) as caught:
-            await lost.compare_and_swap("a", UNMISTAKABLE % 2, expected=first)
+            await lost.compare_and_swap("a", UNMISTAKABLE % 2, expected=first, unique=True)
 
     assert caught.value.current == kvorum.Entry("a", b"faster", second, first, 2)
 
@@ -182,7 +182,7 @@ async def test_a_swap_whose_history_was_compacted_stays_unknown(
     async with anyio.create_task_group() as group:
         group.start_soon(forget)
         with pytest.raises(OutcomeUnknownError):
-            await lost.compare_and_swap("a", UNMISTAKABLE % 2, expected=first)
+            await lost.compare_and_swap("a", UNMISTAKABLE % 2, expected=first, unique=True)
 
 
 async def test_a_swap_that_stays_without_an_answer_is_unknown_after_two_deadlines(
@@ -197,6 +197,32 @@ async def test_a_swap_that_stays_without_an_answer_is_unknown_after_two_deadline
     assert anyio.current_time() - started < 4 * TIMEOUT
 
 
+async def test_finding_out_goes_on_for_the_whole_deadline_while_connections_break(
+    proxy: FaultProxy, lost: kvorum.StorageBackend, sound: kvorum.StorageBackend
+) -> None:
+    """The value is written over, so history has to tell; each attempt to read that breaks for a while."""
+    first = await lost.set("a", b"1")
+
+    async def write_over_and_break() -> None:
+        async with sound.watch("a", since=first) as watch:
+            await anext(watch)
+        await sound.set("a", b"3")
+        await proxy.heal()
+        for _ in range(20):
+            proxy.cut()
+            await anyio.sleep(0.02)
+
+    proxy.drop("replies")
+    with kvorum.deadline(10):
+        async with anyio.create_task_group() as group:
+            group.start_soon(write_over_and_break)
+            revision = await lost.compare_and_swap("a", UNMISTAKABLE % 2, expected=first, unique=True)
+
+    entry = await sound.get("a", revision=revision)
+    assert entry is not None
+    assert entry.value == UNMISTAKABLE % 2
+
+
 # --- create and set --------------------------------------------------------------------------------------------------
 
 
@@ -208,7 +234,7 @@ async def test_a_create_or_set_whose_answer_was_lost_is_known_by_its_value(
     proxy.drop("replies")
     async with anyio.create_task_group() as group:
         group.start_soon(once_applied, proxy, sound, first)
-        revision = await getattr(lost, verb)("a", UNMISTAKABLE % 1)
+        revision = await getattr(lost, verb)("a", UNMISTAKABLE % 1, unique=True)
 
     entry = await sound.get("a")
     assert entry is not None
@@ -223,11 +249,57 @@ async def test_a_create_or_set_that_never_arrived_is_not_sent_again(
     await lost.set("other", b"")
     proxy.drop("requests")
     async with anyio.create_task_group() as group:
-        group.start_soon(once_dropped, proxy)
+        group.start_soon(once_dropped, proxy, A_REQUEST)
         with pytest.raises(OutcomeUnknownError):
-            await getattr(lost, verb)("a", UNMISTAKABLE % 1)
+            await getattr(lost, verb)("a", UNMISTAKABLE % 1, unique=True)
 
     assert not await sound.exists("a")
+
+
+async def test_a_set_that_never_arrived_is_not_known_by_the_same_bytes_from_before(
+    proxy: FaultProxy, lost: kvorum.StorageBackend, sound: kvorum.StorageBackend
+) -> None:
+    """They were written, restored from a copy, say, before this client was connected."""
+    first = await sound.set("a", UNMISTAKABLE % 1, unique=True)
+    await lost.get("a")
+    proxy.drop("requests")
+    async with anyio.create_task_group() as group:
+        group.start_soon(once_dropped, proxy, A_REQUEST)
+        with pytest.raises(OutcomeUnknownError) as caught:
+            await lost.set("a", UNMISTAKABLE % 1, unique=True)
+
+    assert caught.value.since >= first
+
+
+async def test_a_set_on_a_lease_is_not_known_by_the_same_bytes_on_another(
+    proxy: FaultProxy, lost: kvorum.StorageBackend, sound: kvorum.StorageBackend
+) -> None:
+    first = await lost.set("a", b"")
+    lease = await lost.grant_lease(60)
+
+    async def move() -> None:
+        async with sound.watch("a", since=first) as watch:
+            await anext(watch)
+        await sound.set("a", UNMISTAKABLE % 1)
+        await proxy.heal()
+
+    proxy.drop("replies")
+    async with anyio.create_task_group() as group:
+        group.start_soon(move)
+        with pytest.raises(OutcomeUnknownError):
+            await lost.set("a", UNMISTAKABLE % 1, lease=lease, unique=True)
+
+
+async def test_bytes_are_no_proof_unless_the_writer_says_that_no_other_write_has_them(
+    proxy: FaultProxy, lost: kvorum.StorageBackend, sound: kvorum.StorageBackend
+) -> None:
+    """Even if they look like a resource with a token: nothing here reads them."""
+    first = await lost.set("other", b"")
+    proxy.drop("replies")
+    async with anyio.create_task_group() as group:
+        group.start_soon(once_applied, proxy, sound, first)
+        with pytest.raises(OutcomeUnknownError):
+            await lost.set("a", b'{"metadata":{"writeToken":"1"}}')
 
 
 # --- commit and delete -----------------------------------------------------------------------------------------------
@@ -258,6 +330,51 @@ async def test_a_deletion_whose_answer_was_lost_stays_unknown(
             await lost.delete("a", expected=first)
 
 
+@pytest.mark.parametrize("verb", ["delete", "commit"])
+async def test_a_deletion_that_is_compacted_at_its_own_revision_is_not_taken_for_one_that_never_was(
+    proxy: FaultProxy, lost: kvorum.StorageBackend, sound: kvorum.StorageBackend, compact_etcd: Compact, verb: str
+) -> None:
+    """Old versions forget the tombstone, and let a watch start there: what it shows first is another's creation."""
+    first = await lost.set("a", b"1")
+    steps = [Operation.delete("a", expected=first), Operation.put("b", b"")]
+
+    async def forget() -> None:
+        async with sound.watch("a", since=first) as watch:
+            (gone,) = await anext(watch)
+        await compact_etcd(gone.revision)
+        await sound.create("a", b"another's")
+        await proxy.heal()
+
+    proxy.drop("replies")
+    async with anyio.create_task_group() as group:
+        group.start_soon(forget)
+        with pytest.raises(OutcomeUnknownError):
+            await (lost.delete("a", expected=first) if verb == "delete" else lost.commit(steps))
+
+
+async def test_a_commit_is_known_by_a_value_that_is_there_although_history_is_lost(
+    proxy: FaultProxy, lost: kvorum.StorageBackend, sound: kvorum.StorageBackend, compact_etcd: Compact
+) -> None:
+    first = await lost.set("a", b"1")
+
+    async def forget() -> None:
+        async with sound.watch("a", since=first) as watch:
+            (gone,) = await anext(watch)
+        await compact_etcd(gone.revision)
+        await sound.create("a", b"another's")
+        await proxy.heal()
+
+    proxy.drop("replies")
+    steps = [Operation.delete("a", expected=first), Operation.put("b", UNMISTAKABLE % 1, unique=True)]
+    async with anyio.create_task_group() as group:
+        group.start_soon(forget)
+        revision = await lost.commit(steps)
+
+    entry = await sound.get("b")
+    assert entry is not None
+    assert entry.mod_revision == revision
+
+
 async def test_a_deletion_that_somebody_wrote_before_is_a_conflict(
     proxy: FaultProxy, lost: kvorum.StorageBackend, sound: kvorum.StorageBackend
 ) -> None:
@@ -280,7 +397,9 @@ async def test_a_commit_is_known_by_any_of_its_values(
     proxy.drop("replies")
     async with anyio.create_task_group() as group:
         group.start_soon(once_applied, proxy, sound, first)
-        revision = await lost.commit([Operation.delete("a", expected=first), Operation.put("b", UNMISTAKABLE % 1)])
+        revision = await lost.commit(
+            [Operation.delete("a", expected=first), Operation.put("b", UNMISTAKABLE % 1, unique=True)]
+        )
 
     entry = await sound.get("b")
     assert entry is not None
@@ -298,7 +417,9 @@ async def test_a_commit_that_somebody_was_faster_than_is_a_conflict(
     async with anyio.create_task_group() as group:
         group.start_soon(once_dropped, proxy)
         with pytest.raises(ConflictError):
-            await lost.commit([Operation.swap("a", b"2", expected=first), Operation.put("b", UNMISTAKABLE % 8)])
+            await lost.commit(
+                [Operation.swap("a", b"2", expected=first), Operation.put("b", UNMISTAKABLE % 8, unique=True)]
+            )
 
     entry = await sound.get("b")
     assert entry is not None
@@ -328,9 +449,9 @@ async def test_a_commit_that_a_key_stands_in_the_way_of_which_may_go_again_stays
     await sound.set("b", b"here")
     proxy.drop("requests")
     async with anyio.create_task_group() as group:
-        group.start_soon(once_dropped, proxy)
+        group.start_soon(once_dropped, proxy, A_REQUEST)
         with pytest.raises(OutcomeUnknownError):
-            await lost.commit([Operation.swap("a", b"2", expected=first), Operation.create("b", b"")])
+            await lost.commit([Operation.swap("a", bytes(A_REQUEST), expected=first), Operation.create("b", b"")])
 
 
 async def test_a_lease_whose_revocation_got_no_answer_is_gone(
@@ -356,8 +477,8 @@ async def test_what_was_unknown_can_be_settled_later(
     first = await lost.set("a", b"1")
     proxy.drop("replies")
     with pytest.raises(OutcomeUnknownError) as caught:
-        await lost.compare_and_swap("a", UNMISTAKABLE % 2, expected=first)
-    assert caught.value.operations == (Operation.swap("a", UNMISTAKABLE % 2, expected=first),)
+        await lost.compare_and_swap("a", UNMISTAKABLE % 2, expected=first, unique=True)
+    assert caught.value.operations == (Operation.swap("a", UNMISTAKABLE % 2, expected=first, unique=True),)
     await proxy.heal()
 
     revision = await lost.settle(caught.value)
@@ -373,7 +494,7 @@ async def test_what_was_unknown_and_never_arrived_is_written_by_settling_it(
     first = await lost.set("a", b"1")
     proxy.drop("requests")
     with pytest.raises(OutcomeUnknownError) as caught:
-        await lost.compare_and_swap("a", UNMISTAKABLE % 2, expected=first)
+        await lost.compare_and_swap("a", UNMISTAKABLE % 2, expected=first, unique=True)
     await proxy.heal()
 
     revision = await sound.settle(caught.value)
@@ -388,7 +509,7 @@ async def test_what_was_unknown_and_is_overtaken_is_a_conflict(
     first = await lost.set("a", b"1")
     proxy.drop("requests")
     with pytest.raises(OutcomeUnknownError) as caught:
-        await lost.compare_and_swap("a", UNMISTAKABLE % 2, expected=first)
+        await lost.compare_and_swap("a", UNMISTAKABLE % 2, expected=first, unique=True)
     await sound.set("a", b"3")
 
     with pytest.raises(ConflictError):
@@ -400,7 +521,7 @@ async def test_what_cannot_be_settled_stays_unknown(
 ) -> None:
     proxy.drop("requests")
     with pytest.raises(OutcomeUnknownError) as caught:
-        await lost.create("a", UNMISTAKABLE % 1)
+        await lost.create("a", UNMISTAKABLE % 1, unique=True)
 
     with pytest.raises(OutcomeUnknownError):
         await sound.settle(caught.value)
@@ -420,7 +541,7 @@ async def test_a_swap_that_arrives_after_a_later_read_is_not_taken_for_lost(
         first = await lost.set(key, b"1")
         proxy.hold("requests")
         with pytest.raises(OutcomeUnknownError) as caught:
-            await lost.compare_and_swap(key, value, expected=first)
+            await lost.compare_and_swap(key, value, expected=first, unique=True)
         entry = await sound.get(key)
         assert entry is not None
         assert entry.value == b"1"

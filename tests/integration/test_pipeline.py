@@ -501,8 +501,8 @@ async def test_of_a_batch_whose_answer_is_lost_the_outcome_of_each_write_is_foun
     token = b'{"metadata":{"writeToken":"%d"}}'
     proxy.drop("replies")
     calls = [
-        *(client.backend.compare_and_swap(f"k{n}", token % n, expected=there) for n in range(20)),
-        *(client.backend.create(f"n{n}", token % n) for n in range(10)),
+        *(client.backend.compare_and_swap(f"k{n}", token % n, expected=there, unique=True) for n in range(20)),
+        *(client.backend.create(f"n{n}", token % n, unique=True) for n in range(10)),
         *(client.backend.set(f"plain-{n}", b"anybody's") for n in range(10)),
     ]
     pending = asyncio.gather(*calls, return_exceptions=True)

@@ -188,9 +188,11 @@ async def test_a_sound_store_in_memory_is_found_right() -> None:
 
 
 class LosesUpdates(MemoryStorageBackend):
-    async def compare_and_swap(self, key: str, value: bytes, *, expected: int, lease: int | None = None) -> int:
+    async def compare_and_swap(
+        self, key: str, value: bytes, *, expected: int, lease: int | None = None, unique: bool = False
+    ) -> int:
         del expected
-        return await self.set(key, value, lease=lease or 0)
+        return await self.set(key, value, lease=lease or 0, unique=unique)
 
 
 class RemembersReads(MemoryStorageBackend):
@@ -218,21 +220,21 @@ class ListsLag(MemoryStorageBackend):
 class WritesTwice(MemoryStorageBackend):
     """A retry of what was applied."""
 
-    async def set(self, key: str, value: bytes, *, lease: int = 0) -> int:
-        await super().set(key, value, lease=lease)
-        return await super().set(key, value, lease=lease)
+    async def set(self, key: str, value: bytes, *, lease: int = 0, unique: bool = False) -> int:
+        await super().set(key, value, lease=lease, unique=unique)
+        return await super().set(key, value, lease=lease, unique=unique)
 
 
 class ForgetsWrites(MemoryStorageBackend):
-    async def set(self, key: str, value: bytes, *, lease: int = 0) -> int:
+    async def set(self, key: str, value: bytes, *, lease: int = 0, unique: bool = False) -> int:
         if value.endswith(b"7"):
             return (await self.list("", limit=1)).revision
-        return await super().set(key, value, lease=lease)
+        return await super().set(key, value, lease=lease, unique=unique)
 
 
 class RefusesWhatItDoes(MemoryStorageBackend):
-    async def create(self, key: str, value: bytes, *, lease: int = 0) -> int:
-        await self.set(key, value, lease=lease)
+    async def create(self, key: str, value: bytes, *, lease: int = 0, unique: bool = False) -> int:
+        await self.set(key, value, lease=lease, unique=unique)
         raise AlreadyExistsError(key)
 
 
@@ -301,7 +303,7 @@ async def test_what_becomes_of_a_call_that_fails_is_recorded_as_what_its_client_
     class Failing(MemoryStorageBackend):
         error: BaseException = UnavailableError("nowhere", "down")
 
-        async def set(self, key: str, value: bytes, *, lease: int = 0) -> int:  # noqa: ARG002 - the port's
+        async def set(self, key: str, value: bytes, *, lease: int = 0, unique: bool = False) -> int:  # noqa: ARG002 - the port's
             raise self.error
 
     history, store = History(), Failing()

@@ -104,8 +104,8 @@ async def test_a_lost_write_that_was_settled_is_known() -> None:
     """`settle` asks the backend; what it says belongs to the call that was lost."""
 
     class Loses(MemoryStorageBackend):
-        async def set(self, key: str, value: bytes, *, lease: int = 0) -> int:
-            self.revision = await super().set(key, value, lease=lease)
+        async def set(self, key: str, value: bytes, *, lease: int = 0, unique: bool = False) -> int:
+            self.revision = await super().set(key, value, lease=lease, unique=unique)
             raise kvorum.OutcomeUnknownError(key, "no answer")
 
         async def settle(self, lost: kvorum.OutcomeUnknownError) -> int:

@@ -236,8 +236,8 @@ async def test_a_resource_that_is_there_is_not_missing() -> None:
 
 async def test_two_answers_about_one_lost_write_agree() -> None:
     class Wavers(MemoryStorageBackend):
-        async def set(self, key: str, value: bytes, *, lease: int = 0) -> int:
-            await super().set(key, value, lease=lease)
+        async def set(self, key: str, value: bytes, *, lease: int = 0, unique: bool = False) -> int:
+            await super().set(key, value, lease=lease, unique=unique)
             raise kvorum.OutcomeUnknownError(key, "no answer")
 
         async def settle(self, lost: kvorum.OutcomeUnknownError) -> int:

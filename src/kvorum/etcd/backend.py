@@ -4,7 +4,9 @@ Lists take one for each page.
 """
 
 import math
+import secrets
 from collections.abc import Awaitable, Sequence
+from contextlib import suppress
 from typing import Final
 
 from kvorum.arguments import check_lease, check_limit, check_revision, check_start, check_ttl
@@ -16,6 +18,8 @@ from kvorum.errors import (
     NotFoundError,
     OutcomeUnknownError,
     ResourceTooLargeError,
+    ServerError,
+    StorageFullError,
 )
 from kvorum.etcd import _rpc as rpc
 from kvorum.etcd.connection import Connection
@@ -37,6 +41,7 @@ from kvorum.storage import (
 
 _EQUAL: Final = int(rpc.Compare.EQUAL)
 _MOD: Final = int(rpc.Compare.MOD)
+_MAX_LEASE: Final = 2**63 - 1
 
 
 class EtcdStorageBackend(StorageBackend):
@@ -121,35 +126,40 @@ class EtcdStorageBackend(StorageBackend):
 
     # --- write ---
 
-    async def set(self, key: str, value: bytes, *, lease: int = 0) -> int:
-        """Send one Put. If its answer is lost, look whether the value is there and can be nobody else's."""
-        operation, pipeline = Operation.put(key, value, lease=lease), self._client.pipeline
-        put = rpc.PutRequest()
-        self._fill(put, operation, self._keys.full(key), pipeline.connection.settings)
+    async def set(self, key: str, value: bytes, *, lease: int = 0, unique: bool = False) -> int:
+        """Send one Put. If its answer is lost, look whether the value is there, if no other write has it."""
+        operation, pipeline = Operation.put(key, value, lease=lease, unique=unique), self._client.pipeline
+        put, connection = rpc.PutRequest(), pipeline.connection
+        self._fill(put, operation, self._keys.full(key), connection.settings)
+        since = connection.revision
         try:
             return await pipeline.put(put)
         except OutcomeUnknownError as exc:
-            return await self._lost(pipeline.connection, exc, [operation]).look()
+            return await self._lost(connection, exc, [operation], since).look()
+        except StorageFullError as full:
+            return await self._lost(connection, full, [operation], since).decide(full)
 
-    async def create(self, key: str, value: bytes, *, lease: int = 0) -> int:
+    async def create(self, key: str, value: bytes, *, lease: int = 0, unique: bool = False) -> int:
         """Send one transaction: the key must not exist, or nothing happens. A lost answer is treated as in `set`.
 
-        It is not sent again: the first copy may have been applied, and somebody have deleted the key since.
+        It is not sent again: the first copy may have been applied, and the key deleted since.
         """
-        operations = [Operation.create(key, value, lease=lease)]
+        operations = [Operation.create(key, value, lease=lease, unique=unique)]
         _, revision = await self._run(operations)
         if not revision:
             raise AlreadyExistsError(key)
         return revision
 
-    async def compare_and_swap(self, key: str, value: bytes, *, expected: int, lease: int | None = None) -> int:
+    async def compare_and_swap(
+        self, key: str, value: bytes, *, expected: int, lease: int | None = None, unique: bool = False
+    ) -> int:
         """Send one transaction, which reads the key if it refuses to write it.
 
         If its answer is lost, it is sent again, which is safe: see `kvorum.etcd.outcomes`.
         """
         if lease is None and expected == 0:
             lease = 0  # a key that does not exist has no lease to keep
-        return await self._commit([Operation.swap(key, value, expected=expected, lease=lease)])
+        return await self._commit([Operation.swap(key, value, expected=expected, lease=lease, unique=unique)])
 
     async def delete(self, key: str, *, expected: int | None = None) -> Change:
         """Send one transaction, which returns the value that it removed.
@@ -178,7 +188,7 @@ class EtcdStorageBackend(StorageBackend):
         operations: Sequence[Operation] = lost.operations
         connection = self._client.connection
         request = self._transaction(operations, connection.settings)
-        answer, revision = await self._lost(connection, lost, operations).find_out(request)
+        answer, revision = await self._lost(connection, lost, operations, lost.since).find_out(request)
         if not revision:
             raise self._first_conflict(operations, answer)
         return revision
@@ -192,11 +202,15 @@ class EtcdStorageBackend(StorageBackend):
     async def _run(self, operations: Sequence[Operation], *, prev_kv: bool = False) -> tuple[rpc.TxnResponse, int]:
         """Run a transaction; return the answer, and the revision at which it was applied, 0 if it was refused."""
         pipeline = self._client.pipeline
-        request = self._transaction(operations, pipeline.connection.settings, prev_kv=prev_kv)
+        connection = pipeline.connection
+        request = self._transaction(operations, connection.settings, prev_kv=prev_kv)
+        since = connection.revision
         try:
             answer, revision = await self._send(pipeline, request, operations)
         except OutcomeUnknownError as exc:
-            return await self._lost(pipeline.connection, exc, operations).find_out(request)
+            return await self._lost(connection, exc, operations, since).find_out(request)
+        except StorageFullError as full:
+            return rpc.TxnResponse(), await self._lost(connection, full, operations, since).decide(full)
         return answer, revision if answer.succeeded else 0
 
     def _send(
@@ -216,8 +230,18 @@ class EtcdStorageBackend(StorageBackend):
         answer = await connection.txn(request, subject)
         return answer, answer.header.revision
 
-    def _lost(self, connection: Connection, exc: OutcomeUnknownError, operations: Sequence[Operation]) -> LostWrite:
-        lost = OutcomeUnknownError(exc.subject, exc.reason, tuple(operations))
+    def _lost(
+        self,
+        connection: Connection,
+        exc: OutcomeUnknownError | StorageFullError,
+        operations: Sequence[Operation],
+        since: int,
+    ) -> LostWrite:
+        subject = ", ".join(self.location(operation.key) for operation in operations)
+        if isinstance(exc, OutcomeUnknownError):
+            lost = OutcomeUnknownError(exc.subject, exc.reason, tuple(operations), since)
+        else:
+            lost = OutcomeUnknownError(subject, str(exc), tuple(operations), since)
         return LostWrite(connection, self._keys, operations, lost)
 
     def _transaction(
@@ -266,9 +290,26 @@ class EtcdStorageBackend(StorageBackend):
     # --- leases ---
 
     async def grant_lease(self, ttl: float) -> int:
-        """Send one LeaseGrant. The server's minimum is 1.5 times its election timeout, rounded up: 2 s by default."""
+        """Send one LeaseGrant. The server's minimum is 1.5 times its election timeout, rounded up: 2 s by default.
+
+        The id is chosen here, so that a lease can be revoked that was granted although the answer says that the store
+        is full.
+        """
         check_ttl(ttl)
-        return (await self._client.connection.lease_grant(rpc.LeaseGrantRequest(TTL=math.ceil(ttl)))).ID
+        connection = self._client.connection
+        while True:
+            lease = secrets.randbelow(_MAX_LEASE) + 1
+            try:
+                return (await connection.lease_grant(rpc.LeaseGrantRequest(ID=lease, TTL=math.ceil(ttl)))).ID
+            except StorageFullError:
+                with suppress(KvorumError):  # it was not granted, or ends by itself
+                    await self.revoke_lease(lease)
+                raise
+            except ServerError as exc:
+                # The first of two requests was applied, and its answer lost. It may have been some time ago, so the
+                # lease may end too early; it is left to end by itself.
+                if "lease already exists" not in exc.detail:
+                    raise
 
     async def revoke_lease(self, lease: int) -> None:
         """Send one LeaseRevoke; again if its answer is lost, since a lease that is gone does not come back."""

@@ -62,6 +62,11 @@ class Connection:
         return self.cluster.current.address
 
     @property
+    def revision(self) -> int:
+        """The highest revision of the store that an answer has told so far: what is written from now on is above it."""
+        return self.cluster.floor.revision
+
+    @property
     def version(self) -> Version:
         """The version of the servers, as (3, 5, 1): of those that were asked the lowest; (0, 0, 0) if none was."""
         return self.cluster.version

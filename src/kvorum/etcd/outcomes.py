@@ -1,56 +1,47 @@
-"""What became of a write whose answer was lost.
+"""What became of a write whose answer does not tell: it was lost, or says that the store is full.
 
-A transaction that compares the mod_revision of a key with a number above 0, and writes that key, can be sent again as
-it is: only one copy can ever apply. If the second one applies, the first never will. If it is refused, the first change
-of the key after that revision tells whose it was. A read that shows nothing proves nothing: the first copy may still be
-on its way.
+Rules:
+
+1. A transaction that compares the mod_revision of a key with a number above 0, and writes that key, can be sent again
+   as it is: only one copy can ever apply. If the second one applies, the first never will. If it is refused because the
+   key has moved on, the first change of the key after that revision tells whether it was this write.
+2. A read that shows nothing proves nothing about a write without an answer: it may still be on its way.
+3. "Database space exceeded" is an answer. etcd gives it for a request that it has refused, and for one that it has
+   applied as the quota was used up: `quotaApplierV3` in its server/etcdserver/apply applies first. In both cases
+   nothing of the request is under way any more, so reading decides.
+4. A value proves a write only if no other write has these bytes (`Operation.unique`), and if its mod_revision is above
+   one that was known before the write was sent: the same bytes may have been there before. The lease has to fit, too.
+5. History counts only if it is whole: see `kvorum.etcd.history`.
 """
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from functools import partial
+from typing import Any, Final, TypeVar
 
 import anyio
-import msgspec
 
 from kvorum.deadlines import deadline_of
-from kvorum.errors import KvorumError, OutcomeUnknownError
+from kvorum.errors import KvorumError, OutcomeUnknownError, StorageFullError, UnavailableError
 from kvorum.etcd import _rpc as rpc
 from kvorum.etcd.connection import Connection
-from kvorum.etcd.watch_stream import WatchStream
+from kvorum.etcd.history import DELETE, first_change
 from kvorum.keyspace import KeySpace
 from kvorum.storage import Operation
 
-_DELETE: Final = 1  # mvccpb.Event.DELETE
-_PAUSE: Final = 0.05  # seconds before a transaction is sent once more: a connection may fail at once each time
+T = TypeVar("T")
 
-
-class _Metadata(msgspec.Struct, rename="camel", gc=False):
-    write_token: str = ""
-
-
-class _Written(msgspec.Struct, gc=False):
-    metadata: _Metadata = msgspec.field(default_factory=_Metadata)
-
-
-_decoder = msgspec.json.Decoder(_Written)
-
-
-def is_unmistakable(value: bytes) -> bool:
-    """Tell whether a value has a write token, so that nobody else can have written the same bytes."""
-    try:
-        return bool(_decoder.decode(value).metadata.write_token)
-    except (msgspec.MsgspecError, ValueError, RecursionError):
-        return False
+_PAUSE: Final = 0.05  # seconds before the next try: a connection may fail at once each time
+_PROBES: Final = 100  # revisions at which a key is looked for that is not there now
 
 
 class LostWrite:
-    """A write that got no answer.
+    """A write whose answer does not tell what became of it.
 
     Args:
         connection: where it was sent.
         keys: what its keys are in etcd.
         operations: what it was to do, all of it or nothing.
-        lost: the error to raise if that stays unknown.
+        lost: the error to raise if that stays unknown. Its `since` is a revision known before the write was sent.
     """
 
     def __init__(
@@ -58,11 +49,15 @@ class LostWrite:
     ) -> None:
         self._connection = connection
         self._keys = keys
-        self._operations = operations
+        self._writes = [operation for operation in operations if operation.writes]
+        self._compared = [operation for operation in operations if operation.expected is not None]
         self._lost = lost
+        self._deadline = deadline_of(connection.settings.timeout)
+
+    # --- what a caller asks ---
 
     async def find_out(self, request: rpc.TxnRequest) -> tuple[rpc.TxnResponse, int]:
-        """Return an answer to the transaction, and the revision at which it was applied.
+        """Return an answer to a transaction that got none, and the revision at which it was applied.
 
         The revision is 0 if it was refused, and never will be applied; then the answer is the refusal.
 
@@ -70,87 +65,219 @@ class LostWrite:
             request: the very same transaction as the one that was lost.
 
         Raises:
+            StorageFullError: it was refused, and never will be applied.
             OutcomeUnknownError: it cannot be told within another deadline, or from what is left of the history.
         """
-        fence = next((o for o in self._operations if o.writes and o.expected), None)
+        fence = self._fence()
         if fence is None:
             return rpc.TxnResponse(), await self.look()
-        with anyio.move_on_after(deadline_of(self._connection.settings.timeout) - anyio.current_time()):
-            try:
-                answer = await self._send_again(request)
-                return answer, answer.header.revision if answer.succeeded else await self._applied_at(fence, answer)
-            except KvorumError as exc:  # whatever keeps it from finding out, even a lack of permission
-                raise self._lost from exc
-        raise self._lost
+        return await self._bounded(self._send_again(fence, request))
 
     async def look(self) -> int:
-        """Return the revision at which one of its values was written that nobody else can have.
+        """Return the revision at which a write that got no answer was applied, if one of its values is there.
 
         Raises:
             OutcomeUnknownError: none is there. They may have been, or may still come.
         """
-        for operation in self._operations:
-            if operation.value is not None and is_unmistakable(operation.value):
-                kv = await self._read(operation.key)
-                if kv is not None and kv.value == operation.value:
-                    return kv.mod_revision
+        return await self._bounded(self._seen()) or self._unknown()
+
+    async def decide(self, full: StorageFullError) -> int:
+        """Return the revision at which a write was applied that etcd had no room for.
+
+        Raises:
+            StorageFullError: it was not applied, and never will be: the error that was given.
+            OutcomeUnknownError: it cannot be told within another deadline, or from what is left of the history.
+        """
+        if revision := await self._bounded(self._fate()):
+            return revision
+        raise full
+
+    # --- how long it may take ---
+
+    async def _bounded(self, step: Coroutine[Any, Any, T]) -> T:
+        """Wait for a step until the deadline; whatever keeps it from finding out leaves the outcome unknown."""
+        with anyio.move_on_after(self._deadline - anyio.current_time()):
+            try:
+                return await step
+            except StorageFullError:
+                raise
+            except KvorumError as exc:  # even a lack of permission
+                if exc is self._lost:
+                    raise
+                raise self._lost from exc
         raise self._lost
 
-    async def _send_again(self, request: rpc.TxnRequest) -> rpc.TxnResponse:
+    async def _again(self, step: Callable[[], Awaitable[T]]) -> T:
+        """Do again what changes nothing by being done twice, while servers are away or connections break."""
         while True:
             try:
-                return await self._connection.txn(request, self._lost.subject)
-            except OutcomeUnknownError:
+                return await step()
+            except (UnavailableError, OutcomeUnknownError) as exc:
+                if exc is self._lost:
+                    raise
                 await anyio.sleep(_PAUSE)
 
-    async def _applied_at(self, fence: Operation, refusal: rpc.TxnResponse) -> int:
-        """Return the revision at which the first copy was applied, 0 if never: the second one was refused."""
-        if self._mod_revisions(refusal)[fence.key] == fence.expected:
-            return self._never(refusal)
-        change = await self._first_change(fence.key, fence.expected or 0)
-        revision = change.kv.mod_revision
-        value = None if change.type == _DELETE else change.kv.value
-        for operation in self._operations:
-            if operation.value is not None and is_unmistakable(operation.value):
-                if operation.key != fence.key:
-                    kv = await self._read(operation.key, revision)
-                    value = kv.value if kv is not None and kv.mod_revision == revision else None
-                return revision if value == operation.value else 0
-        if value == fence.value:
-            raise self._lost  # somebody else may have done just the same
-        return 0
+    def _unknown(self) -> int:
+        raise self._lost
+
+    # --- a transaction that is its own fence ---
+
+    def _fence(self) -> Operation | None:
+        """Return what makes it safe to send the transaction again; best what tells by its value who wrote it."""
+        fences = [operation for operation in self._writes if operation.expected]
+        return next((operation for operation in fences if operation.unique), fences[0] if fences else None)
+
+    async def _send_again(self, fence: Operation, request: rpc.TxnRequest) -> tuple[rpc.TxnResponse, int]:
+        send, subject = self._connection.txn, self._lost.subject
+        try:
+            answer = await self._again(partial(send, request, subject, deadline=self._deadline))
+        except StorageFullError as full:  # of the second copy; the first may be under way still
+            if await self._mod_revision(fence.key) == fence.expected:
+                raise self._lost from full
+            if revision := await self._first_after(fence):
+                return rpc.TxnResponse(succeeded=True), revision
+            raise
+        if answer.succeeded:
+            return answer, answer.header.revision
+        if self._mod_revisions(answer)[fence.key] == fence.expected:
+            return answer, self._never(answer)
+        return answer, await self._first_after(fence)
+
+    async def _first_after(self, fence: Operation) -> int:
+        """Return the revision at which a transaction was applied whose fence has moved on; 0 if never."""
+        if revision := await self._seen():
+            return revision
+        expected = fence.expected or 0
+        change = await self._find(fence.key, expected, 0, lambda _: True)
+        revision = change.kv.mod_revision if change is not None else 0
+        if change is None or not _fits(fence, change):
+            return 0
+        if fence.unique:
+            return revision
+        for operation in self._writes:
+            if operation.unique:
+                kv = _first(await self._read(operation.key, revision))
+                return revision if kv is not None and kv.mod_revision == revision and _is_of(operation, kv) else 0
+        raise self._lost  # another client may have done just the same
 
     def _never(self, refusal: rpc.TxnResponse) -> int:
         """Make sure that what another key kept from being applied will keep it for ever; return 0."""
         found = self._mod_revisions(refusal)
-        if any(operation.expected and found[operation.key] != operation.expected for operation in self._operations):
+        if any(operation.expected and found[operation.key] != operation.expected for operation in self._compared):
             return 0  # a mod_revision never comes back
         raise self._lost  # a key that must not exist may be deleted before the first copy arrives
 
     def _mod_revisions(self, refusal: rpc.TxnResponse) -> dict[str, int]:
-        compared = [operation.key for operation in self._operations if operation.expected is not None]
         ranges = [response.response_range.kvs for response in refusal.responses]
-        return {key: kvs[0].mod_revision if kvs else 0 for key, kvs in zip(compared, ranges, strict=True)}
+        return {
+            operation.key: kvs[0].mod_revision if kvs else 0
+            for operation, kvs in zip(self._compared, ranges, strict=True)
+        }
 
-    async def _first_change(self, key: str, after: int) -> rpc.Event:
-        """Return what was done to a key first after a revision; something was."""
-        create = rpc.WatchCreateRequest(
-            key=self._keys.full(key), range_end=b"", start_revision=after + 1, prev_kv=False
-        )
-        deadline = deadline_of(self._connection.settings.timeout)
-        stream = await WatchStream.open(self._connection, create, self._lost.subject, deadline)
-        try:
-            while True:
-                response = await stream.read()
-                if response.events:
-                    return response.events[0]
-        finally:
-            stream.cancel()
+    # --- a write that was answered: the store is full ---
 
-    async def _read(self, key: str, revision: int = 0) -> rpc.KeyValue | None:
+    async def _fate(self) -> int:
+        """Return the revision at which it was applied, 0 if never; all of it was, or nothing."""
+        for operation in sorted(self._writes, key=lambda operation: not operation.unique):
+            revision = await self._fate_of(operation)
+            if revision is not None:
+                return revision
+        raise self._lost
+
+    async def _fate_of(self, operation: Operation) -> int | None:
+        """Return what a key tells: None if nothing, the revision of the write, or 0 if it was never applied."""
+        answer, since = await self._read(operation.key), self._since(operation)
+        kv, now = _first(answer), answer.header.revision
+        if not since:
+            return None
+        if now == self._lost.since:
+            return 0  # nothing at all was written
+        if kv is not None and (kv.create_revision if operation.value is None else kv.mod_revision) <= since:
+            return 0  # a write, or a deletion, would have left its mark
+        if operation.expected:
+            return await self._first_after(operation)
+        if kv is not None:
+            return await self._search(operation, kv.mod_revision)
+        return await self._probe(operation, now)
+
+    async def _search(self, operation: Operation, until: int) -> int | None:
+        """Look for an operation among the changes of a key, the last of which is known."""
+        since = self._since(operation)
+        change = await self._find(operation.key, since, until, lambda change: _fits(operation, change))
+        if change is None:
+            return 0
+        return change.kv.mod_revision if operation.unique else None
+
+    async def _probe(self, operation: Operation, now: int) -> int | None:
+        """Look for a value that may have been there for a while, at each revision at which it may have been."""
+        since = self._since(operation)
+        if operation.value is None or now - since > _PROBES:
+            return None
+        for revision in range(since + 1, now):
+            kv = _first(await self._read(operation.key, revision))
+            if kv is not None and _is_of(operation, kv):
+                return kv.mod_revision if operation.unique and kv.mod_revision > since else None
+        return 0
+
+    # --- what is there ---
+
+    def _since(self, operation: Operation) -> int:
+        """Return a revision that the write comes after; 0 if none is known."""
+        return max(self._lost.since, operation.expected or 0)
+
+    async def _seen(self) -> int:
+        """Return the revision of the write if one of its values is there that no other write has; else 0."""
+        for operation in self._writes:
+            since = self._since(operation)
+            if operation.unique and since:
+                kv = _first(await self._read(operation.key))
+                if kv is not None and kv.mod_revision > since and _is_of(operation, kv):
+                    return kv.mod_revision
+        return 0
+
+    async def _mod_revision(self, key: str) -> int:
+        kv = _first(await self._read(key))
+        return kv.mod_revision if kv is not None else 0
+
+    async def _read(self, key: str, revision: int = 0) -> rpc.RangeResponse:
         request = rpc.RangeRequest(key=self._keys.full(key), revision=revision)
-        try:
-            answer = await self._connection.range(request, self._lost.subject, revision=revision)
-        except KvorumError as exc:
-            raise self._lost from exc
-        return answer.kvs[0] if answer.kvs else None
+        return await self._connection.range(request, self._lost.subject, revision=revision, deadline=self._deadline)
+
+    # --- what has been there ---
+
+    async def _find(self, key: str, after: int, until: int, fits: Callable[[rpc.Event], bool]) -> rpc.Event | None:
+        """Return the first change of a key after a revision that fits; None if there is none.
+
+        Args:
+            key: which key.
+            after: the revision.
+            until: the revision of a later change of the key, the last one to look at; 0: only the first is looked at.
+            fits: tells whether it is the one.
+
+        Raises:
+            HistoryLostError: something after the revision has been compacted.
+        """
+        full, subject = self._keys.full(key), self._lost.subject
+        while True:
+            change = await self._again(partial(first_change, self._connection, full, after, subject, self._deadline))
+            if fits(change):
+                return change
+            after = change.kv.mod_revision
+            if after >= until:
+                return None
+
+
+def _first(answer: rpc.RangeResponse) -> rpc.KeyValue | None:
+    return answer.kvs[0] if answer.kvs else None
+
+
+def _is_of(operation: Operation, kv: rpc.KeyValue) -> bool:
+    """Tell whether an operation would have left a key like that."""
+    return kv.value == operation.value and operation.lease in {None, kv.lease}
+
+
+def _fits(operation: Operation, change: rpc.Event) -> bool:
+    """Tell whether a change looks like an operation."""
+    if change.type == DELETE or operation.value is None:
+        return change.type == DELETE and operation.value is None
+    return _is_of(operation, change.kv)

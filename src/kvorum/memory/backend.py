@@ -155,22 +155,24 @@ class MemoryStorageBackend(StorageBackend):
 
     # --- write ---
 
-    async def set(self, key: str, value: bytes, *, lease: int = 0) -> int:
-        """Write it."""
-        return await self._commit([Operation.put(key, value, lease=lease)])
+    async def set(self, key: str, value: bytes, *, lease: int = 0, unique: bool = False) -> int:
+        """Write it. No answer gets lost here, so `unique` makes no difference."""
+        return await self._commit([Operation.put(key, value, lease=lease, unique=unique)])
 
-    async def create(self, key: str, value: bytes, *, lease: int = 0) -> int:
+    async def create(self, key: str, value: bytes, *, lease: int = 0, unique: bool = False) -> int:
         """Write it, unless it is there."""
         try:
-            return await self._commit([Operation.create(key, value, lease=lease)])
+            return await self._commit([Operation.create(key, value, lease=lease, unique=unique)])
         except ConflictError:
             raise AlreadyExistsError(key) from None
 
-    async def compare_and_swap(self, key: str, value: bytes, *, expected: int, lease: int | None = None) -> int:
+    async def compare_and_swap(
+        self, key: str, value: bytes, *, expected: int, lease: int | None = None, unique: bool = False
+    ) -> int:
         """Write it, if it is as expected."""
         if lease is None and expected == 0:
             lease = 0  # a key that does not exist has no lease to keep
-        return await self._commit([Operation.swap(key, value, expected=expected, lease=lease)])
+        return await self._commit([Operation.swap(key, value, expected=expected, lease=lease, unique=unique)])
 
     async def delete(self, key: str, *, expected: int | None = None) -> Change:
         """Remove it, if it is as expected."""

@@ -149,19 +149,21 @@ class RecordingBackend(StorageBackend):
         """Note nothing: it says neither when nor what."""
         return await self._backend.keys(pattern)
 
-    async def set(self, key: str, value: bytes, *, lease: int = 0) -> int:
+    async def set(self, key: str, value: bytes, *, lease: int = 0, unique: bool = False) -> int:
         """Note what was intended, and its revision."""
-        answer = self._backend.set(key, value, lease=lease)
+        answer = self._backend.set(key, value, lease=lease, unique=unique)
         return await self._call("set", (Intent(key, value, lease=lease),), answer, _written)
 
-    async def create(self, key: str, value: bytes, *, lease: int = 0) -> int:
+    async def create(self, key: str, value: bytes, *, lease: int = 0, unique: bool = False) -> int:
         """Note what was intended, and its revision."""
-        answer = self._backend.create(key, value, lease=lease)
+        answer = self._backend.create(key, value, lease=lease, unique=unique)
         return await self._call("create", (Intent(key, value, 0, lease=lease),), answer, _written)
 
-    async def compare_and_swap(self, key: str, value: bytes, *, expected: int, lease: int | None = None) -> int:
+    async def compare_and_swap(
+        self, key: str, value: bytes, *, expected: int, lease: int | None = None, unique: bool = False
+    ) -> int:
         """Note what was intended, and its revision."""
-        answer = self._backend.compare_and_swap(key, value, expected=expected, lease=lease)
+        answer = self._backend.compare_and_swap(key, value, expected=expected, lease=lease, unique=unique)
         return await self._call("compare_and_swap", (Intent(key, value, expected, lease=lease),), answer, _written)
 
     async def delete(self, key: str, *, expected: int | None = None) -> Change:

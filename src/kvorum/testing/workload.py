@@ -110,22 +110,22 @@ class _Client:
         await self._backend.exists(key)
 
     async def set(self, key: str) -> None:
-        self._seen[key] = await self._backend.set(key, self._value(key))
+        self._seen[key] = await self._backend.set(key, self._value(key), unique=True)
 
     async def create(self, key: str) -> None:
-        self._seen[key] = await self._backend.create(key, self._value(key))
+        self._seen[key] = await self._backend.create(key, self._value(key), unique=True)
 
     async def swap(self, key: str) -> None:
         if key not in self._seen or self._random.random() < 0.5:
             await self.get(key)
         expected = self._seen[key]
-        self._seen[key] = await self._backend.compare_and_swap(key, self._value(key), expected=expected)
+        self._seen[key] = await self._backend.compare_and_swap(key, self._value(key), expected=expected, unique=True)
 
     async def delete(self, key: str) -> None:
         await self._backend.delete(key)
 
     async def commit(self, key: str) -> None:
-        operations = [Operation.put(key, self._value(key))]
+        operations = [Operation.put(key, self._value(key), unique=True)]
         taken = {key}
         for _ in range(self._workload.batch - 1):
             other = self._key()
@@ -136,7 +136,7 @@ class _Client:
             if other in self._seen and self._random.random() < 0.5 / (self._workload.batch - 1):
                 operations.append(Operation.check(other, expected=self._seen[other]))
             else:
-                operations.append(Operation.put(other, self._value(other)))
+                operations.append(Operation.put(other, self._value(other), unique=True))
         await self._backend.commit(operations)
 
     async def list(self, key: str) -> None:
