@@ -200,8 +200,9 @@ async def test_a_wrong_password_is_refused_at_once(guarded: EmbeddedEtcd) -> Non
 
 @pytest.mark.parametrize("kind", ["simple"], indirect=True)
 async def test_nobody_is_told_that_a_user_is_wanted(guarded: EmbeddedEtcd) -> None:
-    async with kvorum.connect(EtcdSettings(endpoints=guarded.endpoints)) as client:
-        with pytest.raises(AuthenticationError):
+    """Where it tells its version to root alone, it refuses the first question."""
+    with pytest.raises(AuthenticationError):
+        async with kvorum.connect(EtcdSettings(endpoints=guarded.endpoints)) as client:
             await client.backend.get("a")
 
 
@@ -266,9 +267,9 @@ async def test_a_server_that_has_forgotten_the_token_gets_another(
     """Simple tokens live in the server's memory. Sixteen calls at once authenticate once."""
     store = alice.backend
     await store.set("mine/a", b"1")
+    token = alice.connection.cluster.tokens.token
     await guarded.restart()
     await alice.connection.cluster.prepare(alice.connection.cluster.current, anyio.current_time() + 5)
-    token = alice.connection.cluster.tokens.token
 
     async with anyio.create_task_group() as group:
         for number in range(16):
@@ -277,6 +278,22 @@ async def test_a_server_that_has_forgotten_the_token_gets_another(
     assert alice.connection.cluster.tokens.token != token
     assert 0 < len(refusals) <= 16
     assert await store.count("mine/") == 17
+
+
+@pytest.mark.parametrize("kind", ["simple"], indirect=True)
+async def test_a_call_waits_for_the_token_of_another_task_no_longer_than_its_own_deadline(alice: kvorum.Client) -> None:
+    tokens = alice.connection.cluster.tokens
+    tokens.metadata = (("token", "forgotten.1"),)
+    started = anyio.current_time()
+
+    async def wait() -> None:
+        with anyio.fail_after(5), kvorum.deadline(0.2), pytest.raises(kvorum.UnavailableError):
+            await alice.backend.get("mine/a")
+
+    async with tokens._renewing, anyio.create_task_group() as group:  # the task that fetches one has more time
+        group.start_soon(wait)
+    assert anyio.current_time() - started < 2
+    assert await alice.backend.get("mine/a") is None
 
 
 @pytest.mark.parametrize("kind", ["simple"], indirect=True)

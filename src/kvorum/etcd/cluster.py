@@ -176,7 +176,7 @@ class Cluster:
         if cause in {Cause.MEMBER, Cause.OPEN} or now() - started >= self._settings.timeout:
             self.leave(server)
         elif cause is not Cause.REQUEST and deadline > started and server is self.current:
-            self._pulse_of(server).ask()
+            self.pulse_of(server).ask()
 
     @property
     def share(self) -> float:
@@ -191,7 +191,8 @@ class Cluster:
 
     # --- whether it is alive ---
 
-    def _pulse_of(self, server: Server) -> Pulse:
+    def pulse_of(self, server: Server) -> Pulse:
+        """Return what watches over the answers that a server owes."""
         pulse = self._pulses.get(server)
         if pulse is None:
 
@@ -199,7 +200,7 @@ class Cluster:
                 return await self._is_alive(server)
 
             def spawn(run: Callable[[], Coroutine[Any, Any, None]]) -> None:
-                self._supervisor.spawn(run, name="ask whether a server is alive")
+                self._supervisor.spawn(run, name="look after a server")
 
             pulse = Pulse(is_alive, spawn, lambda: self._leave_for_dead(server), self.share / 2)
             self._pulses[server] = pulse
@@ -207,23 +208,38 @@ class Cluster:
 
     async def _is_alive(self, server: Server) -> bool:
         """Ask a server something cheap. One that refuses as a member is no better than one that is silent."""
-        deadline = now() + self.share / 2
+        seconds = self.share / (1 if len(self.servers) == 1 else 2)
+        if not self.is_prepared(server):
+            return await self._is_answer(server, self._prepare_within(server, seconds))
+        answers: list[bool] = []
+        async with anyio.create_task_group() as group:
+
+            async def ask(channel: Channel) -> None:
+                status = server.call(
+                    channel.maintenance.Status, rpc.StatusRequest(), _STATUS, now() + seconds, self.tokens.metadata
+                )
+                answers.append(await self._is_answer(server, status))
+                if answers[-1]:
+                    group.cancel_scope.cancel()
+
+            # On both connections: what is asked may be queued behind the very page that is waited for.
+            group.start_soon(ask, server.calls)
+            group.start_soon(ask, server.watches)
+        return any(answers)
+
+    async def _is_answer(self, server: Server, question: Coroutine[Any, Any, object]) -> bool:
         try:
-            if self.is_prepared(server):
-                await self.status(server, deadline)
-            else:
-                await self._prepare_within(server, self.share / 2)
-        except ClientClosedError:
-            return True
+            await question
         except UnavailableError as exc:
-            _log.debug("etcd at %s is left: %s", server.address, exc)
+            _log.debug("etcd at %s does not answer: %s", server.address, exc)
             return False
-        except KvorumError:  # an answer, too
+        except KvorumError:  # a refusal is an answer, too; and when the client is closed nothing matters any more
             return True
         return True
 
     def _leave_for_dead(self, server: Server) -> None:
-        self._renew_channels(server)
+        if len(self.servers) == 1:
+            self._renew_channels(server)
         self.leave(server)
 
     def _renew_channels(self, server: Server) -> None:
@@ -312,11 +328,11 @@ class Cluster:
         for _ in range(_RENEWALS if self.tokens.has_user else 0):
             token = self.tokens.token
             with suppress(TokenRefusedError):
-                answer = await self._call_once(server, method, request, call, deadline)
+                answer = await server.call(method(server.calls), request, call, deadline, self.tokens.metadata)
                 break
             await self.renew_token(server, token, deadline)
         else:
-            answer = await self._call_once(server, method, request, call, deadline)
+            answer = await server.call(method(server.calls), request, call, deadline, self.tokens.metadata)
         header = cast("HasHeader", answer).header  # each of etcd's answers has one
         revision = header.revision
         if header.cluster_id != floor.cluster_id or revision < known or (revision == known and call.writes):
@@ -324,27 +340,6 @@ class Cluster:
         elif revision > floor.revision:
             floor.revision = revision
         return answer
-
-    async def _call_once(
-        self, server: Server, method: Method[Request, Response], request: Request, call: Call, deadline: float
-    ) -> Response:
-        """Make a call. What can be tried elsewhere ends before its deadline if the server turns out to be dead."""
-        stub = method(server.calls)
-        if call.writes or len(self.servers) == 1 or call is _STATUS:
-            return await server.call(stub, request, call, deadline, self.tokens.metadata)
-        pulse = self._pulse_of(server)
-        owed = pulse.enter(stub)
-        try:
-            return await server.call(
-                cast("rpc.Unary[Request, Response]", owed), request, call, deadline, self.tokens.metadata
-            )
-        except UnavailableError as exc:
-            if not owed.is_given_up:
-                raise
-            reason = f"no answer for {now() - owed.since:.3g} s, nor to the question whether it is alive"
-            raise UnavailableError(server.address, reason) from exc.__cause__
-        finally:
-            pulse.leave(owed)
 
     def _look_closer(self, server: Server, answer: HasHeader, call: Call, known: int) -> None:
         """Refuse an answer that is not to be believed. Of a write nobody can tell then what became of it."""

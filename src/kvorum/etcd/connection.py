@@ -5,7 +5,8 @@ see `kvorum.etcd.outcomes`.
 """
 
 import logging
-from typing import Protocol
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol, TypeAlias
 
 import anyio
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_before_delay, wait_random_exponential
@@ -23,6 +24,8 @@ from kvorum.settings import EtcdSettings
 from kvorum.supervisor import Supervisor
 
 _log = logging.getLogger(__name__)
+
+Again: TypeAlias = Callable[[], Coroutine[Any, Any, Response]]
 
 
 class HasConnection(Protocol):
@@ -119,7 +122,18 @@ class Connection:
 
         To a server that is prepared it goes without giving way to another task first.
         """
-        return await self._attempt(method, request, call, deadline)
+        version = self.cluster.current.version
+
+        async def again() -> Response:
+            """Ask another server of the same version: the form of the request is made for it."""
+            cluster = self.cluster
+            if not cluster.is_prepared(cluster.current):
+                await cluster.prepare(cluster.current, deadline)
+            if cluster.current.version != version:
+                raise UnavailableError(cluster.current.address, "it is of another version")
+            return await self._attempt(method, request, call, deadline)
+
+        return await self._attempt(method, request, call, deadline, again)
 
     async def lease_grant(self, request: rpc.LeaseGrantRequest) -> rpc.LeaseGrantResponse:
         """Grant a lease. One whose grant got no answer ends by itself, so to try again is safe: it counts as a read."""
@@ -220,14 +234,43 @@ class Connection:
         raise AssertionError("tenacity leaves its loop by an error only")
 
     async def _attempt(
-        self, method: Method[Request, Response], request: Request, call: Call, deadline: float
+        self,
+        method: Method[Request, Response],
+        request: Request,
+        call: Call,
+        deadline: float,
+        again: "Again[Response] | None" = None,
     ) -> Response:
-        """Send to the server of now."""
+        """Send to the server of now; `again` is how to ask another one if this one turns out to be dead."""
         cluster, server, started = self.cluster, self.cluster.current, now()
         try:
             if not cluster.is_prepared(server):
                 await cluster.prepare(server, deadline)
-            return await cluster.call(server, method, request, call, deadline)
+            if call.writes or len(cluster.servers) == 1:
+                return await cluster.call(server, method, request, call, deadline)
+            return await self._read(server, method, request, call, deadline, again)
         except (UnavailableError, OutcomeUnknownError) as exc:
             cluster.judge(server, exc, started=started, deadline=deadline)
             raise
+
+    async def _read(
+        self,
+        server: Server,
+        method: Method[Request, Response],
+        request: Request,
+        call: Call,
+        deadline: float,
+        again: Again[Response] | None,
+    ) -> Response:
+        """Read from a server that is watched over: if it turns out to be dead, another one is asked as well."""
+        pulse = self.cluster.pulse_of(server)
+        owed = pulse.enter(again or (lambda: self._send_until(method, request, call, deadline)))
+        try:
+            return await self.cluster.call(server, lambda channel: owed.on(method(channel)), request, call, deadline)
+        except UnavailableError:
+            if owed.answer is None:
+                raise
+            answer: Response = owed.answer
+            return answer
+        finally:
+            pulse.leave(owed)

@@ -1,48 +1,69 @@
 """Whether a server that owes an answer is alive.
 
 An answer may take long: a large page, a slow link. A server that hangs takes for ever. To tell one from the other, a
-server that has not answered for a while is asked something cheap on the same connection; calls are given up only if it
-does not answer that either. The same question settles a doubt when a call has run out of its caller's patience, which
-by itself says nothing about the server.
+server that has not answered for a while is asked something cheap. If it does not answer that either, what it owes is
+asked for at another server as well, and the first answer counts: one that is under way is never thrown away. The same
+question settles a doubt when a call has run out of its caller's patience: by itself that says nothing about the server.
 """
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any, Generic, TypeVar
+from contextlib import suppress
+from typing import Any
 
-from kvorum.errors import ClientClosedError
+import anyio
+
+from kvorum.errors import ClientClosedError, KvorumError
 from kvorum.etcd import _rpc as rpc
 
-Request = TypeVar("Request", bound="rpc.Message")
-Response = TypeVar("Response")
+Stub = rpc.Unary[Any, Any]
 
 
-class Owed(Generic[Request, Response]):
+class Owed:
     """An answer that a server owes: a stub that remembers the call it makes.
 
     Attributes:
         since: when it was asked for.
-        is_given_up: whether the call was cancelled, since the server is not alive.
+        answer: what another server has answered in the meantime; None if none has.
     """
 
-    __slots__ = ("_call", "_stub", "is_given_up", "since")
+    __slots__ = ("_call", "_elsewhere", "_scope", "_stub", "answer", "since")
 
-    def __init__(self, stub: rpc.Unary[Request, Response], since: float) -> None:
+    def __init__(self, elsewhere: Callable[[], Coroutine[Any, Any, object]], since: float) -> None:
         self.since = since
-        self.is_given_up = False
-        self._stub = stub
-        self._call: Any = None  # of grpc.aio, which awaits like a future, and can be cancelled
+        self.answer: Any = None  # of the type that the stub's answers have
+        self._elsewhere = elsewhere
+        self._scope: anyio.CancelScope | None = None
+        self._stub: Stub | None = None
+        self._call: Any = None  # of grpc.aio: awaited like a future, and can be cancelled
 
-    def __call__(self, request: Request, *, timeout: float, metadata: Any = None) -> Any:
+    def on(self, stub: Stub) -> Stub:
+        """Return a stub that makes calls of this one, and remembers the last."""
+        self._stub = stub
+        return self  # type: ignore[return-value]  # it is called like one, which is all that is done with stubs
+
+    def __call__(self, request: Any, *, timeout: float, metadata: Any = None) -> Any:
         """Make the call."""
+        assert self._stub is not None, "it is called by what `on` returns"  # noqa: S101
         self._call = self._stub(request, timeout=timeout, metadata=metadata)
         return self._call
 
-    def give_up(self) -> None:
-        """Cancel the call."""
-        self.is_given_up = True
-        if self._call is not None:
-            self._call.cancel()
+    async def ask_elsewhere(self) -> None:
+        """Ask another server; its answer ends the call."""
+        if self._scope is not None:
+            return
+        with anyio.CancelScope() as self._scope:
+            try:
+                self.answer = await self._elsewhere()
+            except KvorumError:  # the first server may still answer, and whoever waits for it sees how that ends
+                return
+            if self._call is not None:  # else it waits for a token, and is asked for anew then
+                self._call.cancel()
+
+    def close(self) -> None:
+        """Ask nobody any more."""
+        if self._scope is not None:
+            self._scope.cancel()
 
 
 class Pulse:
@@ -67,22 +88,27 @@ class Pulse:
         self._spawn = spawn
         self._on_dead = on_dead
         self._loop = asyncio.get_running_loop()
-        self._owed: set[Owed[Any, Any]] = set()
+        self._owed: set[Owed] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._is_asking = False
         self._answered = 0.0
 
-    def enter(self, stub: rpc.Unary[Request, Response]) -> Owed[Request, Response]:
-        """Note that a call is about to be made; call `leave` when it is done."""
-        owed = Owed(stub, self._loop.time())
+    def enter(self, elsewhere: Callable[[], Coroutine[Any, Any, object]]) -> Owed:
+        """Note that a call is about to be made; call `leave` when it is done.
+
+        Args:
+            elsewhere: asks another server for the same.
+        """
+        owed = Owed(elsewhere, self._loop.time())
         self._owed.add(owed)
         if self._timer is None:
             self._timer = self._loop.call_later(self.pause, self._look)
         return owed
 
-    def leave(self, owed: Owed[Any, Any]) -> None:
+    def leave(self, owed: Owed) -> None:
         """Note that a call is done."""
         self._owed.discard(owed)
+        owed.close()
 
     def ask(self) -> None:
         """Ask the server, in the background, unless that is under way."""
@@ -119,6 +145,7 @@ class Pulse:
         finally:
             self._is_asking = False
         self._on_dead()
-        for owed in tuple(self._owed):
-            if owed.since <= asked:
-                owed.give_up()
+        with suppress(ClientClosedError):  # then all calls are about to end
+            for owed in tuple(self._owed):
+                if owed.since <= asked:
+                    self._spawn(owed.ask_elsewhere)

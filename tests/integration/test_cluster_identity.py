@@ -1,0 +1,210 @@
+"""A cluster is its id, not an address; and no answer older than one before it is believed."""
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import anyio
+import pytest
+
+import kvorum
+from kvorum import (
+    AnotherClusterError,
+    EmbeddedEtcd,
+    EtcdSettings,
+    OutcomeUnknownError,
+    StaleReadError,
+    UnavailableError,
+)
+from kvorum.etcd import _rpc as rpc
+from kvorum.etcd.faults import Call
+from kvorum.testing import FaultProxy
+
+pytestmark = pytest.mark.timeout(60)
+
+
+@pytest.fixture
+async def another(kvorum_etcd: EmbeddedEtcd) -> AsyncIterator[EmbeddedEtcd]:
+    """A cluster that is none of the client's."""
+    async with EmbeddedEtcd(binary=kvorum_etcd.binary) as etcd:
+        yield etcd
+
+
+@pytest.fixture
+async def proxy(kvorum_etcd: EmbeddedEtcd) -> AsyncIterator[FaultProxy]:
+    async with FaultProxy(kvorum_etcd.endpoints[0]) as proxy:
+        yield proxy
+
+
+def lead_to(proxy: FaultProxy, etcd: EmbeddedEtcd) -> None:
+    """Give the address to another server."""
+    host, _, port = etcd.endpoints[0].partition(":")
+    proxy._upstream = (host, int(port))
+    proxy.cut()
+
+
+async def keys_of(etcd: EmbeddedEtcd) -> list[str]:
+    async with kvorum.connect(f"{etcd.url}/identity") as client:
+        return [entry.key for entry in (await client.backend.list("")).entries]
+
+
+async def test_an_address_that_was_given_to_another_cluster_is_not_used(
+    proxy: FaultProxy, another: EmbeddedEtcd, kvorum_etcd: EmbeddedEtcd, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Before anything is sent: no read says "not found", no write goes there, and the error names both ids."""
+    settings = EtcdSettings(endpoints=(proxy.endpoint,), prefix="identity", timeout=2)
+    async with kvorum.connect(settings) as client:
+        await client.backend.set("mine", b"1")
+        lead_to(proxy, another)
+        with pytest.raises(AnotherClusterError) as caught:
+            await client.backend.get("mine")
+        for number in range(4):
+            with pytest.raises(AnotherClusterError):
+                await client.backend.set(f"{number}", b"1")
+        assert caught.value.expected == client.connection.cluster.floor.cluster_id
+        assert caught.value.found not in {0, caught.value.expected}
+        assert caplog.text.count("belongs to another cluster") == 1
+
+        lead_to(proxy, kvorum_etcd)
+        assert (await settled(client)).value == b"1"
+    assert await keys_of(another) == []
+
+
+async def settled(client: kvorum.Client) -> kvorum.storage.Entry:
+    """Read once the server at that address is the client's own again."""
+    with anyio.fail_after(10):
+        while True:
+            try:
+                entry = await client.backend.get("mine")
+            except (AnotherClusterError, UnavailableError):
+                await asyncio.sleep(0)
+            else:
+                assert entry is not None
+                return entry
+
+
+async def test_a_wrong_endpoint_among_right_ones_is_passed_over(proxy: FaultProxy, another: EmbeddedEtcd) -> None:
+    """When the right one fails the client looks at the wrong one, and waits for the right one."""
+    settings = EtcdSettings(endpoints=(proxy.endpoint,), prefix="identity", timeout=2)
+    async with kvorum.connect(settings) as client:
+        await client.backend.set("mine", b"1")
+        cluster = client.connection.cluster
+        cluster.servers.append(type(cluster.current)(another.endpoints[0], None))
+        await proxy.refuse()
+        proxy.cut()
+        with kvorum.deadline(0.5), pytest.raises(UnavailableError):
+            await client.backend.get("mine")
+        await proxy.heal()
+
+        assert (await settled(client)).value == b"1"
+        await client.backend.set("mine", b"2")
+    assert await keys_of(another) == []
+
+
+async def test_an_answer_of_another_cluster_is_never_a_success(kvorum_client: kvorum.Client) -> None:
+    """A connection may be made anew between the look and the call: the last check is the answer's own header."""
+    cluster = kvorum_client.connection.cluster
+    await kvorum_client.backend.set("a", b"1")
+    right, cluster.floor.cluster_id = cluster.floor.cluster_id, 1
+    put = rpc.PutRequest(key=b"/identity-put", value=b"1")
+    call, deadline = Call("put", "a", writes=True), anyio.current_time() + 5
+
+    with pytest.raises(OutcomeUnknownError, match="another cluster"):
+        await cluster.call(cluster.current, lambda channel: channel.kv.Put, put, call, deadline)
+    with pytest.raises(AnotherClusterError):
+        await kvorum_client.backend.get("a")
+    cluster.floor.cluster_id = right
+
+
+# --- a store that goes back ------------------------------------------------------------------------------------------
+
+
+class Store:
+    """An etcd whose data can be put back to what they were."""
+
+    def __init__(self, etcd: EmbeddedEtcd, folder: Path) -> None:
+        self.etcd = etcd
+        self._data = folder / "data" / "etcd-0"
+        self._backup = folder / "backup"
+
+    async def back_up(self) -> None:
+        await self.etcd.kill()
+        shutil.copytree(self._data, self._backup)
+        await self.etcd.restart()
+
+    async def put_back(self) -> None:
+        await self.etcd.kill()
+        shutil.rmtree(self._data)
+        shutil.copytree(self._backup, self._data)
+        await self.etcd.restart()
+
+
+@pytest.fixture
+async def store(kvorum_etcd: EmbeddedEtcd, tmp_path: Path) -> AsyncIterator[Store]:
+    async with EmbeddedEtcd(binary=kvorum_etcd.binary, data_dir=tmp_path / "data") as etcd:
+        yield Store(etcd, tmp_path)
+
+
+async def test_a_read_of_a_store_that_was_put_back_is_not_believed(store: Store) -> None:
+    """Alone and in batches: it would show what is no more, or not show what was written."""
+    await store.back_up()
+    async with kvorum.connect(EtcdSettings(endpoints=store.etcd.endpoints, timeout=1)) as client:
+        last = 0
+        for _ in range(5):
+            last = await client.backend.set("a", b"1")
+        await store.put_back()
+        found = await asyncio.gather(*(client.backend.get("a") for _ in range(8)), return_exceptions=True)
+        assert {type(each) for each in found} == {StaleReadError}
+        with pytest.raises(StaleReadError, match="put back to an older state") as caught:
+            await client.backend.list("")
+
+        assert caught.value.revision == last
+        assert caught.value.current < last
+
+
+async def test_a_write_to_a_store_that_was_put_back_is_not_reported_as_done(store: Store) -> None:
+    """Its revision was given before, to another write."""
+    await store.back_up()
+    async with kvorum.connect(EtcdSettings(endpoints=store.etcd.endpoints, timeout=1)) as client:
+        for _ in range(5):
+            await client.backend.set("a", b"1")
+        await store.put_back()
+
+        with pytest.raises(OutcomeUnknownError, match="had been seen"):
+            await client.backend.set("b", b"2")
+        with pytest.raises(OutcomeUnknownError):
+            await client.backend.create("c", b"2")
+
+
+async def test_a_member_that_is_behind_is_left_for_one_that_is_not(
+    kvorum_etcd: EmbeddedEtcd, proxy: FaultProxy, kvorum_url: str
+) -> None:
+    """The floor is what another one has told; whoever is below it is asked no more, for this read."""
+    prefix = kvorum_url.rpartition("/")[2]
+    settings = EtcdSettings(endpoints=(proxy.endpoint,), prefix=prefix, timeout=5)
+    async with kvorum.connect(settings) as client:
+        revision = await client.backend.set("a", b"1")
+        floor = client.connection.cluster.floor
+        assert floor.revision == revision
+        floor.raise_to(revision + 3)  # as if another member had told so
+        reading = asyncio.create_task(client.backend.get("a"))
+        async with kvorum.connect(f"{kvorum_etcd.url}/{prefix}") as other:
+            for _ in range(3):
+                await other.backend.set("b", b"2")
+
+        entry = await reading
+        assert entry is not None
+        assert entry.mod_revision == revision
+
+
+async def test_reads_and_refused_writes_at_the_revision_of_now_are_believed(kvorum_client: kvorum.Client) -> None:
+    """They make no revision of their own."""
+    revision = await kvorum_client.backend.set("a", b"1")
+    assert await kvorum_client.backend.get("a") is not None
+    with pytest.raises(kvorum.AlreadyExistsError):
+        await kvorum_client.backend.create("a", b"2")
+    with pytest.raises(kvorum.NotFoundError):
+        await kvorum_client.backend.delete("b")
+
+    assert kvorum_client.connection.cluster.floor.revision >= revision

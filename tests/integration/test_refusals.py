@@ -1,0 +1,268 @@
+"""Refusals of a member send the client to another one; a caller's short deadline does not."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, ExitStack, suppress
+
+import anyio
+import grpc
+import pytest
+from aetcd import rpc
+
+import kvorum
+from kvorum import EmbeddedEtcd, EtcdSettings, UnavailableError
+from kvorum.testing import FaultProxy
+
+pytestmark = pytest.mark.timeout(60)
+
+
+class Stub(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no types
+    """A server that tells its status, if it is to, and refuses all else."""
+
+    def __init__(self) -> None:
+        self.endpoint = ""
+        self.code = grpc.StatusCode.UNIMPLEMENTED
+        self.detail = ""
+        self.has_status = True
+        self.refused = 0
+        self.status = rpc.StatusResponse(version="3.5.16", leader=1)
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+        if self.has_status and handler_call_details.method.endswith("/Status"):
+            return grpc.unary_unary_rpc_method_handler(self._tell)
+        if handler_call_details.method.endswith("/Watch"):
+            return grpc.stream_stream_rpc_method_handler(self._refuse_stream)
+        return grpc.unary_unary_rpc_method_handler(self._refuse)
+
+    async def _tell(self, _request: bytes, _context: object) -> bytes:
+        return bytes(self.status.SerializeToString())
+
+    async def _refuse(self, _request: bytes, context: grpc.aio.ServicerContext) -> None:
+        self.refused += 1
+        await context.abort(self.code, self.detail)
+
+    async def _refuse_stream(self, _requests: object, context: grpc.aio.ServicerContext) -> AsyncIterator[bytes]:
+        await self._refuse(b"", context)
+        yield b""
+
+
+@pytest.fixture
+async def stub(kvorum_client: kvorum.Client) -> AsyncIterator[Stub]:
+    """It says that it is of the same cluster as etcd."""
+    stub, server = Stub(), grpc.aio.server()
+    stub.status.header.cluster_id = kvorum_client.connection.cluster.floor.cluster_id
+    server.add_generic_rpc_handlers((stub,))
+    stub.endpoint = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+    yield stub
+    await server.stop(0)
+
+
+def prefer(client: kvorum.Client, endpoint: str) -> None:
+    """Have the next call go there."""
+    cluster = client.connection.cluster
+    cluster.current = next(server for server in cluster.servers if server.address == endpoint)
+
+
+REFUSALS = [
+    (grpc.StatusCode.FAILED_PRECONDITION, "etcdserver: rpc not supported for learner"),
+    (grpc.StatusCode.UNAVAILABLE, "etcdserver: rpc not supported for learner"),
+    (grpc.StatusCode.FAILED_PRECONDITION, "etcdserver: not capable"),
+    (grpc.StatusCode.UNAVAILABLE, "etcdserver: no leader"),
+    (grpc.StatusCode.UNKNOWN, "raft proposal dropped"),
+    (grpc.StatusCode.RESOURCE_EXHAUSTED, "etcdserver: too many requests"),
+    (grpc.StatusCode.UNIMPLEMENTED, "unknown service etcdserverpb.KV"),
+]
+
+
+@pytest.mark.parametrize(("code", "detail"), REFUSALS)
+async def test_what_a_member_cannot_do_another_one_does(
+    stub: Stub, kvorum_etcd: EmbeddedEtcd, code: grpc.StatusCode, detail: str
+) -> None:
+    """Reads, writes and watches alike: nothing was done, so nothing is unknown."""
+    stub.code, stub.detail = code, detail
+    settings = EtcdSettings(endpoints=(kvorum_etcd.endpoints[0], stub.endpoint), prefix="refusals", timeout=5)
+    async with kvorum.connect(settings) as client:
+        prefer(client, stub.endpoint)
+        await client.backend.set("a", b"1")
+        prefer(client, stub.endpoint)
+        assert await client.backend.get("a") is not None
+        prefer(client, stub.endpoint)
+        async with client.backend.watch("") as watch:
+            await client.backend.set("a", b"2")
+            assert await anext(watch)
+
+    assert stub.refused >= 3
+
+
+async def test_a_learner_is_left_as_soon_as_it_says_that_it_is_one(stub: Stub, kvorum_etcd: EmbeddedEtcd) -> None:
+    stub.status.isLearner = True
+    settings = EtcdSettings(endpoints=(kvorum_etcd.endpoints[0], stub.endpoint), timeout=5)
+    async with kvorum.connect(settings) as client:
+        prefer(client, stub.endpoint)
+        await client.backend.get("a")
+
+    assert not stub.refused
+
+
+async def test_an_endpoint_that_is_no_etcd_keeps_nobody_out(stub: Stub, kvorum_etcd: EmbeddedEtcd) -> None:
+    stub.has_status, stub.detail = False, "Method not found!"
+    settings = EtcdSettings(endpoints=(stub.endpoint, kvorum_etcd.endpoints[0]), timeout=5)
+    for _ in range(6):  # it begins with either
+        async with kvorum.connect(settings) as client:
+            await client.backend.get("a")
+
+    assert stub.refused
+
+
+async def test_a_refusal_by_all_members_ends_at_the_deadline(stub: Stub) -> None:
+    stub.code, stub.detail = grpc.StatusCode.UNKNOWN, "raft proposal dropped"
+    async with kvorum.connect(EtcdSettings(endpoints=(stub.endpoint,), timeout=0.5)) as client:
+        with pytest.raises(UnavailableError, match="proposal dropped"):
+            await client.backend.create("a", b"1")
+
+
+# --- patience --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def proxies(kvorum_etcd: EmbeddedEtcd) -> AsyncIterator[list[FaultProxy]]:
+    async with AsyncExitStack() as stack:
+        yield [await stack.enter_async_context(FaultProxy(kvorum_etcd.endpoints[0])) for _ in range(3)]
+
+
+def settings_of(proxies: list[FaultProxy], timeout: float) -> EtcdSettings:
+    return EtcdSettings(endpoints=tuple(proxy.endpoint for proxy in proxies), prefix="patience", timeout=timeout)
+
+
+@pytest.mark.parametrize("number", [1, 3])
+async def test_a_spent_deadline_changes_nothing_for_others(proxies: list[FaultProxy], number: int) -> None:
+    """Nothing is sent, so it is no evidence about the server: no connection is made anew, and no watch is cut."""
+    async with kvorum.connect(settings_of(proxies[:number], 0.5)) as client, client.backend.watch("") as watch:
+        await client.backend.set("a", b"1")
+        assert await anext(watch)
+        before, endpoint = [proxy.statistics().accepted for proxy in proxies], client.connection.endpoint
+        for _ in range(3):
+            for _ in range(2):  # in a row
+                with suppress(UnavailableError), kvorum.deadline(0.001):
+                    await asyncio.sleep(0.005)
+                    await client.backend.get("a")
+            await client.backend.set("a", b"2")
+            assert await anext(watch)
+
+        assert client.connection.endpoint == endpoint
+        assert [proxy.statistics().accepted for proxy in proxies] == before
+
+
+async def test_a_short_deadline_does_not_make_the_client_leave_a_slow_server(proxies: list[FaultProxy]) -> None:
+    async with kvorum.connect(settings_of(proxies, 6)) as client:
+        await client.backend.set("a", b"1")
+        endpoint = client.connection.endpoint
+        for proxy in proxies:
+            proxy.delay(0.1)
+        for _ in range(3):
+            with suppress(UnavailableError), kvorum.deadline(0.05):
+                await client.backend.get("a")
+        assert await client.backend.get("a") is not None
+
+        assert client.connection.endpoint == endpoint
+
+
+async def test_short_deadlines_do_not_keep_the_client_at_a_server_that_hangs(proxies: list[FaultProxy]) -> None:
+    """No call waits long enough to tell, so the server is asked in the background."""
+    async with kvorum.connect(settings_of(proxies, 1.5)) as client:
+        await client.backend.set("a", b"1")
+        hung = next(proxy for proxy in proxies if proxy.endpoint == client.connection.endpoint)
+        hung.mute()
+        with anyio.fail_after(10):
+            while client.connection.endpoint == hung.endpoint:
+                with suppress(UnavailableError), kvorum.deadline(0.05):
+                    await client.backend.get("a")
+                await asyncio.sleep(0)
+        await hung.heal()
+
+
+@pytest.mark.parametrize("how", ["delay", "throttle"])
+async def test_a_late_answer_counts_with_several_servers_as_with_one(proxies: list[FaultProxy], how: str) -> None:
+    """It takes longer than a server's share of the deadline, and less than the deadline."""
+    async with kvorum.connect(settings_of(proxies, 2.0)) as client:
+        await client.backend.set("a", bytes(500_000))
+        for proxy in proxies:
+            if how == "delay":
+                proxy.delay(1.2, "replies")
+            else:
+                proxy.throttle(400_000, "replies")
+        started = anyio.current_time()
+        page = await client.backend.list("")
+
+        assert len(page.entries) == 1
+        assert anyio.current_time() - started > 1
+        for proxy in proxies:
+            await proxy.heal()
+
+
+async def test_a_read_from_a_server_that_hangs_is_answered_by_another_one(proxies: list[FaultProxy]) -> None:
+    async with kvorum.connect(settings_of(proxies, 3)) as client:
+        await client.backend.set("a", b"1")
+        hung = next(proxy for proxy in proxies if proxy.endpoint == client.connection.endpoint)
+        hung.mute()
+        started = anyio.current_time()
+        async with asyncio.TaskGroup() as group:  # alone and in batches
+            for number in range(8):
+                group.create_task(client.backend.get(f"a{number}"))
+        assert anyio.current_time() - started < 2.5
+        assert client.connection.endpoint != hung.endpoint
+        await hung.heal()
+
+
+# --- opening ---------------------------------------------------------------------------------------------------------
+
+
+async def test_opening_waits_for_a_server_that_is_still_starting(kvorum_etcd: EmbeddedEtcd) -> None:
+    async with FaultProxy(kvorum_etcd.endpoints[0]) as proxy:
+        await proxy.refuse()
+
+        async def start() -> None:
+            # How long it takes to start.
+            await asyncio.sleep(0.3)
+            await proxy.heal()
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(start())
+            async with kvorum.connect(EtcdSettings(endpoints=(proxy.endpoint,), timeout=5)) as client:
+                await client.backend.get("a")
+
+
+async def test_opening_ends_at_its_deadline_however_many_servers_hang() -> None:
+    """They take connections, and say nothing. Nor is more time spent on what may be wrong with TLS."""
+    with ExitStack() as stack:
+        endpoints = []
+        for _ in range(3):
+            listener = stack.enter_context(socket.socket())
+            listener.bind(("127.0.0.1", 0))
+            listener.listen()
+            endpoints.append(f"127.0.0.1:{listener.getsockname()[1]}")
+        started = anyio.current_time()
+        with pytest.raises(UnavailableError):
+            async with kvorum.connect(EtcdSettings(endpoints=tuple(endpoints), timeout=1)):
+                pass
+
+        assert anyio.current_time() - started < 2
+
+
+async def test_found_members_that_are_gone_are_forgotten(kvorum_etcd: EmbeddedEtcd) -> None:
+    """Those of the settings stay, whatever the list says."""
+    async with FaultProxy(kvorum_etcd.endpoints[0]) as proxy:
+        settings = EtcdSettings(endpoints=(proxy.endpoint,), discover_interval=60)
+        async with kvorum.connect(settings) as client:
+            cluster = client.connection.cluster
+            stale = rpc.MemberListResponse(members=[{"clientURLs": [f"http://127.0.0.1:{n}"]} for n in range(1, 41)])
+            cluster.add(stale)
+            assert len(cluster.servers) >= 41
+
+            await client.connection.discover()
+
+            found = {server.address for server in cluster.servers}
+            assert found == {proxy.endpoint, kvorum_etcd.endpoints[0]}
+            assert client.connection.endpoint in found
