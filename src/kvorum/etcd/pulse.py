@@ -9,7 +9,7 @@ question settles a doubt when a call has run out of its caller's patience: by it
 import asyncio
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 import anyio
 
@@ -40,7 +40,7 @@ class Owed:
     def on(self, stub: Stub) -> Stub:
         """Return a stub that makes calls of this one, and remembers the last."""
         self._stub = stub
-        return self  # type: ignore[return-value]  # it is called like one, which is all that is done with stubs
+        return cast("Stub", self)  # it is called like one, which is all that is done with stubs
 
     def __call__(self, request: Any, *, timeout: float, metadata: Any = None) -> Any:
         """Make the call."""
