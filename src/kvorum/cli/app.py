@@ -43,22 +43,35 @@ async def trial(
     seed: Annotated[int, cyclopts.Parameter(help="what all is drawn from")] = 0,
     faults: Annotated[int, cyclopts.Parameter(help="how many faults to put between clients and server")] = 0,
     etcd_bin: Annotated[Path | None, cyclopts.Parameter(help="the etcd to run")] = None,
+    scene: Annotated[str | None, cyclopts.Parameter(help="play this scene instead, or `all` of them")] = None,
+    rounds: Annotated[int, cyclopts.Parameter(help="how often a scene does what it does")] = 5,
+    list_scenes: Annotated[bool, cyclopts.Parameter(help="list the scenes", negative="")] = False,
 ) -> None:
     """Record many calls on a real etcd, and judge every one of them by what really happened.
 
-    It starts an etcd of its own. Needs the extra `testing`.
+    It starts an etcd of its own. Needs the extra `testing`. Exits with 0 if all is right, with 1 if something is wrong,
+    with 2 if a scene cannot be played here, and with 3 if something could be found neither right nor wrong.
     """
     console = Console(highlight=False)
     try:
         # Here, not above: the demo must run without the extra.
         from kvorum.cli import trial as court  # noqa: PLC0415
         from kvorum.testing import Workload  # noqa: PLC0415
+        from kvorum.testing.scenes import SCENES  # noqa: PLC0415
     except ModuleNotFoundError as exc:
         sys.exit(f"kvorum trial needs {exc.name}: pip install 'kvorum[cli,embedded,testing]'")
+    if list_scenes:
+        court.list_scenes(console)
+        return
+    if scene not in {None, "all", *SCENES}:
+        sys.exit(f"there is no scene {scene!r}; there are: {', '.join(SCENES)}")
     workload = Workload(operations=operations, clients=clients, keys=keys, seed=seed)
     code = 1
     try:
-        code = await court.hold(console, workload, faults=faults, binary=etcd_bin)
+        if scene is not None:
+            code = await court.play(console, scene, rounds=rounds, seed=seed, binary=etcd_bin)
+        else:
+            code = await court.hold(console, workload, faults=faults, binary=etcd_bin)
     except* KvorumError as failures:
         for failure in failures.exceptions:
             console.print(f"[bold red]failed:[/] {escape(str(failure))}", soft_wrap=True)

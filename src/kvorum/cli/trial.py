@@ -7,8 +7,10 @@ from rich.markup import escape
 
 import kvorum
 from kvorum.testing import FaultProxy, FaultScript, Verdict, Workload, run_trial
+from kvorum.testing.scenes import SCENES, UnplayableError, play_scene
 
 TIMEOUT = 2.0  # seconds for a call: a fault should cost a call, not the trial
+UNPLAYABLE = 2  # exit code: the scene cannot be played here
 UNDECIDED = 3  # exit code: neither right nor wrong
 
 
@@ -34,6 +36,35 @@ async def hold(console: Console, workload: Workload, *, faults: int, binary: Pat
             verdict = await run_trial(etcd.endpoints[0], [one, other], workload, proxy=proxy, script=script)
     _show(console, verdict)
     return exit_code(verdict)
+
+
+async def play(console: Console, name: str, *, rounds: int, seed: int, binary: Path | None) -> int:
+    """Play a scene, or "all" of them, print what came of each, and return the worst exit code.
+
+    Raises:
+        KvorumError: etcd could not be started.
+    """
+    codes = [
+        await _play_one(console, each, rounds=rounds, seed=seed, binary=binary)
+        for each in (SCENES if name == "all" else [name])
+    ]
+    return next((code for code in (1, UNDECIDED, UNPLAYABLE) if code in codes), 0)
+
+
+async def _play_one(console: Console, name: str, *, rounds: int, seed: int, binary: Path | None) -> int:
+    try:
+        verdict = await play_scene(SCENES[name], binary=binary, rounds=rounds, seed=seed)
+    except UnplayableError as exc:
+        console.print(f"[bold]{name}[/] cannot be played: {escape(str(exc))}", soft_wrap=True)
+        return UNPLAYABLE
+    console.print(f"[bold]{name}[/]: {escape(str(verdict))}", soft_wrap=True)
+    return exit_code(verdict)
+
+
+def list_scenes(console: Console) -> None:
+    """Print the names of all scenes, and what happens in them."""
+    for name, scene in SCENES.items():
+        console.print(f"[bold]{name:16}[/] {escape(scene.summary)}", soft_wrap=True)
 
 
 def exit_code(verdict: Verdict) -> int:

@@ -95,6 +95,11 @@ class EmbeddedEtcd:
         return tuple(str(member.monitor) for member in self._started())
 
     @property
+    def peer_endpoints(self) -> tuple[str, ...]:
+        """Host and port at which each member talks to the others."""
+        return tuple(str(member.peer) for member in self._started())
+
+    @property
     def binary(self) -> Path:
         """The executable that runs."""
         return self._found().path

@@ -61,7 +61,7 @@ class FaultProxy:
     def __init__(self, upstream: str, *, host: str = "127.0.0.1") -> None:
         self.endpoint: str = ""
         server, _, port = upstream.rpartition(":")
-        self._upstream = (server.strip("[]"), int(port))
+        self._server = self._upstream = (server.strip("[]"), int(port))
         self._host = host
         self._requests, self._replies = Conditions(), Conditions()
         self._links: set[Link] = set()
@@ -126,9 +126,18 @@ class FaultProxy:
             listener, self._listener = self._listener, None
             await listener.aclose()
 
+    def redirect(self, upstream: str) -> None:
+        """Lead new connections to another server, as a port or an address does that was given away. Open ones stay."""
+        server, _, port = upstream.rpartition(":")
+        self._upstream = (server.strip("[]"), int(port))
+
     async def heal(self) -> None:
-        """End all faults: what was held is delivered, connections that have lost bytes are reset."""
+        """End all faults: what was held is delivered, connections that have lost bytes are reset.
+
+        New connections lead to the first server again.
+        """
         self._is_mute = False
+        self._upstream = self._server
         for conditions in self._all(None):
             conditions.reset()
         for link in tuple(self._links):

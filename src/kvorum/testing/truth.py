@@ -174,7 +174,7 @@ _responses = msgspec.json.Decoder(_Response, strict=False)
 _ALL = {"key": base64.b64encode(b"\0").decode(), "range_end": base64.b64encode(b"\0").decode()}
 
 
-async def read_truth(endpoint: str, prefix: str, *, since: int = 0) -> Truth:
+async def read_truth(endpoint: str, prefix: str, *, since: int = 0, token: str = "") -> Truth:
     """Read the history of a prefix from an etcd, up to the revision of now.
 
     It goes through etcd's JSON gateway, and shares nothing with the code that it is to judge.
@@ -184,27 +184,31 @@ async def read_truth(endpoint: str, prefix: str, *, since: int = 0) -> Truth:
         prefix: that of the client.
         since: a revision at which there was nothing under the prefix, or the end of a truth that this one is going to
             follow; what came after it is read.
+        token: that of a user who may read all, if users are checked.
 
     Raises:
         HistoryLostError: some of it was compacted.
     """
-    return await anyio.to_thread.run_sync(_read, endpoint, KeySpace(prefix), since)
+    return await anyio.to_thread.run_sync(_read, endpoint, KeySpace(prefix), since, token)
 
 
-def _read(endpoint: str, keys: KeySpace, since: int) -> Truth:
+def _read(endpoint: str, keys: KeySpace, since: int, token: str) -> Truth:
     connection = HTTPConnection(endpoint, timeout=TIMEOUT)
     try:
-        end = _responses.decode(_ask(connection, "/v3/kv/range", {**_ALL, "count_only": True}).read()).header.revision
+        end = _responses.decode(
+            _ask(connection, "/v3/kv/range", {**_ALL, "count_only": True}, token).read()
+        ).header.revision
         read_at = time.monotonic()  # what it has done by then is in it; what ends later is not
         create = {**_ALL, "start_revision": str(since + 1), "prev_kv": True}
-        changes = _revisions(_ask(connection, "/v3/watch", {"create_request": create}), keys, since, end)
+        changes = _revisions(_ask(connection, "/v3/watch", {"create_request": create}, token), keys, since, end)
         return Truth(changes, end=end, read_at=read_at)
     finally:
         connection.close()
 
 
-def _ask(connection: HTTPConnection, path: str, body: object) -> HTTPResponse:
-    connection.request("POST", path, msgspec.json.encode(body))
+def _ask(connection: HTTPConnection, path: str, body: object, token: str) -> HTTPResponse:
+    headers = {"Authorization": token} if token else {}
+    connection.request("POST", path, msgspec.json.encode(body), headers)
     response = connection.getresponse()
     if response.status != 200:
         raise OSError(f"{path}: {response.status} {response.read(1000)!r}")

@@ -26,6 +26,9 @@ class Rule(StrEnum):
     UNDECIDED = "undecided"  # neither right nor wrong: the search for an order was given up
     LEASE_ENDED_EARLY = "lease ended early"  # a key was gone before its lease can have ended
     LEASE_OUTLIVED = "lease outlived"  # a key is there whose lease was revoked
+    MEMBERS_DIFFER = "members differ"  # they hold different things, and always will
+    NEEDLESS_DOUBT = "needless doubt"  # an outcome is called unknown although the answer was a definite refusal
+    OUTAGE = "outage"  # a client does not go on although the cluster does
     # of watches
     LOST_EVENT = "lost event"
     INVENTED_EVENT = "invented event"

@@ -39,6 +39,7 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
         prefix: what the keys start with.
         batch: how many keys a commit writes or compares at most.
         value: makes what is written of its key and of a text that nobody else writes.
+        rest: how many seconds a client waits after a call that failed.
     """
 
     operations: int = 1000
@@ -49,9 +50,15 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     prefix: str = "k"
     batch: int = 2
     value: Callable[[str, str], bytes] = lambda _, unique: unique.encode()
+    rest: float = 0.0
 
     async def run(
-        self, backends: Sequence[StorageBackend], history: History, *, until: anyio.Event | None = None
+        self,
+        backends: Sequence[StorageBackend],
+        history: History,
+        *,
+        until: anyio.Event | None = None,
+        name: str = "c",
     ) -> None:
         """Make all calls, recorded in a history; client n on `backends[n % len(backends)]`.
 
@@ -61,20 +68,21 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
             backends: what to make them on.
             history: where to record them.
             until: go on after the last one until this has happened.
+            name: what the clients are called, before their numbers.
         """
         shares = [len(range(number, self.operations, self.clients)) for number in range(self.clients)]
         async with anyio.create_task_group() as group:
             for number, share in enumerate(shares):
                 client = _Client(
-                    self, number, RecordingBackend(backends[number % len(backends)], history, f"c{number}")
+                    self, name, number, RecordingBackend(backends[number % len(backends)], history, f"{name}{number}")
                 )
                 group.start_soon(client.run, share, until)
 
 
 class _Client:
-    def __init__(self, workload: Workload, number: int, backend: StorageBackend) -> None:
+    def __init__(self, workload: Workload, name: str, number: int, backend: StorageBackend) -> None:
         self._workload = workload
-        self._number = number
+        self._number = f"{number}" if name == "c" else f"{name}{number}"
         self._backend = backend
         self._random = random.Random(f"{workload.seed}/{number}")  # noqa: S311 - to be repeated, not to be secret
         self._values = count()
@@ -90,8 +98,9 @@ class _Client:
             (name,) = self._random.choices(self._names, self._weights)
             try:
                 await _CALLS[name](self, self._key())
-            except KvorumError:
-                continue  # it is in the history
+            except KvorumError:  # it is in the history
+                if self._workload.rest:
+                    await anyio.sleep(self._workload.rest)
 
     def _key(self) -> str:
         return f"{self._workload.prefix}{self._random.randrange(self._workload.keys)}"

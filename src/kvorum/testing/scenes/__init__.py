@@ -1,0 +1,24 @@
+"""Scenes: what happens to clusters in the long run, each with clients at work, and judged by what really happened."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from kvorum.testing.scenes import backup, leaders, learner, quota, rolling, slow_link, starting, strangers, users
+from kvorum.testing.scenes.scene import Scene, SceneVerdict, play_scene
+from kvorum.testing.scenes.stage import Stage, UnplayableError
+
+SCENES: Final[Mapping[str, Scene]] = {
+    "quota": Scene(quota.play, arguments=(f"--quota-backend-bytes={quota.QUOTA}",)),
+    "slow-link": Scene(slow_link.play),
+    "leaders": Scene(leaders.play, members=3),
+    "rolling-restart": Scene(rolling.play, members=3),
+    "users": Scene(users.play, members=3, arguments=users.ARGUMENTS),
+    "learner": Scene(learner.play, members=3, arguments=learner.ARGUMENTS),
+    "strangers": Scene(strangers.play),
+    "backup": Scene(backup.play, is_judged=False),
+    "backup-bumped": Scene(backup.play_bumped, is_judged=False),
+    "starting": Scene(starting.play),
+}
+"""By their names."""
+
+__all__ = ["SCENES", "Scene", "SceneVerdict", "Stage", "UnplayableError", "play_scene"]

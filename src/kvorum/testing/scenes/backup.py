@@ -1,0 +1,238 @@
+"""A backup is restored under clients that have read what came after it."""
+
+import shutil
+from collections.abc import Callable
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import ClassVar, Final
+
+import anyio
+import anyio.to_thread
+import msgspec
+
+from kvorum.client import Client
+from kvorum.embedded import EmbeddedEtcd
+from kvorum.errors import KvorumError
+from kvorum.events import Added, Bookmark, Deleted, Modified, WatchEvent
+from kvorum.repository import Repository
+from kvorum.resources import Kind, Metadata, Resource
+from kvorum.testing.history import History
+from kvorum.testing.operator import PATIENCE, OperatorError
+from kvorum.testing.recorder import RecordingBackend, RecordingRepository
+from kvorum.testing.revision_order import check_revisions
+from kvorum.testing.scenes.stage import PREFIX, Stage, UnplayableError
+from kvorum.testing.truth import read_truth
+from kvorum.testing.violation import Rule
+
+AFTER: Final = 20  # writes after the backup
+BUMP: Final = 1_000_000  # revisions
+
+
+class NoteSpec(msgspec.Struct):
+    """What is written."""
+
+    text: str = ""
+
+
+class NoteStatus(msgspec.Struct):
+    """Nothing."""
+
+
+class Note(Resource[NoteSpec, NoteStatus]):
+    """A resource to restore."""
+
+    kind: ClassVar[Kind] = Kind("Note", plural="notes", api_version="scene.kvorum.dev/v1")
+
+
+async def play(stage: Stage) -> None:
+    """Restore a backup as it is: its revisions recur.
+
+    No update of what was read before goes over a write after it, and a watch shows what is there, or ends and says so.
+    """
+    await _restored(stage, bump=False)
+
+
+async def play_bumped(stage: Stage) -> None:
+    """Restore a backup with its revisions bumped and compacted: none recurs."""
+    await _restored(stage, bump=True)
+
+
+async def _restored(stage: Stage, *, bump: bool) -> None:
+    tools = await _Tools.beside(stage, bump=bump)
+    for _ in range(stage.rounds):
+        old, name = await stage.open(lasts=False), f"note-{stage.random.randrange(10**9)}"
+        notes, watched, after = old.repository(Note), _Watched(old), History()
+        await notes.add(_note(name))
+        await tools.save()
+        since = (await old.backend.list("")).revision
+        async with anyio.create_task_group() as group:
+            group.start_soon(watched.run)
+            group.start_soon(_tick, RecordingBackend(old.backend, stage.history, "old"))
+            await stage.until(partial(getattr, watched, "is_open"))
+            held = {note.metadata.resource_version: note for note in await _written(notes, name)}
+            await stage.strike("a backup is restored")
+            await tools.restore()
+            fresh = RecordingRepository((await stage.open()).repository(Note), after, "fresh")
+            recurred = 0
+            for number in range(5 * AFTER):
+                written = await fresh.mutate(name, _text(f"after {number}"))
+                twin = held.get(written.metadata.resource_version)
+                if twin is not None:
+                    recurred += 1
+                    await _update_over(stage, RecordingRepository(notes, after, "old"), twin)
+            if not bump:
+                stage.need("revisions that recurred", recurred)
+            await _watch_is_right(stage, watched)
+            group.cancel_scope.cancel()
+        await _judge(stage, after, since + BUMP * bump)
+        stage.need("restored backups", 1)
+
+
+async def _tick(backend: RecordingBackend) -> None:
+    """Have a write under way all the time, until this is cancelled."""
+    for number in count():
+        try:
+            await backend.set("tick", str(number).encode())
+        except KvorumError:
+            await anyio.sleep(0.05)
+
+
+async def _judge(stage: Stage, after: History, since: int) -> None:
+    """Hold what was said after the restoration against what happened then."""
+    truth = await read_truth(stage.etcd.endpoints[0], PREFIX, since=since)
+    reads_of_it = [call for call in after.calls if call.sight is not None and call.sight.revision > since]
+    later = History()
+    later.calls += reads_of_it
+    stage.violations += check_revisions(later, truth, is_complete=False)
+
+
+def _note(name: str) -> Note:
+    return Note(metadata=Metadata(name=name), spec=NoteSpec(), status=NoteStatus())
+
+
+def _text(text: str) -> Callable[[Note], None]:
+    def change(note: Note) -> None:
+        note.spec.text = text
+
+    return change
+
+
+async def _written(notes: Repository[Note], name: str) -> list[Note]:
+    """Write what will be lost: many states of a note, and a note that is in no backup."""
+    states = [await notes.mutate(name, _text(f"before {number}")) for number in range(AFTER)]
+    await notes.add(_note(f"{name}-ghost"))
+    return states
+
+
+async def _update_over(stage: Stage, notes: RecordingRepository[Note], held: Note) -> None:
+    """Update what was read before; another write has its revision now."""
+    held.spec.text = "over"
+    try:
+        await notes.update(held)
+    except KvorumError:
+        stage.counts["updates refused"] += 1
+    else:
+        revision, name = held.metadata.resource_version, held.metadata.name
+        what = f"{name!r} was read before the restoration, and went over another write of revision {revision} after it"
+        stage.found(Rule.BROKEN_EXPECTATION, what)
+
+
+async def _watch_is_right(stage: Stage, watched: "_Watched") -> None:
+    """Hold what a watch has shown against what is there, unless it has ended with an error."""
+    fresh = await stage.open()
+    there = {note.metadata.name: note.spec.text for note in await fresh.repository(Note).list()}
+    await stage.until(lambda: watched.error is not None or watched.there == there)
+    if watched.error is None and watched.there != there:
+        stage.found(Rule.LOST_EVENT, f"{PATIENCE:g} s after it a watch shows {watched.there}; there is {there}")
+    stage.counts["watches that said so" if watched.error is not None else "watches that went on"] += 1
+
+
+class _Watched:
+    """What a watch with `initial` shows to be there, and how it ended."""
+
+    def __init__(self, client: Client) -> None:
+        self.there: dict[str, str] = {}
+        self.error: KvorumError | None = None
+        self.is_open = False
+        self._watch = client.repository(Note).watch(initial=True, bookmarks=True)
+
+    async def run(self) -> None:
+        """Follow until it ends."""
+        try:
+            async with self._watch:
+                async for event in self._watch:
+                    self._take(event)
+        except KvorumError as exc:
+            self.error = exc
+
+    def _take(self, event: WatchEvent[Note]) -> None:
+        match event:
+            case Added(resource=note) | Modified(resource=note):
+                self.there[note.metadata.name] = note.spec.text
+            case Deleted(resource=note):
+                self.there.pop(note.metadata.name, None)
+            case Bookmark():
+                self.is_open = True
+
+
+class _Tools:
+    """`etcdctl` and `etcdutl`, which lie beside the server."""
+
+    def __init__(self, etcd: EmbeddedEtcd, *, save: Path, restore: Path, bump: bool) -> None:
+        self._etcd = etcd
+        self._snapshot = etcd.data_dir / "snapshot.db"
+        self._save = save
+        self._restore = restore
+        self._bump = ["--bump-revision", str(BUMP), "--mark-compacted"] if bump else []
+
+    @classmethod
+    async def beside(cls, stage: Stage, *, bump: bool) -> "_Tools":
+        """Find them.
+
+        Raises:
+            UnplayableError: one is missing, or cannot do that.
+        """
+        folder = stage.etcd.binary.parent
+        save = await anyio.to_thread.run_sync(_tool, folder, "etcdctl")
+        # From 3.5 on the one restores, before that the other.
+        name = "etcdutl" if stage.etcd.version >= (3, 5) else "etcdctl"
+        restore = await anyio.to_thread.run_sync(_tool, folder, name)
+        if bump and "--bump-revision" not in await _run(restore, "snapshot", "restore", "--help"):
+            raise UnplayableError(f"{restore} knows no --bump-revision")
+        return cls(stage.etcd, save=save, restore=restore, bump=bump)
+
+    async def save(self) -> None:
+        """Make a backup."""
+        endpoint = f"http://{self._etcd.endpoints[0]}"
+        await _run(self._save, "--endpoints", endpoint, "snapshot", "save", str(self._snapshot))
+
+    async def restore(self) -> None:
+        """Put the backup in the place of the data, and start again, at the same ports."""
+        await self._etcd.kill()
+        data, peer = self._etcd.data_dir / "etcd-0", self._etcd.peer_endpoints[0]
+        await anyio.to_thread.run_sync(shutil.rmtree, data)
+        arguments = ["--data-dir", str(data), "--name", "etcd-0", "--initial-advertise-peer-urls", f"http://{peer}"]
+        arguments += ["--initial-cluster", f"etcd-0=http://{peer}"]
+        arguments += ["--initial-cluster-token", f"kvorum-{peer.rpartition(':')[2]}"]
+        await _run(self._restore, "snapshot", "restore", str(self._snapshot), *arguments, *self._bump)
+        await self._etcd.restart()
+
+
+def _tool(folder: Path, name: str) -> Path:
+    """Return a tool that lies beside the server.
+
+    Raises:
+        UnplayableError: there is none.
+    """
+    tool = folder / name
+    if not tool.exists():
+        raise UnplayableError(f"there is no {name} beside {folder / 'etcd'}")
+    return tool
+
+
+async def _run(tool: Path, *arguments: str) -> str:
+    done = await anyio.run_process([str(tool), *arguments], env={"ETCDCTL_API": "3"}, check=False)
+    if done.returncode:
+        raise OperatorError(f"{tool} {' '.join(arguments)}: {done.stderr[-500:]!r}")
+    return (done.stdout + done.stderr).decode()

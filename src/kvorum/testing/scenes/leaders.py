@@ -1,0 +1,26 @@
+"""The leader hands over, again and again."""
+
+from kvorum.testing.operator import OperatorError
+from kvorum.testing.scenes.stage import Stage
+
+MOVES = 4  # in a round
+
+
+async def play(stage: Stage) -> None:
+    """Let the leader hand over again and again.
+
+    A client of each member, so that one of them always talks to the leader: proposals are dropped there.
+    """
+    clients = [await stage.open(endpoint) for endpoint in stage.etcd.endpoints]
+    clients += [await stage.open() for _ in range(1)]
+    moves = 0
+    async with stage.busy(clients, watching=clients[:1] + clients[-1:]):
+        for _ in range(MOVES * stage.rounds):
+            await stage.some_more(40)
+            await stage.strike("the leader hands over")
+            try:
+                await stage.operator.move_leader()
+            except OperatorError:  # it leads no more
+                continue
+            moves += 1
+    stage.need("handovers", moves)

@@ -1,0 +1,64 @@
+"""Users and roles change while clients work."""
+
+from itertools import count
+from typing import Final
+
+from kvorum.client import Client
+from kvorum.testing.history import Outcome
+from kvorum.testing.scenes.stage import PREFIX, Stage
+
+PASSWORD: Final = "a password of a test"  # noqa: S105 - it opens nothing
+ARGUMENTS: Final = ("--bcrypt-cost=4",)  # else a change takes longer than the scene
+_KEYS: Final = f"/{PREFIX}/"
+
+
+async def play(stage: Stage) -> None:
+    """Change users, roles and passwords, and let tokens go, while clients with all rights, few rights and none work.
+
+    What is refused to one is refused by every member, so they hold the same in the end.
+    """
+    stranger = await stage.open(lasts=False)
+    app, limited = await _with_users(stage)
+    numbers = count()
+    async with stage.busy([app], watching=[app], others=[stranger, limited]):
+        await stage.some_more()
+        for _ in range(stage.rounds):
+            for change in (_new_user, _new_password, _granted_for_a_while):
+                await stage.strike(change.__name__.strip("_").replace("_", " "))
+                await change(stage, next(numbers))
+                await stage.some_more(10)
+        for member in range(min(stage.rounds, len(stage.etcd.endpoints))):  # tokens live in one member's memory
+            await stage.strike("a member forgets its tokens")
+            await stage.etcd.restart(member)
+            await stage.some_more(10)
+    refused = [call for call in stage.history.calls if call.client.startswith("o") and call.outcome is Outcome.REFUSED]
+    stage.need("calls refused to those who may not", len(refused))
+
+
+async def _with_users(stage: Stage) -> tuple[Client, Client]:
+    operator = stage.operator
+    for role, prefix in (("all", _KEYS), ("few", "/elsewhere/")):
+        await operator.ask("auth/role/add", name=role)
+        await operator.grant(role, prefix)
+    await operator.add_user("app", PASSWORD, "all")
+    await operator.add_user("limited", PASSWORD, "few")
+    await operator.add_user("other", PASSWORD, "few")
+    await operator.check_users(PASSWORD)
+    app = await stage.open(user="app", password=PASSWORD)
+    return app, await stage.open(user="limited", password=PASSWORD, lasts=False)
+
+
+async def _new_user(stage: Stage, number: int) -> None:
+    await stage.operator.add_user(f"user-{number}", PASSWORD, "few")
+
+
+async def _new_password(stage: Stage, number: int) -> None:
+    await stage.operator.ask("auth/user/changepw", name="other", password=f"{PASSWORD} {number}")
+
+
+async def _granted_for_a_while(stage: Stage, number: int) -> None:
+    """Let the limited user write, and then no more."""
+    del number
+    await stage.operator.grant("few", _KEYS)
+    await stage.some_more(10)
+    await stage.operator.withdraw("few", _KEYS)

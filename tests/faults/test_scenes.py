@@ -1,0 +1,215 @@
+"""Scenes: clusters in the long run, with clients at work. Each plays in its short form, and finds a planted fault."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import kvorum
+from kvorum import EmbeddedEtcd, EtcdStorageBackend, OutcomeUnknownError, UnavailableError
+from kvorum.cli import main
+from kvorum.errors import StorageFullError
+from kvorum.etcd.floor import Floor
+from kvorum.etcd.watch import EtcdStorageWatch
+from kvorum.storage import Change, Entry
+from kvorum.testing import Rule
+from kvorum.testing.operator import OperatorError
+from kvorum.testing.scenes import SCENES, Stage, UnplayableError, play_scene, stage, users
+
+pytestmark = pytest.mark.timeout(900)
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    return int(request.config.getoption("--soak-seed"))
+
+
+OPEN = {"quota", "backup"}  # what they find is being mended
+
+
+@pytest.mark.parametrize("name", [name for name in SCENES if name not in OPEN])
+async def test_nothing_is_lost_or_wrong_in_a_scene(
+    kvorum_etcd: EmbeddedEtcd, name: str, seed: int, *, is_long: bool
+) -> None:
+    """One whose tools are missing says so, and then there is nothing to judge: see below."""
+    try:
+        verdict = await play_scene(SCENES[name], binary=kvorum_etcd.binary, rounds=8 if is_long else 1, seed=seed)
+    except UnplayableError as exc:
+        print(f"\n{name} cannot be played: {exc}")
+        return
+    print(f"\n{name}: {verdict}")
+
+    assert verdict.is_right, str(verdict)
+
+
+# --- the scenes find what is planted ---------------------------------------------------------------------------------
+
+set_ = EtcdStorageBackend.set
+swap = EtcdStorageBackend.compare_and_swap
+get = EtcdStorageBackend.get
+strike = Stage.strike
+next_changes = EtcdStorageWatch.__anext__
+
+
+class Every:
+    """Tells the Nth time of a call, again and again."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+        self._times = 0
+
+    def __call__(self) -> bool:
+        self._times += 1
+        return self._times % self._number == 0
+
+
+def a_full_store_refuses_what_it_has_written(patch: pytest.MonkeyPatch) -> None:
+    is_it = Every(7)
+
+    async def full(self: EtcdStorageBackend, key: str, value: bytes, *, lease: int = 0) -> int:
+        revision = await set_(self, key, value, lease=lease)
+        if is_it():
+            raise StorageFullError("database space exceeded")
+        return revision
+
+    patch.setattr(EtcdStorageBackend, "set", full)
+
+
+def a_watch_leaves_something_out(patch: pytest.MonkeyPatch) -> None:
+    is_it = Every(40)
+
+    async def forgetful(self: EtcdStorageWatch) -> tuple[Change, ...]:
+        changes = await next_changes(self)
+        return await next_changes(self) if is_it() else changes
+
+    patch.setattr(EtcdStorageWatch, "__anext__", forgetful)
+
+
+def what_was_dropped_is_called_unknown(patch: pytest.MonkeyPatch) -> None:
+    is_it = Every(7)
+
+    async def dropped(self: EtcdStorageBackend, key: str, value: bytes, *, lease: int = 0) -> int:
+        if is_it():
+            raise OutcomeUnknownError(key, "UNKNOWN: raft proposal dropped")
+        return await set_(self, key, value, lease=lease)
+
+    patch.setattr(EtcdStorageBackend, "set", dropped)
+
+
+def what_was_written_is_sent_again(patch: pytest.MonkeyPatch) -> None:
+    is_it = Every(7)
+
+    async def twice(self: EtcdStorageBackend, key: str, value: bytes, *, lease: int = 0) -> int:
+        revision = await set_(self, key, value, lease=lease)
+        return await set_(self, key, value, lease=lease) if is_it() else revision
+
+    patch.setattr(EtcdStorageBackend, "set", twice)
+
+
+def a_read_that_is_refused_splits_the_members(patch: pytest.MonkeyPatch) -> None:
+    """The real thing: a transaction of a limited user that reads what it may not, beside a write."""
+
+    async def split(self: Stage, name: str) -> Any:
+        operator, root = self.operator, self.operator.credentials
+        key = "L2Vsc2V3aGVyZS94"  # /elsewhere/x, which it may write
+        put = {"requestPut": {"key": key, "value": key}}
+        read = {"requestRange": {"key": "L3NjZW5lL2s="}}
+        operator.credentials = ("limited", users.PASSWORD)
+        with pytest.raises(OperatorError, match="permission denied"):
+            await operator.ask("kv/txn", success=[put, read])
+        operator.credentials = root
+        return await strike(self, name)
+
+    patch.setattr(Stage, "strike", split)
+
+
+def a_client_stays_with_a_learner(patch: pytest.MonkeyPatch) -> None:
+    async def stays(self: EtcdStorageBackend, key: str, *, revision: int | None = None) -> Entry | None:
+        if len(self._client.connection.settings.endpoints) > 3:
+            raise UnavailableError("a learner", "rpc not supported for learner")
+        return await get(self, key, revision=revision)
+
+    patch.setattr(EtcdStorageBackend, "get", stays)
+
+
+def any_cluster_will_do(patch: pytest.MonkeyPatch) -> None:
+    """The real thing: nobody looks at the id of the cluster."""
+    patch.setattr(Floor, "is_foreign", lambda *_: False)
+
+
+def an_update_goes_over_anything(patch: pytest.MonkeyPatch) -> None:
+    async def over(self: EtcdStorageBackend, key: str, value: bytes, *, expected: int, lease: int | None = None) -> int:
+        del expected
+        return await set_(self, key, value, lease=lease or 0)
+
+    patch.setattr(EtcdStorageBackend, "compare_and_swap", over)
+
+
+def opening_gives_up_at_once(patch: pytest.MonkeyPatch) -> None:
+    opened = kvorum.Client.__aenter__
+
+    async def impatient(self: kvorum.Client) -> kvorum.Client:
+        with kvorum.deadline(0.02):
+            return await opened(self)
+
+    patch.setattr(kvorum.Client, "__aenter__", impatient)
+
+
+PLANTED: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], set[Rule]]] = {
+    "quota": (a_full_store_refuses_what_it_has_written, {Rule.FALSE_REFUSAL}),
+    "slow-link": (a_watch_leaves_something_out, {Rule.LOST_EVENT}),
+    "leaders": (what_was_dropped_is_called_unknown, {Rule.NEEDLESS_DOUBT}),
+    "rolling-restart": (what_was_written_is_sent_again, {Rule.APPLIED_TWICE}),
+    "users": (a_read_that_is_refused_splits_the_members, {Rule.MEMBERS_DIFFER}),
+    "learner": (a_client_stays_with_a_learner, {Rule.OUTAGE}),
+    "strangers": (any_cluster_will_do, {Rule.INVENTED_WRITE, Rule.LOST_WRITE}),
+    "backup": (an_update_goes_over_anything, {Rule.BROKEN_EXPECTATION}),
+    "starting": (opening_gives_up_at_once, {Rule.OUTAGE}),
+}
+
+
+@pytest.mark.parametrize("name", PLANTED)
+async def test_a_scene_finds_a_planted_fault(
+    kvorum_etcd: EmbeddedEtcd, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Else it would prove nothing."""
+    plant, rules = PLANTED[name]
+    plant(monkeypatch)
+    monkeypatch.setattr(stage, "PATIENCE", 3.0)  # for what does not come
+
+    verdict = await play_scene(SCENES[name], binary=kvorum_etcd.binary)
+
+    assert {violation.rule for violation in verdict.violations} & rules, str(verdict)
+
+
+def test_scenes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["trial", "--list-scenes"])
+
+    printed = capsys.readouterr().out
+    assert not caught.value.code
+    assert all(name in printed for name in SCENES)
+
+
+def test_a_scene_is_played_by_the_command(capsys: pytest.CaptureFixture[str], kvorum_etcd: EmbeddedEtcd) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["trial", "--scene", "starting", "--rounds", "1", "--etcd-bin", str(kvorum_etcd.binary)])
+
+    assert caught.value.code == 0, capsys.readouterr().out
+
+
+def test_a_scene_that_there_is_not_is_named_with_those_that_there_are() -> None:
+    with pytest.raises(SystemExit, match="there is no scene 'opera'; there are: quota"):
+        main(["trial", "--scene", "opera"])
+
+
+def test_a_scene_without_its_tools_says_so(
+    capsys: pytest.CaptureFixture[str], kvorum_etcd: EmbeddedEtcd, tmp_path: Any
+) -> None:
+    alone = tmp_path / "etcd"
+    alone.symlink_to(kvorum_etcd.binary)
+    with pytest.raises(SystemExit) as caught:
+        main(["trial", "--scene", "backup", "--etcd-bin", str(alone)])
+
+    assert caught.value.code == 2
+    assert "cannot be played: there is no etcdctl" in capsys.readouterr().out
