@@ -292,9 +292,14 @@ class OutcomeUnknownError(KvorumError):
 
 
 class StorageFullError(KvorumError):
-    """The server's quota is used up (alarm NOSPACE). Reads and deletes go on; writes need an operator first."""
+    """The server's quota is used up (alarm NOSPACE). Reads and deletes go on; writes need an operator first.
+
+    Attributes:
+        detail: the server's words.
+    """
 
     def __init__(self, detail: str) -> None:
+        self.detail = detail
         super().__init__(f"etcd takes no more writes: {detail}; compact, defragment and disarm the alarm")
 
 

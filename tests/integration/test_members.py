@@ -30,7 +30,8 @@ class Cluster:
 
     @property
     def settings(self) -> EtcdSettings:
-        return EtcdSettings(endpoints=self.etcd.endpoints[:1], prefix="lab", user="root", password="a secret")
+        first = self.etcd.endpoints[:1]
+        return EtcdSettings(endpoints=first, prefix="lab", user="root", password="a secret", timeout=20)
 
     async def batches(self) -> bool:
         """Write at once; tell whether it took fewer requests than writes."""

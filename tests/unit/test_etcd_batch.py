@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvorum.etcd import _rpc as rpc
-from kvorum.etcd.batch import Batch, Limit, Pending, known_revision, refusal, superseded
+from kvorum.etcd.batch import Batch, Limit, Pending, halves_of, known_revision, refusal
 from kvorum.etcd.pipeline import plan_batch
 
 Planner: TypeAlias = Callable[[Sequence[Pending[Any]], Limit, Collection[bytes]], tuple[Batch, list[Pending[Any]]]]
@@ -27,9 +27,11 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
     loop.close()
 
 
-def pending(key: bytes, *, writes: bool, is_over: bool = False, size: int = 10, expected: int = 0) -> Pending[Any]:
+def pending(
+    key: bytes, *, writes: bool, is_over: bool = False, size: int = 10, expected: int = 0, goes_alone: bool = False
+) -> Pending[Any]:
     write = rpc.PutRequest(key=key, value=bytes(size)) if writes else None
-    call: Pending[Any] = Pending(key, 0.0, write, size, expected)
+    call: Pending[Any] = Pending(key, 0.0, write, size, expected, goes_alone)
     call.outcome = asyncio.get_event_loop_policy().get_event_loop().create_future()
     if is_over:
         call.outcome.cancel()
@@ -37,7 +39,12 @@ def pending(key: bytes, *, writes: bool, is_over: bool = False, size: int = 10, 
 
 
 calls = st.builds(
-    pending, st.sampled_from(KEYS), writes=st.booleans(), is_over=st.just(value=False) | st.booleans(), size=st.just(9)
+    pending,
+    st.sampled_from(KEYS),
+    writes=st.booleans(),
+    is_over=st.just(value=False) | st.booleans(),
+    size=st.just(9),
+    goes_alone=st.sampled_from([False, True, False]),
 )
 queues = st.lists(calls, max_size=12)
 limits = st.builds(Limit, st.integers(1, 6), st.sampled_from([50, 200, 10_000]))
@@ -56,6 +63,8 @@ def broken_rules(plan: Planner, waiting: Sequence[Pending[Any]], limit: Limit, b
     reads = {call.key for call in sent if not call.is_write}
     if any(number > 1 for number in writes.values()) or writes.keys() & reads:
         found.add("a key is written, and touched by another one")
+    if len(sent) > 1 and any(call.goes_alone for call in sent):
+        found.add("a call that was refused goes with others")
     if any(call.key in busy for call in sent):
         found.add("a key is busy")
     places = {id(call): place for place, call in enumerate(waiting)}
@@ -81,9 +90,10 @@ def test_a_plan_keeps_the_rules(waiting: list[Pending[Any]], limit: Limit, busy:
 def test_what_has_room_and_no_conflict_leaves_at_once(waiting: list[Pending[Any]]) -> None:
     now, later = plan_batch(waiting, Limit(), frozenset())
 
-    writes = {call.key for call in waiting if call.is_write and not call.is_over}
-    assert {call.key for call in later} <= writes
-    assert set(now) == {call.key for call in waiting if not call.is_over}
+    if not any(call.goes_alone for call in waiting):
+        writes = {call.key for call in waiting if call.is_write and not call.is_over}
+        assert {call.key for call in later} <= writes
+        assert set(now) == {call.key for call in waiting if not call.is_over}
 
 
 def test_reads_of_one_key_are_one_operation() -> None:
@@ -100,6 +110,21 @@ def test_one_that_is_too_large_for_a_batch_goes_by_itself() -> None:
 
     assert plan_batch([small, large, other], Limit()) == ({b"a": [small]}, [large, other])
     assert plan_batch([large, other], Limit()) == ({b"b": [large]}, [other])
+
+
+def test_a_call_that_was_refused_goes_by_itself_when_it_is_the_first() -> None:
+    first, other, last = (pending(key, writes=True, goes_alone=key == b"b") for key in (b"a", b"b", b"c"))
+
+    assert plan_batch([first, other, last], Limit()) == ({b"a": [first], b"c": [last]}, [other])
+    assert plan_batch([other, last], Limit()) == ({b"b": [other]}, [last])
+
+
+def test_a_batch_is_halved_in_order() -> None:
+    batch = batch_of(1, 2, 3, 4, 5)
+
+    first, second = halves_of(batch)
+    assert [*first, *second] == list(batch)
+    assert (len(first), len(second)) == (2, 3)
 
 
 # --- planners that break a rule --------------------------------------------------------------------------------------
@@ -142,6 +167,17 @@ def ignoring_what_is_busy(
     return plan_batch(waiting, limit)
 
 
+def ignoring_what_was_refused(
+    waiting: Sequence[Pending[Any]], limit: Limit, busy: Collection[bytes]
+) -> tuple[Batch, list[Pending[Any]]]:
+    for call in waiting:
+        call.goes_alone, call.value_size = False, 9 + call.goes_alone
+    now, later = plan_batch(waiting, limit, busy)
+    for call in waiting:
+        call.goes_alone = call.value_size > 9
+    return now, later
+
+
 def greedy(waiting: Sequence[Pending[Any]], _limit: Limit, busy: Collection[bytes]) -> tuple[Batch, list[Pending[Any]]]:
     return plan_batch(waiting, Limit(10**6, 10**9), busy)
 
@@ -158,6 +194,7 @@ def idle(waiting: Sequence[Pending[Any]], _limit: Limit, _busy: Collection[bytes
         (losing, "a call is lost, doubled, or was over"),
         (sending_what_is_over, "a call is lost, doubled, or was over"),
         (ignoring_what_is_busy, "a key is busy"),
+        (ignoring_what_was_refused, "a call that was refused goes with others"),
         (greedy, "it is too large"),
         (idle, "nothing is sent although something may be"),
     ],
@@ -199,15 +236,6 @@ def test_a_call_that_waits_does_not_show_its_value() -> None:
 
 
 # --- what can never apply --------------------------------------------------------------------------------------------
-
-
-def test_a_swap_at_a_revision_that_has_passed_is_superseded() -> None:
-    stale, current, other, create = (
-        pending(key, writes=True, expected=expected) for key, expected in ((b"a", 4), (b"a", 5), (b"b", 4), (b"a", 0))
-    )
-
-    assert superseded([stale, current, other, create], {b"a": 5}) == [stale]
-    assert superseded([stale, current, other, create], {}) == []
 
 
 def test_an_answered_write_tells_where_its_key_is() -> None:

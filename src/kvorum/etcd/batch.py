@@ -7,12 +7,14 @@ Rules of a batch:
 1. No operation reads, compares or writes a key that another one of it writes. The comparisons of nested transactions
    see the state before the whole batch, so two that each check what the other writes would both succeed.
 2. Nor does it touch a key with a write in flight: writes of one key follow each other as they were asked for, and
-   whoever comes later with the same key does not overtake.
+   whoever comes later with the same key does not overtake. (`Turns` keeps those back that would have to wait.)
 3. Reads of one key that wait together are one operation. A read is never joined to one that has been sent.
+4. A call that was refused not long ago goes by itself: for it a whole batch would be refused.
 """
 
 import asyncio
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Sequence
+from enum import Enum
 from itertools import chain
 from typing import Any, Final, Generic, NamedTuple, TypeAlias, TypeVar
 
@@ -41,6 +43,7 @@ class Pending(msgspec.Struct, Generic[A], eq=False):
         write: the request that it is by itself; None if it reads the key.
         value_size: bytes of the value that it writes.
         expected: the mod_revision above 0 that the key has to be at; 0 if it does not depend on one.
+        goes_alone: whether it is sent in no batch, since one like it was refused.
         is_sent: whether it has left. One that has may be applied, whoever has given up on it.
         outcome: what came of it. Set by whoever sends it; cancelled when its caller is.
     """
@@ -50,6 +53,7 @@ class Pending(msgspec.Struct, Generic[A], eq=False):
     write: rpc.PutRequest | rpc.TxnRequest | None = None
     value_size: int = 0
     expected: int = 0
+    goes_alone: bool = False
     is_sent: bool = False
     outcome: asyncio.Future[Any] | None = None
 
@@ -80,6 +84,15 @@ class Pending(msgspec.Struct, Generic[A], eq=False):
         """Tell its caller what came of it, if it still waits."""
         if self.outcome is not None and not self.outcome.done():
             self.outcome.set_result(outcome)
+
+
+class Unanswered(Enum):
+    """What a call can find instead of an answer."""
+
+    ALONE = "its batch has done nothing: send it by itself"
+    SUPERSEDED = "its key is past the revision that it expects, so nothing is left of it but a read"
+    EXPIRED = "its deadline has passed"
+    CLOSED = "the client was closed before it was sent"
 
 
 # Keys, and the calls that the operation on each is for: one, or several that read the same.
@@ -126,7 +139,14 @@ def plan_batch(
             continue
         key = each.key
         others = now.get(key)
-        if key in busy or key in passed or (others is not None and (each.is_write or others[0].is_write)):
+        if each.goes_alone and not (now or key in busy or key in passed):
+            return {key: [each]}, [*later, *waiting[place + 1 :]]
+        if (
+            each.goes_alone
+            or key in busy
+            or key in passed
+            or (others is not None and (each.is_write or others[0].is_write))
+        ):
             passed.add(key)
             later.append(each)
         elif others is not None:
@@ -138,6 +158,13 @@ def plan_batch(
             now[key] = [each]
             size += each.size
     return now, later
+
+
+def halves_of(batch: Batch) -> tuple[Batch, Batch]:
+    """Return a batch of several operations in two parts, the first half of them first."""
+    operations = list(batch.items())
+    middle = len(operations) // 2
+    return dict(operations[:middle]), dict(operations[middle:])
 
 
 def calls_of(batch: Batch) -> chain[Pending[Any]]:
@@ -230,20 +257,6 @@ def known_revision(answer: Any) -> int:
         return int(revision)
     found = _first(said.responses[0].response_range) if said.responses else None
     return found.mod_revision if found is not None else 0
-
-
-def superseded(waiting: Iterable[Pending[Any]], answers: Mapping[bytes, Any]) -> list[Pending[Any]]:
-    """Return the compare-and-swaps that can never apply: a mod_revision that has passed does not come back.
-
-    Args:
-        waiting: the calls.
-        answers: what writes got, by their keys.
-    """
-    return [
-        each
-        for each in waiting
-        if each.expected and each.key in answers and each.expected < known_revision(answers[each.key])
-    ]
 
 
 def refusal(found: rpc.KeyValue | None) -> rpc.TxnResponse:

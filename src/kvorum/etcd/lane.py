@@ -8,32 +8,34 @@ time each; those are made when they are first needed, and stay, since a task for
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
-from enum import Enum
 from itertools import chain
 from typing import Any, Final, TypeVar
 
 from kvorum.errors import ClientClosedError, KvorumError
-from kvorum.etcd.batch import MAX_OPERATIONS, Batch, Limit, Pending, calls_of, plan_batch, superseded
+from kvorum.etcd.batch import (
+    MAX_OPERATIONS,
+    Batch,
+    Limit,
+    Pending,
+    Unanswered,
+    calls_of,
+    known_revision,
+    plan_batch,
+)
+from kvorum.etcd.turns import Turns
 
 SLOTS: Final = 2  # requests under way: one that the server works at while this process works at another
 WORTHWHILE: Final = 32  # calls that are not split between two requests
 PATIENCE: Final = 0.005  # seconds that a few calls wait for a request for many, although there is room for theirs
 MAX_WAITING: Final = 10_000  # calls; more wait for room, with their deadlines running
+MAX_OVERDUE: Final = 16  # requests that take so long that they keep no place from others
+_GRAIN: Final = 0.01  # seconds between two looks for calls whose deadlines have passed: each looks at all that wait
 
 A = TypeVar("A")
 
 
-class Unanswered(Enum):
-    """What a call can find instead of an answer."""
-
-    ALONE = "its batch has done nothing: send it by itself"
-    SUPERSEDED = "its key is past the revision that it expects, so nothing is left of it but a read"
-    EXPIRED = "its deadline has passed"
-    CLOSED = "the client was closed before it was sent"
-
-
 class Lane:
-    """One queue. `Pipeline` has two: a read does not wait for what a write waits for.
+    """One queue, of reads or of writes. `Pipeline` has two: a read does not wait for what a write waits for.
 
     Args:
         loop: the event loop that it is used on.
@@ -62,13 +64,14 @@ class Lane:
         self._send = send
         self._spawn = spawn
         self._room = room
-        self._waiting: list[Pending[Any]] = []
+        self._waiting: list[Pending[Any]] = []  # of the writes of a key the first
+        self._turns = Turns()  # and the others
         self._outside: deque[Pending[Any]] = deque()  # those for which there is no room in the queue
         self._under_way: list[Batch] = []
         self._senders: int = 0  # tasks that send, one request at a time each
         self._resting: list[asyncio.Future[None]] = []  # what those of them wait for that have nothing to do
         self._alone: int = 0  # calls that found nobody else, and are under way
-        self._busy: set[bytes] = set()  # keys with a write under way
+        self._overdue: int = 0  # requests that take long, and for which others may be sent
         self._is_gathering = False
         self._held: asyncio.TimerHandle | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -80,16 +83,21 @@ class Lane:
     @property
     def waiting(self) -> int:
         """How many calls wait to be sent."""
-        return len(self._waiting) + len(self._outside)
+        return len(self._waiting) + self._turns.standing + len(self._outside)
 
     @property
     def is_idle(self) -> bool:
         """Whether nothing waits or is under way, so that a call may pass at once."""
-        return not (self._waiting or self._under_way or self._alone or self._is_gathering)
+        return not (self._waiting or self._under_way or self._alone or self._is_gathering or self._outside)
 
     @property
     def _in_flight(self) -> int:
         return len(self._under_way) + self._alone
+
+    @property
+    def _slots(self) -> int:
+        """How many requests may be under way."""
+        return SLOTS + self._overdue
 
     def count(self, operations: int) -> None:
         """Note that a request is sent."""
@@ -102,15 +110,14 @@ class Lane:
         """Note that a call found nobody else: its caller sends it, and calls `leave`; who comes now waits for it."""
         self._alone += 1
         if call.is_write:
-            self._busy.add(call.key)
+            self._turns.admit(call)
 
     def leave(self, call: Pending[Any], answer: object) -> None:
         """Note that it is done, and what it got, if it was a write; None if it was not answered."""
         self._alone -= 1
         if call.is_write:
-            self._busy.discard(call.key)
-        if self._waiting:
-            self._supersede({call.key: answer} if answer is not None else {})
+            self._end_turn(call.key, answer)
+        if self._waiting or self._outside:
             self.gather()
 
     # --- calls that wait ---
@@ -122,14 +129,29 @@ class Lane:
             outcome.set_result(Unanswered.CLOSED if self._is_closed else Unanswered.EXPIRED)
             return outcome
         call.outcome = outcome
-        if self._outside or len(self._waiting) >= MAX_WAITING:
+        if self._outside or self._is_full:
             self._outside.append(call)
         else:
-            self._waiting.append(call)
+            self._let_in(call)
         if self._timer is None or call.deadline < self._timer.when():
             self._expire_at(call.deadline)
         self.gather()
         return outcome
+
+    @property
+    def _is_full(self) -> bool:
+        return len(self._waiting) + self._turns.standing >= MAX_WAITING
+
+    def _let_in(self, call: Pending[Any]) -> None:
+        """Take a call into the queue; a write of a key that has one there already behind that."""
+        if not call.is_write or self._turns.admit(call):
+            self._waiting.append(call)
+
+    def _end_turn(self, key: bytes, answer: object = None) -> None:
+        """Let the next write of a key into the queue; compare-and-swaps that can never apply end here."""
+        following = self._turns.end(key, 0 if answer is None else known_revision(answer))
+        if following is not None:
+            self._waiting.append(following)
 
     def gather(self) -> None:
         """Send at the end of this turn of the event loop: until then no call passes, but those that come go along.
@@ -144,7 +166,7 @@ class Lane:
                 self._is_gathering = True
                 rest.set_result(None)
                 return
-        if self._senders < SLOTS:
+        if self._senders < self._slots:
             try:
                 self._spawn(self._serve)
             except ClientClosedError:
@@ -154,42 +176,51 @@ class Lane:
                 self._senders += 1
 
     async def _serve(self) -> None:
-        """Be one of the senders, until the client is closed."""
+        """Be one of the senders, until the client is closed, or there are enough without it."""
         try:
-            while True:
+            while self._senders <= self._slots:
                 batch = self._next()
                 if batch:
                     await self._run(batch)
-                if len(batch) > 1 or (batch and self._waiting):
+                if len(batch) > 1 or (batch and (self._waiting or self._outside)):
                     self._is_gathering = True  # who got an answer just now, and asks for the next thing, goes along
                     await asyncio.sleep(0)
                 else:
                     rest: asyncio.Future[None] = self._loop.create_future()
                     self._resting.append(rest)
                     await rest
-        finally:
+        except BaseException:
             self.close()  # or else calls would wait for a sender
+            raise
+        self._senders -= 1
+        self._is_gathering = False
+        self.gather()
 
     def _next(self) -> Batch:
         """Take what is to be sent now out of the queue; nothing if that is nothing, or has to wait."""
         self._is_gathering = False
-        waiting, slots = len(self._waiting), SLOTS - self._in_flight
-        if not waiting or slots <= 0 or self._is_too_few(waiting):
-            return {}
-        share = min(self.limit.operations, self._room(), max(WORTHWHILE, -(-waiting // slots)))
-        if not share:
-            return {}
         while True:
-            batch, self._waiting = plan_batch(self._waiting, self.limit._replace(operations=share), self._busy)
-            if not self._let_in() or batch:
+            while self._outside and not self._is_full:
+                self._let_in(self._outside.popleft())
+            waiting, slots = len(self._waiting), self._slots - self._in_flight
+            if not waiting or slots <= 0 or self._is_too_few(waiting):
+                return {}
+            share = min(self.limit.operations, self._room(), max(WORTHWHILE, -(-waiting // slots)))
+            if not share:
+                return {}
+            if batch := self._plan(self.limit._replace(operations=share)):
                 return batch
 
-    def _let_in(self) -> bool:
-        """Move those that wait outside into the queue, if there is room; tell whether any came."""
-        before = len(self._outside)
-        while self._outside and len(self._waiting) < MAX_WAITING:
-            self._waiting.append(self._outside.popleft())
-        return len(self._outside) < before
+    def _plan(self, limit: Limit) -> Batch:
+        """Take a batch out of the queue, and what nobody waits for any more: there the next of its key comes."""
+        before = self._waiting
+        batch, self._waiting = plan_batch(before, limit)
+        if before[0].is_write and len(before) > len(batch) + len(self._waiting):
+            kept = {each.key for each in self._waiting}
+            for each in before:
+                if each.key not in kept and each.key not in batch:
+                    self._end_turn(each.key)
+        return batch
 
     def _is_too_few(self, waiting: int) -> bool:
         """Wait on, but not for long: a request for a few costs those who are many more than it brings the few."""
@@ -205,20 +236,30 @@ class Lane:
     async def _run(self, batch: Batch) -> None:
         answers: Mapping[bytes, object] = {}
         self._under_way.append(batch)
-        if next(calls_of(batch)).is_write:
-            self._busy.update(batch)
         if self._waiting:
             self.gather()
         try:
             answers = await self._send(batch)
         finally:
             self._under_way.remove(batch)
-            self._busy.difference_update(batch)
-            self._supersede(answers)
+            if next(calls_of(batch)).is_write:
+                for key in batch:
+                    self._end_turn(key, answers.get(key))
 
-    def _supersede(self, answers: Mapping[bytes, object]) -> None:
-        for each in superseded(self._waiting, answers):
-            each.settle(Unanswered.SUPERSEDED)
+    # --- requests that take long ---
+
+    def give_way(self) -> bool:
+        """Let another request be sent beside one that takes long; tell whether that is so. Then `make_up` follows."""
+        if self._overdue >= MAX_OVERDUE:
+            return False
+        self._overdue += 1
+        if self._waiting or self._outside:
+            self.gather()
+        return True
+
+    def make_up(self) -> None:
+        """Note that a request is done that took long."""
+        self._overdue -= 1
 
     # --- deadlines: one timer for all ---
 
@@ -232,7 +273,7 @@ class Lane:
         now = self._loop.time()
         self._timer = None
         deadlines = []
-        for each in chain(self._waiting, self._outside, *map(calls_of, self._under_way)):
+        for each in chain(self._waiting, self._turns, self._outside, *map(calls_of, self._under_way)):
             if each.is_over:
                 continue
             if each.deadline > now:
@@ -240,16 +281,17 @@ class Lane:
             else:
                 each.settle(Unanswered.EXPIRED)
         if deadlines:
-            self._expire_at(min(deadlines))
+            self._expire_at(max(min(deadlines), now + _GRAIN))
 
     # --- the end ---
 
     def close(self) -> None:
         """End all calls that wait. Those that are under way end with their requests."""
         self._is_closed = True
-        for each in chain(self._waiting, self._outside):
+        for each in chain(self._waiting, self._turns, self._outside):
             each.settle(Unanswered.CLOSED)
         self._waiting, self._outside = [], deque()
+        self._turns.clear()
         for timer in (self._timer, self._held):
             if timer is not None:
                 timer.cancel()

@@ -17,12 +17,12 @@ import anyio
 import anyio.to_thread
 import msgspec
 
-from kvorum.errors import KvorumError, PermissionDeniedError
+from kvorum.errors import KvorumError, PermissionDeniedError, UnavailableError
 from kvorum.etcd import _rpc as rpc
 from kvorum.etcd.certificates import context
 from kvorum.etcd.connection import Connection
-from kvorum.etcd.faults import Call
-from kvorum.etcd.server import Server
+from kvorum.etcd.faults import Call, TokenRefusedError
+from kvorum.etcd.server import Method, Request, Response, Server
 from kvorum.etcd.versions import HAZARDS, Version, hazards_of, version_of
 from kvorum.settings import EtcdSettings, is_endpoint
 
@@ -119,6 +119,8 @@ class Members:
             answer = await self._list(server, self._loop.time() + _PATIENCE)
         except KvorumError as exc:
             _log.debug("the members of the cluster are not known: %s", exc)
+            if isinstance(exc, UnavailableError):  # and no refusal, which another question would not change
+                self._pause = _SOON
             return UNKNOWN
         versions: dict[int, Version] = {}
         deadline = self._loop.time() + _PATIENCE
@@ -152,16 +154,31 @@ class Members:
                 await server.aclose()
 
     async def _list(self, server: Server, deadline: float) -> rpc.MemberListResponse:
-        cluster = self._connection.cluster
-        request = rpc.MemberListRequest(linearizable=server is cluster.current)  # from 3.5 on; 3.4 does not look at it
-        return await cluster.call(server, lambda channel: channel.cluster.MemberList, request, _CALL, deadline)
+        is_current = server is self._connection.cluster.current
+        request = rpc.MemberListRequest(linearizable=is_current)  # from 3.5 on; 3.4 does not look at it
+        return await self._call(server, lambda channel: channel.cluster.MemberList, request, deadline)
 
     async def _version_of(self, server: Server, deadline: float) -> Version:
         try:
-            return version_of((await self._connection.cluster.status(server, deadline)).version)
+            status = await self._call(server, lambda channel: channel.maintenance.Status, rpc.StatusRequest(), deadline)
+            return version_of(status.version)
         except PermissionDeniedError:  # some versions tell that to root alone
             with anyio.fail_after(max(deadline - self._loop.time(), 0)):
                 return await version_by_http(server.address, self._connection.settings)
+
+    async def _call(
+        self, server: Server, method: Method[Request, Response], request: Request, deadline: float
+    ) -> Response:
+        """Make a call that is no evidence about the servers that the client uses, whatever comes of it."""
+        cluster = self._connection.cluster
+        token = cluster.tokens.token
+        try:
+            return await server.call(method(server.calls), request, _CALL, deadline, cluster.tokens.metadata)
+        except TokenRefusedError:  # a member that was restarted knows none from before
+            if not cluster.tokens.has_user:
+                raise
+        await cluster.renew_token(server, token, deadline)
+        return await server.call(method(server.calls), request, _CALL, deadline, cluster.tokens.metadata)
 
 
 # --- a question that etcd answers to anybody --------------------------------------------------------------------------

@@ -8,9 +8,11 @@ distinct keys, in one request, one entry of its log and one fsync. So calls that
    before it is sent, to a server that is known by then. If there is none, the callers look for one, each by itself.
 3. Each caller gets an answer of its own, as if it had sent its call by itself; its deadline is its own; and one that is
    cancelled before its call was sent takes it back.
-4. A batch is sent once. If it has done nothing, since the server was away or refused it for one of its operations, it
-   is left to its callers, each by itself. So nobody's mistake is another's.
-5. If the outcome of a batch is not known, each of its writes is unknown by itself, and `outcomes` finds out.
+4. A batch that was refused for one of its operations has done nothing. It is halved until that one is alone, and goes
+   by itself for some seconds; if there are several, or if the server was away, all calls are left to their callers,
+   each by itself. So nobody's mistake is another's.
+5. If the outcome of a batch is not known, each of its writes is unknown by itself, and `outcomes` finds out. So is each
+   of a batch for which there was no room: etcd may have applied it, and says so all the same.
 6. A compare-and-swap that still waits when its key is known to be past the revision that it expects is not sent: it can
    never apply. It becomes a read of what there is, which those of others join.
 """
@@ -18,7 +20,7 @@ distinct keys, in one request, one entry of its log and one fsync. So calls that
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 
@@ -27,7 +29,9 @@ from kvorum.errors import (
     ClientClosedError,
     InvalidResourceError,
     KvorumError,
+    LeaseNotFoundError,
     OutcomeUnknownError,
+    PermissionDeniedError,
     ResourceTooLargeError,
     StorageFullError,
     UnavailableError,
@@ -37,10 +41,12 @@ from kvorum.etcd.batch import (
     MAX_OPERATIONS,
     Batch,
     Pending,
+    Unanswered,
     answer_to,
     answers_to_reads,
     answers_to_writes,
     calls_of,
+    halves_of,
     plan_batch,
     refusal,
     request_of_reads,
@@ -49,7 +55,7 @@ from kvorum.etcd.batch import (
 from kvorum.etcd.connection import Connection, HasConnection
 from kvorum.etcd.faults import Call, open_end
 from kvorum.etcd.forms import Forms, forms_of
-from kvorum.etcd.lane import Lane, Unanswered
+from kvorum.etcd.lane import Lane
 from kvorum.etcd.members import Known, Members
 from kvorum.etcd.quota import Quota
 from kvorum.etcd.server import Channel, Method
@@ -57,6 +63,10 @@ from kvorum.etcd.server import Channel, Method
 __all__ = ["HasPipeline", "Pipeline", "PipelineStatistics", "plan_batch"]
 
 _log = logging.getLogger(__name__)
+
+_SUSPICION: Final = 5.0  # seconds for which calls about a key go by themselves, after one was refused
+_MAX_SUSPECTS: Final = 1_000  # keys; of more the oldest is forgotten
+_OF_ONE_CALL: Final = (InvalidResourceError, LeaseNotFoundError, PermissionDeniedError, ResourceTooLargeError)
 
 A = TypeVar("A")
 
@@ -108,6 +118,7 @@ class Pipeline:
         self._has_identity = connection.cluster.tokens.has_user or connection.settings.cert is not None
         self._reads = Lane(self._loop, self._send, self._spawn)
         self._writes = Lane(self._loop, self._send, self._spawn, self._room)
+        self._suspects: dict[bytes, float] = {}  # keys of calls that were refused, and until when that counts
         self._members = Members(connection)
         self._formed: tuple[frozenset[str], Known, Forms] | None = None  # the forms, and what they follow from
         if self._is_on:
@@ -164,6 +175,8 @@ class Pipeline:
             return await self._enter(lane, call)
         if not self._rides(call):
             return await self._alone(call)
+        if self._suspects:
+            call.goes_alone = self._is_suspect(call)
         outcome = await lane.join(call)
         if isinstance(outcome, KvorumError):
             raise outcome
@@ -194,6 +207,9 @@ class Pipeline:
                 answer = answer_to(await connection.txn(write, subject, deadline=call.deadline))
         except StorageFullError:
             self._quota.close()
+            raise
+        except _OF_ONE_CALL:
+            self._suspect(call)
             raise
         return answer
 
@@ -269,27 +285,67 @@ class Pipeline:
 
     async def _send(self, batch: Batch) -> Mapping[bytes, object]:
         """Send a batch and settle all its calls; return what writes got, by their keys."""
-        calls = list(calls_of(batch))
         try:
-            return await self._settle(batch, calls)
+            try:
+                return await self._settle(batch)
+            except _OF_ONE_CALL as exc:
+                return await self._halve(batch, exc)
         except KvorumError as exc:
-            self._settle_failed(calls, exc)
+            self._settle_failed(batch, exc)
         except Exception as exc:  # noqa: BLE001 - a mistake of ours comes out of these calls, and ends no others
-            _log.exception("a batch of %d calls failed", len(calls))
-            for each in calls:
+            _log.exception("a batch of %d operations failed", len(batch))
+            for each in calls_of(batch):
                 each.settle(_told(self._open_end(each, f"{type(exc).__name__}: {exc}"), exc))
         except BaseException:  # it was cancelled, since the client is being closed
-            for each in calls:
+            for each in calls_of(batch):
                 is_open = each.is_write and each.is_sent
                 each.settle(self._open_end(each, "the client was closed") if is_open else Unanswered.CLOSED)
             raise
         return {}
 
-    async def _settle(self, batch: Batch, calls: Sequence[Pending[Any]]) -> Mapping[bytes, object]:
+    async def _halve(self, refused: Batch, error: KvorumError) -> Mapping[bytes, object]:
+        """Send a refused batch in halves, and the refused half again, until the call is alone that it was refused for.
+
+        That takes two requests for each time that it is halved, at the most. If both halves are refused there are
+        several such calls: to look for each would take more requests than to leave all to their callers.
+        """
+        answers: dict[bytes, object] = {}
+        while True:
+            for each in calls_of(refused):
+                each.is_sent = False  # nothing was done
+            if len(refused) == 1:
+                self._settle_failed(refused, error)
+                return answers
+            first, second = halves_of(refused)
+            problem = await self._part(first, answers)
+            if problem is None and len(second) > 1:  # it is in the other half
+                refused = second
+                continue
+            other = await self._part(second, answers)
+            if other is None and problem is not None:
+                refused, error = first, problem
+                continue
+            for part, found in ((first, problem), (second, other)):
+                if found is not None:
+                    self._settle_failed(part, found)
+            return answers
+
+    async def _part(self, part: Batch, answers: dict[bytes, object]) -> KvorumError | None:
+        """Send a part of a refused batch; return the error if it is refused for one of its calls, too."""
+        try:
+            answers.update(await self._settle(part))
+        except _OF_ONE_CALL as exc:
+            return exc
+        except KvorumError as exc:
+            self._settle_failed(part, exc)
+        return None
+
+    async def _settle(self, batch: Batch) -> Mapping[bytes, object]:
         # Whatever was so when they began to wait: from here to the sending nothing else runs.
         self._members.check()
-        if not self._is_prepared or (len(batch) > 1 and not self._is_trusted(calls[0])):
-            for each in calls:
+        first = next(calls_of(batch))
+        if not self._is_prepared or (len(batch) > 1 and not self._is_trusted(first)):
+            for each in calls_of(batch):
                 each.settle(Unanswered.ALONE)
             return {}
         live = self._without_overdue(batch)
@@ -303,7 +359,7 @@ class Pipeline:
         for group, answer in zip(live.values(), answers, strict=True):
             for each in group:
                 each.settle(answer)
-        is_write = calls[0].is_write
+        is_write = first.is_write
         if len(live) > 1:  # what is read together is often written together next, and the other way round
             (self._reads if is_write else self._writes).gather()
         return dict(zip(live, answers, strict=True)) if is_write else {}
@@ -321,13 +377,38 @@ class Pipeline:
         return live
 
     async def _once(self, batch: Batch) -> Sequence[Any]:
-        """Send what is still wanted; return the answer for each key."""
+        """Send what is still wanted, for as long as anybody waits for it; return the answer for each key."""
         latest = 0.0
         for each in calls_of(batch):
             each.is_sent = True
             latest = max(latest, each.deadline)
-        # The patience of one is not to keep the others, and a request, waiting.
-        deadline = min(latest, self._loop.time() + self._timeout)
+        if latest <= self._loop.time() + self._timeout:
+            return await self._request(batch, latest)
+        return await self._patiently(batch, latest)
+
+    async def _patiently(self, batch: Batch, deadline: float) -> Sequence[Any]:
+        """Send what somebody waits for longer than is usual. The patience of one is not to keep others waiting.
+
+        So from the usual time on it takes no place from others, which are sent to another server, if there is one.
+        """
+        lane, cluster = self._lane_of(next(calls_of(batch))), self.connection.cluster
+        server, has_given_way = cluster.current, False
+
+        def give_way() -> None:
+            nonlocal has_given_way
+            if len(cluster.servers) > 1:
+                cluster.leave(server)
+            has_given_way = lane.give_way()
+
+        timer = self._loop.call_later(self._timeout, give_way)
+        try:
+            return await self._request(batch, deadline)
+        finally:
+            timer.cancel()
+            if has_given_way:
+                lane.make_up()
+
+    async def _request(self, batch: Batch, deadline: float) -> Sequence[Any]:
         first = next(calls_of(batch))
         self._lane_of(first).count(len(batch))
         once, forms = self.connection.once, self._forms
@@ -352,16 +433,44 @@ class Pipeline:
         elif "too many operations" in str(error):  # --max-txn-ops
             lane.limit = lane.limit.for_fewer(batch)
 
-    def _settle_failed(self, calls: Sequence[Pending[Any]], error: KvorumError) -> None:
-        """Tell callers of a failed batch: what was refused, or not done, each of them can try by itself."""
-        _log.debug("a batch of %d calls failed, and is left to its callers: %s", len(calls), error)
+    def _settle_failed(self, batch: Batch, error: KvorumError) -> None:
+        """Tell the callers of a failed batch: what was refused, or not done, each of them can try by itself."""
+        _log.debug("a batch of %d operations failed: %s", len(batch), error)
+        calls = list(calls_of(batch))
+        if isinstance(error, StorageFullError):
+            self._quota.close()
         for each in calls:
             if isinstance(error, OutcomeUnknownError):
                 each.settle(_told(self._open_end(each, error.reason), error))
             elif isinstance(error, ClientClosedError):
                 each.settle(Unanswered.CLOSED)
+            elif isinstance(error, StorageFullError) and each.is_write:
+                # It may have been applied all the same, so it is not sent again; whether it was a read can tell.
+                each.settle(_told(StorageFullError(error.detail), error))
+            elif isinstance(error, _OF_ONE_CALL) and len(calls) == 1:
+                self._suspect(each)
+                each.settle(error)
             else:
                 each.settle(Unanswered.ALONE)
+
+    # --- calls that were refused ---
+
+    def _suspect(self, call: Pending[Any]) -> None:
+        """Let calls about a key go by themselves for a while: who repeats what is refused undoes nobody's batch."""
+        suspects = self._suspects
+        suspects.pop(call.key, None)
+        if len(suspects) >= _MAX_SUSPECTS:
+            del suspects[next(iter(suspects))]
+        suspects[call.key] = self._loop.time() + _SUSPICION
+
+    def _is_suspect(self, call: Pending[Any]) -> bool:
+        until = self._suspects.get(call.key)
+        if until is None:
+            return False
+        if until > self._loop.time():
+            return True
+        del self._suspects[call.key]
+        return False
 
     def _open_end(self, call: Pending[Any], reason: str) -> KvorumError:
         return open_end(_named(call), self.connection.endpoint, reason)
