@@ -34,7 +34,7 @@ from kvorum.errors import (
     UnavailableError,
 )
 from kvorum.etcd.backend import EtcdStorageBackend
-from kvorum.events import Added, Bookmark, Deleted, Modified, WatchEvent
+from kvorum.events import Added, Bookmark, Corrupt, Deleted, Modified, WatchEvent
 from kvorum.field_selectors import FieldSelector
 from kvorum.health import EndpointHealth, Health
 from kvorum.label_selectors import LabelSelector
@@ -45,7 +45,7 @@ from kvorum.resources import Condition, Kind, Metadata, Resource, set_condition
 from kvorum.scan import Scan
 from kvorum.settings import EtcdSettings
 from kvorum.storage import Change, Entry, Operation, Page, Selection, StorageBackend, StorageWatch
-from kvorum.watch import Watch
+from kvorum.watch import TolerantWatch, Watch
 
 __all__ = [  # noqa: RUF022 - grouped by what they are for
     # Connecting
@@ -71,11 +71,13 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "FieldSelector",
     # Watches
     "Watch",
+    "TolerantWatch",
     "WatchEvent",
     "Added",
     "Modified",
     "Deleted",
     "Bookmark",
+    "Corrupt",
     "Checkpoint",
     # Storage
     "StorageBackend",

@@ -23,7 +23,7 @@ from kvorum._carry import plan_for
 from kvorum._patch import merge_patch
 from kvorum._rules import check_rules, reason_of
 from kvorum.errors import ConfigurationError, CorruptResourceError, InvalidResourceError
-from kvorum.names import problems_of_label, problems_of_subdomain
+from kvorum.names import is_subdomain, problems_of_label
 from kvorum.resources import AnyResource, Kind, Metadata, Resource, Stored
 from kvorum.storage import Entry
 
@@ -137,11 +137,8 @@ class Codec(Generic[R]):
         if f"{kind.plural}/{named}" != key:
             raise ValueError(f"it calls itself {named!r} - at `$.metadata.name`")
         # No verb would take such a name, so nothing but `corrupt` could ever remove it.
-        problems = problems_of_subdomain(metadata.name)
-        if kind.namespaced:
-            problems += problems_of_label(metadata.namespace or "")
-        if problems:
-            raise ValueError(f"no resource can have this key: {'; '.join(problems)}")
+        if not is_subdomain(metadata.name) or (kind.namespaced and problems_of_label(metadata.namespace or "")):
+            raise ValueError("no resource can have this key: its name or namespace breaks the rules")
 
     def _resource(self, envelope: Any, key: str, value: bytes, revision: int) -> R:
         stored = envelope.metadata

@@ -1,4 +1,4 @@
-"""What a watch shows: `Added`, `Modified`, `Deleted` and `Bookmark`.
+"""What a watch shows: `Added`, `Modified`, `Deleted` and `Bookmark`; and `Corrupt`, if that was asked for.
 
     match event:
         case Added(resource=worker) | Modified(resource=worker): ...
@@ -66,11 +66,7 @@ class Modified(_ResourceEvent[R]):
 
     @property
     def previous(self) -> R:
-        """As it was before. Decoded when it is asked for, since few ask.
-
-        Raises:
-            CorruptResourceError: somebody had written something that is no such resource.
-        """
+        """As it was before. If a watch has shown the event it can be read: over what was corrupt it shows `Added`."""
         if callable(self._previous):
             self._previous = self._previous()
         return self._previous
@@ -112,6 +108,49 @@ class Bookmark:
 
     def __repr__(self) -> str:
         return f"<Bookmark at {self.resource_version}>"
+
+
+@final
+class Corrupt:
+    """A value is there that is no resource of the kind. A watch with `on_corrupt="event"` shows it, and goes on.
+
+    What was shown of that name before is not taken back: something is there, but nobody can read it. `Deleted` follows
+    when it is gone (with the last state that could be read), `Added` when it can be read again.
+
+    Attributes:
+        key: the key, as etcd knows it.
+        name: what its key calls it: with `namespace`, what `Repository.delete` takes to remove it (`corrupt=True`).
+        revision: the mod_revision of the value; `resource_version` is the same.
+        reason: what is wrong, with its JSON path.
+        namespace: the namespace in its key; None if the kind, or the key, has none.
+    """
+
+    __slots__ = ("key", "name", "namespace", "reason", "revision")
+    __match_args__: tuple[str, ...] = ("key", "name", "revision", "reason")
+
+    def __init__(self, key: str, name: str, revision: int, reason: str, namespace: str | None = None) -> None:
+        self.key: str = key
+        self.name: str = name
+        self.revision: int = revision
+        self.reason: str = reason
+        self.namespace: str | None = namespace
+
+    @property
+    def resource_version(self) -> int:
+        """The revision of the write that made the value."""
+        return self.revision
+
+    def _facts(self) -> tuple[object, ...]:
+        return (Corrupt, self.key, self.name, self.revision, self.reason, self.namespace)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Corrupt) and self._facts() == other._facts()
+
+    def __hash__(self) -> int:
+        return hash(self._facts())
+
+    def __repr__(self) -> str:
+        return f"<Corrupt {self.key} at {self.revision}: {self.reason}>"
 
 
 WatchEvent: TypeAlias = Added[R] | Modified[R] | Deleted[R] | Bookmark

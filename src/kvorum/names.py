@@ -32,6 +32,11 @@ def problems_of_subdomain(value: object, what: str = "name") -> list[str]:
     return []
 
 
+def is_subdomain(value: str) -> bool:
+    """Tell whether this is a DNS-1123 subdomain."""
+    return len(value) <= MAX_SUBDOMAIN and _SUBDOMAIN.fullmatch(value) is not None
+
+
 def problems_of_label(value: object, what: str = "namespace") -> list[str]:
     """Check a DNS-1123 label: lower case letters, digits and `-`, at most 63 characters."""
     if not isinstance(value, str):

@@ -8,7 +8,8 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
 
 from kvorum.continuation import Continuation
 from kvorum.errors import CorruptResourceError, HistoryLostError, InvalidResourceError
-from kvorum.keys import kind_prefix
+from kvorum.keys import kind_prefix, split_key, stray_key
+from kvorum.names import problems_of_label, problems_of_subdomain
 from kvorum.resource_list import ResourceList
 from kvorum.resources import AnyResource
 from kvorum.selectors import Selector
@@ -34,6 +35,8 @@ class Decode(Protocol[R_co]):
 class Query(Generic[R]):
     """The resources of a kind, or of one namespace of it, that a selector matches.
 
+    Field selectors that ask for one name or namespace narrow what the store is asked for, so that no other key is read.
+
     Attributes:
         prefix: what their keys start with.
         selector: which of them.
@@ -42,10 +45,58 @@ class Query(Generic[R]):
     def __init__(
         self, resource_type: type[R], decode: Decode[R], selector: Selector[R], *, namespace: str | None
     ) -> None:
-        self.prefix: str = kind_prefix(resource_type.kind, namespace)
         self.selector: Selector[R] = selector
         self._kind = resource_type.kind
         self._decode = decode
+        wanted = [each for each in selector.fields.requirements if each.is_equal]
+        self._names = [each.value for each in wanted if each.path == "metadata.name"]
+        self._namespaces = [each.value for each in wanted if each.path == "metadata.namespace"]
+        if not self._kind.namespaced:
+            self._namespaces = []  # their keys have none to go by
+        self.prefix: str = self._narrowed(kind_prefix(self._kind, namespace), namespace)
+
+    def _narrowed(self, prefix: str, namespace: str | None) -> str:
+        """Return what the keys of those start with that have the name and namespace that are asked for."""
+        if namespace is None and self._namespaces and not problems_of_label(self._namespaces[0]):
+            namespace = self._namespaces[0]
+            prefix = kind_prefix(self._kind, namespace)
+        knows_place = namespace is not None or not self._kind.namespaced
+        if knows_place and self._names and not problems_of_subdomain(self._names[0]):
+            prefix += self._names[0]
+        return prefix
+
+    # --- one entry ---
+
+    def select(self, entry: Entry, *, revision: int | None = None) -> R | None:
+        """Return the resource that an entry holds, or None if it is not one of those asked for.
+
+        The one way to select: lists, watches and whatever else selects decide alike, and in this order: is it at a key
+        of those asked for; do its labels match, of which no more is decoded; is it a resource of the kind; do its
+        fields match. So what is corrupt is passed over if its key or its labels say that it was not asked for.
+
+        Raises:
+            CorruptResourceError: it is no resource of this kind, and its key and labels do not say that it was not
+                asked for.
+        """
+        if not self._may_be_at(entry.key):
+            return None
+        labels = self.selector.labels
+        if not labels.is_everything and not may_match(labels, entry):
+            return None
+        resource = self._decode(entry, revision=revision)
+        return resource if self.selector.fields.matches(resource) else None
+
+    def key_of(self, error: CorruptResourceError) -> str:
+        """Return the key of what cannot be read, as the port knows it."""
+        return stray_key(self._kind, error.name, error.namespace)
+
+    def _may_be_at(self, key: str) -> bool:
+        if not self._names and not self._namespaces:
+            return True
+        namespace, name = split_key(self._kind, key)
+        return all(each == name for each in self._names) and all(each == namespace for each in self._namespaces)
+
+    # --- all of them ---
 
     async def page(
         self,
@@ -82,11 +133,12 @@ class Query(Generic[R]):
             lost, oldest = exc.revision, exc.compact_revision
             raise HistoryLostError(revision=lost, compact_revision=oldest, continuation=anew) from exc
 
-    async def count(self, backend: StorageBackend) -> int:
-        """Count what matches; without a selector, without reading it."""
-        if self.selector.is_everything:
+    async def count(self, backend: StorageBackend, *, on_corrupt: OnCorrupt = "fail") -> int:
+        """Count what matches; without reading it if that need not be known. See `Repository.count`."""
+        self._check_on_corrupt(on_corrupt)
+        if self.selector.is_everything and on_corrupt == "fail":
             return await backend.count(self.prefix)
-        return len(await self.page(backend))
+        return len(await self.page(backend, on_corrupt=on_corrupt))
 
     def _answer(self, found: Selection[R], corrupt: list[CorruptResourceError], digest: bytes) -> ResourceList[R]:
         goes_on = found.remaining and found.last is not None
@@ -106,20 +158,19 @@ class Query(Generic[R]):
 
     def _keep(self, corrupt: list[CorruptResourceError], on_corrupt: OnCorrupt) -> Callable[[Entry], R | None]:
         """Return what makes a resource of an entry, or None if it is not one of those asked for."""
-        if on_corrupt not in get_args(OnCorrupt):
-            raise InvalidResourceError(self.prefix, f"on_corrupt is 'fail' or 'collect', not {on_corrupt!r}")
-        labels, fields = self.selector.labels, self.selector.fields
+        self._check_on_corrupt(on_corrupt)
 
         def keep(entry: Entry) -> R | None:
-            if not labels.is_everything and not may_match(labels, entry):
-                return None
             try:
-                resource = self._decode(entry)
+                return self.select(entry)
             except CorruptResourceError as exc:
                 if on_corrupt == "fail":
                     raise
                 corrupt.append(exc)
                 return None
-            return resource if fields.matches(resource) else None
 
         return keep
+
+    def _check_on_corrupt(self, on_corrupt: OnCorrupt) -> None:
+        if on_corrupt not in get_args(OnCorrupt):
+            raise InvalidResourceError(self.prefix, f"on_corrupt is 'fail' or 'collect', not {on_corrupt!r}")

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar, overload
+from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar, get_args, overload
 
 import anyio
 import msgspec
@@ -35,7 +35,8 @@ from kvorum.resources import AnyResource, Kind, Metadata, Stored
 from kvorum.scan import Scan
 from kvorum.selectors import Selector
 from kvorum.storage import Entry, HasBackend, StorageBackend
-from kvorum.watch import Watch
+from kvorum.transitions import OnCorruptEvent
+from kvorum.watch import TolerantWatch, Watch
 
 R = TypeVar("R", bound=AnyResource)
 Default = TypeVar("Default")
@@ -190,10 +191,16 @@ class Repository(Generic[R]):
         labels: LabelSelectorLike = None,
         fields: FieldSelectorLike = None,
         namespace: str | None = None,
+        on_corrupt: OnCorrupt = "fail",
     ) -> int:
-        """Count all resources (which reads none), or those that the selectors match (which reads all)."""
-        return await self._query(labels, fields, namespace).count(self._backend)
+        """Count all resources (which reads none), or those that the selectors match (which reads all).
 
+        What is not read is counted, resource or not. With `on_corrupt="collect"` all is read, and what is no resource
+        of this kind is left out; see `list`.
+        """
+        return await self._query(labels, fields, namespace).count(self._backend, on_corrupt=on_corrupt)
+
+    @overload
     def watch(
         self,
         *,
@@ -203,7 +210,31 @@ class Repository(Generic[R]):
         since: int | None = None,
         initial: bool = False,
         bookmarks: bool = False,
-    ) -> Watch[R]:
+        on_corrupt: Literal["raise"] = "raise",
+    ) -> Watch[R]: ...
+    @overload
+    def watch(
+        self,
+        *,
+        labels: LabelSelectorLike = None,
+        fields: FieldSelectorLike = None,
+        namespace: str | None = None,
+        since: int | None = None,
+        initial: bool = False,
+        bookmarks: bool = False,
+        on_corrupt: Literal["event"],
+    ) -> TolerantWatch[R]: ...
+    def watch(
+        self,
+        *,
+        labels: LabelSelectorLike = None,
+        fields: FieldSelectorLike = None,
+        namespace: str | None = None,
+        since: int | None = None,
+        initial: bool = False,
+        bookmarks: bool = False,
+        on_corrupt: OnCorruptEvent = "raise",
+    ) -> Watch[R] | TolerantWatch[R]:
         """Follow all resources, or those that the selectors match; see `Watch`.
 
         Args:
@@ -216,6 +247,8 @@ class Repository(Generic[R]):
             bookmarks: show a `Bookmark` now and then, also while nothing happens: everything up to its revision has
                 been shown. How often is up to the server: etcd sends one after ten minutes without events, unless it is
                 set to another time.
+            on_corrupt: what to do about a value that is no resource of this kind: "raise" `CorruptResourceError` and
+                end, or show it as an "event", `Corrupt`, and go on; see `TolerantWatch`.
 
         Raises:
             InvalidSelectorError: a selector cannot be read.
@@ -225,7 +258,12 @@ class Repository(Generic[R]):
         check_start(query.prefix, since)
         if initial and since is not None:
             raise InvalidResourceError(query.prefix, "a watch has either `initial` or `since`")
-        return Watch(self._client, self._decode, query, since=since, initial=initial, bookmarks=bookmarks)
+        if on_corrupt not in get_args(OnCorruptEvent):
+            raise InvalidResourceError(query.prefix, f"on_corrupt is 'raise' or 'event', not {shown(on_corrupt)}")
+        of = self._client, self._decode, query
+        if on_corrupt == "event":
+            return TolerantWatch(*of, since=since, initial=initial, bookmarks=bookmarks, on_corrupt=on_corrupt)
+        return Watch(*of, since=since, initial=initial, bookmarks=bookmarks, on_corrupt=on_corrupt)
 
     def _query(self, labels: LabelSelectorLike, fields: FieldSelectorLike, namespace: str | None) -> Query[R]:
         selector = Selector(self._codec.resource_type, labels, fields)

@@ -2,11 +2,14 @@
 
 from typing import Generic, NamedTuple, TypeVar
 
-from kvorum.events import Added, Bookmark, Deleted, Modified, WatchEvent
+from kvorum.errors import CorruptResourceError
+from kvorum.events import Added, Bookmark, Deleted, Modified
 from kvorum.query import Decode
 from kvorum.resource_list import ResourceList
 from kvorum.resources import AnyResource
 from kvorum.storage import Entry
+from kvorum.transitions import ChangeEvent, corrupt_event
+from kvorum.unreadable import Unreadable
 
 R = TypeVar("R", bound=AnyResource)
 
@@ -26,8 +29,13 @@ class Shown(Generic[R]):
     def __len__(self) -> int:
         return len(self._last)
 
-    def note(self, event: WatchEvent[R]) -> None:
-        """Take note of an event that is going to be shown."""
+    def get(self, key: str) -> Entry | None:
+        """Return the last state of what was shown at a key."""
+        last = self._last.get(key)
+        return last.entry if last is not None else None
+
+    def note(self, event: ChangeEvent[R]) -> None:
+        """Take note of an event that is going to be shown. What is corrupt now stays as it was shown."""
         match event:
             case Added() | Modified():
                 key, last = _last_of(event.resource)
@@ -35,26 +43,39 @@ class Shown(Generic[R]):
             case Deleted():
                 self._last.pop(_last_of(event.resource)[0], None)
 
-    def difference(self, there: ResourceList[R]) -> list[WatchEvent[R]]:
+    def difference(
+        self, there: ResourceList[R], corrupt: dict[str, CorruptResourceError], unreadable: Unreadable
+    ) -> list[ChangeEvent[R] | Bookmark]:
         """Return what is other in a list than it was when it was shown last, and take note of the list.
 
         First who is gone, or was replaced by another one of the same name, at the revision of the list; then, by their
-        revisions, what was added and modified; and a bookmark.
+        revisions, what was added and modified, and what is corrupt and was not told; and a bookmark.
+
+        Args:
+            there: the list.
+            corrupt: what is corrupt in it, by key. What was shown of these is not gone.
+            unreadable: what was corrupt before.
         """
         before, self._last = self._last, dict(map(_last_of, there))
-        events: list[WatchEvent[R]] = []
+        self._last |= {key: last for key, last in before.items() if key in corrupt}
+        events: list[ChangeEvent[R] | Bookmark] = []
         for key, (uid, entry) in before.items():
             if key not in self._last or self._last[key].uid != uid:
                 events.append(Deleted(self._decode(entry, revision=there.resource_version)))
-        for resource in sorted(there, key=lambda resource: resource.metadata.resource_version):
-            key, now = _last_of(resource)
-            last = before.get(key)
-            if last is None or last.uid != now.uid:
-                events.append(Added(resource))
-            elif last.entry.mod_revision != now.entry.mod_revision:
-                events.append(Modified(resource, self._decode(last.entry)))
+        news: list[ChangeEvent[R] | None] = [self._news(resource, before, unreadable) for resource in there]
+        news += [corrupt_event(error) for key, error in corrupt.items() if not unreadable.is_told(key, error.revision)]
+        events += sorted(filter(None, news), key=lambda event: event.resource_version)
         events.append(Bookmark(there.resource_version))
         return events
+
+    def _news(self, resource: R, before: dict[str, _Last], unreadable: Unreadable) -> Added[R] | Modified[R] | None:
+        key, now = _last_of(resource)
+        last = before.get(key)
+        if last is None or last.uid != now.uid or key in unreadable:
+            return Added(resource)
+        if last.entry.mod_revision != now.entry.mod_revision:
+            return Modified(resource, self._decode(last.entry))
+        return None
 
 
 def _last_of(resource: AnyResource) -> tuple[str, _Last]:

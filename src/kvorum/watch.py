@@ -3,56 +3,30 @@
 import logging
 import random
 from collections import deque
-from collections.abc import AsyncIterator
-from functools import partial
+from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
-from typing import Generic, NoReturn, Self, TypeVar
+from typing import Any, Generic, NoReturn, Self, TypeVar, cast
 
 import anyio
 import msgspec
 
-from kvorum.errors import CorruptResourceError, HistoryLostError, KvorumError, UnavailableError
-from kvorum.events import Added, Bookmark, Deleted, Modified, WatchEvent
+from kvorum.errors import HistoryLostError, KvorumError, UnavailableError
+from kvorum.events import Bookmark, Corrupt, WatchEvent
 from kvorum.query import Decode, Query
 from kvorum.resources import AnyResource
 from kvorum.shown import Shown
 from kvorum.storage import Change, Entry, HasBackend, StorageWatch, WatchStatistics
+from kvorum.transitions import ChangeEvent, Judge, OnCorruptEvent, Transition, corrupt_error_of
+from kvorum.unreadable import LastReadable, Unreadable
 
 _log = logging.getLogger(__name__)
 
 R = TypeVar("R", bound=AnyResource)
+E = TypeVar("E", bound="WatchEvent[Any] | Corrupt")
 
 
-class Watch(Generic[R]):
-    """The events of a kind, in order, without duplicates, and whole by revision.
-
-        async for event in workers.watch():
-            ...
-
-    A bare loop is enough: a watch that is left and dropped is cancelled on the server, too. Inside `async with` that
-    happens on leaving the block at the latest. Iterate it in one task at a time. A wait that is cancelled, also by
-    `asyncio.timeout`, loses no event.
-
-    With a selector, a resource that comes to match is `Added`, one that ceases to is `Deleted` (with its previous
-    content and the version of the change), and changes outside are not shown.
-
-    Once it is open it survives lost connections, restarted servers and failovers by itself, and goes on after what it
-    has read. With `initial` it also survives the loss of history: it lists again, and shows the difference in one step,
-    deletions first, at the revision of the list; for that it keeps the bytes of what it has shown.
-
-    Attributes:
-        checkpoint: the last revision that was delivered whole. Store this one to go on later, with `since`.
-
-    Raises:
-        HistoryLostError: what comes next has been compacted away. List, and watch on from there. (This, like the
-            others, is raised by opening or by iterating, once; the watch has ended then.) Not with `initial`: then the
-            watch lists by itself, and shows what is other than what it has shown.
-        CorruptResourceError: a value is no resource of this kind. Nothing of its revision is shown. (That one is
-            deleted is not shown: nobody can have seen it.)
-        UnavailableError: the store could not be reached to open the watch. One that is open waits, and goes on.
-        PermissionDeniedError, AuthenticationError: the user may not watch this.
-        ClientClosedError: the client was closed.
-    """
+class _WatchOf(Generic[R, E]):
+    """What both sorts of watches do; see `Watch`. They differ in the events that they show."""
 
     def __init__(
         self,
@@ -63,17 +37,22 @@ class Watch(Generic[R]):
         since: int | None,
         initial: bool,
         bookmarks: bool,
+        on_corrupt: OnCorruptEvent,
     ) -> None:
         self.checkpoint: int = since or 0
         self._client = client
         self._decode = decode
         self._query = query
-        self._selector = query.selector
+        self._judge = Judge(query, decode)
         self._since = since
+        self._on_corrupt = on_corrupt
         self._shown = Shown(decode) if initial else None
+        self._unreadable = Unreadable()
+        self._last_readable = LastReadable(query)
         self._bookmarks = bookmarks
         self._stream: StorageWatch | None = None
-        self._pending: deque[WatchEvent[R]] = deque()
+        self._taken: tuple[Change, ...] = ()  # from the stream, and not judged to the end
+        self._pending: deque[E] = deque()
         self._delivered = 0
         self._earlier = WatchStatistics(position=0)  # of the streams before this one
         self._relists = 0
@@ -85,14 +64,14 @@ class Watch(Generic[R]):
     def __repr__(self) -> str:
         state = "closed" if self._is_closed else "open" if self._is_open else "not open"
         buffered = self.statistics().buffered
-        return f"<Watch {self._query.prefix} [{state}, at {self.checkpoint}, {buffered} buffered]>"
+        return f"<{type(self).__name__} {self._query.prefix} [{state}, at {self.checkpoint}, {buffered} buffered]>"
 
     # --- iteration ---
 
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> WatchEvent[R]:
+    async def __anext__(self) -> E:
         while not self._pending:
             await self._advance()
         event = self._pending.popleft()
@@ -117,11 +96,11 @@ class Watch(Generic[R]):
         resumes = self._earlier.resumes + (0 if self._stream is None else now.resumes)
         return msgspec.structs.replace(now, resumes=resumes)
 
-    def revisions(self) -> AsyncIterator[tuple[WatchEvent[R], ...]]:
+    def revisions(self) -> AsyncIterator[tuple[E, ...]]:
         """Iterate over tuples of all events of one revision, instead of over single events."""
         return _Revisions(self)
 
-    async def next_revision(self) -> tuple[WatchEvent[R], ...]:
+    async def next_revision(self) -> tuple[E, ...]:
         """Wait for the next revision that has events; return all of them that were not delivered yet.
 
         Raises:
@@ -136,11 +115,17 @@ class Watch(Generic[R]):
         return events
 
     async def _advance(self) -> None:
-        """Wait for a revision and decode it. Nothing is awaited between taking it and keeping it."""
+        """Wait for a revision and judge it. Nothing is awaited between taking it and keeping it."""
         if self._error is not None:
             await self._end(self._error)
         if self._is_closed:
             raise StopAsyncIteration
+        if not self._taken:
+            await self._take()
+        if self._taken:
+            await self._tell(self._taken)
+
+    async def _take(self) -> None:
         try:
             stream = await self._open()
             if self._pending:  # what was there initially
@@ -153,23 +138,66 @@ class Watch(Generic[R]):
             return
         self._misses = 0
         if changes:
-            await self._take(changes)
+            self._taken = changes
         elif self._bookmarks:
-            self._pending.append(Bookmark(stream.revision))
+            self._keep([Bookmark(stream.revision)])
         else:
             self.checkpoint = stream.revision
 
-    async def _take(self, changes: tuple[Change, ...]) -> None:
+    async def _tell(self, changes: tuple[Change, ...]) -> None:
+        """Make events of the changes of a revision. If that is cancelled, or fails, they are still to be told."""
         try:
-            events = [event for change in changes if (event := self._event(change)) is not None]
-        except CorruptResourceError as exc:
+            transitions = [self._judge.judge(change) for change in changes]
+            if self._on_corrupt == "raise" and (error := corrupt_error_of(transitions)) is not None:
+                raise error
+            covered = {each.change.key: await self._covered(each) for each in transitions if each.uncovers is not None}
+        except KvorumError as exc:
             await self._end(exc)
-        if not events:
+        if self._is_closed:  # in the meantime
+            return
+        self._taken = ()
+        told = [self._judge.event_of(each, covered.get(each.change.key)) for each in transitions]
+        for transition, event in zip(transitions, told, strict=True):
+            self._note(transition, event)
+        self._keep([event for event in told if event is not None])
+        if not self._pending:
             self.checkpoint = changes[-1].revision
-        self._pending.extend(events)
-        if self._shown is not None:
-            for event in events:
-                self._shown.note(event)
+
+    def _keep(self, events: Sequence[ChangeEvent[R] | Bookmark]) -> None:
+        # `Corrupt` is among them only if it was asked for: so says the class that `Repository.watch` has made.
+        self._pending.extend(cast("Sequence[E]", events))
+
+    def _note(self, transition: Transition[R], event: ChangeEvent[R] | None) -> None:
+        """Remember what may have to be taken back."""
+        if isinstance(event, Corrupt):
+            self._unreadable.note(transition)
+        else:
+            self._unreadable.forget(transition.change.key)
+        if self._shown is not None and event is not None:
+            self._shown.note(event)
+
+    async def _covered(self, transition: Transition[R]) -> R | None:
+        """Return what was shown before the unreadable value that has gone."""
+        gone = transition.uncovers
+        entry = await self._shown_before(gone) if gone is not None else None
+        return self._decode(entry, revision=transition.change.revision) if entry is not None else None
+
+    async def _shown_before(self, gone: Entry) -> Entry | None:
+        if self._unreadable.knows(gone.key):
+            return self._unreadable.shown(gone.key)
+        if self._shown is not None and (last := self._shown.get(gone.key)) is not None:
+            return last
+        while not self._is_closed:
+            try:
+                return await self._last_readable.before(self._client.backend, gone)
+            except HistoryLostError:
+                if self._since is None:
+                    return None  # it was corrupt when this watch began, and nothing was shown before
+                raise
+            except UnavailableError:  # as the stream does, wait for the store
+                self._misses += 1
+                await self._pause()
+        return None
 
     def _may_list_again(self, lost: KvorumError) -> bool:
         """Tell whether that is what `initial` asks for; also if the store is away while it does so."""
@@ -201,6 +229,7 @@ class Watch(Generic[R]):
     async def _close(self) -> None:
         self._is_closed = True
         self._pending.clear()
+        self._taken = ()
         if self._stream is not None:
             await self._stream.aclose()
 
@@ -230,9 +259,11 @@ class Watch(Generic[R]):
         backend, since = self._client.backend, self._since
         if self._shown is not None:
             await self._pause()
-            there = await self._query.page(backend)
+            there = await self._query.page(backend, on_corrupt="fail" if self._on_corrupt == "raise" else "collect")
             since = there.resource_version
-            self._pending.extend(self._shown.difference(there))
+            corrupt = {self._query.key_of(error): error for error in there.corrupt}
+            self._keep(self._shown.difference(there, corrupt, self._unreadable))
+            self._unreadable.note_list(corrupt)
         self._stream = backend.watch(self._query.prefix, since=since, bookmarks=True)
         if self._is_closed:  # in the meantime
             await self.aclose()
@@ -243,35 +274,68 @@ class Watch(Generic[R]):
         if self._misses > 1:
             await anyio.sleep(random.uniform(0, min(0.05 * 2 ** min(self._misses, 5), 1.0)))  # noqa: S311 - no secret
 
-    # --- changes to events ---
 
-    def _event(self, change: Change) -> WatchEvent[R] | None:
-        entry, previous = change.entry, change.previous
-        resource = self._decode(entry) if entry is not None else None
-        if resource is not None and self._selector.matches(resource):
-            if previous is None or not (self._selector.is_everything or self._last_state(previous)):
-                return Added(resource)
-            return Modified(resource, partial(self._decode, previous))
-        before = self._last_state(previous, change.revision) if previous is not None else None
-        return Deleted(before) if before is not None else None
+class Watch(_WatchOf[R, WatchEvent[R]]):
+    """The events of a kind, in order, without duplicates, and whole by revision.
 
-    def _last_state(self, previous: Entry, revision: int | None = None) -> R | None:
-        """Return what was shown of an entry; None if nothing was: it was not selected, or no resource."""
-        try:
-            resource = self._decode(previous, revision=revision)
-        except CorruptResourceError:
-            return None
-        return resource if self._selector.matches(resource) else None
+        async for event in workers.watch():
+            ...
+
+    A bare loop is enough: a watch that is left and dropped is cancelled on the server, too. Inside `async with` that
+    happens on leaving the block at the latest. Iterate it in one task at a time. A wait that is cancelled, also by
+    `asyncio.timeout`, loses no event.
+
+    With a selector, a resource that comes to match is `Added`, one that ceases to is `Deleted` (with its previous
+    content and the version of the change), and changes outside are not shown.
+
+    What was shown is taken back. If a value that cannot be read is removed, or gives way to one that does not match,
+    the resource that was there before is `Deleted`, with the last state that could be read; also if another watch has
+    shown it, before `since`: then that state is looked up in the store's history.
+
+    Once it is open it survives lost connections, restarted servers and failovers by itself, and goes on after what it
+    has read. With `initial` it also survives the loss of history: it lists again, and shows the difference in one step,
+    deletions first, at the revision of the list; for that it keeps the bytes of what it has shown.
+
+    Attributes:
+        checkpoint: the last revision that was delivered whole. Store this one to go on later, with `since`.
+
+    Raises:
+        HistoryLostError: what comes next has been compacted away. List, and watch on from there. (This, like the
+            others, is raised by opening or by iterating, once; the watch has ended then.) Not with `initial`: then the
+            watch lists by itself, and shows what is other than what it has shown.
+        CorruptResourceError: a value is no resource of this kind. Nothing of its revision is shown. With
+            `on_corrupt="event"` it is shown as `Corrupt`, and the watch goes on: see `TolerantWatch`.
+        UnavailableError: the store could not be reached to open the watch. One that is open waits, and goes on.
+        PermissionDeniedError, AuthenticationError: the user may not watch this.
+        ClientClosedError: the client was closed.
+    """
 
 
-class _Revisions(Generic[R]):
+class TolerantWatch(_WatchOf[R, WatchEvent[R] | Corrupt]):
+    """A watch with `on_corrupt="event"`: it shows a value that is no resource of the kind as `Corrupt`, and goes on.
+
+    All else is as `Watch` has it. With `initial` it opens although there are such values, and shows them, too. What is
+    `Corrupt` is there, but cannot be read. It is not taken back by that: `Deleted` follows if it goes, with the last
+    state that was shown, and `Added` if it can be read again.
+
+    For that it remembers the bytes that were shown before of up to 1000 values that cannot be read; of others it asks
+    the store's history.
+
+    Raises:
+        HistoryLostError: also if a value that cannot be read is removed, and what was there before `since` has been
+            compacted: nobody can tell any more what has to be taken back. Else as `Watch`, without
+            `CorruptResourceError`.
+    """
+
+
+class _Revisions(Generic[E]):
     """An iterator over a watch by revision: an object, since an async generator would want closing of its own."""
 
-    def __init__(self, watch: Watch[R]) -> None:
+    def __init__(self, watch: "_WatchOf[Any, E]") -> None:
         self._watch = watch
 
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> tuple[WatchEvent[R], ...]:
+    async def __anext__(self) -> tuple[E, ...]:
         return await self._watch.next_revision()

@@ -1,9 +1,11 @@
 """What the code of a type raises about a value means that the value is none of its kind, whatever it raises."""
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import ClassVar
 
+import anyio
 import msgspec
 import pytest
 
@@ -102,6 +104,19 @@ async def test_a_watch_does_not_go_on_behind_a_value_that_its_type_refuses(
 
     assert caught.value.revision == bad
     assert watch.checkpoint == good.resource_version == bad - 1
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), asyncio.CancelledError(), MemoryError()])
+async def test_what_says_nothing_about_the_value_comes_out_as_it_is_and_loses_no_event(
+    machines: Repository[Machine], error: BaseException
+) -> None:
+    async with machines.watch() as watch:
+        bad = await machines.add(machine("bad"))
+        with a_type_that_raises(error), pytest.raises(type(error)):
+            await anext(watch)
+
+        with anyio.fail_after(10):
+            assert await anext(watch) == kvorum.Added(bad)
 
 
 async def test_a_value_that_its_type_refuses_is_not_written(

@@ -3,7 +3,7 @@
 Each line that must be refused carries an ignore for both, and both complain about an ignore that is not needed.
 """
 
-from typing import ClassVar, assert_type
+from typing import ClassVar, assert_never, assert_type
 
 import msgspec
 
@@ -78,6 +78,40 @@ async def a_watch_tells_typed_events(client: kvorum.Client) -> None:
             assert_type(event.resource_version, int)
         async for events in watch.revisions():
             assert_type(events[0].resource_version, int)
+
+
+async def a_watch_that_was_asked_to_shows_what_is_corrupt(client: kvorum.Client) -> None:
+    watch = client.repository(Queue).watch(initial=True, on_corrupt="event")
+
+    assert_type(watch, kvorum.TolerantWatch[Queue])
+    async for event in watch:
+        match event:
+            case kvorum.Added(resource=queue) | kvorum.Modified(resource=queue) | kvorum.Deleted(resource=queue):
+                assert_type(queue, Queue)
+            case kvorum.Corrupt(key=key, name=name, revision=at, reason=why):
+                assert_type((key, name, at, why), tuple[str, str, int, str])
+            case kvorum.Bookmark():
+                pass
+            case _:
+                assert_never(event)
+        assert_type(event.resource_version, int)
+
+
+async def nobody_else_has_to_think_of_what_is_corrupt(client: kvorum.Client) -> None:
+    async for event in client.repository(Queue).watch():
+        match event:
+            case kvorum.Added() | kvorum.Modified() | kvorum.Deleted() | kvorum.Bookmark():
+                pass
+            case _:
+                assert_never(event)
+
+
+async def finders_say_what_they_have_left_out(client: kvorum.Client) -> None:
+    workers = LabWorkerRepository(client)
+    found = await workers.find_active_workers(on_corrupt="collect")
+
+    assert_type(found.corrupt, tuple[kvorum.CorruptResourceError, ...])
+    assert_type(await workers.count(on_corrupt="collect"), int)
 
 
 async def a_change_may_be_a_function_of_any_form(client: kvorum.Client) -> None:
