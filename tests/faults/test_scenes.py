@@ -1,6 +1,8 @@
 """Scenes: clusters in the long run, with clients at work. Each plays in its short form, and finds a planted fault."""
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,8 +34,11 @@ async def test_nothing_is_lost_or_wrong_in_a_scene(
     kvorum_etcd: EmbeddedEtcd, name: str, seed: int, *, is_long: bool
 ) -> None:
     """One whose tools are missing says so, and then there is nothing to judge: see below."""
+    newer = os.environ.get("KVORUM_NEWER_ETCD")
+    upgrade = Path(newer) if newer else None
+    rounds = 8 if is_long else 1
     try:
-        verdict = await play_scene(SCENES[name], binary=kvorum_etcd.binary, rounds=8 if is_long else 1, seed=seed)
+        verdict = await play_scene(SCENES[name], binary=kvorum_etcd.binary, rounds=rounds, seed=seed, newer=upgrade)
     except UnplayableError as exc:
         print(f"\n{name} cannot be played: {exc}")
         return
@@ -161,6 +166,7 @@ PLANTED: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], set[Rule]]] = {
     "leaders": (what_was_dropped_is_called_unknown, {Rule.NEEDLESS_DOUBT}),
     "rolling-restart": (what_was_written_is_sent_again, {Rule.APPLIED_TWICE}),
     "users": (a_read_that_is_refused_splits_the_members, {Rule.MEMBERS_DIFFER}),
+    "crowd": (a_read_that_is_refused_splits_the_members, {Rule.MEMBERS_DIFFER}),
     "learner": (a_client_stays_with_a_learner, {Rule.OUTAGE}),
     "strangers": (any_cluster_will_do, {Rule.INVENTED_WRITE, Rule.LOST_WRITE}),
     "backup": (an_update_goes_over_anything, {Rule.BROKEN_EXPECTATION}),

@@ -45,6 +45,7 @@ async def trial(
     etcd_bin: Annotated[Path | None, cyclopts.Parameter(help="the etcd to run")] = None,
     scene: Annotated[str | None, cyclopts.Parameter(help="play this scene instead, or `all` of them")] = None,
     rounds: Annotated[int, cyclopts.Parameter(help="how often a scene does what it does")] = 5,
+    upgrade_to: Annotated[Path | None, cyclopts.Parameter(help="the etcd that a scene upgrades to")] = None,
     list_scenes: Annotated[bool, cyclopts.Parameter(help="list the scenes", negative="")] = False,
 ) -> None:
     """Record many calls on a real etcd, and judge every one of them by what really happened.
@@ -69,7 +70,7 @@ async def trial(
     code = 1
     try:
         if scene is not None:
-            code = await court.play(console, scene, rounds=rounds, seed=seed, binary=etcd_bin)
+            code = await court.play(console, scene, rounds=rounds, seed=seed, binary=etcd_bin, newer=upgrade_to)
         else:
             code = await court.hold(console, workload, faults=faults, binary=etcd_bin)
     except* KvorumError as failures:

@@ -38,22 +38,24 @@ async def hold(console: Console, workload: Workload, *, faults: int, binary: Pat
     return exit_code(verdict)
 
 
-async def play(console: Console, name: str, *, rounds: int, seed: int, binary: Path | None) -> int:
+async def play(console: Console, name: str, *, rounds: int, seed: int, binary: Path | None, newer: Path | None) -> int:
     """Play a scene, or "all" of them, print what came of each, and return the worst exit code.
 
     Raises:
         KvorumError: etcd could not be started.
     """
     codes = [
-        await _play_one(console, each, rounds=rounds, seed=seed, binary=binary)
+        await _play_one(console, each, rounds=rounds, seed=seed, binary=binary, newer=newer)
         for each in (SCENES if name == "all" else [name])
     ]
     return next((code for code in (1, UNDECIDED, UNPLAYABLE) if code in codes), 0)
 
 
-async def _play_one(console: Console, name: str, *, rounds: int, seed: int, binary: Path | None) -> int:
+async def _play_one(
+    console: Console, name: str, *, rounds: int, seed: int, binary: Path | None, newer: Path | None
+) -> int:
     try:
-        verdict = await play_scene(SCENES[name], binary=binary, rounds=rounds, seed=seed)
+        verdict = await play_scene(SCENES[name], binary=binary, rounds=rounds, seed=seed, newer=newer)
     except UnplayableError as exc:
         console.print(f"[bold]{name}[/] cannot be played: {escape(str(exc))}", soft_wrap=True)
         return UNPLAYABLE

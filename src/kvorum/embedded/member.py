@@ -49,6 +49,7 @@ class EtcdMember:
         peer: the port for other members.
         monitor: the port to ask for its health and its metrics: without TLS, and the same as `client` if that has none.
         process: what was started last; None before that.
+        binary: what it runs, if that is another etcd than the others'.
     """
 
     def __init__(self, name: str, folder: Path, tls: ServerTls | None = None) -> None:
@@ -60,6 +61,7 @@ class EtcdMember:
         self.monitor: LoopbackPort = self.client if tls is None else LoopbackPort()
         self.tls: ServerTls | None = tls
         self.process: ChildProcess | None = None
+        self.binary: EtcdBinary | None = None
 
     @property
     def is_running(self) -> bool:

@@ -128,15 +128,23 @@ class EmbeddedEtcd:
 
     # --- what can be done to it; `member` counts from 0, None means all ---
 
-    async def restart(self, member: int | None = None) -> None:
+    async def restart(self, member: int | None = None, *, binary: str | Path | None = None) -> None:
         """Stop gracefully what runs, paused or not, and start it again: same ports, same data. Ready on return.
 
         A member is ready when it can read through a leader, so of a cluster enough members must run.
+
+        Args:
+            member: which one; None: all.
+            binary: another etcd to run it with from now on, as in an upgrade.
 
         Raises:
             EmbeddedEtcdError: it did not come back.
         """
         chosen = self._chosen(member)
+        if binary is not None:
+            found = await anyio.to_thread.run_sync(find_binary, binary)
+            for each in chosen:
+                each.binary = found
         await self._stop(chosen, gently=True)
         self._start(chosen)
         await self._until_ready(chosen)
@@ -250,7 +258,9 @@ class EmbeddedEtcd:
 
     def _start(self, members: Sequence[EtcdMember]) -> None:
         for member in members:
-            argv = command(self._found(), member, self._members, fsync=self._fsync, arguments=self._arguments)
+            argv = command(
+                member.binary or self._found(), member, self._members, fsync=self._fsync, arguments=self._arguments
+            )
             member.start(self._group, argv)
 
     async def _until_ready(self, members: Sequence[EtcdMember]) -> None:

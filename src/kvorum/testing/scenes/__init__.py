@@ -3,7 +3,18 @@
 from collections.abc import Mapping
 from typing import Final
 
-from kvorum.testing.scenes import backup, leaders, learner, quota, rolling, slow_link, starting, strangers, users
+from kvorum.testing.scenes import (
+    backup,
+    crowd,
+    leaders,
+    learner,
+    quota,
+    rolling,
+    slow_link,
+    starting,
+    strangers,
+    users,
+)
 from kvorum.testing.scenes.scene import Scene, SceneVerdict, play_scene
 from kvorum.testing.scenes.stage import Stage, UnplayableError
 
@@ -13,6 +24,8 @@ SCENES: Final[Mapping[str, Scene]] = {
     "leaders": Scene(leaders.play, members=3),
     "rolling-restart": Scene(rolling.play, members=3),
     "users": Scene(users.play, members=3, arguments=users.ARGUMENTS),
+    "crowd": Scene(crowd.play, members=3, arguments=users.ARGUMENTS),
+    "rolling-upgrade": Scene(crowd.play_upgrade, members=3, arguments=users.ARGUMENTS),
     "learner": Scene(learner.play, members=3, arguments=learner.ARGUMENTS),
     "strangers": Scene(strangers.play),
     "backup": Scene(backup.play, is_judged=False),

@@ -52,7 +52,9 @@ class SceneVerdict(Verdict, frozen=True):
         return f"etcd {'.'.join(map(str, self.version))}: {super().__str__()} [{counts}]{idle}"
 
 
-async def play_scene(scene: Scene, *, binary: str | Path | None = None, rounds: int = 1, seed: int = 0) -> SceneVerdict:
+async def play_scene(
+    scene: Scene, *, binary: str | Path | None = None, rounds: int = 1, seed: int = 0, newer: Path | None = None
+) -> SceneVerdict:
     """Play a scene on an etcd of its own, and judge what came of it.
 
     Args:
@@ -60,6 +62,7 @@ async def play_scene(scene: Scene, *, binary: str | Path | None = None, rounds: 
         binary: the etcd to run.
         rounds: how often to do what it does.
         seed: what is drawn from.
+        newer: another etcd, for scenes that upgrade.
 
     Raises:
         UnplayableError: it cannot be played here; the message says what is missing.
@@ -69,7 +72,7 @@ async def play_scene(scene: Scene, *, binary: str | Path | None = None, rounds: 
         EmbeddedEtcd(binary=binary, members=scene.members, arguments=scene.arguments) as etcd,
         AsyncExitStack() as stack,
     ):
-        stage = Stage(etcd, stack, rounds=rounds, seed=seed)
+        stage = Stage(etcd, stack, rounds=rounds, seed=seed, newer=newer)
         await scene.play(stage)
         if scene.is_judged:
             await stage.judge()

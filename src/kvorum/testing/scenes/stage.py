@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import anyio
@@ -104,10 +105,14 @@ class Stage:
         violations: what is wrong, as far as the scene has found it by itself.
         followers: the watches.
         compacted: the last revision that was compacted.
+        newer: another etcd, to upgrade to; None if there is none.
     """
 
-    def __init__(self, etcd: EmbeddedEtcd, stack: AsyncExitStack, *, rounds: int, seed: int) -> None:
+    def __init__(
+        self, etcd: EmbeddedEtcd, stack: AsyncExitStack, *, rounds: int, seed: int, newer: Path | None = None
+    ) -> None:
         self.etcd = etcd
+        self.newer = newer
         self.operator = Operator(etcd.endpoints, etcd.peer_endpoints)
         self.rounds = rounds
         self.random = random.Random(seed)  # noqa: S311 - to be repeated, not to be secret

@@ -18,7 +18,7 @@ async def play(stage: Stage) -> None:
     What is refused to one is refused by every member, so they hold the same in the end.
     """
     stranger = await stage.open(lasts=False)
-    app, limited = await _with_users(stage)
+    app, limited = await with_users(stage)
     numbers = count()
     async with stage.busy([app], watching=[app], others=[stranger, limited]):
         await stage.some_more()
@@ -35,7 +35,8 @@ async def play(stage: Stage) -> None:
     stage.need("calls refused to those who may not", len(refused))
 
 
-async def _with_users(stage: Stage) -> tuple[Client, Client]:
+async def with_users(stage: Stage) -> tuple[Client, Client]:
+    """Have users checked; return a client that may do all under its prefix, and one that may do nothing there."""
     operator = stage.operator
     for role, prefix in (("all", _KEYS), ("few", "/elsewhere/")):
         await operator.ask("auth/role/add", name=role)

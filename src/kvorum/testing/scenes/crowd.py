@@ -1,0 +1,73 @@
+"""Very many writes at once by clients with all rights, few rights and none."""
+
+from itertools import count
+from typing import Final
+
+import anyio
+
+from kvorum.client import Client
+from kvorum.errors import KvorumError
+from kvorum.testing.history import History, Outcome
+from kvorum.testing.recorder import RecordingBackend
+from kvorum.testing.scenes.stage import Stage, UnplayableError
+from kvorum.testing.scenes.users import with_users
+
+WRITES: Final = 1_000  # at once
+
+
+async def play(stage: Stage) -> None:
+    """Write a thousand keys at once: without a user, as one who may not, and as one who may; again and again.
+
+    All members refuse the same.
+    """
+    stranger = await stage.open(lasts=False)
+    app, limited = await with_users(stage)
+    async with stage.busy([app]):
+        for _ in range(stage.rounds):
+            for name, client in (("stranger", stranger), ("limited", limited), ("app", app)):
+                await stage.strike(f"a thousand writes of {name}")
+                await crowd(stage.history, name, client)
+    _need_all(stage)
+
+
+async def play_upgrade(stage: Stage) -> None:
+    """Upgrade the members in turn, with users on, while a thousand keys are written at once by each kind of client."""
+    if stage.newer is None:
+        raise UnplayableError("there is no etcd to upgrade to: name one with --upgrade-to")
+    stranger = await stage.open(lasts=False)
+    app, limited = await with_users(stage)
+    async with stage.busy([app]):
+        for member in range(len(stage.etcd.endpoints)):
+            await stage.strike("a member is upgraded")
+            async with anyio.create_task_group() as group:
+                for name, client in (("stranger", stranger), ("limited", limited), ("app", app)):
+                    group.start_soon(crowd, stage.history, name, client)
+                await stage.etcd.restart(member, binary=stage.newer)
+            for name, client in (("stranger", stranger), ("limited", limited), ("app", app)):
+                await crowd(stage.history, name, client)
+    _need_all(stage)
+
+
+_numbers = count()
+
+
+async def crowd(history: History, name: str, client: Client) -> None:
+    """Write a thousand keys at once."""
+    backend = RecordingBackend(client.backend, history, name)
+
+    async def write(number: int) -> None:
+        try:
+            await backend.set(f"crowd/{number % 500}", f"{name}-{number}".encode())
+        except KvorumError:
+            return  # it is in the history
+
+    async with anyio.create_task_group() as group:
+        for _ in range(WRITES):
+            group.start_soon(write, next(_numbers))
+
+
+def _need_all(stage: Stage) -> None:
+    outcomes = [(call.client, call.outcome) for call in stage.history.calls if call.writes]
+    stage.need("writes refused to those without a user", outcomes.count(("stranger", Outcome.REFUSED)))
+    stage.need("writes refused to those with few rights", outcomes.count(("limited", Outcome.REFUSED)))
+    stage.need("writes done by those who may", outcomes.count(("app", Outcome.DONE)))
