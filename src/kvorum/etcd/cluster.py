@@ -258,7 +258,11 @@ class Cluster:
         Whoever is at that address may be another one then, of another version or cluster. And a connection takes the
         certificates of now.
         """
-        return server.is_ready and not self.tokens.is_due and server.calls.is_connected
+        return self.seems_prepared(server) and server.calls.is_connected
+
+    def seems_prepared(self, server: Server) -> bool:
+        """Tell whether a call could go there at once when the connection was last looked at: cheaper, and less sure."""
+        return server.is_ready and not self.tokens.is_due
 
     async def prepare(self, server: Server, deadline: float) -> None:
         """See to it that a server answers, that it is of this cluster, and that its version and a token are known.

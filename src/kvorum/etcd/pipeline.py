@@ -245,12 +245,18 @@ class Pipeline:
 
     def _rides(self, call: Pending[Any]) -> bool:
         """Tell whether a call may wait for others to go with."""
-        if not self._is_on or not self._is_prepared:
+        # A first look, made for each call; just before a batch is sent the connection is looked at, too.
+        if not self._is_on or not self._seems_prepared:
             return False
         if self._is_trusted(call):
             return True
         # Where room is not known, those that come together wait until it is: see `_room`.
         return call.is_write and self._forms.writes and (self._quota.is_awaited or self._quota.is_due)
+
+    @property
+    def _seems_prepared(self) -> bool:
+        cluster = self.connection.cluster
+        return cluster.seems_prepared(cluster.current)
 
     @property
     def _is_prepared(self) -> bool:
