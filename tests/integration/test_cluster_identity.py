@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import anyio
@@ -154,6 +155,10 @@ async def test_a_read_of_a_store_that_was_put_back_is_not_believed(store: Store)
         for _ in range(5):
             last = await client.backend.set("a", b"1")
         await store.put_back()
+        with anyio.fail_after(20):
+            while not client.connection.cluster.current.calls.is_connected:
+                with suppress(UnavailableError, StaleReadError):
+                    await client.backend.get("a")
         found = await asyncio.gather(*(client.backend.get("a") for _ in range(8)), return_exceptions=True)
         assert {type(each) for each in found} == {StaleReadError}
         with pytest.raises(StaleReadError, match="put back to an older state") as caught:
