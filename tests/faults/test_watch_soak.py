@@ -10,7 +10,7 @@ import random
 import zlib
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from typing import Any, ClassVar, Final, TypeAlias
 
@@ -35,6 +35,7 @@ from kvorum.testing import (
     check_resumed,
     read_truth,
 )
+from kvorum.testing.operator import Operator, OperatorError
 
 PATIENCE: Final = 60.0  # seconds in which a watch has to be up to date again, once all is well
 SILENCE: Final = 15.0  # seconds after which a watch has noticed that its server says nothing, on a busy machine too
@@ -606,6 +607,37 @@ async def compact_while_one_lags(soak: Soak) -> None:
         follower.is_held = False
 
 
+async def compact_behind_a_slow_link(soak: Soak) -> None:
+    """Compact history that is on its way to some, over links that have become slow."""
+    chosen = soak.some(least=[each for each in soak.followers if each.is_initial])
+    for follower in chosen:
+        for proxy in follower.proxies:
+            proxy.throttle(20_000, "replies")
+    await soak.some_more(200)
+    before = [follower.shown for follower in chosen]
+    await soak.strike("compaction behind a slow link")
+    await soak.forget()
+    soak.counts["watches behind a compaction"] += sum(shown < soak.truth.end for shown in before)
+    await soak.some_more(20)
+    for follower in chosen:
+        await follower.heal()
+
+
+async def hand_over(soak: Soak) -> None:
+    """Let the leader hand over to the next member."""
+    operator = Operator(soak.etcd.endpoints, soak.etcd.peer_endpoints)
+    await soak.strike("leader handed over")
+    with suppress(OperatorError):  # it leads no more
+        await operator.move_leader()
+
+
+async def restart_in_turn(soak: Soak) -> None:
+    """Restart all members, one after the other."""
+    for member in range(len(soak.etcd.endpoints)):
+        await soak.strike("restart in turn")
+        await soak.etcd.restart(member)
+
+
 CUT: Final = in_the_network("cut", lambda proxy, _: proxy.cut())
 IN_THE_NETWORK: Final = (
     CUT,
@@ -634,9 +666,10 @@ def faults_for(version: tuple[int, ...], members: int, seed: int, *, is_long: bo
     """Return what to do. 3.5.1 is not killed: it loses committed entries then, which no watch can show."""
     kills = [kill] if version < (3, 5) or version >= (3, 5, 3) else [restart]
     servers = [restart, *kills, SHORT_PAUSE, PAUSE_AND_CUT]
-    compactions = [compact_during_a_disconnect, compact_while_one_lags]
+    compactions = [compact_during_a_disconnect, compact_while_one_lags, compact_behind_a_slow_link]
     if members > 1:
-        return shuffled([*IN_THE_NETWORK[::3], *servers, compact_during_a_disconnect] * (4 if is_long else 1), seed)
+        leaders = [hand_over, hand_over, restart_in_turn, compact_during_a_disconnect]
+        return shuffled([*IN_THE_NETWORK[::3], *servers, *leaders] * (4 if is_long else 1), seed)
     if not is_long:
         return shuffled([*IN_THE_NETWORK, *servers, *compactions, cut_in_a_batch, cut_in_a_batch], seed)
     often = [*IN_THE_NETWORK * 9, *servers * 12, *compactions * 12, *[cut_in_a_batch] * 26, *[LONG_PAUSE] * 3]
