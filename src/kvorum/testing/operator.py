@@ -72,7 +72,7 @@ class Operator:
 
     async def compact(self, revision: int) -> None:
         """Forget what was before a revision."""
-        await self.ask("kv/compaction", revision=revision, physical=True)
+        await self.ask("kv/compaction", revision=revision)
 
     async def make_room(self) -> None:
         """Give space back, member by member, and take the alarms back."""

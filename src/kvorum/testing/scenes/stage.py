@@ -239,9 +239,9 @@ class Stage:
         self._looked_at = len(self.history.calls)
         return self._done_writes
 
-    async def read_truth(self, member: int = 0) -> None:
+    async def read_truth(self) -> None:
         """Read what has happened since the last time."""
-        token, endpoint = await self.operator.token(), self.etcd.endpoints[member]
+        token, endpoint = await self.operator.token(), self.etcd.endpoints[0]
         later = await read_truth(endpoint, PREFIX, since=self.truth.end, token=token)
         self.truth = self.truth.followed_by(later)
 
