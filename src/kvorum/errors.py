@@ -136,16 +136,21 @@ class HistoryLostError(KvorumError):
         continuation: if it was a list that went on page by page: what it can go on with (`continue_from`) at the
             revision of now. Its pages then do not show one state: what was changed in between may be missing, or there
             twice. None for everything else.
+        reason: what has become of the history, if it was not compacted: the store was put back to an older state.
     """
 
-    def __init__(self, *, revision: int = 0, compact_revision: int = 0, continuation: str | None = None) -> None:
+    def __init__(
+        self, *, revision: int = 0, compact_revision: int = 0, continuation: str | None = None, reason: str = ""
+    ) -> None:
         self.revision = revision
+        self.reason = reason
         self.compact_revision = compact_revision
         self.continuation = continuation
         asked = f"revision {revision}" if revision else "the revision asked for"
         oldest = f" (the oldest is {compact_revision})" if compact_revision else ""
         resume = ", or with `continuation`, knowing that it is another revision" if continuation else ""
-        super().__init__(f"the history at {asked} has been compacted{oldest}; list again and go on from there{resume}")
+        what = f"is not there: {reason}" if reason else f"has been compacted{oldest}"
+        super().__init__(f"the history at {asked} {what}; list again and go on from there{resume}")
 
 
 class FutureRevisionError(KvorumError, ValueError):
@@ -355,6 +360,20 @@ class ClientClosedError(KvorumError):
     def in_another_process(cls) -> Self:
         """Say that a fork has not taken the connection along."""
         return cls("the client was opened before this process was forked off; connect again here")
+
+
+class InternalError(KvorumError):
+    """Kvorum made a mistake: please report it, with the traceback of its cause. Only what it names has ended.
+
+    Attributes:
+        subject: what has ended, as `the watch of /lab/lab-workers/`.
+        reason: the mistake, in Python's words.
+    """
+
+    def __init__(self, subject: str, reason: Exception) -> None:
+        self.subject = subject
+        self.reason = repr(reason)
+        super().__init__(f"{subject} has ended by a mistake of Kvorum's: {self.reason}; please report it")
 
 
 class EmbeddedEtcdError(KvorumError):

@@ -73,9 +73,15 @@ class Shown(Generic[R]):
         last = before.get(key)
         if last is None or last.uid != now.uid or key in unreadable:
             return Added(resource)
-        if last.entry.mod_revision != now.entry.mod_revision:
+        if last.entry != now.entry:  # the same revision can have other content in a store that was put back
             return Modified(resource, self._decode(last.entry))
         return None
+
+
+def newest_of(there: ResourceList[R]) -> Entry | None:
+    """Return the newest entry of a list, with no more than key, value and revision; None if the list is empty."""
+    newest = max(there, key=lambda resource: resource.metadata.resource_version, default=None)
+    return _last_of(newest)[1].entry if newest is not None else None
 
 
 def _last_of(resource: AnyResource) -> tuple[str, _Last]:

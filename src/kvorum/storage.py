@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Final, Generic, Protocol, Self, TypeVar
 
+import anyio
 import msgspec
 
 from kvorum._stored_labels import labels_of
@@ -194,6 +195,12 @@ class StorageWatch(ABC):
         """Return what it has done so far."""
         return WatchStatistics(position=self.revision)
 
+    def expect(self, entry: Entry) -> None:  # noqa: B027 - most stores are never put back
+        """Take note of an entry that was there at the revision after which the watch starts: the newest of a list.
+
+        By it, a stream over a lost connection can tell a store that was put back to an older state.
+        """
+
     @abstractmethod
     async def open(self) -> None:
         """Open the stream, and thereby fix what "now" is for a watch that starts now. Again: does nothing.
@@ -222,7 +229,12 @@ class StorageWatch(ABC):
         return self
 
     async def __aenter__(self) -> Self:
-        await self.open()
+        try:
+            await self.open()
+        except BaseException:  # cancellation, too: what was begun on the server is not left there
+            with anyio.move_on_after(1, shield=True):
+                await self.aclose()
+            raise
         return self
 
     async def __aexit__(

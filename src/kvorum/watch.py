@@ -14,7 +14,7 @@ from kvorum.errors import HistoryLostError, KvorumError, UnavailableError
 from kvorum.events import Bookmark, Corrupt, WatchEvent
 from kvorum.query import Decode, Query
 from kvorum.resources import AnyResource
-from kvorum.shown import Shown
+from kvorum.shown import Shown, newest_of
 from kvorum.storage import Change, Entry, HasBackend, StorageWatch, WatchStatistics
 from kvorum.transitions import ChangeEvent, Judge, OnCorruptEvent, Transition, corrupt_error_of
 from kvorum.unreadable import LastReadable, Unreadable
@@ -213,7 +213,12 @@ class _WatchOf(Generic[R, E]):
     # --- opening and closing ---
 
     async def __aenter__(self) -> Self:
-        await self._open()
+        try:
+            await self._open()
+        except BaseException:  # cancellation, too: what was begun on the server is not left there
+            with anyio.move_on_after(1, shield=True):
+                await self.aclose()
+            raise
         return self
 
     async def __aexit__(
@@ -256,15 +261,17 @@ class _WatchOf(Generic[R, E]):
 
     async def _start(self) -> StorageWatch:
         """Make the stream; with `initial`, show what is there or is other now, and make one that goes on from it."""
-        backend, since = self._client.backend, self._since
+        backend, since, newest = self._client.backend, self._since, None
         if self._shown is not None:
             await self._pause()
             there = await self._query.page(backend, on_corrupt="fail" if self._on_corrupt == "raise" else "collect")
-            since = there.resource_version
+            since, newest = there.resource_version, newest_of(there)
             corrupt = {self._query.key_of(error): error for error in there.corrupt}
             self._keep(self._shown.difference(there, corrupt, self._unreadable))
             self._unreadable.note_list(corrupt)
         self._stream = backend.watch(self._query.prefix, since=since, bookmarks=True)
+        if newest is not None:
+            self._stream.expect(newest)
         if self._is_closed:  # in the meantime
             await self.aclose()
         return self._stream

@@ -733,7 +733,7 @@ async def test_watches_lose_nothing_while_leaders_fail(open_soak: Opened, *, is_
     assert min(soak.in_flight) > 0
 
 
-async def take_over_at_the_header(feed: Feed, connection: Connection, since: int | None, deadline: float) -> Any:
+async def take_over_at_the_header(feed: Feed, connection: Connection, since: int, deadline: float) -> Any:
     """The classical mistake: the header of what etcd answers first is the store's revision."""
     stream = await create(feed, connection, since, deadline)
     if feed.is_open:
@@ -741,19 +741,19 @@ async def take_over_at_the_header(feed: Feed, connection: Connection, since: int
     return stream
 
 
-async def take_over_one_later(feed: Feed, connection: Connection, since: int | None, deadline: float) -> Any:
+async def take_over_one_later(feed: Feed, connection: Connection, since: int, deadline: float) -> Any:
     stream = await create(feed, connection, since, deadline)
     feed.position += feed.is_open
     return stream
 
 
-async def take_over_one_earlier(feed: Feed, connection: Connection, since: int | None, deadline: float) -> Any:
+async def take_over_one_earlier(feed: Feed, connection: Connection, since: int, deadline: float) -> Any:
     stream = await create(feed, connection, since, deadline)
     feed.position -= feed.is_open
     return stream
 
 
-async def take_over_without_one_event(feed: Feed, connection: Connection, since: int | None, deadline: float) -> Any:
+async def take_over_without_one_event(feed: Feed, connection: Connection, since: int, deadline: float) -> Any:
     """Drop one event of the first message that comes: the last one, which may be the last of several of a revision."""
     stream: Any = await create(feed, connection, since, deadline)
     read = stream.read

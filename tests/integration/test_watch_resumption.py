@@ -318,29 +318,31 @@ async def test_a_watch_that_ends_while_it_is_interrupted_leaves_nothing(
     assert await count_watchers(etcd) == 0
 
 
-async def test_a_mistake_in_the_reader_leaves_nobody_waiting(
+async def test_a_mistake_in_the_reader_ends_its_own_watch_and_says_why(
     etcd: EmbeddedEtcd, direct: kvorum.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is raised where the client is left, as every mistake in its tasks."""
+    """The other watches of the client, and its calls, have no part in it."""
+    put = Feed._put
 
-    def fail(*_: object) -> None:
-        raise ZeroDivisionError
+    def fail(feed: Feed, response: Any) -> None:
+        if feed.subject.endswith("/bad/"):
+            raise ZeroDivisionError
+        put(feed, response)
 
-    client = kvorum.connect(f"{etcd.url}/lab")
-    await client.__aenter__()
-    watch, other = client.backend.watch(""), client.backend.watch("elsewhere/")
-    waiting = [await idle(watch), await idle(other)]
-    await watch.open()
-    await other.open()
     monkeypatch.setattr(Feed, "_put", fail)
-    await direct.backend.set("a", b"")
-
-    with anyio.fail_after(DEADLINE):
-        outcomes = await asyncio.gather(*waiting, return_exceptions=True)
-    assert [type(each) for each in outcomes] == [kvorum.ClientClosedError] * 2
-    with pytest.raises(ExceptionGroup) as caught:
-        await client.aclose()
-    assert caught.group_contains(ZeroDivisionError)
+    async with kvorum.connect(f"{etcd.url}/lab") as client:
+        watch, other = client.backend.watch("bad/"), client.backend.watch("good/")
+        await watch.open()
+        await other.open()
+        await direct.backend.set("bad/a", b"")
+        with anyio.fail_after(DEADLINE):
+            with pytest.raises(kvorum.InternalError) as caught:
+                await anext(watch)
+            assert isinstance(caught.value.__cause__, ZeroDivisionError)
+            with pytest.raises(StopAsyncIteration):
+                await anext(watch)
+            revision = await client.backend.set("good/a", b"")
+            assert (await anext(other))[0].revision == revision
 
 
 # --- what is lost ----------------------------------------------------------------------------------------------------

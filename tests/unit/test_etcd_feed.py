@@ -4,7 +4,8 @@ import pytest
 
 from kvorum.errors import HistoryLostError
 from kvorum.etcd import _rpc as rpc
-from kvorum.etcd.feed import _DELETE, Feed
+from kvorum.etcd.feed import Feed
+from kvorum.etcd.history import DELETE
 from kvorum.keyspace import KeySpace
 from kvorum.storage import Change, Entry
 
@@ -13,7 +14,7 @@ def event(*, deleted: bool = False, created: int = 5) -> rpc.Event:
     made = rpc.Event()
     made.kv.key, made.kv.mod_revision, made.kv.create_revision, made.kv.version = b"/lab/a", 9, created, 2
     if deleted:
-        made.type = _DELETE
+        made.type = DELETE
     return made
 
 

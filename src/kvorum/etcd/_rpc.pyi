@@ -185,6 +185,8 @@ class AlarmResponse:
     alarms: Sequence[AlarmMember]
 
 class WatchCreateRequest(Message):
+    key: bytes
+    range_end: bytes
     def __init__(
         self,
         *,

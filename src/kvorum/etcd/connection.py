@@ -6,18 +6,20 @@ see `kvorum.etcd.outcomes`.
 
 import logging
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any, Protocol, TypeAlias
 
 import anyio
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_before_delay, wait_random_exponential
 
 from kvorum.deadlines import deadline_of, now
-from kvorum.errors import KvorumError, OutcomeUnknownError, StaleReadError, UnavailableError
+from kvorum.errors import ClientClosedError, KvorumError, OutcomeUnknownError, StaleReadError, UnavailableError
 from kvorum.etcd import _rpc as rpc
 from kvorum.etcd.cluster import BehindError, Cluster
 from kvorum.etcd.diagnosis import cause_of
 from kvorum.etcd.faults import Call
-from kvorum.etcd.server import Method, Request, Response, Server
+from kvorum.etcd.server import Channel, Method, Request, Response, Server
+from kvorum.etcd.streams import Place
 from kvorum.etcd.translation import Translated
 from kvorum.etcd.versions import Version, text_of
 from kvorum.settings import EtcdSettings
@@ -175,8 +177,16 @@ class Connection:
             except KvorumError as exc:
                 _log.warning("the list of etcd's members could not be read: %s", exc)
 
-    async def watch_call(self, deadline: float) -> tuple[Server, rpc.Stream[rpc.WatchRequest, rpc.WatchResponse]]:
-        """Start a stream of watches. Whoever asks for one cancels it: nothing else ends it on the server.
+    async def watch_call(
+        self, deadline: float, *, alone: bool = False
+    ) -> tuple[Server, rpc.Stream[rpc.WatchRequest, rpc.WatchResponse], Place[Channel]]:
+        """Start a stream of watches. Whoever asks for one cancels it, and then gives up its place.
+
+        Nothing else ends it on the server.
+
+        Args:
+            deadline: until when the server has to be ready.
+            alone: whether to put it on a connection without others.
 
         Raises:
             UnavailableError: the server that it would go to is away; ask again for the next one.
@@ -190,8 +200,20 @@ class Connection:
         except UnavailableError as exc:
             cluster.judge(server, exc, started=started, deadline=deadline)
             raise
-        async with Translated(Call("watch", "keys"), server):  # the channel may have been closed since
-            return server, server.watches.watch.Watch(metadata=cluster.tokens.metadata)
+        place = server.place_watch(alone=alone)
+        try:
+            async with Translated(Call("watch", "keys"), server):  # the channel may have been closed since
+                return server, place.channel.watch.Watch(metadata=cluster.tokens.metadata), place
+        except BaseException:
+            self.leave_place(place)
+            raise
+
+    def leave_place(self, place: Place[Channel]) -> None:
+        """Give up the place of a watch. What is not used any more is closed."""
+        unused = place.leave()
+        if unused is not None:
+            with suppress(ClientClosedError):  # then all are closed
+                self.supervisor.spawn(unused.aclose, name="close a channel of watches")
 
     # --- one call ---
 

@@ -1,32 +1,37 @@
 """What the reader of a watch has read and its consumer has not; and how the reader goes on when a stream breaks.
 
-Rules of the position, the revision up to which everything has been read:
-
-1. It moves to the revision of the last event, or of a notification that nothing has happened up to one. Never to the
-   revision of another response's header: during a catch-up that is the store's, and lies ahead. It never goes back.
-2. A stream that takes over starts *at* the position, and drops what it has had. To start one later would lose deletions
-   without a sign: of the revision that it is compacted at, etcd forgets them, and takes a watch that starts there.
-3. The same can happen to a watch that lags, since etcd keeps a place of its own for it. So what comes as a catch-up
-   counts only once the state at the position before it turns out to be readable still.
+By which rules it reads, `history` says. A stream that takes over also makes sure that it goes on in the same history:
+a store that was put back to an older state can have come to the same revisions again, with other content.
 """
 
 import asyncio
 import logging
 import random
 from collections import deque
-from itertools import groupby
+from collections.abc import Sequence
 from typing import Final
 
 import anyio
 
-from kvorum.errors import ClientClosedError, FutureRevisionError, HistoryLostError, KvorumError, UnavailableError
+from kvorum.deadlines import now
+from kvorum.errors import (
+    ClientClosedError,
+    FutureRevisionError,
+    HistoryLostError,
+    InternalError,
+    KvorumError,
+    PermissionDeniedError,
+    UnavailableError,
+)
 from kvorum.etcd import _rpc as rpc
 from kvorum.etcd.connection import Connection
 from kvorum.etcd.entries import entry_of
+from kvorum.etcd.history import DELETE, Gapless, Reading, check_readable, revision_now, with_oldest
 from kvorum.etcd.translation import is_cancelled
+from kvorum.etcd.versions import EVENTS_LOST, has_hazard
 from kvorum.etcd.watch_stream import WatchStream
 from kvorum.keyspace import KeySpace
-from kvorum.storage import Change
+from kvorum.storage import Change, Entry
 
 _log = logging.getLogger(__name__)
 
@@ -45,7 +50,8 @@ _LONGEST_WAIT: Final = 1.0
 # of the calls, on which the server is asked first, the deadline of this attempt does.
 _FIRST_ATTEMPT: Final = 2.0
 
-_DELETE: Final = 1  # mvccpb.Event.DELETE
+# Seconds that a check may take that need not succeed yet.
+_CHECK: Final = 1.0
 
 
 class Feed:
@@ -54,7 +60,6 @@ class Feed:
     Attributes:
         subject: what is watched, for messages.
         start: the revision after which it started.
-        position: everything up to this revision has been read.
         is_open: whether it has been created at all.
         is_ended: whether nothing more will be read.
         buffered: how many changes wait.
@@ -67,7 +72,6 @@ class Feed:
     def __init__(self, keys: KeySpace, prefix: str, since: int | None) -> None:
         self.subject: str = keys.prefix + prefix
         self.start: int = 0
-        self.position: int = 0
         self.is_open: bool = False
         self.is_ended: bool = False
         self.buffered: int = 0
@@ -84,7 +88,20 @@ class Feed:
         self._stream: WatchStream | None = None
         self._breaks = 0  # streams that broke since there was news
         self._is_wanted = False
-        self._is_sure = True  # that what comes next follows on the position; see rule 3
+        self._has_news = False  # whether the stream has brought any
+        self._is_mute = False  # whether the one that broke last had not
+        self._reading = Reading()
+        self._gapless: Gapless | None = None  # of the stream; None if its server leaves nothing out without a sign
+        self._last: Change | None = None  # that was read
+
+    @property
+    def position(self) -> int:
+        """Everything up to this revision has been read."""
+        return self._reading.position
+
+    @position.setter
+    def position(self, revision: int) -> None:
+        self._reading.position = revision
 
     # --- the consumer's side ---
 
@@ -105,6 +122,10 @@ class Feed:
         if self.buffered <= READ_AHEAD // 2 < self.buffered + len(changes):
             self._notify()
         return revision, changes
+
+    def expect(self, entry: Entry) -> None:
+        """Take note of what was read last by other means, at the revision after which it starts."""
+        self._last = Change(entry.key, entry.mod_revision, entry, None)
 
     def raise_error(self) -> None:
         """Raise what ended it, once."""
@@ -135,7 +156,7 @@ class Feed:
         """
         try:
             with anyio.CancelScope() as self._scope:
-                await self._read_all(connection, deadline)
+                await self._read_or_tell(connection, deadline)
         except KvorumError as exc:
             self._fail(exc)
         except asyncio.CancelledError:
@@ -143,13 +164,23 @@ class Feed:
             if is_cancelled():
                 self._fail(ClientClosedError.closed())
                 raise
-        except Exception:
-            # A mistake of ours: it ends the client, and is raised where that is left. Nobody may wait in vain for it.
-            self._fail(ClientClosedError.closed())
-            raise
+        except Exception as exc:  # noqa: BLE001 - told to the one who waits, and logged
+            # A mistake of ours. It is raised to the consumer, with its cause: others have no part in it.
+            _log.exception("the watch of %s ends by a mistake of Kvorum's", self.subject)
+            error = InternalError(f"the watch of {self.subject}", exc)
+            error.__cause__ = exc
+            self._fail(error)
         finally:
             self._drop_stream()
             self.finished.set()
+
+    async def _read_or_tell(self, connection: Connection, deadline: float) -> None:
+        try:
+            await self._read_all(connection, deadline)
+        except HistoryLostError as exc:
+            self._drop_stream()
+            patience = None if self.is_open else deadline
+            raise await with_oldest(exc, connection, self._range[0], self.subject, patience) from exc
 
     async def _read_all(self, connection: Connection, deadline: float) -> None:
         await self._open(connection, deadline)
@@ -157,6 +188,7 @@ class Feed:
             try:
                 await self._read_stream(connection)
             except UnavailableError as exc:
+                self._is_mute = not self._has_news
                 self._drop_stream()
                 await self._take_over(connection, exc)
 
@@ -168,41 +200,81 @@ class Feed:
                 response = await self._stream.read()
             except HistoryLostError as exc:
                 raise HistoryLostError(revision=self.position + 1, compact_revision=exc.compact_revision) from exc
-            if not self._is_sure and self.position:
-                await self._check_readable(connection, self.position)
-            self._is_sure = _is_live(response)
-            if response.events:
-                self._put(response)
-            else:
-                self._put_bookmark(response.header.revision)
+            if self._gapless is not None:
+                self._gapless.count()
+                if self._gapless.is_open:
+                    await self._check_gapless(connection, self._gapless)
+            self._has_news = True
+            self._put(response)
+            if self._gapless is not None and self._gapless.is_due(now()):
+                await self._try_gapless(connection, self._gapless)
             if self.buffered >= READ_AHEAD:
-                self._is_sure = False
                 while self.buffered > READ_AHEAD // 2:
                     await self.changed.wait()
+
+    async def _check_gapless(self, connection: Connection, gapless: Gapless, deadline: float | None = None) -> None:
+        """Make sure that the server has left out nothing after the position, up to the response that came last."""
+        gapless.start(now())
+        await check_readable(connection, self._range[0], max(self.position, 1), self.subject, deadline)
+        gapless.succeed()
+
+    async def _try_gapless(self, connection: Connection, gapless: Gapless) -> None:
+        try:
+            await self._check_gapless(connection, gapless, now() + min(_CHECK, connection.settings.timeout))
+        except KvorumError as exc:  # it proves nothing, and need not: one that must succeed raises the error
+            _log.debug("the watch of %s could not be checked at revision %d: %s", self.subject, self.position, exc)
 
     # --- streams ---
 
     async def _open(self, connection: Connection, deadline: float) -> None:
         """Create the first stream, within the deadline, as a call would."""
-        while not self.is_open:
-            try:
-                await self._open_once(connection, deadline)
-            except UnavailableError:
-                self._drop_stream()
-                self._breaks += 1
-                wait = self._wait()
-                if anyio.current_time() + wait >= deadline:
-                    raise
-                await anyio.sleep(wait)
+        lost: KvorumError | None = None
+        with anyio.move_on_after(deadline - now()):
+            while not self.is_open:
+                try:
+                    await self._open_once(connection, deadline)
+                except UnavailableError as exc:
+                    lost = exc
+                    self._drop_stream()
+                    self._breaks += 1
+                    wait = self._wait()
+                    if now() + wait >= deadline:
+                        raise
+                    await anyio.sleep(wait)
+        if not self.is_open:
+            raise UnavailableError(connection.endpoint, f"no watch of {self.subject} in time") from lost
 
     async def _open_once(self, connection: Connection, deadline: float) -> None:
-        stream = await self._create(connection, self._since, deadline)
-        now = stream.created.header.revision
-        await self._check_start(connection, now)
-        # A watch from now begins after the revision of this header, the store's. One from the past has its own.
-        self.start = self.position = now if self._since is None else self._since
+        if self._since is None:
+            self.position = await self._open_now(connection, deadline)
+        else:
+            self.position = self._since
+            stream = await self._create(connection, self._since, deadline)
+            await self._check_start(connection, self._since, stream.created.header.revision, deadline)
+        self.start = self.position
         self.is_open = True
         self._notify()
+
+    async def _open_now(self, connection: Connection, deadline: float) -> int:
+        """Create a stream that starts now; return that revision.
+
+        A linearizable read tells it: what the member says that creates the watch may be long past, if it lags.
+        """
+        while True:
+            try:
+                start = await revision_now(connection, self._range[0], self.subject, deadline)
+            except PermissionDeniedError as exc:  # in the words of what the user asked for
+                raise PermissionDeniedError(f"watch {self.subject}") from exc
+            stream = await self._create(connection, start + 1, deadline)
+            if stream.created.header.revision <= start:
+                return start
+            # More has happened since, and may even be compacted.
+            try:
+                await check_readable(connection, self._range[0], start, self.subject, deadline)
+            except HistoryLostError:
+                self._drop_stream()
+            else:
+                return start
 
     async def _take_over(self, connection: Connection, lost: UnavailableError) -> None:
         """Create a stream that goes on where the last one broke, however long that takes."""
@@ -210,10 +282,11 @@ class Feed:
         while True:
             await anyio.sleep(self._wait())
             self._breaks += 1
-            deadline = anyio.current_time() + self._patience(connection.settings.timeout)
+            deadline = now() + self._patience(connection.settings.timeout)
             try:
                 stream = await self._create(connection, self.position, deadline)
-                await self._check_future(connection, self.position, stream.created.header.revision)
+                await self._check_future(connection, self.position, stream.created.header.revision, deadline)
+                await self._check_last(connection, deadline)
             except UnavailableError as exc:
                 _log.debug("the watch of %s is still interrupted: %s", self.subject, exc)
                 self._drop_stream()
@@ -222,14 +295,22 @@ class Feed:
         self.resumes += 1
         _log.info("the watch of %s goes on at revision %d", self.subject, self.position)
 
-    async def _create(self, connection: Connection, since: int | None, deadline: float) -> WatchStream:
+    async def _create(self, connection: Connection, since: int, deadline: float) -> WatchStream:
         start, end = self._range
-        first = 0 if since is None else max(since, 1)  # rule 2; 0 would mean "now"
         create = rpc.WatchCreateRequest(
-            key=start, range_end=end, start_revision=first, prev_kv=True, progress_notify=True
+            key=start,
+            range_end=end,
+            start_revision=max(since, 1),  # 0 would mean "now"
+            prev_kv=True,
+            progress_notify=True,
+            # In pieces costs the server time that grows with the square of their number. But a response of more than
+            # 2 GiB never arrives in one.
+            fragment=self._is_mute,
         )
+        self._reading.begin_stream()
         self._stream = await WatchStream.open(connection, create, self.subject, deadline)
-        self._is_sure = True
+        self._gapless = Gapless(now()) if has_hazard(self._stream.server.version, EVENTS_LOST) else None
+        self._has_news = False
         return self._stream
 
     def _drop_stream(self) -> None:
@@ -246,63 +327,77 @@ class Feed:
 
     # --- checks ---
 
-    async def _check_start(self, connection: Connection, revision: int) -> None:
+    async def _check_start(self, connection: Connection, since: int, revision: int, deadline: float) -> None:
         """Refuse a start in the future or in lost history. etcd waits for the first, and tells the second later."""
-        if self._since is None or self._since == revision:
-            return
-        if self._since < revision:
-            await self._check_readable(connection, max(self._since, 1))
-        await self._check_future(connection, self._since, revision)
+        if since < revision:
+            await check_readable(connection, self._range[0], max(since, 1), self.subject, deadline)
+        await self._check_future(connection, since, revision, deadline)
 
-    async def _check_future(self, connection: Connection, since: int, revision: int) -> None:
+    async def _check_future(self, connection: Connection, since: int, revision: int, deadline: float) -> None:
         """Refuse to wait for a revision that is far away: the store was put back to an older state."""
         if since <= revision:
             return
         # The member that serves the watch may lag behind the one that told the revision. A linearizable read does not.
-        now = rpc.RangeRequest(key=self._range[0], count_only=True)
-        current = (await connection.range(now, self.subject)).header.revision
+        current = await revision_now(connection, self._range[0], self.subject, deadline)
         if since > current:
             raise FutureRevisionError(revision=since, current=current)
 
-    async def _check_readable(self, connection: Connection, revision: int) -> None:
-        """Make sure that nothing after a revision has been compacted so far.
+    async def _check_last(self, connection: Connection, deadline: float) -> None:
+        """Make sure that what was read last is in this history; of what is compacted nothing can be said.
 
         Raises:
-            HistoryLostError: something has.
+            HistoryLostError: it is not. The store was put back to an older state, and has come to this revision again.
         """
-        past = rpc.RangeRequest(key=self._range[0], count_only=True, revision=revision)
-        await connection.range(past, self.subject, revision=revision + 1)
+        last = self._last
+        if last is None:
+            return
+        try:
+            # At the position it must be as it was then, for nothing after it has been read.
+            same = _is_same(await self._entry_at(connection, last.key, self.position, deadline), last.entry)
+            if same and last.entry is None and last.previous is not None:
+                before = await self._entry_at(connection, last.key, last.revision - 1, deadline)
+                same = _is_same(before, last.previous)
+        except HistoryLostError:
+            return
+        if not same:
+            reason = f"revision {last.revision} is not what it was: the store was put back"
+            raise HistoryLostError(revision=self.position + 1, reason=reason)
+
+    async def _entry_at(self, connection: Connection, key: str, revision: int, deadline: float) -> Entry | None:
+        request = rpc.RangeRequest(key=self._keys.full(key), revision=revision)
+        answer = await connection.range(request, self.subject, revision=revision, deadline=deadline)
+        return entry_of(self._keys, answer.kvs[0], key) if answer.kvs else None
 
     # --- the buffer ---
 
     def _put(self, response: rpc.WatchResponse) -> None:
-        """Buffer the events of a response, a tuple for each revision; etcd does not split one between responses."""
+        """Buffer what is new in a response: the events of each revision, or that nothing has happened up to one."""
         if self.is_ended:  # while the response was on its way from the event loop
             return
-        for revision, events in groupby(response.events, key=lambda event: event.kv.mod_revision):
-            if revision <= self.position:
-                continue
-            changes = tuple(self._change(event) for event in events)
-            self.position = revision
-            self._breaks = 0
-            self._revisions.append((revision, changes))
-            self.buffered += len(changes)
-            self.events += len(changes)
+        for revision, events in self._reading.news_of(response):
+            if events:
+                self._put_changes(revision, events)
+            else:
+                self._put_bookmark(revision)
         self._notify()
+
+    def _put_changes(self, revision: int, events: Sequence[rpc.Event]) -> None:
+        changes = tuple(self._change(event) for event in events)
+        self._last = changes[-1]
+        self._breaks = 0
+        self._revisions.append((revision, changes))
+        self.buffered += len(changes)
+        self.events += len(changes)
 
     def _put_bookmark(self, revision: int) -> None:
         """Take note that nothing has happened up to a revision. Of several in a row the last one says it all."""
-        if self.is_ended or revision <= self.position:
-            return
         if self._revisions and not self._revisions[-1][1]:
             self._revisions.pop()
-        self.position = revision
         self._revisions.append((revision, ()))
-        self._notify()
 
     def _change(self, event: rpc.Event) -> Change:
         kv, before = event.kv, event.prev_kv
-        deleted = event.type == _DELETE
+        deleted = event.type == DELETE
         # On a create the previous value is an empty message, not absent.
         key = self._keys.relative(kv.key)
         previous = entry_of(self._keys, before, key) if before.mod_revision else None
@@ -328,8 +423,10 @@ def _twofold(times: int) -> int:
     return 1 << min(times, 16)
 
 
-def _is_live(response: rpc.WatchResponse) -> bool:
-    """Tell whether etcd has nothing more to send for now. Notifications that nothing happened come only then."""
-    if not response.events:
-        return True
-    return response.events[0].kv.mod_revision == response.events[-1].kv.mod_revision == response.header.revision
+def _is_same(found: Entry | None, known: Entry | None) -> bool:
+    """Tell whether an entry is the one that is known, as far as it is: of some only key, value and revision are."""
+    if found is None or known is None:
+        return found is known
+    if (found.mod_revision, found.value) != (known.mod_revision, known.value):
+        return False
+    return not known.version or (found.create_revision, found.version) == (known.create_revision, known.version)

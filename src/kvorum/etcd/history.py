@@ -147,15 +147,17 @@ async def revision_now(connection: Connection, key: bytes, subject: str, deadlin
     return (await connection.range(now_, subject, deadline=deadline)).header.revision
 
 
-async def with_oldest(lost: HistoryLostError, connection: Connection, key: bytes, subject: str) -> HistoryLostError:
+async def with_oldest(
+    lost: HistoryLostError, connection: Connection, key: bytes, subject: str, deadline: float | None = None
+) -> HistoryLostError:
     """Return the error with the oldest revision that can still be read, if that can be found out within a second.
 
     A refused read does not tell; a watch that starts too early does.
     """
-    if lost.compact_revision:
+    if lost.compact_revision or lost.reason:
         return lost
     create = rpc.WatchCreateRequest(key=key, range_end=b"", start_revision=1, prev_kv=False)
-    deadline = min(now() + _LONGEST_LOOK, deadline_of(connection.settings.timeout))
+    deadline = min(now() + _LONGEST_LOOK, deadline_of(connection.settings.timeout) if deadline is None else deadline)
     oldest = 0
     with anyio.move_on_after(deadline - now()):
         try:

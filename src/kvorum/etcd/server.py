@@ -15,6 +15,7 @@ from kvorum.errors import ResourceTooLargeError, UnavailableError
 from kvorum.etcd import _rpc as rpc
 from kvorum.etcd.certificates import Certificates
 from kvorum.etcd.faults import MAX_REQUEST_SIZE, Call
+from kvorum.etcd.streams import Place, Streams
 from kvorum.etcd.tokens import Metadata
 from kvorum.etcd.translation import Translated
 from kvorum.etcd.versions import Version
@@ -99,6 +100,7 @@ class Server:
         preparing: held by whoever asks.
         certificates: what its channels were made with.
         is_closed: whether it was closed, by us.
+        streams: its watches.
     """
 
     def __init__(self, address: str, server_name: str | None) -> None:
@@ -108,6 +110,7 @@ class Server:
         self.preparing: anyio.Lock = anyio.Lock()
         self.certificates: Certificates | None = None
         self.is_closed: bool = False
+        self.streams: Streams[Channel] = Streams()
         self._server_name = server_name
         self._channels: tuple[Channel, Channel] | None = None
 
@@ -126,8 +129,16 @@ class Server:
 
     @property
     def watches(self) -> Channel:
-        """The channel of the watches."""
+        """The channel of the watches; there are further ones if it cannot take all."""
         return self._opened()[1]
+
+    def place_watch(self, *, alone: bool = False) -> Place[Channel]:
+        """Find a channel for another watch; with `alone`, one that has no other."""
+
+        def make() -> Channel:
+            return Channel(self.address, _OPTIONS, self.certificates, self._server_name)
+
+        return self.streams.place(self.watches, make, alone=alone)
 
     def open(self, certificates: Certificates | None, *, anew: bool = False) -> tuple[Channel, ...]:
         """Make channels with these certificates, unless there are; return those that they replace, still open.
@@ -138,7 +149,7 @@ class Server:
         """
         if self._channels is not None and certificates == self.certificates and not anew:
             return ()
-        replaced = self._channels or ()
+        replaced = (*(self._channels or ()), *self.streams.take_further())
         self.certificates = certificates
         self._channels = (
             Channel(self.address, _CALL_OPTIONS, certificates, self._server_name),
@@ -149,12 +160,12 @@ class Server:
     def take_channels(self) -> tuple[Channel, ...]:
         """Give its channels away, still open: whoever takes them closes them."""
         channels, self._channels, self.is_ready = self._channels or (), None, False
-        return channels
+        return (*channels, *self.streams.take_further())
 
     async def aclose(self) -> None:
         """Close its channels; calls under way end with an error. Idempotent."""
         self.is_closed = True
-        for channel in self._channels or ():
+        for channel in (*(self._channels or ()), *self.streams.take_further()):
             await channel.aclose()
 
     async def call(

@@ -48,6 +48,8 @@ class Hazard(msgspec.Struct, frozen=True):
         return patch is None or version[2] < patch
 
 
+EVENTS_LOST: Final = "events-lost-behind-compaction"
+
 HAZARDS: Final = (
     Hazard(
         "lost-entries",
@@ -92,12 +94,24 @@ HAZARDS: Final = (
         mended={(3, 4): 31, (3, 5): 13},
         newest=(3, 6),
     ),
+    Hazard(
+        EVENTS_LOST,
+        "events of a watch that lags can be left out when history is compacted: Kvorum checks what comes behind it",
+        "etcd pull requests 17610 and 17612; mended in 3.4.31 and 3.5.13",
+        mended={(3, 4): 31, (3, 5): 13},
+        newest=(3, 6),
+    ),
 )
 
 
 def hazards_of(version: Version) -> tuple[Hazard, ...]:
     """Return what a version cannot be trusted with."""
     return tuple(hazard for hazard in HAZARDS if hazard.affects(version))
+
+
+def has_hazard(version: Version | None, name: str) -> bool:
+    """Tell whether a version has a hazard; one that is not known has."""
+    return version is None or any(hazard.name == name for hazard in hazards_of(version))
 
 
 def version_of(text: str) -> Version:

@@ -17,7 +17,7 @@ from kvorum.errors import ClientClosedError
 from kvorum.etcd.connection import HasConnection
 from kvorum.etcd.feed import Feed
 from kvorum.keyspace import KeySpace
-from kvorum.storage import Change, StorageWatch, WatchStatistics
+from kvorum.storage import Change, Entry, StorageWatch, WatchStatistics
 
 
 class EtcdStorageWatch(StorageWatch):
@@ -50,6 +50,10 @@ class EtcdStorageWatch(StorageWatch):
         """Return the state of the stream and its buffer."""
         feed = self._feed
         return WatchStatistics(position=feed.position, resumes=feed.resumes, buffered=feed.buffered, events=feed.events)
+
+    def expect(self, entry: Entry) -> None:
+        """Have it compared with the store when a stream takes over that has read nothing newer."""
+        self._feed.expect(entry)
 
     async def open(self) -> None:
         """Start the reader, and wait until etcd has created the watch."""

@@ -1,15 +1,23 @@
 """One watch on one server, from its creation to its end: a gRPC stream of its own."""
 
-from typing import Self
+import asyncio
+import logging
+from typing import Final, Self
 
 import anyio
 
+from kvorum.deadlines import now
 from kvorum.errors import AuthenticationError, HistoryLostError, KvorumError, PermissionDeniedError, UnavailableError
 from kvorum.etcd import _rpc as rpc
 from kvorum.etcd.connection import Connection
 from kvorum.etcd.faults import Call, meaning_of_reason
-from kvorum.etcd.server import Server
+from kvorum.etcd.server import Channel, Server
+from kvorum.etcd.streams import LEAST, Place
 from kvorum.etcd.translation import Translated
+
+_log = logging.getLogger(__name__)
+
+_RENEWALS: Final = 3  # of the token, for one watch: as for a call
 
 
 class WatchStream:
@@ -17,20 +25,24 @@ class WatchStream:
 
     Attributes:
         created: etcd's answer to the creation. The revision of its header is the store's.
+        server: which one serves it.
     """
 
     created: rpc.WatchResponse
+    server: Server
 
     def __init__(
         self,
         connection: Connection,
         server: Server,
         call: rpc.Stream[rpc.WatchRequest, rpc.WatchResponse],
+        place: Place[Channel],
         subject: str,
     ) -> None:
+        self.server = server
         self._connection = connection
-        self._server = server
         self._call = call
+        self._place = place
         self._subject = Call("watch", subject)
 
     @classmethod
@@ -38,37 +50,69 @@ class WatchStream:
         """Create a watch.
 
         Raises:
-            UnavailableError: the server is away, or has not answered in time. Another one is asked the next time.
+            UnavailableError: the server is away, has not answered in time, or takes no token, as while users are being
+                changed. Another one is asked the next time, or the same one again.
             PermissionDeniedError: the user may not read that.
             HistoryLostError: the revision to start with is compacted, and etcd says so at once.
         """
-        cluster = connection.cluster
-        token = cluster.tokens.token
-        try:
-            return await cls._open(connection, create, subject, deadline)
-        except (PermissionDeniedError, AuthenticationError):
-            # Before 3.5.15 etcd calls it a lack of permission when it does not take the token.
-            if not token:
-                raise
-        await cluster.renew_token(cluster.current, token, deadline)
-        return await cls._open(connection, create, subject, deadline)
+        server = connection.cluster.current
+        for attempt in range(1 + _RENEWALS):
+            stream = await cls._start(connection, subject, deadline)
+            server, token = stream.server, connection.cluster.tokens.token
+            try:
+                return await stream._open(create, deadline)  # noqa: SLF001 - its own class
+            except (PermissionDeniedError, AuthenticationError):
+                # Before 3.5.15 etcd calls it a lack of permission when it does not take the token.
+                if not token:
+                    raise
+            if attempt:
+                await _check_permission(connection, create, subject, deadline)
+            # The server that refused is asked: the next call may go to another one by now.
+            await connection.cluster.renew_token(server, token, deadline)
+        raise UnavailableError(server.address, "no token of the user is taken for long: are users being changed?")
 
     @classmethod
-    async def _open(cls, connection: Connection, create: rpc.WatchCreateRequest, subject: str, deadline: float) -> Self:
-        server, call = await connection.watch_call(deadline)
-        stream = cls(connection, server, call, subject)
+    async def _start(cls, connection: Connection, subject: str, deadline: float, *, alone: bool = False) -> Self:
+        server, call, place = await connection.watch_call(deadline, alone=alone)
+        return cls(connection, server, call, place, subject)
+
+    async def _open(self, create: rpc.WatchCreateRequest, deadline: float) -> Self:
+        """Create it; on another connection, if too many others may be on this one."""
+        started, crowd = now(), self._place.others
+        patience = self._connection.cluster.patience(deadline)
+        if await self._is_created(create, patience / 2 if crowd else patience):
+            return self
+        if crowd and now() < deadline:
+            apart = await self._start(self._connection, self._subject.subject, deadline, alone=True)
+            if await apart._is_created(create, self._connection.cluster.patience(deadline)):  # noqa: SLF001
+                apart._learn_limit(self.server, crowd)  # noqa: SLF001
+                return apart
+        error = UnavailableError(
+            self.server.address,
+            f"no watch of {self._subject.subject} in time, beside {self.server.streams.total} others",
+        )
+        self._connection.cluster.judge(self.server, error, started=started, deadline=deadline)
+        raise error
+
+    def _learn_limit(self, server: Server, crowd: int) -> None:
+        """Take note that a connection of a server's takes no more streams than that."""
+        if self.server is server:
+            _log.info("etcd at %s takes %d watches on a connection: others are made", server.address, crowd)
+            server.streams.limit = max(crowd, LEAST)
+
+    async def _is_created(self, create: rpc.WatchCreateRequest, patience: float) -> bool:
         try:
-            with anyio.move_on_after(connection.cluster.patience(deadline, writes=False)):
-                await stream._create(create)
-                return stream
-            connection.cluster.leave(server)
-            raise UnavailableError(server.address, f"no watch of {subject} in time")
+            with anyio.move_on_after(patience):
+                await self._create(create)
+                return True
         except BaseException:
-            stream.cancel()
+            self.cancel()
             raise
+        self.cancel()
+        return False
 
     async def _create(self, create: rpc.WatchCreateRequest) -> None:
-        async with Translated(self._subject, self._server):
+        async with Translated(self._subject, self.server):
             await self._call.write(rpc.WatchRequest(create_request=create))
         self.created = await self.read()
 
@@ -81,22 +125,43 @@ class WatchStream:
             KvorumError: etcd has ended the watch for another reason.
         """
         try:
-            async with Translated(self._subject, self._server):
+            async with Translated(self._subject, self.server):
                 response = await self._call.read()
             if not isinstance(response, rpc.WatchResponse):
-                raise UnavailableError(self._server.address, "the server ended the stream")
+                raise UnavailableError(self.server.address, "the server ended the stream")
+            floor = self._connection.cluster.floor
+            if floor.is_foreign(response.header):
+                raise UnavailableError(
+                    self.server.address, floor.words_for_foreign(self.server.address, response.header)
+                )
             if response.canceled:
                 raise self._refusal(response)
-        except UnavailableError:
-            self._connection.cluster.leave(self._server)
+        except UnavailableError as exc:
+            if not isinstance(exc.__cause__, asyncio.CancelledError):  # that we have replaced its channel says nothing
+                self._connection.cluster.leave(self.server)
             raise
         return response
 
     def cancel(self) -> None:
         """End the stream, on the server, too. Idempotent; whoever reads it is cancelled."""
         self._call.cancel()
+        self._connection.leave_place(self._place)
 
     def _refusal(self, response: rpc.WatchResponse) -> KvorumError:
         if response.compact_revision:
             return HistoryLostError(compact_revision=response.compact_revision)
-        return meaning_of_reason(response.cancel_reason, self._subject, self._server.address)
+        return meaning_of_reason(response.cancel_reason, self._subject, self.server.address)
+
+
+async def _check_permission(
+    connection: Connection, create: rpc.WatchCreateRequest, subject: str, deadline: float
+) -> None:
+    """Raise what keeps the user from reading what is watched, if that is not its token.
+
+    A read is refused for one reason or the other; of watches, old servers do not say which.
+    """
+    request = rpc.RangeRequest(key=create.key, range_end=create.range_end, limit=1, keys_only=True)
+    try:
+        await connection.range(request, subject, deadline=deadline)
+    except PermissionDeniedError as exc:
+        raise PermissionDeniedError(f"watch {subject}") from exc

@@ -1,0 +1,298 @@
+"""What a watch may not pass over in silence: events left out by its server, a start in the past, another history."""
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+import kvorum
+from kvorum import EmbeddedEtcd, EtcdSettings, HistoryLostError
+from kvorum.etcd.admin import compact
+from kvorum.etcd.versions import EVENTS_LOST, has_hazard
+from kvorum.lab import LabWorker, LabWorkerRepository
+from kvorum.testing import FaultProxy
+
+DEADLINE = 20
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture
+async def etcd(kvorum_etcd: EmbeddedEtcd) -> AsyncIterator[EmbeddedEtcd]:
+    """A server of the test's own."""
+    async with EmbeddedEtcd(binary=kvorum_etcd.binary) as etcd:
+        yield etcd
+
+
+@pytest.fixture
+async def proxy(etcd: EmbeddedEtcd) -> AsyncIterator[FaultProxy]:
+    async with FaultProxy(etcd.endpoints[0]) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+async def direct(etcd: EmbeddedEtcd) -> AsyncIterator[kvorum.Client]:
+    """A client that no fault touches."""
+    async with kvorum.connect(f"{etcd.url}/lab") as client:
+        yield client
+
+
+@pytest.fixture
+async def client(proxy: FaultProxy) -> AsyncIterator[kvorum.Client]:
+    async with kvorum.connect(f"etcd://{proxy.endpoint}/lab", settings=EtcdSettings(timeout=5)) as client:
+        yield client
+
+
+class Followed:
+    """A watch that is read to its end in a task of its own."""
+
+    def __init__(self, watch: kvorum.StorageWatch) -> None:
+        self.shown: list[int] = []
+        self.error: HistoryLostError | None = None
+        self._watch = watch
+        self.task = asyncio.ensure_future(self._follow())
+
+    async def _follow(self) -> None:
+        try:
+            async for changes in self._watch:
+                self.shown.append(changes[0].revision)
+        except HistoryLostError as exc:
+            self.error = exc
+
+    async def until(self, number: int) -> None:
+        """Wait until so many were shown, or it has ended."""
+        with anyio.fail_after(DEADLINE):
+            while len(self.shown) < number and not self.task.done():  # noqa: ASYNC110 - nobody is told
+                await anyio.sleep(0.01)
+
+
+# --- a slow link -----------------------------------------------------------------------------------------------------
+
+
+async def test_what_a_server_leaves_out_of_a_slow_stream_is_said_to_be_lost(
+    client: kvorum.Client, direct: kvorum.Client, proxy: FaultProxy
+) -> None:
+    """Old servers go on after a compaction as if nothing were missing. What is shown is whole, up to an error."""
+    async with client.backend.watch("") as watch:
+        written = [await direct.backend.create("first", b"")]
+        followed = Followed(watch)
+        await followed.until(1)
+        proxy.throttle(400_000, "replies")
+        written += [await direct.backend.create(f"{number}", bytes(100_000)) for number in range(200)]
+        await compact(direct.connection, written[-1])
+        await followed.until(len(followed.shown) + 8)  # the queue at the server moves on, behind the compaction
+        written += [await direct.backend.create(f"after/{number}", b"") for number in range(3)]
+        proxy.throttle(50_000_000, "replies")
+        await followed.until(len(written))
+        followed.task.cancel()
+        await asyncio.wait([followed.task])
+
+    assert followed.shown == written[: len(followed.shown)]
+    assert followed.error is not None or followed.shown == written
+    if followed.error is not None:
+        assert followed.error.compact_revision == written[200]
+
+
+async def test_a_consumer_that_is_behind_when_history_is_compacted_loses_nothing_that_its_server_has_sent(
+    client: kvorum.Client, direct: kvorum.Client
+) -> None:
+    """Those are queued for it: not to be read at the compacted revisions any more is no loss."""
+    async with client.backend.watch("") as watch:
+        written = [await direct.backend.create(f"{number}", b"") for number in range(84)]
+        await compact(direct.connection, written[-1])
+        followed = Followed(watch)
+        await followed.until(len(written))
+        followed.task.cancel()
+        await asyncio.wait([followed.task])
+
+    assert followed.error is None
+    assert followed.shown == written
+
+
+async def test_a_quiet_watch_outlives_the_compaction_of_all_that_happened_elsewhere(
+    client: kvorum.Client, direct: kvorum.Client
+) -> None:
+    """On servers that leave events out, too: a queue that is empty cannot have been full."""
+    async with client.backend.watch("quiet/") as watch:
+        followed = Followed(watch)
+        for number in range(1, 4):
+            loud = [await direct.backend.set("loud", b"") for _ in range(3)][-1]
+            await compact(direct.connection, loud)
+            await direct.backend.create(f"quiet/{number}", b"")
+            await followed.until(number)
+        followed.task.cancel()
+        await asyncio.wait([followed.task])
+
+    assert followed.error is None
+    assert len(followed.shown) == 3
+
+
+async def test_servers_that_leave_nothing_out_are_not_asked(
+    direct: kvorum.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = 0
+    send = direct.connection.range
+
+    async def count(*args: Any, **options: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        return await send(*args, **options)
+
+    async with direct.backend.watch("") as watch:
+        followed = Followed(watch)
+        monkeypatch.setattr(direct.connection, "range", count)
+        for number in range(100):
+            await direct.backend.set("a", b"%d" % number)
+        await followed.until(100)
+        followed.task.cancel()
+        await asyncio.wait([followed.task])
+
+    version = direct.connection.cluster.current.version
+    assert (asked > 0) == has_hazard(version, EVENTS_LOST)
+    assert asked <= 5
+
+
+# --- where it starts -------------------------------------------------------------------------------------------------
+
+
+async def test_a_watch_from_now_shows_nothing_older_on_a_member_that_lags(kvorum_etcd: EmbeddedEtcd) -> None:
+    """It answers to the creation of a watch without asking its leader."""
+    async with EmbeddedEtcd(binary=kvorum_etcd.binary, members=3) as cluster:
+        settings = EtcdSettings(endpoints=cluster.endpoints, prefix="lab", timeout=10)
+        async with kvorum.connect(settings) as some:
+            health = await some.health()
+        lagging = next(place for place, each in enumerate(cluster.endpoints) if each not in leaders(health))
+        theirs = EtcdSettings(endpoints=(cluster.endpoints[lagging],), prefix="lab", timeout=10)
+        others = EtcdSettings(
+            endpoints=tuple(each for each in cluster.endpoints if each != cluster.endpoints[lagging]),
+            prefix="lab",
+            timeout=10,
+        )
+        async with (
+            kvorum.connect(theirs) as client,
+            kvorum.connect(others) as direct,
+            client.backend.watch("elsewhere/"),  # connects its channel
+        ):
+            await cluster.pause(lagging)
+            acknowledged = [await direct.backend.set("a", b"%d" % number) for number in range(201)][-1]
+            watch = client.backend.watch("")
+            opening = asyncio.ensure_future(watch.open())
+            await asyncio.sleep(0)
+            await cluster.resume(lagging)
+            with anyio.fail_after(DEADLINE):
+                await opening
+            started = watch.revision
+            last = await direct.backend.set("a", b"new")
+            with anyio.fail_after(DEADLINE):
+                (change,) = await anext(watch)
+            await watch.aclose()
+
+    assert started >= acknowledged
+    assert change.revision == last
+
+
+def leaders(health: kvorum.Health) -> set[str]:
+    return {each.endpoint for each in health.endpoints if each.is_leader}
+
+
+async def test_a_start_that_is_compacted_is_refused_with_the_oldest_revision_there_is(direct: kvorum.Client) -> None:
+    written = [await direct.backend.set("a", b"") for _ in range(5)]
+    await compact(direct.connection, written[3])
+
+    with pytest.raises(HistoryLostError) as caught:
+        await direct.backend.watch("", since=written[0]).open()
+    assert caught.value.compact_revision == written[3]
+
+
+# --- another history -------------------------------------------------------------------------------------------------
+
+
+async def put_back(etcd: EmbeddedEtcd, backup: Path) -> None:
+    """Put the store back to an older state, as an operator does with a copy of its folder."""
+    await etcd.kill()
+    shutil.rmtree(etcd.data_dir)
+    shutil.copytree(backup, etcd.data_dir)
+    await etcd.restart()
+
+
+async def copied(etcd: EmbeddedEtcd, backup: Path) -> None:
+    await etcd.kill()
+    shutil.copytree(etcd.data_dir, backup)
+    await etcd.restart()
+
+
+async def test_a_watch_does_not_go_on_in_a_store_that_was_put_back_and_has_come_to_the_same_revision_again(
+    etcd: EmbeddedEtcd, proxy: FaultProxy, client: kvorum.Client, tmp_path: Path
+) -> None:
+    """Nothing but the content of a revision tells that it is another one."""
+    async with kvorum.connect(f"{etcd.url}/lab") as before:
+        await before.backend.set("a", b"kept")
+    await copied(etcd, tmp_path / "backup")
+    async with client.backend.watch("") as watch:
+        followed = Followed(watch)
+        async with kvorum.connect(f"{etcd.url}/lab") as direct:
+            await direct.backend.set("a", b"gone")
+            await direct.backend.set("b", b"gone")
+            await followed.until(2)
+        await proxy.refuse()
+        proxy.cut()
+        await put_back(etcd, tmp_path / "backup")
+        async with kvorum.connect(f"{etcd.url}/lab") as direct:
+            for number in range(5):
+                await direct.backend.set("c", b"%d" % number)
+        await proxy.heal()
+        with anyio.fail_after(DEADLINE):
+            await asyncio.wait([followed.task])
+
+    assert len(followed.shown) == 2
+    assert "put back" in str(followed.error)
+
+
+async def test_a_watch_with_initial_leaves_no_ghost_of_a_store_that_was_put_back(
+    etcd: EmbeddedEtcd, proxy: FaultProxy, client: kvorum.Client, tmp_path: Path
+) -> None:
+    """It lists again, and takes back what is not there; also what has another content at the very same revision."""
+    async with kvorum.connect(f"{etcd.url}/lab") as direct:
+        added = await LabWorkerRepository(direct).add(LabWorker.new("stays", lab_track="x"))
+    await copied(etcd, tmp_path / "backup")
+    shown: dict[str, LabWorker] = {}
+
+    async def follow() -> None:
+        async for event in LabWorkerRepository(client).watch(initial=True):
+            match event:
+                case kvorum.Added(resource=worker) | kvorum.Modified(resource=worker):
+                    shown[worker.metadata.name] = worker
+                case kvorum.Deleted(resource=worker):
+                    del shown[worker.metadata.name]
+
+    task = asyncio.ensure_future(follow())
+    async with kvorum.connect(f"{etcd.url}/lab") as direct:
+        await LabWorkerRepository(direct).patch("stays", {"metadata": {"labels": {"told": "before"}}})
+        await LabWorkerRepository(direct).add(LabWorker.new("ghost", lab_track="x"))
+        await until(lambda: "ghost" in shown)
+    await proxy.refuse()
+    proxy.cut()
+    await put_back(etcd, tmp_path / "backup")
+    async with kvorum.connect(f"{etcd.url}/lab") as direct:
+        again = await LabWorkerRepository(direct).patch("stays", {"metadata": {"labels": {"told": "after"}}})
+        for number in range(3):
+            await direct.backend.set("elsewhere", b"%d" % number)
+    await proxy.heal()
+    await until(lambda: "ghost" not in shown or task.done())
+    if task.done():
+        await task
+    task.cancel()
+    await asyncio.wait([task])
+
+    assert again.metadata.resource_version == added.metadata.resource_version + 1
+    assert {name: worker.metadata.labels["told"] for name, worker in shown.items()} == {"stays": "after"}
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    with anyio.fail_after(DEADLINE):
+        while not holds():  # noqa: ASYNC110 - nobody is told
+            await anyio.sleep(0.01)
