@@ -31,7 +31,7 @@ class EtcdSettings(msgspec.Struct, frozen=True, kw_only=True):
         prefix: what all keys start with, without slashes around it.
         timeout: how long a call may take, in seconds, unless it says otherwise.
         max_value_size: the largest value that is sent, in bytes; etcd itself takes requests of up to 1.5 MiB.
-        page_size: how many keys one request of a list asks for.
+        page_size: how many keys one request of a list asks for; fewer if their values are large, or the link is slow.
         pipeline: whether calls that are under way together share requests; see `docs/pipeline.md`.
         tls: whether to talk TLS; on wherever one of the following four is given.
         cacert: path of the certificates to trust, PEM; None: those that gRPC ships.

@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Final
 
 from kvorum.arguments import check_lease, check_limit, check_revision, check_start, check_ttl
+from kvorum.deadlines import deadline_of, now
 from kvorum.errors import (
     AlreadyExistsError,
     ConflictError,
@@ -20,11 +21,13 @@ from kvorum.errors import (
     ResourceTooLargeError,
     ServerError,
     StorageFullError,
+    UnavailableError,
 )
 from kvorum.etcd import _rpc as rpc
 from kvorum.etcd.connection import Connection
 from kvorum.etcd.entries import entry_of
 from kvorum.etcd.outcomes import LostWrite
+from kvorum.etcd.pages import first_to_arrive
 from kvorum.etcd.pipeline import HasPipeline, Pipeline
 from kvorum.etcd.watch import EtcdStorageWatch
 from kvorum.keyspace import KeyPattern, KeySpace
@@ -87,25 +90,44 @@ class EtcdStorageBackend(StorageBackend):
     async def list(
         self, prefix: str, *, limit: int | None = None, after: str | None = None, revision: int | None = None
     ) -> Page:
-        """Send one Range for each `page_size` keys, all at the revision of the first."""
+        """Send one Range for each page, all at the revision of the first: `page_size` keys, or fewer if they are large.
+
+        On a link too slow for such a page, smaller ones are asked for: see `kvorum.etcd.pages`.
+        """
         check_limit(self.location(prefix), limit)
         check_revision(self.location(prefix), revision)
         entries: list[Entry] = []
         while True:
-            size = self.page_size if limit is None else min(self.page_size, limit - len(entries))
-            page = await self._page(prefix, size, after, revision)
+            page = await self._page(prefix, None if limit is None else limit - len(entries), after, revision)
             entries += page.entries
             if not page.remaining or (limit is not None and len(entries) >= limit):
                 return Page(entries, page.revision, page.remaining)
             after, revision = entries[-1].key, page.revision
 
-    async def _page(self, prefix: str, size: int, after: str | None, revision: int | None) -> Page:
-        start, end = self._keys.range(prefix)
+    async def _page(self, prefix: str, limit: int | None, after: str | None, revision: int | None) -> Page:
+        start, end = whole = self._keys.range(prefix)
         if after is not None:
             start = max(start, self._keys.full(after) + b"\0")
-        request = rpc.RangeRequest(key=start, range_end=end, limit=size, revision=revision or 0)
-        answer = await self._client.connection.range(request, self.location(prefix), revision=revision or 0)
+        connection, subject = self._client.connection, self.location(prefix)
+        sizes, timeout = connection.page_sizes, connection.settings.timeout
+        deadline = deadline_of(timeout)
+        patience = min(deadline - now(), timeout)
+
+        def ask(size: int) -> Awaitable[rpc.RangeResponse]:
+            request = rpc.RangeRequest(key=start, range_end=end, limit=size, revision=revision or 0)
+            return connection.range(request, subject, revision=revision or 0, deadline=deadline)
+
+        most = sizes.of(whole[0])
+        size = most if limit is None else min(most, limit)
+        try:
+            found = await first_to_arrive(ask, size, patience)
+        except UnavailableError:
+            if deadline - now() < patience / 2:  # retries end a little before it
+                sizes.learn_of_silence(whole[0], size, patience)
+            raise
+        answer = found.answer
         entries = [entry_of(self._keys, kv) for kv in answer.kvs]
+        sizes.learn(whole[0], found, len(entries), sum(len(entry.value) for entry in entries))
         return Page(entries, revision or answer.header.revision, answer.count - len(entries))
 
     async def count(self, prefix: str, *, revision: int | None = None) -> int:

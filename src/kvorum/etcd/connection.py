@@ -18,6 +18,7 @@ from kvorum.etcd import _rpc as rpc
 from kvorum.etcd.cluster import BehindError, Cluster
 from kvorum.etcd.diagnosis import cause_of
 from kvorum.etcd.faults import Call
+from kvorum.etcd.pages import PageSizes
 from kvorum.etcd.server import Channel, Method, Request, Response, Server
 from kvorum.etcd.streams import Place
 from kvorum.etcd.translation import Translated
@@ -50,12 +51,14 @@ class Connection:
         settings: what it was made with.
         supervisor: what runs its tasks.
         cluster: the servers.
+        page_sizes: how large the pages of lists may be.
     """
 
     def __init__(self, settings: EtcdSettings, supervisor: Supervisor) -> None:
         self.settings: EtcdSettings = settings
         self.supervisor: Supervisor = supervisor
         self.cluster: Cluster = Cluster(settings, supervisor)
+        self.page_sizes: PageSizes = PageSizes(settings.page_size, settings.timeout)
         self._state = "not open"
 
     def __repr__(self) -> str:
