@@ -116,6 +116,8 @@ class ConflictError(KvorumError):
         expected: what the caller relied on: a resource version, or a uid.
         current: the resource as it is now (an `Entry` from a storage backend), read together with the refusal;
             None if it is gone.
+        recurred: whether it is at the expected version, but with another value than was read there: the store was put
+            back to an older state, and has come to that version again.
     """
 
     def __init__(self, subject: str, *, expected: int | str, current: Any = None, found: int | str = "") -> None:
@@ -124,6 +126,9 @@ class ConflictError(KvorumError):
         self.current = current
         what = "version" if isinstance(expected, int) else "uid"
         now = f"it is at {found} now" if found else "it is another now" if current is not None else "it is gone"
+        self.recurred = found == expected
+        if self.recurred:
+            now = "it has another value there now, so the store was put back to an older state"
         super().__init__(f"{subject}: expected {what} {expected}, but {now}; read it again and retry")
 
 

@@ -48,6 +48,10 @@ Change: TypeAlias = Callable[[R], R | Awaitable[R | None] | None]
 # only a resource that is written all the time, by many, gets here.
 CONTENTION_TIMEOUT: Final = 10.0
 
+# Bytes of a stored value up to which a write compares it beside a revision that may have come again. Old and new value
+# have to fit one request.
+_COMPARED_SIZE: Final = 65_536
+
 _REQUIRED: Final = object()
 
 
@@ -550,7 +554,7 @@ class Repository(Generic[R]):
 
     async def _unchanged(self, key: str, stored: Stored) -> R:
         current, now = self._read(key, await self._backend.get(key))
-        if now.revision != stored.revision:
+        if now.revision != stored.revision or now.value != stored.value:
             raise ConflictError(key, expected=stored.revision, current=current, found=now.revision)
         return current
 
@@ -583,13 +587,15 @@ class Repository(Generic[R]):
             return draft.resource
         if draft is not None and draft.resource.metadata.deletion_timestamp:
             draft = self._finalized(key, stored, draft)
+        is_compared = len(stored.value) <= _COMPARED_SIZE and self._backend.may_recur(stored.revision)
+        compared = stored.value if is_compared else None
         try:
             if draft is not None:
                 revision = await self._backend.compare_and_swap(
-                    key, draft.stored.value, expected=stored.revision, unique=True
+                    key, draft.stored.value, expected=stored.revision, unique=True, expected_value=compared
                 )
                 return draft.written(revision)
-            change = await self._backend.delete(key, expected=stored.revision)
+            change = await self._backend.delete(key, expected=stored.revision, expected_value=compared)
         except ConflictError as exc:
             current, now = self._read(key, exc.current)
             raise ConflictError(key, expected=stored.revision, current=current, found=now.revision) from None

@@ -98,6 +98,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
         key: which key; each may stand in one operation of a commit only.
         value: what to write; None to remove the key, or only to check it.
         expected: the mod_revision that the key must be at (0: it must not exist); None: any.
+        expected_value: the value that it must have, too, if `expected` is above 0: what was read there. A store that
+            was put back to an older state comes to the same revisions again, with other values. None: any.
         lease: the lease to put the key on; None keeps the one that it has.
         writes: False for a mere check.
         unique: whether no other write, of any client, has these bytes: they hold an id that was made for this write. If
@@ -113,6 +115,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     lease: int | None = 0
     writes: bool = True
     unique: bool = False
+    expected_value: bytes | None = None
 
     def __post_init__(self) -> None:
         # Asked here what is nearly always so, since each write makes one of these; the checks themselves say what not.
@@ -120,6 +123,10 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
             check_value(self.key, self.value)
         if self.expected is not None:
             check_given_revision(self.key, self.expected)
+        if self.expected_value is not None:
+            check_value(self.key, self.expected_value)
+            if not self.expected:
+                raise InvalidResourceError(self.key, "a value can be expected only with the revision that has it")
         if self.lease is not None and (self.lease or type(self.lease) is not int):
             check_lease(self.key, self.lease)
 
@@ -136,15 +143,24 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
         return cls(key=key, value=value, lease=lease, unique=unique)
 
     @classmethod
-    def swap(cls, key: str, value: bytes, *, expected: int, lease: int | None = None, unique: bool = False) -> Self:
+    def swap(
+        cls,
+        key: str,
+        value: bytes,
+        *,
+        expected: int,
+        lease: int | None = None,
+        unique: bool = False,
+        expected_value: bytes | None = None,
+    ) -> Self:
         """Write a key that must be at `expected`; it keeps its lease unless it is given one."""
         _check_given(key, value, 0, expected)
-        return cls(key=key, value=value, expected=expected, lease=lease, unique=unique)
+        return cls(key=key, value=value, expected=expected, lease=lease, unique=unique, expected_value=expected_value)
 
     @classmethod
-    def delete(cls, key: str, *, expected: int | None = None) -> Self:
+    def delete(cls, key: str, *, expected: int | None = None, expected_value: bytes | None = None) -> Self:
         """Remove a key, whatever it was, or if it is at `expected`."""
-        return cls(key=key, expected=expected)
+        return cls(key=key, expected=expected, expected_value=expected_value)
 
     @classmethod
     def check(cls, key: str, *, expected: int) -> Self:
@@ -420,24 +436,46 @@ class StorageBackend(ABC):
 
     @abstractmethod
     async def compare_and_swap(
-        self, key: str, value: bytes, *, expected: int, lease: int | None = None, unique: bool = False
+        self,
+        key: str,
+        value: bytes,
+        *,
+        expected: int,
+        lease: int | None = None,
+        unique: bool = False,
+        expected_value: bytes | None = None,
     ) -> int:
         """Write a key if its mod_revision is `expected` (0: if it does not exist); return the revision.
 
-        It keeps its lease unless it is given another (0: none). `unique`: like `set`.
+        It keeps its lease unless it is given another (0: none). `unique`: like `set`. With `expected_value` it must
+        have that value, too, which guards against a store that was put back to an older state: see `Operation`.
 
         Raises:
-            ConflictError: it is at another revision. `current` is the entry as it is, read in the same transaction.
+            ConflictError: it is at another revision, or has another value. `current` is the entry as it is, read in
+                the same transaction.
             LeaseNotFoundError, ResourceTooLargeError: like `set`.
         """
 
+    def may_recur(self, revision: int) -> bool:
+        """Tell whether the store may have come to a revision again, with other values than were read there.
+
+        That is what happens when a store is put back to an older state. Then a write that expects this revision should
+        expect the value that was read, too. It is answered at once, by what is known here; a backend whose store is
+        never put back need not implement it.
+        """
+        del revision
+        return False
+
     @abstractmethod
-    async def delete(self, key: str, *, expected: int | None = None) -> Change:
+    async def delete(self, key: str, *, expected: int | None = None, expected_value: bytes | None = None) -> Change:
         """Remove a key, whatever it is, or if its mod_revision is `expected`; return what that changed.
+
+        `expected_value`: like `compare_and_swap`.
 
         Raises:
             NotFoundError: there is no such key (and none was expected by revision).
-            ConflictError: it is at another revision than `expected`, or gone.
+            ConflictError: it is at another revision than `expected`, has another value than `expected_value`, or is
+                gone.
         """
 
     @abstractmethod
@@ -508,6 +546,11 @@ class HasBackend(Protocol):
             ClientClosedError: the client was not entered yet.
         """
         ...
+
+
+def has_expected_value(operation: Operation, current: Entry | None) -> bool:
+    """Tell whether a key has the value that an operation expects, if it expects one."""
+    return operation.expected_value is None or (current is not None and current.value == operation.expected_value)
 
 
 def may_match(selector: LabelSelector, entry: Entry) -> bool:

@@ -335,21 +335,30 @@ class SetKeepsLeases(MemoryStorageBackend):
 
 
 class EveryDeleteIsARevision(MemoryStorageBackend):
-    async def delete(self, key: str, *, expected: int | None = None) -> Change:
+    async def delete(self, key: str, *, expected: int | None = None, expected_value: bytes | None = None) -> Change:
         if not await self.exists(key):
             self._store.timeline.revision += 1
             self._store.timeline._log.append(())
-        return await super().delete(key, expected=expected)
+        return await super().delete(key, expected=expected, expected_value=expected_value)
 
 
 class SwapsCompareVersions(MemoryStorageBackend):
     async def compare_and_swap(
-        self, key: str, value: bytes, *, expected: int, lease: int | None = None, unique: bool = False
+        self,
+        key: str,
+        value: bytes,
+        *,
+        expected: int,
+        lease: int | None = None,
+        unique: bool = False,
+        expected_value: bytes | None = None,
     ) -> int:
         current = await self.get(key)
         if current is not None and expected == current.create_revision:
             expected = current.mod_revision
-        return await super().compare_and_swap(key, value, expected=expected, lease=lease, unique=unique)
+        return await super().compare_and_swap(
+            key, value, expected=expected, lease=lease, unique=unique, expected_value=expected_value
+        )
 
 
 class PagesRepeatTheirFirstKey(MemoryStorageBackend):

@@ -101,9 +101,16 @@ def test_who_does_not_say_how_to_open_a_store_is_told_how(pytester: pytest.Pytes
 
 class BlindSwaps(MemoryStorageBackend):
     async def compare_and_swap(
-        self, key: str, value: bytes, *, expected: int, lease: int | None = None, unique: bool = False
+        self,
+        key: str,
+        value: bytes,
+        *,
+        expected: int,
+        lease: int | None = None,
+        unique: bool = False,
+        expected_value: bytes | None = None,
     ) -> int:
-        del expected
+        del expected, expected_value
         return await self.set(key, value, lease=lease or 0, unique=unique)
 
 
@@ -164,9 +171,9 @@ class ErrorsAsNone(MemoryStorageBackend):
 
 
 class DeletionsOfNothing(MemoryStorageBackend):
-    async def delete(self, key: str, *, expected: int | None = None) -> Change:
+    async def delete(self, key: str, *, expected: int | None = None, expected_value: bytes | None = None) -> Change:
         try:
-            return await super().delete(key, expected=expected)
+            return await super().delete(key, expected=expected, expected_value=expected_value)
         except NotFoundError:
             return Change(key, 1, None, None)
 
@@ -181,9 +188,9 @@ class CommitsInSteps(MemoryStorageBackend):
 
 
 class ConflictsWithoutTheCurrentEntry(MemoryStorageBackend):
-    async def delete(self, key: str, *, expected: int | None = None) -> Change:
+    async def delete(self, key: str, *, expected: int | None = None, expected_value: bytes | None = None) -> Change:
         try:
-            return await super().delete(key, expected=expected)
+            return await super().delete(key, expected=expected, expected_value=expected_value)
         except ConflictError as exc:
             raise ConflictError(key, expected=exc.expected) from None
 

@@ -154,6 +154,20 @@ async def test_a_swap_that_somebody_was_faster_than_is_a_conflict_although_its_a
     assert caught.value.current == kvorum.Entry("a", b"faster", second, first, 2)
 
 
+async def test_a_swap_that_never_arrived_and_expects_another_value_is_a_conflict(
+    proxy: FaultProxy, lost: kvorum.StorageBackend, sound: kvorum.StorageBackend
+) -> None:
+    """The revision is the one that it expects, in a store that was put back, and the value never will be."""
+    first = await lost.set("a", b"1")
+    proxy.drop("requests")
+    async with anyio.create_task_group() as group:
+        group.start_soon(once_dropped, proxy, A_REQUEST)
+        with pytest.raises(ConflictError) as caught:
+            await lost.compare_and_swap("a", UNMISTAKABLE % 2, expected=first, unique=True, expected_value=b"another")
+
+    assert caught.value.current == await sound.get("a") == kvorum.Entry("a", b"1", first, first, 1)
+
+
 async def test_a_value_that_anybody_could_have_written_proves_nothing(
     proxy: FaultProxy, lost: kvorum.StorageBackend, sound: kvorum.StorageBackend
 ) -> None:

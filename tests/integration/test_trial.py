@@ -189,9 +189,16 @@ async def test_a_sound_store_in_memory_is_found_right() -> None:
 
 class LosesUpdates(MemoryStorageBackend):
     async def compare_and_swap(
-        self, key: str, value: bytes, *, expected: int, lease: int | None = None, unique: bool = False
+        self,
+        key: str,
+        value: bytes,
+        *,
+        expected: int,
+        lease: int | None = None,
+        unique: bool = False,
+        expected_value: bytes | None = None,
     ) -> int:
-        del expected
+        del expected, expected_value
         return await self.set(key, value, lease=lease or 0, unique=unique)
 
 

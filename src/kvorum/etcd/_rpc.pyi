@@ -120,11 +120,13 @@ class Compare:
     EQUAL: int
     GREATER: int
     MOD: int
+    VALUE: int
     VERSION: int
     result: int
     target: int
     key: bytes
     mod_revision: int
+    value: bytes
     version: int
 
 class RequestOp:

@@ -40,10 +40,12 @@ from kvorum.storage import (
     StorageBackend,
     StorageWatch,
     check_operations,
+    has_expected_value,
 )
 
 _EQUAL: Final = int(rpc.Compare.EQUAL)
 _MOD: Final = int(rpc.Compare.MOD)
+_VALUE: Final = int(rpc.Compare.VALUE)
 _MAX_LEASE: Final = 2**63 - 1
 
 
@@ -173,7 +175,14 @@ class EtcdStorageBackend(StorageBackend):
         return revision
 
     async def compare_and_swap(
-        self, key: str, value: bytes, *, expected: int, lease: int | None = None, unique: bool = False
+        self,
+        key: str,
+        value: bytes,
+        *,
+        expected: int,
+        lease: int | None = None,
+        unique: bool = False,
+        expected_value: bytes | None = None,
     ) -> int:
         """Send one transaction, which reads the key if it refuses to write it.
 
@@ -181,15 +190,20 @@ class EtcdStorageBackend(StorageBackend):
         """
         if lease is None and expected == 0:
             lease = 0  # a key that does not exist has no lease to keep
-        return await self._commit([Operation.swap(key, value, expected=expected, lease=lease, unique=unique)])
+        swap = Operation.swap(key, value, expected=expected, lease=lease, unique=unique, expected_value=expected_value)
+        return await self._commit([swap])
 
-    async def delete(self, key: str, *, expected: int | None = None) -> Change:
+    def may_recur(self, revision: int) -> bool:
+        """Tell whether it was reached before the connection of now was made: it may be to a store that was put back."""
+        return self._client.connection.cluster.may_recur(revision)
+
+    async def delete(self, key: str, *, expected: int | None = None, expected_value: bytes | None = None) -> Change:
         """Send one transaction, which returns the value that it removed.
 
         With `expected` it is sent again if its answer is lost; of two who delete the same revision nobody can tell then
         whose deletion it was.
         """
-        operations = [Operation.delete(key, expected=expected)]
+        operations = [Operation.delete(key, expected=expected, expected_value=expected_value)]
         answer, revision = await self._run(operations, prev_kv=True)
         if not revision:
             raise self._first_conflict(operations, answer)
@@ -242,7 +256,7 @@ class EtcdStorageBackend(StorageBackend):
         if len(operations) > 1:
             return self._send_alone(pipeline.connection, request, operations)
         (only,) = operations
-        size, expected = len(only.value or b""), only.expected or 0
+        size, expected = len(only.value or b"") + len(only.expected_value or b""), only.expected or 0
         return pipeline.txn(self._keys.full(only.key), request, value_size=size, expected=expected)
 
     async def _send_alone(
@@ -277,6 +291,10 @@ class EtcdStorageBackend(StorageBackend):
                 compare = transaction.compare.add()
                 compare.result, compare.target = _EQUAL, _MOD
                 compare.key, compare.mod_revision = key, operation.expected
+                if operation.expected_value is not None:
+                    compare = transaction.compare.add()
+                    compare.result, compare.target = _EQUAL, _VALUE
+                    compare.key, compare.value = key, operation.expected_value
                 transaction.failure.add().request_range.key = key
             if not operation.writes:
                 continue
@@ -293,7 +311,7 @@ class EtcdStorageBackend(StorageBackend):
             found = response.response_range.kvs
             current = entry_of(self._keys, found[0]) if found else None
             revision = current.mod_revision if current else 0
-            if revision != operation.expected:
+            if revision != operation.expected or not has_expected_value(operation, current):
                 expected = operation.expected or 0
                 return ConflictError(operation.key, expected=expected, current=current, found=revision or "")
         raise AssertionError("etcd refused a transaction all of whose comparisons hold")

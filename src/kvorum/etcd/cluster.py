@@ -86,6 +86,7 @@ class Cluster:
         self.hazards: frozenset[str] = frozenset(hazard.name for hazard in HAZARDS)
         self.tokens: Tokens = Tokens(settings)
         self.floor: Floor = Floor()
+        self._joined_at = 0  # the revision of the store when the connection of now was made, or a higher one
         self._configured = frozenset(addresses)
         self._pulses: dict[Server, Pulse] = {}
         self._foreign: set[Server] = set()
@@ -264,6 +265,13 @@ class Cluster:
         """Tell whether a call could go there at once when the connection was last looked at: cheaper, and less sure."""
         return server.is_ready and not self.tokens.is_due
 
+    def may_recur(self, revision: int) -> bool:
+        """Tell whether the store may have come to a revision again, since there is another connection now.
+
+        A store cannot be put back to an older state while a connection to it stands.
+        """
+        return revision <= self._joined_at or not self.current.is_ready or not self.current.calls.is_connected
+
     async def prepare(self, server: Server, deadline: float) -> None:
         """See to it that a server answers, that it is of this cluster, and that its version and a token are known.
 
@@ -300,6 +308,7 @@ class Cluster:
             self._learn_version(server, await self._version_of(server, deadline))
             server.is_ready = True
             self._foreign.discard(server)
+            self._joined_at = self.floor.revision
             self.on_change()
 
     async def _version_of(self, server: Server, deadline: float) -> Version:

@@ -14,7 +14,7 @@ Rules:
 5. History counts only if it is whole: see `kvorum.etcd.history`.
 """
 
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -139,8 +139,9 @@ class LostWrite:
             raise
         if answer.succeeded:
             return answer, answer.header.revision
-        if self._mod_revisions(answer)[fence.key] == fence.expected:
-            return answer, self._never(answer)
+        found = self._found(answer)
+        if found[fence.key].mod_revision == fence.expected:
+            return answer, self._never(found)
         return answer, await self._first_after(fence)
 
     async def _first_after(self, fence: Operation) -> int:
@@ -160,18 +161,20 @@ class LostWrite:
                 return revision if kv is not None and kv.mod_revision == revision and _is_of(operation, kv) else 0
         raise self._lost  # another client may have done just the same
 
-    def _never(self, refusal: rpc.TxnResponse) -> int:
-        """Make sure that what another key kept from being applied will keep it for ever; return 0."""
-        found = self._mod_revisions(refusal)
-        if any(operation.expected and found[operation.key] != operation.expected for operation in self._compared):
-            return 0  # a mod_revision never comes back
+    def _never(self, found: Mapping[str, rpc.KeyValue]) -> int:
+        """Make sure that what kept a transaction from being applied will keep it for ever; return 0."""
+        for operation in self._compared:
+            kv, value = found[operation.key], operation.expected_value
+            # A mod_revision never comes back, nor does another value to it.
+            if operation.expected and (kv.mod_revision != operation.expected or value not in {None, kv.value}):
+                return 0
         raise self._lost  # a key that must not exist may be deleted before the first copy arrives
 
-    def _mod_revisions(self, refusal: rpc.TxnResponse) -> dict[str, int]:
-        ranges = [response.response_range.kvs for response in refusal.responses]
+    def _found(self, refusal: rpc.TxnResponse) -> dict[str, rpc.KeyValue]:
+        """Return what a refused transaction has read: the keys that it compares, with mod_revision 0 if not there."""
         return {
-            operation.key: kvs[0].mod_revision if kvs else 0
-            for operation, kvs in zip(self._compared, ranges, strict=True)
+            operation.key: _first(response.response_range) or rpc.KeyValue()
+            for operation, response in zip(self._compared, refusal.responses, strict=True)
         }
 
     # --- a write that was answered: the store is full ---

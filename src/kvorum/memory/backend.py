@@ -30,6 +30,7 @@ from kvorum.storage import (
     StorageBackend,
     StorageWatch,
     check_operations,
+    has_expected_value,
 )
 
 MAX_REQUEST_SIZE: Final = 1_572_864  # of a commit, in bytes: etcd's own default, --max-request-bytes
@@ -167,16 +168,25 @@ class MemoryStorageBackend(StorageBackend):
             raise AlreadyExistsError(key) from None
 
     async def compare_and_swap(
-        self, key: str, value: bytes, *, expected: int, lease: int | None = None, unique: bool = False
+        self,
+        key: str,
+        value: bytes,
+        *,
+        expected: int,
+        lease: int | None = None,
+        unique: bool = False,
+        expected_value: bytes | None = None,
     ) -> int:
         """Write it, if it is as expected."""
         if lease is None and expected == 0:
             lease = 0  # a key that does not exist has no lease to keep
-        return await self._commit([Operation.swap(key, value, expected=expected, lease=lease, unique=unique)])
+        swap = Operation.swap(key, value, expected=expected, lease=lease, unique=unique, expected_value=expected_value)
+        return await self._commit([swap])
 
-    async def delete(self, key: str, *, expected: int | None = None) -> Change:
+    async def delete(self, key: str, *, expected: int | None = None, expected_value: bytes | None = None) -> Change:
         """Remove it, if it is as expected."""
-        full, operation = self._keys.full(key), Operation.delete(key, expected=expected)
+        full = self._keys.full(key)
+        operation = Operation.delete(key, expected=expected, expected_value=expected_value)
         await self._turn()
         self._check_expected([operation])
         changes = self._store.write({full: Write(key, None)})
@@ -210,7 +220,7 @@ class MemoryStorageBackend(StorageBackend):
         for each in operations:
             current = self._current(each.key)
             found = current.mod_revision if current else 0
-            if each.expected not in {None, found}:
+            if each.expected not in {None, found} or not has_expected_value(each, current):
                 raise ConflictError(each.key, expected=each.expected or 0, current=current, found=found or "")
 
     def _write(self, operation: Operation) -> Write:

@@ -81,18 +81,23 @@ def _lease_of(intents: tuple[Intent, ...]) -> int:
 def _sight_of(error: KvorumError, call: OpenCall) -> Sight | None:
     """Return what an error tells about a key."""
     match error:
-        case ConflictError(subject=key, current=Entry() as current, expected=int(expected)):
-            return Sight.of(key, current, unlike=expected)
+        case ConflictError(subject=key, current=Entry() as current, expected=int()):
+            return Sight.of(key, current, unlike=_unlike(error))
         case ConflictError(subject=key, current=None, expected=int(expected)) if call.intents:
             return Sight.of(key, None, unlike=expected)  # a repository has not always looked
-        case ConflictError(current=Resource() as current, expected=expected):
-            return _sight_of_resource(current, unlike=expected if isinstance(expected, int) else None)
+        case ConflictError(current=Resource() as current):
+            return _sight_of_resource(current, unlike=_unlike(error))
         case AlreadyExistsError(subject=key):
             return Sight(key, exists=True)
         case NotFoundError(subject=key):
             return Sight(key, exists=False)
         case _:
             return None
+
+
+def _unlike(error: ConflictError) -> int | None:
+    """Return the revision that was expected, and not found; None if it is not about one, but about a uid or a value."""
+    return error.expected if isinstance(error.expected, int) and not error.recurred else None
 
 
 def _sight_of_resource(resource: AnyResource, *, unlike: int | None = None) -> Sight | None:
@@ -160,15 +165,28 @@ class RecordingBackend(StorageBackend):
         return await self._call("create", (Intent(key, value, 0, lease=lease),), answer, _written)
 
     async def compare_and_swap(
-        self, key: str, value: bytes, *, expected: int, lease: int | None = None, unique: bool = False
+        self,
+        key: str,
+        value: bytes,
+        *,
+        expected: int,
+        lease: int | None = None,
+        unique: bool = False,
+        expected_value: bytes | None = None,
     ) -> int:
         """Note what was intended, and its revision."""
-        answer = self._backend.compare_and_swap(key, value, expected=expected, lease=lease, unique=unique)
+        answer = self._backend.compare_and_swap(
+            key, value, expected=expected, lease=lease, unique=unique, expected_value=expected_value
+        )
         return await self._call("compare_and_swap", (Intent(key, value, expected, lease=lease),), answer, _written)
 
-    async def delete(self, key: str, *, expected: int | None = None) -> Change:
+    def may_recur(self, revision: int) -> bool:
+        """Return what the backend says."""
+        return self._backend.may_recur(revision)
+
+    async def delete(self, key: str, *, expected: int | None = None, expected_value: bytes | None = None) -> Change:
         """Note what was intended, and what it changed."""
-        answer = self._backend.delete(key, expected=expected)
+        answer = self._backend.delete(key, expected=expected, expected_value=expected_value)
         return await self._call(
             "delete",
             (Intent(key, None, expected),),

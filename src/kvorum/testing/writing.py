@@ -201,7 +201,36 @@ class WritingConformance:
         assert final.version == successes + 1
         assert successes >= 10  # somebody wins each round
 
+    async def test_a_swap_can_expect_the_value_that_was_read_too(self, backend: StorageBackend) -> None:
+        """A store that was put back to an older state comes to the same revision again, with another value."""
+        first = await backend.set("a", b"1")
+        with pytest.raises(ConflictError) as caught:
+            await backend.compare_and_swap("a", b"3", expected=first, expected_value=b"2")
+        second = await backend.compare_and_swap("a", b"2", expected=first, expected_value=b"1")
+        with pytest.raises(ConflictError):
+            await backend.compare_and_swap("a", b"3", expected=first, expected_value=b"1")
+
+        assert caught.value.current == Entry("a", b"1", first, first, 1)
+        assert "put back to an older state" in str(caught.value)
+        assert await backend.get("a") == Entry("a", b"2", second, first, 2)
+
+    async def test_a_value_is_expected_at_a_revision_only(self, backend: StorageBackend) -> None:
+        for write in (
+            lambda: backend.compare_and_swap("a", b"1", expected=0, expected_value=b""),
+            lambda: backend.delete("a", expected_value=b""),
+        ):
+            with pytest.raises(InvalidResourceError):
+                await write()
+
     # --- delete ---
+
+    async def test_a_delete_can_expect_the_value_that_was_read_too(self, backend: StorageBackend) -> None:
+        revision = await backend.set("a", b"1")
+        with pytest.raises(ConflictError) as caught:
+            await backend.delete("a", expected=revision, expected_value=b"2")
+        change = await backend.delete("a", expected=revision, expected_value=b"1")
+
+        assert caught.value.current == change.previous == Entry("a", b"1", revision, revision, 1)
 
     async def test_delete_returns_what_was_removed_and_when(self, backend: StorageBackend) -> None:
         revision = await backend.set("a", b"1")

@@ -1,0 +1,115 @@
+"""What becomes of writes that rest on reads from before the store was put back to a backup.
+
+Without `--bump-revision` the store then comes to the same revisions again, with other values. The backup here is a copy
+of the folder of a member that does not run, as good as a snapshot, and the same on all versions.
+"""
+
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import anyio.to_thread
+import pytest
+
+import kvorum
+from kvorum.lab import LabWorker, LabWorkerRepository
+
+
+def note(text: str) -> Callable[[LabWorker], None]:
+    return lambda worker: worker.metadata.annotations.update(by=text)
+
+
+@pytest.fixture
+async def etcd(pytestconfig: pytest.Config, tmp_path: Path) -> AsyncIterator[kvorum.EmbeddedEtcd]:
+    binary = pytestconfig.getoption("--kvorum-etcd-bin")
+    async with kvorum.EmbeddedEtcd(binary=binary, data_dir=tmp_path / "data") as etcd:
+        yield etcd
+
+
+@pytest.fixture
+async def workers(etcd: kvorum.EmbeddedEtcd) -> AsyncIterator[LabWorkerRepository]:
+    async with kvorum.connect(etcd.url) as client:
+        yield LabWorkerRepository(client)
+
+
+@pytest.fixture
+async def put_back(
+    etcd: kvorum.EmbeddedEtcd, workers: LabWorkerRepository, tmp_path: Path
+) -> Callable[[], Awaitable[None]]:
+    """Make a backup of a store with one worker, and return what puts the store back to it and lets another write."""
+    data, copy = tmp_path / "data", tmp_path / "copy"
+    await workers.add(LabWorker.new("w", lab_track="t"))
+    await etcd.kill()
+    await anyio.to_thread.run_sync(shutil.copytree, data, copy)
+    await etcd.restart()
+
+    async def run() -> None:
+        await etcd.kill()
+        await anyio.to_thread.run_sync(shutil.rmtree, data)
+        await anyio.to_thread.run_sync(shutil.copytree, copy, data)
+        await etcd.restart()
+        async with kvorum.connect(etcd.url) as other:
+            await LabWorkerRepository(other).mutate("w", note("another"))
+
+    return run
+
+
+async def test_an_update_of_what_was_read_before_conflicts_although_its_revision_is_there_again(
+    workers: LabWorkerRepository, put_back: Callable[[], Awaitable[None]]
+) -> None:
+    held = await workers.mutate("w", note("me"))
+    await put_back()
+    held.metadata.labels["mine"] = "1"
+
+    with pytest.raises(kvorum.ConflictError, match="put back to an older state") as caught:
+        await workers.update(held)
+    assert caught.value.current.metadata.resource_version == held.metadata.resource_version
+    assert (await workers.get("w")).metadata.annotations == {"by": "another"}
+
+
+async def test_an_update_that_changes_nothing_conflicts_then_too(
+    workers: LabWorkerRepository, put_back: Callable[[], Awaitable[None]]
+) -> None:
+    held = await workers.mutate("w", note("me"))
+    await put_back()
+
+    with pytest.raises(kvorum.ConflictError):
+        await workers.update(held)
+
+
+async def test_an_update_by_a_client_that_connects_after_the_store_was_put_back_conflicts(
+    etcd: kvorum.EmbeddedEtcd, workers: LabWorkerRepository, put_back: Callable[[], Awaitable[None]]
+) -> None:
+    """What it is given was read by a client of before."""
+    held = await workers.mutate("w", note("me"))
+    await put_back()
+    held.metadata.labels["mine"] = "1"
+
+    async with kvorum.connect(etcd.url) as client:
+        with pytest.raises(kvorum.ConflictError):
+            await LabWorkerRepository(client).update(held)
+
+
+async def test_what_is_read_after_the_store_was_put_back_can_be_updated(
+    workers: LabWorkerRepository, put_back: Callable[[], Awaitable[None]]
+) -> None:
+    await workers.mutate("w", note("me"))
+    await put_back()
+
+    worker = await workers.mutate("w", note("me again"))
+    worker.metadata.labels["mine"] = "1"
+    await workers.update(worker)
+
+
+async def test_values_are_compared_only_at_revisions_from_before_the_connection(etcd: kvorum.EmbeddedEtcd) -> None:
+    """What was read or written by it can be relied on, so most updates cost nothing more."""
+    async with kvorum.connect(etcd.url) as client:
+        before = await client.backend.set("a", b"1")
+    async with kvorum.connect(etcd.url) as client:
+        assert client.backend.may_recur(before)
+        now = await client.backend.set("a", b"2")
+        assert not client.backend.may_recur(now)
+        await etcd.kill()
+        await etcd.restart()
+        await client.ping()
+        assert client.backend.may_recur(now)
