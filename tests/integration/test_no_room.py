@@ -162,6 +162,22 @@ async def test_a_write_that_was_applied_is_found_when_it_was_deleted_since(
     assert await WRITES[name](store, first) == first + 1
 
 
+async def test_a_client_that_has_not_heard_for_long_looks_for_a_key_only_so_often(
+    store: StorageBackend, other: StorageBackend, full: Full, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether a key that is not there now has been there is asked at each revision since then: not at any number."""
+    await store.set("a", b"1")
+    for number in range(6):
+        await other.set("beside", b"%d" % number)
+    full.before = refused
+    monkeypatch.setattr("kvorum.etcd.outcomes._PROBES", 5)
+    with pytest.raises(OutcomeUnknownError):
+        await store.create("new", UNIQUE, unique=True)
+    full.before = refused
+    with pytest.raises(StorageFullError):
+        await store.create("new", UNIQUE, unique=True)
+
+
 async def test_a_value_that_others_may_have_written_leaves_it_unknown(store: StorageBackend, full: Full) -> None:
     await store.set("a", b"1")
     full.before = applied
@@ -255,12 +271,13 @@ class Filling:
                 self.is_over = True
 
 
+@pytest.mark.parametrize("pipeline", [False, True], ids=["alone", "together"])
 @pytest.mark.parametrize("verb", ["create", "set", "swap"])
 async def test_each_write_that_fills_the_store_is_done_or_refused_as_it_was_told(
-    pytestconfig: pytest.Config, verb: str
+    pytestconfig: pytest.Config, verb: str, *, pipeline: bool
 ) -> None:
     """None is refused and yet there, as most of those that are under way at that moment used to be."""
-    async with small_store(pytestconfig.getoption("--kvorum-etcd-bin"), pipeline=False) as (store, judge):
+    async with small_store(pytestconfig.getoption("--kvorum-etcd-bin"), pipeline=pipeline) as (store, judge):
         filling = Filling(store, verb)
         with anyio.fail_after(30):
             async with anyio.create_task_group() as group:

@@ -26,12 +26,13 @@ from kvorum.etcd import _rpc as rpc
 from kvorum.etcd.connection import Connection
 from kvorum.etcd.history import DELETE, first_change
 from kvorum.keyspace import KeySpace
+from kvorum.many import each
 from kvorum.storage import Operation
 
 T = TypeVar("T")
 
 _PAUSE: Final = 0.05  # seconds before the next try: a connection may fail at once each time
-_PROBES: Final = 100  # revisions at which a key is looked for that is not there now
+_PROBES: Final = 1000  # revisions at which a key is looked for that is not there now: a tenth of a second's work
 
 
 class LostWrite:
@@ -213,13 +214,18 @@ class LostWrite:
 
     async def _probe(self, operation: Operation, now: int) -> int | None:
         """Look for a value that may have been there for a while, at each revision at which it may have been."""
-        since = self._since(operation)
+        key, since = operation.key, self._since(operation)
         if operation.value is None or now - since > _PROBES:
             return None
-        for revision in range(since + 1, now):
-            kv = _first(await self._read(operation.key, revision))
+        written = set()
+        for answer in await each(lambda revision: self._read(key, revision, keys_only=True), range(since + 1, now)):
+            if isinstance(answer, KvorumError):
+                raise answer
+            written |= {kv.mod_revision for kv in answer.kvs if kv.mod_revision > since}
+        for revision in sorted(written):
+            kv = _first(await self._read(key, revision))
             if kv is not None and _is_of(operation, kv):
-                return kv.mod_revision if operation.unique and kv.mod_revision > since else None
+                return revision if operation.unique else None
         return 0
 
     # --- what is there ---
@@ -242,8 +248,8 @@ class LostWrite:
         kv = _first(await self._read(key))
         return kv.mod_revision if kv is not None else 0
 
-    async def _read(self, key: str, revision: int = 0) -> rpc.RangeResponse:
-        request = rpc.RangeRequest(key=self._keys.full(key), revision=revision)
+    async def _read(self, key: str, revision: int = 0, *, keys_only: bool = False) -> rpc.RangeResponse:
+        request = rpc.RangeRequest(key=self._keys.full(key), revision=revision, keys_only=keys_only)
         return await self._connection.range(request, self._lost.subject, revision=revision, deadline=self._deadline)
 
     # --- what has been there ---
