@@ -1,7 +1,5 @@
 """The client: one per process, opened once, used by any number of tasks."""
 
-import asyncio
-import os
 from contextlib import AsyncExitStack, suppress
 from types import TracebackType
 from typing import Final, Literal, Self, TypeVar
@@ -13,12 +11,14 @@ from kvorum.arguments import shown
 from kvorum.checkpoint import Checkpoint
 from kvorum.embedded import EmbeddedEtcd
 from kvorum.errors import ClientClosedError, ConfigurationError, PermissionDeniedError
+from kvorum.etcd import fork
 from kvorum.etcd.admin import health_of
 from kvorum.etcd.backend import EtcdStorageBackend
 from kvorum.etcd.connection import Connection
 from kvorum.etcd.pipeline import Pipeline
 from kvorum.health import Health
 from kvorum.memory import MemoryStorageBackend
+from kvorum.place import Place
 from kvorum.repository import Repository
 from kvorum.resources import AnyResource
 from kvorum.settings import EtcdSettings
@@ -94,14 +94,13 @@ class Client:
         self._is_etcd = backend is None
         self._backend: StorageBackend = EtcdStorageBackend(self, settings.prefix) if backend is None else backend
         self._embedded = embedded
-        self._supervisor = Supervisor()
+        self._supervisor = Supervisor(self._fail)
         self._connection: Connection | None = None
         self._pipeline: Pipeline | None = None
-        self._state: Literal["not open", "opening", "open", "closed"] = "not open"
+        self._state: Literal["not open", "opening", "open", "failed", "closed"] = "not open"
         self._is_released = anyio.Event()
         self._opening: anyio.CancelScope | None = None
-        self._pid = 0
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._place: Place | None = None  # that it was opened in
 
     def __repr__(self) -> str:
         store = ",".join(self.settings.endpoints) if self._is_etcd else type(self._backend).__name__
@@ -126,9 +125,9 @@ class Client:
             UnavailableError: nobody answers.
             ClientClosedError: the client is not open.
         """
-        started = anyio.current_time()
+        backend, started = self.backend, anyio.current_time()
         with suppress(PermissionDeniedError):  # an answer, too
-            await self.backend.count("ping")
+            await backend.count("ping")
         return anyio.current_time() - started
 
     async def health(self) -> Health:
@@ -160,7 +159,8 @@ class Client:
             ConfigurationError: it is not on etcd.
         """
         if self._state != "open":
-            raise ClientClosedError.closed() if self._state == "closed" else ClientClosedError.not_open()
+            is_over = self._state in {"failed", "closed"}
+            raise self._supervisor.closed() if is_over else ClientClosedError.not_open()
         self._check_place()
         if self._connection is None:
             raise ConfigurationError(f"{self!r} has no connection to etcd: it keeps its resources elsewhere")
@@ -174,14 +174,9 @@ class Client:
         return self._pipeline
 
     def _check_place(self) -> None:
-        """Refuse a process or an event loop that the client was not opened in: there, its calls would never end."""
-        running = asyncio._get_running_loop()  # noqa: SLF001 - documented, and does not raise; None after a fork
-        if running is self._loop or self._loop is None:  # or it was never entered
-            return
-        if os.getpid() != self._pid:
-            raise ClientClosedError.in_another_process()
-        if running is not None:
-            raise ClientClosedError.on_another_loop()
+        """Refuse a process or an event loop that the client was not opened in."""
+        if self._place is not None:  # else it was never entered
+            self._place.check()
 
     # --- opening and closing ---
 
@@ -198,8 +193,10 @@ class Client:
         """
         if self._state != "not open":
             raise ClientClosedError("a client is entered once; connect again for another")
+        if self._is_etcd:
+            fork.check()
         self._state = "opening"
-        self._pid, self._loop = os.getpid(), asyncio.get_running_loop()
+        self._place = Place()
         try:
             with anyio.CancelScope() as self._opening:
                 await self._open()
@@ -227,7 +224,7 @@ class Client:
         """
         self._check_place()
         state, self._state = self._state, "closed"
-        if state == "open":
+        if state in {"open", "failed"}:
             await self._release()
         elif self._opening is not None:  # whoever enters it releases what it has got so far
             self._opening.cancel()
@@ -245,6 +242,16 @@ class Client:
         self._connection = Connection(self.settings, self._supervisor)
         await self._connection.open()
         self._pipeline = Pipeline(self._connection)
+
+    async def _fail(self) -> None:
+        """End calls under way, since a task that they rest on is gone. All is released when the client is left."""
+        if self._state == "open":
+            self._state = "failed"
+        if self._pipeline is not None:
+            self._pipeline.close()
+        if self._connection is not None:
+            with anyio.move_on_after(CLOSE_TIMEOUT, shield=True):
+                await self._connection.aclose()
 
     async def _release(self) -> None:
         """Undo `_open`, as far as it came, in reverse: what uses the connection goes first."""

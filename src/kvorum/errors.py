@@ -352,9 +352,13 @@ class ClientClosedError(KvorumError):
         return cls("the client is not open; use it inside `async with client:`")
 
     @classmethod
-    def closed(cls) -> Self:
-        """Say that the client was closed."""
-        return cls("the client has been closed")
+    def closed(cls, failure: BaseException | None = None) -> Self:
+        """Say that the client was closed; with a failure that it was closed for that, which is the error's cause."""
+        if failure is None:
+            return cls("the client has been closed")
+        error = cls(f"the client has been closed, since a task of its own failed: {type(failure).__name__}: {failure}")
+        error.__cause__ = failure
+        return error
 
     @classmethod
     def on_another_loop(cls) -> Self:
@@ -364,7 +368,15 @@ class ClientClosedError(KvorumError):
     @classmethod
     def in_another_process(cls) -> Self:
         """Say that a fork has not taken the connection along."""
-        return cls("the client was opened before this process was forked off; connect again here")
+        return cls("the client was opened before this process was forked off; fork before connecting, or spawn")
+
+    @classmethod
+    def where_grpc_was_inherited(cls) -> Self:
+        """Say that this process can have no client at all."""
+        return cls(
+            "this process was forked off while a client was open, and gRPC does not survive that; fork before "
+            "connecting, or spawn"
+        )
 
 
 class InternalError(KvorumError):

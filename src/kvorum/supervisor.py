@@ -7,6 +7,7 @@ task, which enters a task group, waits to be told to stop, and leaves it again.
 
 import asyncio
 import contextvars
+import logging
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, TypeVarTuple
@@ -16,13 +17,28 @@ from anyio.abc import TaskGroup
 
 from kvorum.errors import ClientClosedError
 
+_log = logging.getLogger(__name__)
+
 Args = TypeVarTuple("Args")
 
 
-class Supervisor:
-    """Runs tasks until it is closed. Bound to the event loop that it was started on."""
+async def _nothing() -> None:
+    pass
 
-    def __init__(self) -> None:
+
+class Supervisor:
+    """Runs tasks until it is closed. Bound to the event loop that it was started on.
+
+    Args:
+        on_failure: awaited when a task has raised an error and all others are gone.
+
+    Attributes:
+        failure: the first error that a task has raised; None if none has.
+    """
+
+    def __init__(self, on_failure: Callable[[], Coroutine[Any, Any, None]] = _nothing) -> None:
+        self.failure: BaseException | None = None
+        self._on_failure = on_failure
         self._group: TaskGroup | None = None
         self._main: asyncio.Task[None] | None = None
         self._stop = anyio.Event()
@@ -41,15 +57,20 @@ class Supervisor:
     def spawn(self, run: Callable[[*Args], Coroutine[Any, Any, None]], *args: *Args, name: str) -> None:
         """Run `run(*args)` in a task of its own, until it returns or the supervisor is closed.
 
-        It must bring its errors to whoever waits for it: one that gets out ends all tasks, and comes out of `aclose`.
+        It must bring its errors to whoever waits for it: one that gets out ends all tasks, is named by what
+        `closed` returns from then on, and comes out of `aclose`.
 
         Raises:
             ClientClosedError: the supervisor is not running.
         """
         if self._group is None:
-            raise ClientClosedError.closed() if self._stop.is_set() else ClientClosedError.not_open()
+            raise self.closed() if self._stop.is_set() or self.failure else ClientClosedError.not_open()
         # Not in the context of whoever happens to spawn it: its deadline is none of this task's.
-        contextvars.Context().run(partial(self._group.start_soon, name=name), run, *args)
+        contextvars.Context().run(partial(self._group.start_soon, name=name), self._watch_over, run, args)
+
+    def closed(self) -> ClientClosedError:
+        """Return the error for what is asked of it after its end: it says why, if that was not asked for."""
+        return ClientClosedError.closed(self.failure)
 
     async def aclose(self) -> None:
         """Cancel all tasks and wait until they are gone. Idempotent, and from any task."""
@@ -61,7 +82,26 @@ class Supervisor:
                 self._main = None
                 main.result()
 
+    async def _watch_over(self, run: Callable[..., Coroutine[Any, Any, None]], args: tuple[object, ...]) -> None:
+        try:
+            await run(*args)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as exc:
+            if self.failure is None:  # at once: the others are about to be cancelled, and say why
+                self.failure, self._group = exc, None
+                _log.error("the client is closed, since a task of its own has failed", exc_info=exc)
+            raise
+
     async def _run(self, entered: anyio.Event) -> None:
+        try:
+            await self._run_group(entered)
+        except BaseException:
+            if self.failure is not None:
+                await self._on_failure()
+            raise
+
+    async def _run_group(self, entered: anyio.Event) -> None:
         try:
             async with anyio.create_task_group() as group:
                 self._group = group
@@ -71,3 +111,4 @@ class Supervisor:
                 group.cancel_scope.cancel()
         finally:
             self._group = None
+            self._stop.set()  # whatever has ended it

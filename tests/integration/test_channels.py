@@ -1,12 +1,15 @@
 """What stands between a client and its server: names, proxies, pauses, and the end of a channel."""
 
 import asyncio
+import gc
 import os
 import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import AsyncIterator, Mapping
+import threading
+from collections.abc import AsyncIterator, Iterator, Mapping
+from pathlib import Path
 
 import anyio
 import anyio.to_thread
@@ -197,3 +200,119 @@ async def test_a_watch_that_is_about_to_be_opened_on_a_closed_connection_is_told
             await connection.watch_call(anyio.current_time() + 5)
         with pytest.raises(ClientClosedError):
             await client.backend.get("a")
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    """Switch Python's garbage collector off: what refers to itself stays for ever then."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def readers_of_grpc() -> list[threading.Thread]:
+    """Return the threads in which grpc.aio reads: there is one while there is any channel or call."""
+    return [thread for thread in threading.enumerate() if "_poll_wrapper" in thread.name]
+
+
+@pytest.mark.usefixtures("no_collector")
+async def test_a_closed_client_leaves_nothing_of_grpc(kvorum_url: str) -> None:
+    """Nor do errors that are kept keep it. What stays crashes a process that is forked off later."""
+    kept: list[object] = []
+    before = len(readers_of_grpc())
+    async with kvorum.connect(kvorum_url) as client:
+        await asyncio.gather(*(client.backend.set(f"k{number}", b"1") for number in range(20)))
+        forgotten = client.backend.watch("")
+        await forgotten.open()
+        with pytest.raises(kvorum.FutureRevisionError) as caught:
+            await client.backend.list("", revision=10**9)
+        kept.append(caught.value)
+        late: list[asyncio.Task[object]] = [asyncio.create_task(client.backend.get("k0")) for _ in range(5)]
+        late.append(asyncio.create_task(anext(forgotten)))
+        await asyncio.sleep(0)
+        assert readers_of_grpc()
+    kept.extend(await asyncio.gather(*late, return_exceptions=True))
+
+    assert len(readers_of_grpc()) == before == 0
+
+
+def sockets_to(endpoint: str) -> int:
+    """Count the sockets of this process that are connected there."""
+    port = int(endpoint.rpartition(":")[2])
+    mine = {str(file.readlink()) for file in Path("/proc/self/fd").iterdir() if file.is_symlink()}
+    lines = [line.split() for table in ("tcp", "tcp6") for line in Path(f"/proc/net/{table}").read_text().splitlines()]
+    return sum(f"socket:[{line[9]}]" in mine for line in lines[1:] if line[2].rpartition(":")[2] == format(port, "04X"))
+
+
+@pytest.mark.parametrize("pause", [0, 0.3], ids=["before their closing has begun", "while it waits"])
+@pytest.mark.usefixtures("no_collector")
+async def test_channels_that_were_replaced_leave_no_sockets(kvorum_etcd: EmbeddedEtcd, pause: float) -> None:
+    """They have some seconds to end what is under way. If the client is closed before, they are closed with it."""
+    endpoint = kvorum_etcd.endpoints[0]
+    async with kvorum.connect(f"etcd://{endpoint}") as client, client.backend.watch(""):
+        cluster = client.connection.cluster
+        for _ in range(5):
+            await client.backend.set("a", b"1")
+            cluster._renew_channels(cluster.current)  # as for a server that says nothing
+            await client.backend.set("a", b"1")
+        await anyio.sleep(pause)
+        assert sockets_to(endpoint) > 2
+
+    with anyio.fail_after(2):
+        while sockets_to(endpoint):  # noqa: ASYNC110 - gRPC closes them in a thread of its own
+            await anyio.sleep(0.01)
+
+
+# --- the end of the tasks of a client --------------------------------------------------------------------------------
+
+
+async def test_a_client_whose_tasks_have_failed_says_why_to_everybody(kvorum_url: str) -> None:
+    """It is a bug. What rests on those tasks cannot go on, and no call or watch is to wait in vain, or in the dark."""
+
+    async def fail() -> None:
+        raise LookupError("a mistake")
+
+    outcomes: dict[str, BaseException] = {}
+
+    async def use() -> None:
+        async with kvorum.connect(kvorum_url) as client, client.backend.watch("") as watch:
+            waiting = asyncio.create_task(anext(watch))
+            await client.backend.set("z", b"0")
+            await waiting
+            waiting = asyncio.create_task(anext(watch))
+            await asyncio.sleep(0)
+            supervisor = client.connection.supervisor
+            supervisor.spawn(fail, name="failing")
+            calls = {
+                "a watch that waits": waiting,
+                "a read": asyncio.create_task(late(client)),
+            }
+            await asyncio.wait(calls.values())
+            assert "failed" in repr(client)
+            for name, call in calls.items():
+                outcomes[name] = call.exception() or AssertionError("no error")
+            for name in ("get", "list", "watch"):
+                outcomes[name] = await error_of(client, name)
+
+    with pytest.raises(ExceptionGroup) as caught:
+        await use()
+
+    assert caught.group_contains(LookupError)
+    for name, error in outcomes.items():
+        assert isinstance(error, ClientClosedError), name
+        assert "LookupError: a mistake" in str(error), name
+        assert isinstance(error.__cause__, LookupError), name
+
+
+async def late(client: kvorum.Client) -> None:
+    """Read until it fails."""
+    while True:
+        await client.backend.get("a")
+
+
+async def error_of(client: kvorum.Client, method: str) -> BaseException:
+    store = client.backend
+    with pytest.raises(kvorum.KvorumError) as caught:
+        await {"get": lambda: store.get("a"), "list": lambda: store.list(""), "watch": store.watch("").open}[method]()
+    return caught.value

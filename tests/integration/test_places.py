@@ -1,7 +1,6 @@
 """A client belongs to the process and the event loop that it was opened in, and says so elsewhere."""
 
 import asyncio
-import os
 import subprocess
 import sys
 import textwrap
@@ -48,7 +47,93 @@ async def test_another_event_loop_is_told_that_the_client_is_not_its_own(client:
     assert change.key == "a"
 
 
+# A parent that has a client open, and a child that uses it, in each of the ways in which it gets there.
 FORKED = """
+    import asyncio, os, sys
+    import kvorum
+
+    async def refused(call):
+        try:
+            await call()
+        except kvorum.ClientClosedError as exc:
+            assert "fork before connecting, or spawn" in str(exc), exc
+        else:
+            raise AssertionError("nothing was raised")
+
+    async def connect_anew():
+        async with kvorum.connect(url):
+            pass
+
+    async def use_in_child():
+        kept = store
+        for call in (
+            lambda: client.backend.get("a"), lambda: kept.set("a", b"2"), lambda: kept.list(""), client.ping,
+            client.health, lambda: kept.watch("").open(), lambda: anext(watch), watch.aclose, client.aclose,
+            connect_anew,
+        ):
+            await refused(call)
+        async with kvorum.connect("memory://") as other:
+            await other.backend.set("a", b"1")
+
+    async def open_client():
+        client = await kvorum.connect(url).__aenter__()
+        await client.backend.set("a", b"1")
+        watch = client.backend.watch("")
+        await watch.open()
+        return client, client.backend, watch
+
+    async def close_client():
+        await client.backend.set("a", b"3")
+        (change,) = await anext(watch)
+        assert change.entry.value == b"3" and not watch.statistics().resumes
+        await client.aclose()
+
+    def fork():
+        child = os.fork()
+        if child:
+            _, status = os.waitpid(child, 0)
+            print("child:", os.waitstatus_to_exitcode(status))
+        return child == 0
+
+    _, url, way, ending = sys.argv
+    loop = asyncio.new_event_loop()
+    client, store, watch = loop.run_until_complete(open_client())
+    if fork():
+        if way == "on the parent's loop":
+            loop.run_until_complete(use_in_child())
+        else:
+            asyncio.run(use_in_child())
+        if ending == "at once":
+            os._exit(0)
+        sys.exit()
+    loop.run_until_complete(close_client())
+    loop.close()
+    print("parent: fine")
+"""
+
+
+async def run_python(code: str, *arguments: str) -> str:
+    """Run a program in a process of its own; return what it prints."""
+
+    def run() -> str:
+        command = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(code), *arguments]
+        done = subprocess.run(command, capture_output=True, timeout=30, check=False, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return await anyio.to_thread.run_sync(run)
+
+
+@pytest.mark.parametrize("ending", ["at once", "as a program does"])
+@pytest.mark.parametrize("way", ["on the parent's loop", "on a loop of its own"])
+async def test_a_process_that_was_forked_off_is_told_what_to_do_instead(kvorum_url: str, way: str, ending: str) -> None:
+    """gRPC's threads are not there: a call would never end, or crash. The parent is none the worse for it."""
+    printed = await run_python(FORKED, kvorum_url, way, ending)
+
+    assert printed == "child: 0\nparent: fine\n"
+
+
+FORKED_INSIDE = """
     import asyncio, os, sys
     import kvorum
 
@@ -57,12 +142,13 @@ FORKED = """
             await client.backend.set("a", b"1")
             child = os.fork()
             if child == 0:
-                try:
-                    await client.backend.get("a")
-                except kvorum.ClientClosedError as exc:
-                    os.write(1, f"child: {exc}\\n".encode())
-                finally:
-                    os._exit(0)
+                another = kvorum.connect(sys.argv[1])
+                for call in (lambda: client.backend.get("a"), client.ping, client.aclose, another.__aenter__):
+                    try:
+                        await call()
+                    except kvorum.ClientClosedError as exc:
+                        os.write(1, f"child: {exc}\\n".encode())
+                os._exit(0)
             os.waitpid(child, 0)
             await client.backend.get("a")
             os.write(1, b"parent: fine\\n")
@@ -71,16 +157,43 @@ FORKED = """
 """
 
 
-async def test_a_process_that_was_forked_off_is_told_to_connect_itself(kvorum_url: str) -> None:
-    """gRPC's threads are not there; the call would never end."""
-    code = textwrap.dedent(FORKED)
-    environment = os.environ | {"GRPC_ENABLE_FORK_SUPPORT": "0"}
+async def test_a_process_that_was_forked_off_in_the_middle_of_a_coroutine_is_told_so(kvorum_url: str) -> None:
+    *told, parent = (await run_python(FORKED_INSIDE, kvorum_url)).splitlines()
 
-    def run() -> str:
-        command = [sys.executable, "-W", "ignore", "-c", code, kvorum_url]
-        done = subprocess.run(command, capture_output=True, timeout=30, check=True, env=environment)
-        return done.stdout.decode()
+    assert len(told) == 4
+    assert all(line.startswith("child:") and "fork before connecting, or spawn" in line for line in told)
+    assert parent == "parent: fine"
 
-    printed = await anyio.to_thread.run_sync(run)
-    assert "child: the client was opened before this process was forked off" in printed
-    assert "parent: fine" in printed
+
+CLOSED_BEFORE = """
+    import asyncio, gc, multiprocessing, sys
+    import kvorum
+
+    gc.disable()  # as if it were never its turn
+
+    async def use(url):
+        async with kvorum.connect(url, settings=kvorum.EtcdSettings(timeout=5)) as client:
+            await asyncio.gather(*(client.backend.set(f"k{number}", b"1") for number in range(10)))
+            async with client.backend.watch("") as watch:
+                await client.backend.set("a", b"1")
+                await anext(watch)
+
+    def child(url):
+        asyncio.run(use(url))
+
+    fork = multiprocessing.get_context("fork")
+    for _ in range(8):
+        asyncio.run(use(sys.argv[1]))
+        process = fork.Process(target=child, args=(sys.argv[1],))
+        process.start()
+        process.join(10)
+        print(process.exitcode)
+        process.kill()
+"""
+
+
+async def test_after_its_clients_are_closed_a_process_may_fork_and_its_children_connect(kvorum_url: str) -> None:
+    """As web servers do that load the application, and then fork their workers."""
+    printed = await run_python(CLOSED_BEFORE, kvorum_url)
+
+    assert printed.split() == ["0"] * 8

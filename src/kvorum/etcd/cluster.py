@@ -19,7 +19,6 @@ import anyio
 from kvorum.deadlines import deadline_of, now
 from kvorum.errors import (
     AnotherClusterError,
-    ClientClosedError,
     ConfigurationError,
     KvorumError,
     PermissionDeniedError,
@@ -90,6 +89,7 @@ class Cluster:
         self._configured = frozenset(addresses)
         self._pulses: dict[Server, Pulse] = {}
         self._foreign: set[Server] = set()
+        self._retired: set[Channel] = set()  # replaced, and not closed yet
         self.on_change: Callable[[], None] = lambda: None
         self._settings = settings
         self._supervisor = supervisor
@@ -152,7 +152,9 @@ class Cluster:
         for pulse in self._pulses.values():
             pulse.close()
         for server in self.servers:
-            await server.aclose()
+            await server.aclose(self._supervisor.failure)
+        while self._retired:  # before their time: what would have closed them was cancelled, or never ran
+            await self._retired.pop().aclose()
         await flush()
 
     # --- which one ---
@@ -377,13 +379,23 @@ class Cluster:
         """
         certificates = await self._certificates(server) if self._settings.tls else None
         if self._is_closed:
-            raise ClientClosedError.closed()
+            raise self._supervisor.closed()
         self._retire(server.open(certificates))
 
     def _retire(self, channels: Sequence[Channel]) -> None:
-        """Close channels as soon as the calls under way there are done."""
+        """Close channels when the calls under way there have had their time, or with the client."""
         for channel in channels:
-            self._supervisor.spawn(channel.aclose, self._settings.timeout, name="retire a channel")
+            self.close_later(channel, self._settings.timeout)
+
+    def close_later(self, channel: Channel, seconds: float = 0) -> None:
+        """Close a channel that nothing uses any more in so many seconds, or with the client."""
+        self._retired.add(channel)  # first: a task that is cancelled before its first step closes nothing
+        self._supervisor.spawn(self._close_in, seconds, channel, name="close a channel")
+
+    async def _close_in(self, seconds: float, channel: Channel) -> None:
+        await anyio.sleep(seconds)
+        self._retired.discard(channel)
+        await channel.aclose()
 
     async def _certificates(self, server: Server) -> Certificates | None:
         try:

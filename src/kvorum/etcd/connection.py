@@ -216,7 +216,7 @@ class Connection:
         unused = place.leave()
         if unused is not None:
             with suppress(ClientClosedError):  # then all are closed
-                self.supervisor.spawn(unused.aclose, name="close a channel of watches")
+                self.cluster.close_later(unused)
 
     # --- one call ---
 

@@ -15,7 +15,6 @@ import anyio
 
 from kvorum.deadlines import now
 from kvorum.errors import (
-    ClientClosedError,
     FutureRevisionError,
     HistoryLostError,
     InternalError,
@@ -162,7 +161,7 @@ class Feed:
         except asyncio.CancelledError:
             # `end` cancels the call, too, which grpc.aio tells its reader in this way.
             if is_cancelled():
-                self._fail(ClientClosedError.closed())
+                self._fail(connection.supervisor.closed())
                 raise
         except Exception as exc:  # noqa: BLE001 - told to the one who waits, and logged
             # A mistake of ours. It is raised to the consumer, with its cause: others have no part in it.

@@ -228,7 +228,7 @@ class Pipeline:
             case Unanswered.EXPIRED:
                 raise UnavailableError(endpoint, "the deadline has passed before it could be sent")
             case Unanswered.CLOSED:
-                raise ClientClosedError.closed()
+                raise self.connection.supervisor.closed()
 
     # --- together, or not ---
 

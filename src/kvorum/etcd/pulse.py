@@ -61,7 +61,8 @@ class Owed:
                 self._call.cancel()
 
     def close(self) -> None:
-        """Ask nobody any more."""
+        """Ask nobody any more, and let go of the channel: errors that are kept refer to this."""
+        self._call = self._stub = None
         if self._scope is not None:
             self._scope.cancel()
 

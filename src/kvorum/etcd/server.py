@@ -11,8 +11,9 @@ from typing import Final, TypeAlias, TypeVar
 import anyio
 
 from kvorum.deadlines import now
-from kvorum.errors import ResourceTooLargeError, UnavailableError
+from kvorum.errors import ClientClosedError, ResourceTooLargeError, UnavailableError
 from kvorum.etcd import _rpc as rpc
+from kvorum.etcd import fork
 from kvorum.etcd.certificates import Certificates
 from kvorum.etcd.faults import MAX_REQUEST_SIZE, Call
 from kvorum.etcd.streams import Place, Streams
@@ -66,6 +67,7 @@ class Channel:
     def __init__(
         self, address: str, options: Mapping[str, int], certificates: Certificates | None, server_name: str | None
     ) -> None:
+        fork.check()
         given: list[tuple[str, int | str]] = list(options.items())
         if certificates is None:
             self._channel = rpc.insecure_channel(address, options=given)
@@ -85,9 +87,13 @@ class Channel:
         """Whether it has a connection now, as far as it knows."""
         return self._channel.get_state() is rpc.ChannelConnectivity.READY
 
-    async def aclose(self, grace: float | None = None) -> None:
-        """Close it. Calls under way have `grace` seconds to end, and are then cancelled."""
-        await self._channel.close(grace)
+    async def aclose(self) -> None:
+        """Close it: calls under way are cancelled. Idempotent, and without giving way to another task.
+
+        Never with gRPC's own period of grace: if that is cancelled the channel stays half closed, and its sockets open.
+        """
+        await self._channel.close()
+        fork.ending()
 
 
 class Server:
@@ -101,6 +107,7 @@ class Server:
         certificates: what its channels were made with.
         is_closed: whether it was closed, by us.
         streams: its watches.
+        failure: what it was closed for, if that was not asked for.
     """
 
     def __init__(self, address: str, server_name: str | None) -> None:
@@ -111,6 +118,7 @@ class Server:
         self.certificates: Certificates | None = None
         self.is_closed: bool = False
         self.streams: Streams[Channel] = Streams()
+        self.failure: BaseException | None = None
         self._server_name = server_name
         self._channels: tuple[Channel, Channel] | None = None
 
@@ -162,10 +170,11 @@ class Server:
         channels, self._channels, self.is_ready = self._channels or (), None, False
         return (*channels, *self.streams.take_further())
 
-    async def aclose(self) -> None:
-        """Close its channels; calls under way end with an error. Idempotent."""
-        self.is_closed = True
-        for channel in (*(self._channels or ()), *self.streams.take_further()):
+    async def aclose(self, failure: BaseException | None = None) -> None:
+        """Close its channels, and let go of them; calls under way end with an error, of this cause. Idempotent."""
+        self.is_closed, self.failure = True, self.failure or failure
+        channels, self._channels = (*(self._channels or ()), *self.streams.take_further()), None
+        for channel in channels:
             await channel.aclose()
 
     async def call(
@@ -189,8 +198,12 @@ class Server:
             if limit is None and size > MAX_REQUEST_SIZE:  # else it has a limit of its own, and does not say which
                 limit = MAX_REQUEST_SIZE
             raise ResourceTooLargeError(call.subject, size=size, limit=limit, detail=exc.detail) from exc.__cause__
+        finally:
+            del stub  # who keeps an error keeps this frame, and must not keep the channel
 
     def _opened(self) -> tuple[Channel, Channel]:
+        if self._channels is None and self.is_closed:
+            raise ClientClosedError.closed(self.failure)
         assert self._channels is not None, "a server is opened before it is used"  # noqa: S101 - see Connection
         return self._channels
 

@@ -23,7 +23,7 @@ class Place(Generic[C]):
     """One stream's place.
 
     Attributes:
-        channel: where it is.
+        channel: where it is, until it is left: errors that are kept refer to this.
         others: how many streams were there before it.
     """
 
@@ -38,7 +38,9 @@ class Place(Generic[C]):
         if self._is_left:
             return None
         self._is_left = True
-        return self._streams.leave(self.channel)
+        channel = self.channel
+        del self.channel
+        return self._streams.leave(channel)
 
 
 class Streams(Generic[C]):

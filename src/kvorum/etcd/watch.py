@@ -13,10 +13,10 @@ import weakref
 from contextlib import suppress
 
 from kvorum.deadlines import deadline_of
-from kvorum.errors import ClientClosedError
 from kvorum.etcd.connection import HasConnection
 from kvorum.etcd.feed import Feed
 from kvorum.keyspace import KeySpace
+from kvorum.place import Place
 from kvorum.storage import Change, Entry, StorageWatch, WatchStatistics
 
 
@@ -34,7 +34,7 @@ class EtcdStorageWatch(StorageWatch):
         self._feed = Feed(keys, prefix, since)
         self._bookmarks = bookmarks
         self._revision = 0
-        self._loop: asyncio.AbstractEventLoop | None = None  # that it was opened on
+        self._place: Place | None = None  # that it was opened in
 
     def __repr__(self) -> str:
         feed = self._feed
@@ -57,15 +57,15 @@ class EtcdStorageWatch(StorageWatch):
 
     async def open(self) -> None:
         """Start the reader, and wait until etcd has created the watch."""
-        self._check_loop()
-        if self._loop is None and not self._feed.is_ended:
+        self._check_place()
+        if self._place is None and not self._feed.is_ended:
             connection = self._client.connection
             deadline = deadline_of(connection.settings.timeout)
             connection.supervisor.spawn(self._feed.run, connection, deadline, name=f"watch {self._feed.subject}")
-            self._loop = asyncio.get_running_loop()
+            self._place = Place()
             # A watch that is merely dropped is cancelled on the server, too. Python's garbage collector would not do
             # it: grpc keeps a call that is under way.
-            weakref.finalize(self, _end_soon, self._loop, self._feed).atexit = False
+            weakref.finalize(self, _end_soon, asyncio.get_running_loop(), self._feed).atexit = False
         while not self._feed.is_open and not self._feed.is_ended:
             await self._feed.changed.wait()
         if not self._feed.is_open:
@@ -74,15 +74,15 @@ class EtcdStorageWatch(StorageWatch):
 
     async def aclose(self) -> None:
         """Cancel the stream, and wait until its reader is gone."""
-        self._check_loop()
+        self._check_place()
         self._feed.end()
-        if self._loop is not None:
+        if self._place is not None:
             await self._feed.finished.wait()
 
-    def _check_loop(self) -> None:
-        """Refuse an event loop that it was not opened on: there, it would wait for ever."""
-        if self._loop is not None and self._loop is not asyncio.get_running_loop():
-            raise ClientClosedError.on_another_loop()
+    def _check_place(self) -> None:
+        """Refuse a process or an event loop that it was not opened in: there, it would wait for ever."""
+        if self._place is not None:
+            self._place.check()
 
     async def __anext__(self) -> tuple[Change, ...]:
         await self.open()

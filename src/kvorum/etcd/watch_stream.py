@@ -9,6 +9,7 @@ import anyio
 from kvorum.deadlines import now
 from kvorum.errors import AuthenticationError, HistoryLostError, KvorumError, PermissionDeniedError, UnavailableError
 from kvorum.etcd import _rpc as rpc
+from kvorum.etcd import fork
 from kvorum.etcd.connection import Connection
 from kvorum.etcd.faults import Call, meaning_of_reason
 from kvorum.etcd.server import Channel, Server
@@ -41,7 +42,7 @@ class WatchStream:
     ) -> None:
         self.server = server
         self._connection = connection
-        self._call = call
+        self._call: rpc.Stream[rpc.WatchRequest, rpc.WatchResponse] | None = call
         self._place = place
         self._subject = Call("watch", subject)
 
@@ -112,6 +113,7 @@ class WatchStream:
         return False
 
     async def _create(self, create: rpc.WatchCreateRequest) -> None:
+        assert self._call is not None, "it was opened just now"  # noqa: S101
         async with Translated(self._subject, self.server):
             await self._call.write(rpc.WatchRequest(create_request=create))
         self.created = await self.read()
@@ -124,6 +126,8 @@ class WatchStream:
             HistoryLostError: etcd has ended the watch, since the revision that comes next is compacted.
             KvorumError: etcd has ended the watch for another reason.
         """
+        if self._call is None:
+            raise UnavailableError(self.server.address, "the stream was ended")
         try:
             async with Translated(self._subject, self.server):
                 response = await self._call.read()
@@ -144,7 +148,9 @@ class WatchStream:
 
     def cancel(self) -> None:
         """End the stream, on the server, too. Idempotent; whoever reads it is cancelled."""
-        self._call.cancel()
+        call, self._call = self._call, None  # errors that are kept refer to this
+        if call is not None and not fork.is_inherited():  # else it is the parent's, which goes on
+            call.cancel()
         self._connection.leave_place(self._place)
 
     def _refusal(self, response: rpc.WatchResponse) -> KvorumError:
