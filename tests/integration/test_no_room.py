@@ -232,6 +232,31 @@ async def test_a_lease_that_was_granted_although_the_store_is_full_is_revoked(
     assert await leases_of(kvorum_etcd.endpoints[0], ask_etcd) == before
 
 
+async def test_a_lease_whose_grant_got_no_answer_is_granted_anew_under_another_id(
+    store: StorageBackend,
+    kvorum_etcd: kvorum.EmbeddedEtcd,
+    ask_etcd: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first may have been granted long ago, so it is left to end; its id is taken, as etcd says."""
+    send, asked = Server.call, []
+
+    async def call(server: Server, stub: Any, request: Any, call: Any, *rest: Any) -> Any:
+        answer = await send(server, stub, request, call, *rest)
+        if call.operation == "grant":
+            asked.append(answer.ID)
+            if len(asked) == 1:
+                raise kvorum.UnavailableError(server.address, "the answer is lost")
+        return answer
+
+    monkeypatch.setattr(Server, "call", call)
+    lease = await store.grant_lease(60)
+
+    assert asked == [asked[0], lease]
+    assert {*asked} <= await leases_of(kvorum_etcd.endpoints[0], ask_etcd)
+    assert lease != asked[0]
+
+
 # --- a store that becomes full ---------------------------------------------------------------------------------------
 
 
