@@ -45,6 +45,8 @@ _RENEWALS: Final = 3  # of the token, for one call
 _LEAST_SHARE: Final = 1.0  # seconds for connecting to one of many servers; less is no chance on a long link
 _ROUND: Final = (0.05, 0.25)  # seconds between two rounds while opening, at random
 _DIAGNOSIS: Final = 0.2  # seconds for the reason, when a deadline has passed
+_SUSPECT: Final = 2.0  # seconds in which a server has to get ready if a connection to it was lost
+_WHOLE: Final = 0.9  # of a share counts as all of it: the caller has used the rest since it set its deadline
 
 _DEFINITE: Final = (TlsError,)  # failures to open that no waiting cures
 
@@ -166,6 +168,14 @@ class Cluster:
             place = self.servers.index(server)
             self.current = self.servers[(place + 1) % len(self.servers)]
 
+    def suspect(self, server: Server) -> None:
+        """Leave a server whose stream was lost; look twice at its other connection, which may be as dead.
+
+        Without calls on it no keep-alive finds out, and gRPC takes it for good.
+        """
+        server.is_suspect = True
+        self.leave(server)
+
     def judge(self, server: Server, error: KvorumError, *, started: float, deadline: float) -> None:
         """Leave a server if a failed attempt is evidence about it; ask it in the background if that is not clear.
 
@@ -250,6 +260,7 @@ class Cluster:
 
         The keep-alive would find out, but runs during calls only.
         """
+        server.is_suspect = False
         if not self._is_closed and server.is_open and server.calls.is_connected:
             self._retire(server.open(server.certificates, anew=True))
 
@@ -277,19 +288,21 @@ class Cluster:
     async def prepare(self, server: Server, deadline: float) -> None:
         """See to it that a server answers, that it is of this cluster, and that its version and a token are known.
 
-        One that has not done so in its whole share is left. A deadline that leaves less is no evidence against it.
+        One that has not done so in its whole share is left, and in two seconds if a connection to it was lost just now.
+        A deadline that leaves less is no evidence against it.
 
         Raises:
             UnavailableError: it does not answer, or it is of another cluster.
             AuthenticationError: it does not accept the user.
         """
         left, share = deadline - now(), self.share
+        enough = _WHOLE * (min(share, _SUSPECT) if server.is_suspect else share)
         if left <= 0:
             raise UnavailableError(server.address, "the deadline has passed")
         try:
             await self._prepare_within(server, left if len(self.servers) == 1 else min(left, share))
         except UnavailableError as exc:
-            if left >= share and exc.__cause__ is None and not isinstance(exc, BehindError):
+            if left >= enough and exc.__cause__ is None and not isinstance(exc, BehindError):
                 self._renew_channels(server)
                 self.leave(server)
             raise
@@ -308,7 +321,7 @@ class Cluster:
             await self.renew_token(server, self.tokens.token, deadline)
         if not server.is_ready or not server.calls.is_connected:
             self._learn_version(server, await self._version_of(server, deadline))
-            server.is_ready = True
+            server.is_ready, server.is_suspect = True, False
             self._foreign.discard(server)
             self._joined_at = self.floor.revision
             self.on_change()

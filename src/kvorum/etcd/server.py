@@ -103,6 +103,7 @@ class Server:
         address: `host:port`.
         version: what it said last; None if it has not been asked.
         is_ready: whether it has answered since it was last away.
+        is_suspect: whether a stream was lost since then, with its connection.
         preparing: held by whoever asks.
         certificates: what its channels were made with.
         is_closed: whether it was closed, by us.
@@ -114,6 +115,7 @@ class Server:
         self.address: str = address
         self.version: Version | None = None
         self.is_ready: bool = False
+        self.is_suspect: bool = False
         self.preparing: anyio.Lock = anyio.Lock()
         self.certificates: Certificates | None = None
         self.is_closed: bool = False

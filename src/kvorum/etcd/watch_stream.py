@@ -11,7 +11,7 @@ from kvorum.errors import AuthenticationError, HistoryLostError, KvorumError, Pe
 from kvorum.etcd import _rpc as rpc
 from kvorum.etcd import fork
 from kvorum.etcd.connection import Connection
-from kvorum.etcd.faults import Call, meaning_of_reason
+from kvorum.etcd.faults import Call, Cause, cause_of, meaning_of_reason
 from kvorum.etcd.server import Channel, Server
 from kvorum.etcd.streams import LEAST, Place
 from kvorum.etcd.translation import Translated
@@ -141,8 +141,11 @@ class WatchStream:
             if response.canceled:
                 raise self._refusal(response)
         except UnavailableError as exc:
-            if not isinstance(exc.__cause__, asyncio.CancelledError):  # that we have replaced its channel says nothing
-                self._connection.cluster.leave(self.server)
+            cluster = self._connection.cluster
+            if cause_of(exc) is Cause.OPEN:  # its connection was lost
+                cluster.suspect(self.server)
+            elif not isinstance(exc.__cause__, asyncio.CancelledError):  # replaced by us: that says nothing
+                cluster.leave(self.server)
             raise
         return response
 
