@@ -10,7 +10,7 @@ that at once if it is connected to that member, and else within a minute.
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple
 
 import anyio
@@ -63,13 +63,18 @@ def known_of(versions: Sequence[Version | None]) -> Known:
 class Members:
     """What is known about the members of a cluster.
 
+    Args:
+        connection: what they are asked by.
+        tell: called when `known` has changed, and when the servers that the connection goes to may be others.
+
     Attributes:
         known: that. What is older than some minutes does not count: see `check`.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, tell: Callable[[], None]) -> None:
         self.known: Known = UNKNOWN
         self._connection = connection
+        self._tell = tell
         self._loop = asyncio.get_running_loop()
         self._fresh_until = 0.0
         self._pause = _PERIOD
@@ -87,6 +92,7 @@ class Members:
     def forget(self) -> None:
         """Take note that a member may be another one now: ask again, and trust nothing until there is an answer."""
         self.known = UNKNOWN
+        self._tell()
         self._again.set()
 
     def check(self) -> None:
@@ -104,6 +110,7 @@ class Members:
                 known = UNKNOWN
             if not again.is_set():  # else something has changed while it was asked
                 self.known, self._fresh_until = known, self._loop.time() + _FRESH
+                self._tell()
             with anyio.move_on_after(self._pause):
                 await again.wait()
 

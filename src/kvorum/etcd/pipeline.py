@@ -56,7 +56,7 @@ from kvorum.etcd.connection import Connection, HasConnection
 from kvorum.etcd.faults import Call, open_end
 from kvorum.etcd.forms import Forms, forms_of
 from kvorum.etcd.lane import Lane
-from kvorum.etcd.members import Known, Members
+from kvorum.etcd.members import Members
 from kvorum.etcd.quota import Quota
 from kvorum.etcd.server import Channel, Method
 
@@ -119,8 +119,9 @@ class Pipeline:
         self._reads = Lane(self._loop, self._send, self._spawn)
         self._writes = Lane(self._loop, self._send, self._spawn, self._room)
         self._suspects: dict[bytes, float] = {}  # keys of calls that were refused, and until when that counts
-        self._members = Members(connection)
-        self._formed: tuple[frozenset[str], Known, Forms] | None = None  # the forms, and what they follow from
+        self._members = Members(connection, self._reform)
+        self._forms: Forms
+        self._reform()
         if self._is_on:
             self._members.start()
         self._quota = Quota(connection.alarms, connection.supervisor, self._loop, self._writes.gather)
@@ -144,11 +145,11 @@ class Pipeline:
 
     def get(self, key: bytes) -> Coroutine[Any, Any, rpc.KeyValue | None]:
         """Read a key, linearizably: the request is sent after this was called."""
-        return self._call(Pending(key, self._deadline()))
+        return self._call(self._reads, Pending(key, self._deadline()))
 
     def put(self, request: rpc.PutRequest) -> Coroutine[Any, Any, int]:
         """Write a key, whatever it was; return the revision."""
-        return self._call(Pending(request.key, self._deadline(), request, len(request.value)))
+        return self._call(self._writes, Pending(request.key, self._deadline(), request, len(request.value)))
 
     def txn(
         self, key: bytes, request: rpc.TxnRequest, *, value_size: int = 0, expected: int = 0
@@ -162,42 +163,41 @@ class Pipeline:
             expected: the mod_revision above 0 that it compares the key with, and nothing else; it reads the key if it
                 is refused. 0 if it is not like that.
         """
-        return self._call(Pending(key, self._deadline(), request, value_size, expected))
+        return self._call(self._writes, Pending(key, self._deadline(), request, value_size, expected))
 
     def _deadline(self) -> float:
         return deadline_of(self._timeout, self._loop.time())
 
     # --- one call ---
 
-    async def _call(self, call: Pending[A]) -> A:
-        lane = self._lane_of(call)
+    async def _call(self, lane: Lane, call: Pending[A]) -> A:
         if lane.is_idle:
             return await self._enter(lane, call)
         if not self._rides(call):
-            return await self._alone(call)
+            return await self._alone(lane, call)
         if self._suspects:
             call.goes_alone = self._is_suspect(call)
         outcome = await lane.join(call)
         if isinstance(outcome, KvorumError):
             raise outcome
         if isinstance(outcome, Unanswered):
-            return await self._otherwise(call, outcome)
+            return await self._otherwise(lane, call, outcome)
         return outcome
 
     async def _enter(self, lane: Lane, call: Pending[A]) -> A:
         lane.enter(call)
         try:
-            answer = await self._alone(call)
+            answer = await self._alone(lane, call)
         except BaseException:
             lane.leave(call, None)
             raise
-        lane.leave(call, answer if call.is_write else None)
+        lane.leave(call, answer)
         return answer
 
-    async def _alone(self, call: Pending[A]) -> A:
+    async def _alone(self, lane: Lane, call: Pending[A]) -> A:
         """Send a call by itself, with all that a connection does for one."""
         write, connection, subject = call.write, self.connection, call.subject
-        self._lane_of(call).count(1)
+        lane.count(1)
         try:
             if write is None:
                 answer: A = answer_to(await connection.range(_read(call), subject, deadline=call.deadline))
@@ -213,14 +213,14 @@ class Pipeline:
             raise
         return answer
 
-    async def _otherwise(self, call: Pending[A], why: Unanswered) -> A:
+    async def _otherwise(self, lane: Lane, call: Pending[A], why: Unanswered) -> A:
         """Do for a call what is left to do if its batch brought no answer."""
         endpoint = self.connection.endpoint
         match why:
             case Unanswered.ALONE:
-                return await self._alone(call)
+                return await self._alone(lane, call)
             case Unanswered.SUPERSEDED:
-                found: rpc.KeyValue | None = await self._call(Pending(call.key, call.deadline))
+                found: rpc.KeyValue | None = await self._call(self._reads, Pending(call.key, call.deadline))
                 answer: Any = refusal(found), 0
                 return answer  # type: ignore[no-any-return]  # only transactions have a revision that can pass
             case Unanswered.EXPIRED if call.is_sent:
@@ -235,28 +235,20 @@ class Pipeline:
     def _lane_of(self, call: Pending[Any]) -> Lane:
         return self._writes if call.is_write else self._reads
 
-    @property
-    def _forms(self) -> Forms:
-        hazards, known, formed = self.connection.cluster.hazards, self._members.known, self._formed
-        if formed is None or formed[0] is not hazards or formed[1] is not known:
-            forms = forms_of(hazards, known, has_identity=self._has_identity)
-            self._formed = formed = hazards, known, forms
-        return formed[2]
+    def _reform(self) -> None:
+        """Choose the forms of batches anew, since what they follow from has changed."""
+        cluster, known = self.connection.cluster, self._members.known
+        self._forms = forms_of(cluster.hazards, known, has_identity=self._has_identity)
 
     def _rides(self, call: Pending[Any]) -> bool:
         """Tell whether a call may wait for others to go with."""
-        # A first look, made for each call; just before a batch is sent the connection is looked at, too.
-        if not self._is_on or not self._seems_prepared:
+        # A first look, for each call; the connection and the token are looked at just before a batch is sent.
+        if not self._is_on or not self.connection.cluster.current.is_ready:
             return False
         if self._is_trusted(call):
             return True
         # Where room is not known, those that come together wait until it is: see `_room`.
         return call.is_write and self._forms.writes and (self._quota.is_awaited or self._quota.is_due)
-
-    @property
-    def _seems_prepared(self) -> bool:
-        cluster = self.connection.cluster
-        return cluster.seems_prepared(cluster.current)
 
     @property
     def _is_prepared(self) -> bool:
@@ -266,7 +258,7 @@ class Pipeline:
     def _is_trusted(self, call: Pending[Any]) -> bool:
         """Tell whether the servers can be trusted with batches of such calls."""
         forms = self._forms
-        if not call.is_write:
+        if call.write is None:
             return forms.reads != "single"
         return forms.writes and (self._quota.has_room or not forms.guard_quota)
 
