@@ -69,6 +69,19 @@ def test_a_key_is_free_again_when_the_last_turn_has_ended() -> None:
     assert turns.admit(write(b"a"))
 
 
+def test_turns_behind_which_nobody_stands_end_at_once() -> None:
+    """The keys of the others are returned, and nothing is done about them yet."""
+    turns, second = Turns(), write(b"a")
+    for call in (write(b"a"), write(b"b"), second):
+        turns.admit(call)
+
+    assert turns.end_free([b"a", b"b", b"c"]) == [b"a"]
+    assert turns.end(b"a") is second
+    assert turns.end_free([b"a"]) == []
+    assert turns.admit(write(b"a"))
+    assert turns.admit(write(b"b"))
+
+
 def test_a_swap_at_a_revision_that_has_passed_is_not_sent() -> None:
     """It never comes back; what is at that revision, at none, or at a later one has its turn."""
     stale, put, current = write(b"a", 4), write(b"a"), write(b"a", 5)

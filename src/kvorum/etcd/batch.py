@@ -139,24 +139,24 @@ def plan_batch(
             continue
         key = each.key
         others = now.get(key)
-        if each.goes_alone and not (now or key in busy or key in passed):
-            return {key: [each]}, [*later, *waiting[place + 1 :]]
         if (
-            each.goes_alone
-            or key in busy
+            key in busy
             or key in passed
+            or (now and each.goes_alone)
             or (others is not None and (each.is_write or others[0].is_write))
         ):
             passed.add(key)
             later.append(each)
+        elif each.goes_alone:
+            return {key: [each]}, [*later, *waiting[place + 1 :]]
         elif others is not None:
             others.append(each)
-        elif len(now) >= limit.operations or (now and size + each.size > limit.size):
-            later += waiting[place:]
-            break
         else:
-            now[key] = [each]
             size += each.size
+            if len(now) >= limit.operations or (now and size > limit.size):
+                later += waiting[place:]
+                break
+            now[key] = [each]
     return now, later
 
 

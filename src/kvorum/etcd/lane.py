@@ -6,8 +6,9 @@ time each; those are made when they are first needed, and stay, since a task for
 """
 
 import asyncio
+import math
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from itertools import chain
 from typing import Any, Final, TypeVar
 
@@ -75,6 +76,7 @@ class Lane:
         self._is_gathering = False
         self._held: asyncio.TimerHandle | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._expires: float = math.inf  # when that is due: before the first deadline of all that wait, or just then
         self._is_closed = False
 
     def __repr__(self) -> str:
@@ -109,14 +111,14 @@ class Lane:
     def enter(self, call: Pending[Any]) -> None:
         """Note that a call found nobody else: its caller sends it, and calls `leave`; who comes now waits for it."""
         self._alone += 1
-        if call.is_write:
+        if call.write is not None:
             self._turns.admit(call)
 
     def leave(self, call: Pending[Any], answer: object) -> None:
         """Note that it is done, and what it got, if it was a write; None if it was not answered."""
         self._alone -= 1
-        if call.is_write:
-            self._end_turn(call.key, answer)
+        if call.write is not None:
+            self._end_turns((call.key,), {call.key: answer})
         if self._waiting or self._outside:
             self.gather()
 
@@ -129,29 +131,30 @@ class Lane:
             outcome.set_result(Unanswered.CLOSED if self._is_closed else Unanswered.EXPIRED)
             return outcome
         call.outcome = outcome
-        if self._outside or self._is_full:
+        if self._outside or len(self._waiting) + self._turns.standing >= MAX_WAITING:
             self._outside.append(call)
-        else:
-            self._let_in(call)
-        if self._timer is None or call.deadline < self._timer.when():
+        elif call.write is None or self._turns.admit(call):  # else it stands behind another write of its key
+            self._waiting.append(call)
+        if call.deadline < self._expires:
             self._expire_at(call.deadline)
-        self.gather()
+        if not self._is_gathering:
+            self.gather()
         return outcome
 
-    @property
-    def _is_full(self) -> bool:
-        return len(self._waiting) + self._turns.standing >= MAX_WAITING
+    def _let_in(self) -> None:
+        """Take calls from outside into the queue, as far as there is room."""
+        while self._outside and len(self._waiting) + self._turns.standing < MAX_WAITING:
+            call = self._outside.popleft()
+            if call.write is None or self._turns.admit(call):
+                self._waiting.append(call)
 
-    def _let_in(self, call: Pending[Any]) -> None:
-        """Take a call into the queue; a write of a key that has one there already behind that."""
-        if not call.is_write or self._turns.admit(call):
-            self._waiting.append(call)
-
-    def _end_turn(self, key: bytes, answer: object = None) -> None:
-        """Let the next write of a key into the queue; compare-and-swaps that can never apply end here."""
-        following = self._turns.end(key, 0 if answer is None else known_revision(answer))
-        if following is not None:
-            self._waiting.append(following)
+    def _end_turns(self, keys: Iterable[bytes], answers: Mapping[bytes, object]) -> None:
+        """Let the next write of each key into the queue; compare-and-swaps that can never apply end here."""
+        for key in self._turns.end_free(keys):
+            answer = answers.get(key)
+            following = self._turns.end(key, 0 if answer is None else known_revision(answer))
+            if following is not None:
+                self._waiting.append(following)
 
     def gather(self) -> None:
         """Send at the end of this turn of the event loop: until then no call passes, but those that come go along.
@@ -200,8 +203,8 @@ class Lane:
         """Take what is to be sent now out of the queue; nothing if that is nothing, or has to wait."""
         self._is_gathering = False
         while True:
-            while self._outside and not self._is_full:
-                self._let_in(self._outside.popleft())
+            if self._outside:
+                self._let_in()
             waiting, slots = len(self._waiting), self._slots - self._in_flight
             if not waiting or slots <= 0 or self._is_too_few(waiting):
                 return {}
@@ -217,9 +220,7 @@ class Lane:
         batch, self._waiting = plan_batch(before, limit)
         if before[0].is_write and len(before) > len(batch) + len(self._waiting):
             kept = {each.key for each in self._waiting}
-            for each in before:
-                if each.key not in kept and each.key not in batch:
-                    self._end_turn(each.key)
+            self._end_turns([each.key for each in before if each.key not in kept and each.key not in batch], {})
         return batch
 
     def _is_too_few(self, waiting: int) -> bool:
@@ -243,8 +244,7 @@ class Lane:
         finally:
             self._under_way.remove(batch)
             if next(calls_of(batch)).is_write:
-                for key in batch:
-                    self._end_turn(key, answers.get(key))
+                self._end_turns(batch, answers)
 
     # --- requests that take long ---
 
@@ -266,12 +266,12 @@ class Lane:
     def _expire_at(self, deadline: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._loop.call_at(deadline, self._expire)
+        self._timer, self._expires = self._loop.call_at(deadline, self._expire), deadline
 
     def _expire(self) -> None:
         """End the calls whose deadline has passed."""
         now = self._loop.time()
-        self._timer = None
+        self._timer, self._expires = None, math.inf
         deadlines = []
         for each in chain(self._waiting, self._turns, self._outside, *map(calls_of, self._under_way)):
             if each.is_over:

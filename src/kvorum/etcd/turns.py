@@ -5,7 +5,7 @@ however many they are.
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Any
 
@@ -40,6 +40,16 @@ class Turns:
             line.append(call)
         self.standing += 1
         return False
+
+    def end_free(self, keys: Iterable[bytes]) -> list[bytes]:
+        """End the turns of those of these keys where nobody stands in line, as mostly; return the others, for `end`."""
+        lines, others = self._lines, []
+        for key in keys:
+            if lines.get(key):
+                others.append(key)
+            else:
+                lines.pop(key, None)
+        return others
 
     def end(self, key: bytes, revision: int = 0) -> Pending[Any] | None:
         """End the turn of the write of a key; return the one whose turn it is now, if any stands there.
