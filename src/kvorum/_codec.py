@@ -171,7 +171,7 @@ class Codec(Generic[R]):
             raise
         except Exception as exc:  # of the type's own code: see `decode`
             raise self._unfit(resource, exc) from exc
-        check_rules(self._key(resource), draft.resource, None, is_spec_changed=True)
+        check_rules(draft.stored.key, draft.resource, None, is_spec_changed=True)
         return draft
 
     def draft_update(
@@ -197,7 +197,7 @@ class Codec(Generic[R]):
         except Exception as exc:  # of the type's own code: see `decode`
             raise self._unfit(resource, exc) from exc
         if draft.changed:
-            check_rules(self._key(resource), draft.resource, old, is_spec_changed=is_spec_changed)
+            check_rules(draft.stored.key, draft.resource, old, is_spec_changed=is_spec_changed)
         return draft
 
     def _prepared(

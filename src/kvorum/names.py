@@ -24,14 +24,15 @@ def problems_of_subdomain(value: object, what: str = "name") -> list[str]:
     """Check a DNS-1123 subdomain: lower case letters, digits, `-` and `.`, at most 253 characters."""
     if not isinstance(value, str):
         return [f"{what} must be text, not {shown(value)}"]
+    if is_subdomain(value):
+        return []
     if len(value) > MAX_SUBDOMAIN:
         return [f"{what} has {len(value)} characters, at most {MAX_SUBDOMAIN} are allowed"]
-    if not _SUBDOMAIN.fullmatch(value):
-        rule = "lower case letters, digits, '-' and '.', each part starting and ending with a letter or digit"
-        return [f"{what} {value!r} is not a DNS-1123 subdomain: {rule}"]
-    return []
+    rule = "lower case letters, digits, '-' and '.', each part starting and ending with a letter or digit"
+    return [f"{what} {value!r} is not a DNS-1123 subdomain: {rule}"]
 
 
+@lru_cache(maxsize=4096)  # the names of resources that are in use are asked about with each call
 def is_subdomain(value: str) -> bool:
     """Tell whether this is a DNS-1123 subdomain."""
     return len(value) <= MAX_SUBDOMAIN and _SUBDOMAIN.fullmatch(value) is not None

@@ -506,14 +506,14 @@ class Repository(Generic[R]):
             raise
 
     def _key_of(self, resource: R) -> str:
-        if not isinstance(resource, self._codec.resource_type):
-            raise InvalidResourceError(self.kind.plural, f"a {type(resource).__name__} is no {self.kind.name}")
         if type(resource) is not self._codec.resource_type or type(resource.metadata) is not Metadata:
             self._check_fields(resource)
         return resource_key(self.kind, resource.metadata.name, resource.metadata.namespace)
 
     def _check_fields(self, resource: R) -> None:
-        """Refuse a resource of a class derived from the repository's that has fields which would not be stored."""
+        """Refuse what is of another class, unless it is derived from ours, and adds no fields: they were not stored."""
+        if not isinstance(resource, self._codec.resource_type):
+            raise InvalidResourceError(self.kind.plural, f"a {type(resource).__name__} is no {self.kind.name}")
         if not isinstance(resource.metadata, Metadata):
             raise InvalidResourceError(self.kind.plural, f"metadata must be a Metadata, not {shown(resource.metadata)}")
         parts: list[tuple[msgspec.Struct, type[msgspec.Struct]]] = [
@@ -538,8 +538,9 @@ class Repository(Generic[R]):
         key, version = self._key_of(resource), resource.metadata.resource_version
         if not version:
             raise InvalidResourceError(key, "it carries no resource version, so it was never read: add it")
-        check_given_revision(key, version, "resource_version")
         stored = resource.metadata.stored
+        if stored is None or stored.revision != version:
+            check_given_revision(key, version, "resource_version")
         if stored is None:  # it has come from elsewhere: an HTTP request, say
             current, stored = self._read(key, await self._backend.get(key))
             if stored.revision != version:

@@ -16,7 +16,7 @@ import anyio
 import msgspec
 
 from kvorum._stored_labels import labels_of
-from kvorum.arguments import check_given_revision, check_lease, check_limit, check_value, shown
+from kvorum.arguments import MAX_INT, check_given_revision, check_lease, check_limit, check_value, shown
 from kvorum.errors import InvalidResourceError, OutcomeUnknownError
 from kvorum.label_selectors import LabelSelector, LabelSelectorLike
 
@@ -121,11 +121,12 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
         # Asked here what is nearly always so, since each write makes one of these; the checks themselves say what not.
         if type(self.value) is not bytes and self.value is not None:
             check_value(self.key, self.value)
-        if self.expected is not None:
-            check_given_revision(self.key, self.expected)
+        expected = self.expected
+        if expected is not None and not (type(expected) is int and 0 <= expected <= MAX_INT):
+            check_given_revision(self.key, expected)
         if self.expected_value is not None:
             check_value(self.key, self.expected_value)
-            if not self.expected:
+            if not expected:
                 raise InvalidResourceError(self.key, "a value can be expected only with the revision that has it")
         if self.lease is not None and (self.lease or type(self.lease) is not int):
             check_lease(self.key, self.lease)
@@ -133,13 +134,15 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def create(cls, key: str, value: bytes, *, lease: int = 0, unique: bool = False) -> Self:
         """Write a key that must not exist."""
-        _check_given(key, value, lease)
+        if None in (value, lease):
+            _refuse_none(key, value, lease)
         return cls(key=key, value=value, expected=0, lease=lease, unique=unique)
 
     @classmethod
     def put(cls, key: str, value: bytes, *, lease: int = 0, unique: bool = False) -> Self:
         """Write a key, whatever it was."""
-        _check_given(key, value, lease)
+        if None in (value, lease):
+            _refuse_none(key, value, lease)
         return cls(key=key, value=value, lease=lease, unique=unique)
 
     @classmethod
@@ -154,7 +157,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
         expected_value: bytes | None = None,
     ) -> Self:
         """Write a key that must be at `expected`; it keeps its lease unless it is given one."""
-        _check_given(key, value, 0, expected)
+        if None in (value, expected):
+            _refuse_none(key, value, expected=expected)
         return cls(key=key, value=value, expected=expected, lease=lease, unique=unique, expected_value=expected_value)
 
     @classmethod
@@ -169,12 +173,11 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
         return cls(key=key, expected=expected, writes=False)
 
 
-def _check_given(key: str, value: object, lease: object, expected: object = 0) -> None:
+def _refuse_none(key: str, value: object, lease: object = 0, expected: object = 0) -> None:
     """Refuse None, which would mean another operation; whatever else is wrong the operation finds itself."""
-    if value is None or lease is None or expected is None:
-        check_value(key, value)
-        check_lease(key, lease)
-        check_given_revision(key, expected)
+    check_value(key, value)
+    check_lease(key, lease)
+    check_given_revision(key, expected)
 
 
 class WatchStatistics(msgspec.Struct, frozen=True):
