@@ -64,6 +64,9 @@ class ResponseHeader:
     raft_term: int
     def __init__(self, *, cluster_id: int = ..., revision: int = ...) -> None: ...
 
+class Answer:  # each of etcd's has one
+    header: ResponseHeader
+
 class KeyValue:
     key: bytes
     value: bytes
@@ -89,8 +92,7 @@ class RangeRequest(Message):
         count_only: bool = ...,
     ) -> None: ...
 
-class RangeResponse:
-    header: ResponseHeader
+class RangeResponse(Answer):
     kvs: Sequence[KeyValue]
     more: bool
     count: int
@@ -103,16 +105,14 @@ class PutRequest(Message):
     ignore_lease: bool
     def __init__(self, *, key: bytes = ..., value: bytes = ...) -> None: ...
 
-class PutResponse:
-    header: ResponseHeader
+class PutResponse(Answer): ...
 
 class DeleteRangeRequest(Message):
     key: bytes
     prev_kv: bool
     def __init__(self, *, key: bytes, range_end: bytes = ..., prev_kv: bool = ...) -> None: ...
 
-class DeleteRangeResponse:
-    header: ResponseHeader
+class DeleteRangeResponse(Answer):
     deleted: int
     prev_kvs: Sequence[KeyValue]
 
@@ -148,8 +148,7 @@ class TxnRequest(Message):
     failure: Repeated[RequestOp]
     def __init__(self) -> None: ...
 
-class TxnResponse:
-    header: ResponseHeader
+class TxnResponse(Answer):
     succeeded: bool
     responses: Sequence[ResponseOp]
     def __init__(self, *, succeeded: bool = ..., responses: Iterable[ResponseOp] = ...) -> None: ...
@@ -157,8 +156,7 @@ class TxnResponse:
 class LeaseGrantRequest(Message):
     def __init__(self, *, TTL: int, ID: int = ...) -> None: ...  # noqa: N803 - protobuf's names
 
-class LeaseGrantResponse:
-    header: ResponseHeader
+class LeaseGrantResponse(Answer):
     ID: int
     TTL: int
     error: str
@@ -166,13 +164,10 @@ class LeaseGrantResponse:
 class LeaseRevokeRequest(Message):
     def __init__(self, *, ID: int) -> None: ...  # noqa: N803
 
-class LeaseRevokeResponse:
-    header: ResponseHeader
-
+class LeaseRevokeResponse(Answer): ...
 class StatusRequest(Message): ...
 
-class StatusResponse:
-    header: ResponseHeader
+class StatusResponse(Answer):
     version: str
     leader: int
     isLearner: bool  # noqa: N815 - protobuf's names
@@ -183,7 +178,7 @@ class AlarmRequest(Message): ...
 class AlarmMember:
     alarm: int
 
-class AlarmResponse:
+class AlarmResponse(Answer):
     alarms: Sequence[AlarmMember]
 
 class WatchCreateRequest(Message):
@@ -209,8 +204,7 @@ class Event:
     prev_kv: KeyValue
     def __init__(self, *, type: int = ..., kv: KeyValue = ...) -> None: ...  # noqa: A002 - the field's name
 
-class WatchResponse:
-    header: ResponseHeader
+class WatchResponse(Answer):
     created: bool
     canceled: bool
     compact_revision: int
@@ -235,20 +229,18 @@ class Member:
     clientURLs: Sequence[str]  # noqa: N815
     isLearner: bool  # noqa: N815
 
-class MemberListResponse:
-    header: ResponseHeader
+class MemberListResponse(Answer):
     members: Sequence[Member]
 
 class CompactionRequest(Message):
     def __init__(self, *, revision: int, physical: bool = ...) -> None: ...
 
-class CompactionResponse:
-    header: ResponseHeader
+class CompactionResponse(Answer): ...
 
 class AuthenticateRequest(Message):
     def __init__(self, *, name: str, password: str) -> None: ...
 
-class AuthenticateResponse:
+class AuthenticateResponse(Answer):
     token: str
 
 class ChannelConnectivity(enum.Enum):

@@ -12,7 +12,7 @@ import logging
 import random
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import anyio
 
@@ -31,7 +31,7 @@ from kvorum.etcd.certificates import Certificates
 from kvorum.etcd.diagnosis import cause_of
 from kvorum.etcd.faults import Call, Cause, TokenRefusedError, open_end
 from kvorum.etcd.faults import cause_of as cause_of_failure
-from kvorum.etcd.floor import Doubt, Floor, HasHeader
+from kvorum.etcd.floor import Doubt, Floor
 from kvorum.etcd.pulse import Pulse
 from kvorum.etcd.server import Channel, Method, Request, Response, Server, flush
 from kvorum.etcd.tokens import Tokens
@@ -272,11 +272,7 @@ class Cluster:
         Whoever is at that address may be another one then, of another version or cluster. And a connection takes the
         certificates of now.
         """
-        return self.seems_prepared(server) and server.calls.is_connected
-
-    def seems_prepared(self, server: Server) -> bool:
-        """Tell whether a call could go there at once when the connection was last looked at: cheaper, and less sure."""
-        return server.is_ready and not self.tokens.is_due
+        return server.is_ready and not self.tokens.is_due and server.calls.is_connected
 
     def may_recur(self, revision: int) -> bool:
         """Tell whether the store may have come to a revision again, since there is another connection now.
@@ -361,15 +357,15 @@ class Cluster:
             await self.renew_token(server, token, deadline)
         else:
             answer = await server.call(method(server.calls), request, call, deadline, self.tokens.metadata)
-        header = cast("HasHeader", answer).header  # each of etcd's answers has one
+        header = answer.header
         revision = header.revision
         if header.cluster_id != floor.cluster_id or revision < known or (revision == known and call.writes):
-            self._look_closer(server, cast("HasHeader", answer), call, known)
+            self._look_closer(server, answer, call, known)
         elif revision > floor.revision:
             floor.revision = revision
         return answer
 
-    def _look_closer(self, server: Server, answer: HasHeader, call: Call, known: int) -> None:
+    def _look_closer(self, server: Server, answer: "rpc.Answer", call: Call, known: int) -> None:
         """Refuse an answer that is not to be believed. Of a write nobody can tell then what became of it."""
         doubt = self.floor.doubt(answer, known)
         if doubt is None:

@@ -11,22 +11,13 @@ Any header raises the floor: its revision is committed. But only the answer to a
 
 import logging
 from enum import Enum
-from typing import Final, Protocol
+from typing import Final
 
 from kvorum.etcd import _rpc as rpc
 
 _log = logging.getLogger(__name__)
 
 _OF_KEYS: Final = (rpc.RangeResponse, rpc.TxnResponse, rpc.PutResponse, rpc.DeleteRangeResponse)
-
-
-class HasHeader(Protocol):
-    """An answer of etcd's."""
-
-    @property
-    def header(self) -> rpc.ResponseHeader:
-        """Who answered, and when."""
-        ...
 
 
 class Doubt(Enum):
@@ -62,7 +53,7 @@ class Floor:
         """Take note of a revision that was committed in this cluster."""
         self.revision = max(self.revision, revision)
 
-    def doubt(self, answer: HasHeader, known: int) -> Doubt | None:
+    def doubt(self, answer: "rpc.Answer", known: int) -> Doubt | None:
         """Look closer at an answer whose header is not what was expected, and learn from it if it is right.
 
         Args:

@@ -22,7 +22,7 @@ from kvorum.etcd.translation import Translated
 from kvorum.etcd.versions import Version
 
 Request = TypeVar("Request", bound="rpc.Message")
-Response = TypeVar("Response")
+Response = TypeVar("Response", bound="rpc.Answer")
 Method: TypeAlias = Callable[["Channel"], rpc.Unary[Request, Response]]
 
 # A request that lost its quorum, a stopped server, an outage: each of these was measured without its option, too.
@@ -135,12 +135,16 @@ class Server:
     @property
     def calls(self) -> Channel:
         """The channel of the calls."""
-        return self._opened()[0]
+        if self._channels is None:
+            raise self._unopened()
+        return self._channels[0]
 
     @property
     def watches(self) -> Channel:
         """The channel of the watches; there are further ones if it cannot take all."""
-        return self._opened()[1]
+        if self._channels is None:
+            raise self._unopened()
+        return self._channels[1]
 
     def place_watch(self, *, alone: bool = False) -> Place[Channel]:
         """Find a channel for another watch; with `alone`, one that has no other."""
@@ -203,11 +207,10 @@ class Server:
         finally:
             del stub  # who keeps an error keeps this frame, and must not keep the channel
 
-    def _opened(self) -> tuple[Channel, Channel]:
-        if self._channels is None and self.is_closed:
-            raise ClientClosedError.closed(self.failure)
-        assert self._channels is not None, "a server is opened before it is used"  # noqa: S101 - see Connection
-        return self._channels
+    def _unopened(self) -> Exception:
+        if self.is_closed:
+            return ClientClosedError.closed(self.failure)
+        return AssertionError("a server is opened before it is used")  # see Connection
 
 
 async def flush() -> None:

@@ -6,6 +6,7 @@ use; so what its end is nobody can tell, and a refusal renews it. A JWT says whe
 
 import base64
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -35,27 +36,24 @@ class Tokens:
     Attributes:
         token: the token; empty if there is no user, or it has not been fetched.
         metadata: what a call says beside its request.
+        has_user: whether there is a user to authenticate as.
     """
 
     def __init__(self, settings: EtcdSettings) -> None:
         self.token: str = ""
         self.metadata: Metadata = _REQUIRE_LEADER
+        self.has_user: bool = settings.user is not None
         self._settings = settings
-        self._ends = float("inf")
+        self._ends = math.inf
         self._renewing = anyio.Lock()
 
     def __repr__(self) -> str:
         return f"<Tokens of {self._settings.user or 'nobody'} [{'fetched' if self.token else 'none'}]>"
 
     @property
-    def has_user(self) -> bool:
-        """Whether there is somebody to authenticate as."""
-        return self._settings.user is not None
-
-    @property
     def is_due(self) -> bool:
         """Whether the token is about to end."""
-        return self._ends != float("inf") and anyio.current_time() >= self._ends
+        return self._ends != math.inf and anyio.current_time() >= self._ends
 
     async def renew(
         self, refused: str, authenticate: Callable[[rpc.AuthenticateRequest], Awaitable[rpc.AuthenticateResponse]]
@@ -106,9 +104,9 @@ def _life_of(token: str) -> float:
     """
     parts = token.split(".")
     if len(parts) != 3:
-        return float("inf")
+        return math.inf
     try:
         payload = base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4))
         return max(msgspec.json.decode(payload, type=_Claims).exp - time.time(), _MIN_LIFE)
     except (ValueError, msgspec.MsgspecError):
-        return float("inf")
+        return math.inf
