@@ -7,6 +7,7 @@ see `kvorum.etcd.outcomes`.
 import logging
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from functools import partial
 from typing import Any, Protocol, TypeAlias
 
 import anyio
@@ -19,6 +20,7 @@ from kvorum.etcd.cluster import BehindError, Cluster
 from kvorum.etcd.diagnosis import cause_of
 from kvorum.etcd.faults import Call
 from kvorum.etcd.pages import PageSizes
+from kvorum.etcd.pulse import Owed
 from kvorum.etcd.server import Channel, Method, Request, Response, Server
 from kvorum.etcd.streams import Place
 from kvorum.etcd.translation import Translated
@@ -273,29 +275,23 @@ class Connection:
                 await cluster.prepare(server, deadline)
             if call.writes or len(cluster.servers) == 1:
                 return await cluster.call(server, method, request, call, deadline)
-            return await self._read(server, method, request, call, deadline, again)
+            owed = Owed(method, again or partial(self._send_until, method, request, call, deadline))
+            return await self._read(server, owed, request, call, deadline)
         except (UnavailableError, OutcomeUnknownError) as exc:
             cluster.judge(server, exc, started=started, deadline=deadline)
             raise
 
     async def _read(
-        self,
-        server: Server,
-        method: Method[Request, Response],
-        request: Request,
-        call: Call,
-        deadline: float,
-        again: Again[Response] | None,
+        self, server: Server, owed: Owed[Response], request: "rpc.Message", call: Call, deadline: float
     ) -> Response:
         """Read from a server that is watched over: if it turns out to be dead, another one is asked as well."""
         pulse = self.cluster.pulse_of(server)
-        owed = pulse.enter(again or (lambda: self._send_until(method, request, call, deadline)))
+        pulse.enter(owed)
         try:
-            return await self.cluster.call(server, lambda channel: owed.on(method(channel)), request, call, deadline)
+            return await self.cluster.call(server, owed.on, request, call, deadline)
         except UnavailableError:
             if owed.answer is None:
                 raise
-            answer: Response = owed.answer
-            return answer
+            return owed.answer
         finally:
             pulse.leave(owed)

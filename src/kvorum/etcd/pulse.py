@@ -9,62 +9,60 @@ question settles a doubt when a call has run out of its caller's patience: by it
 import asyncio
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from typing import Any, cast
+from typing import Any, Generic, TypeVar
 
 import anyio
+import msgspec
 
 from kvorum.errors import ClientClosedError, KvorumError
 from kvorum.etcd import _rpc as rpc
 
-Stub = rpc.Unary[Any, Any]
+A = TypeVar("A")
 
 
-class Owed:
+class Owed(msgspec.Struct, Generic[A], eq=False):
     """An answer that a server owes: a stub that remembers the call it makes.
 
     Attributes:
-        since: when it was asked for.
+        method: what it is asked of.
+        elsewhere: asks another server for the same.
+        since: when `Pulse.enter` took note of it.
         answer: what another server has answered in the meantime; None if none has.
+        scope: of the question to that one; None if it was not asked.
+        stub: of the server.
+        call: the last one: of grpc.aio, awaited like a future, and can be cancelled.
     """
 
-    __slots__ = ("_call", "_elsewhere", "_scope", "_stub", "answer", "since")
+    method: Callable[[Any], rpc.Unary[Any, A]]
+    elsewhere: Callable[[], Coroutine[Any, Any, A]]
+    since: float = 0.0
+    answer: A | None = None
+    scope: anyio.CancelScope | None = None
+    stub: rpc.Unary[Any, A] | None = None
+    call: Any = None
 
-    def __init__(self, elsewhere: Callable[[], Coroutine[Any, Any, object]], since: float) -> None:
-        self.since = since
-        self.answer: Any = None  # of the type that the stub's answers have
-        self._elsewhere = elsewhere
-        self._scope: anyio.CancelScope | None = None
-        self._stub: Stub | None = None
-        self._call: Any = None  # of grpc.aio: awaited like a future, and can be cancelled
-
-    def on(self, stub: Stub) -> Stub:
-        """Return a stub that makes calls of this one, and remembers the last."""
-        self._stub = stub
-        return cast("Stub", self)  # it is called like one, which is all that is done with stubs
+    def on(self, channel: Any) -> Any:
+        """Return a stub that calls that of a channel: this, which is called like one."""
+        self.stub = self.method(channel)
+        return self
 
     def __call__(self, request: Any, *, timeout: float, metadata: Any = None) -> Any:
         """Make the call."""
-        assert self._stub is not None, "it is called by what `on` returns"  # noqa: S101
-        self._call = self._stub(request, timeout=timeout, metadata=metadata)
-        return self._call
+        assert self.stub is not None, "it is called by what `on` returns"  # noqa: S101
+        self.call = self.stub(request, timeout=timeout, metadata=metadata)
+        return self.call
 
     async def ask_elsewhere(self) -> None:
         """Ask another server; its answer ends the call."""
-        if self._scope is not None:
+        if self.scope is not None:
             return
-        with anyio.CancelScope() as self._scope:
+        with anyio.CancelScope() as self.scope:
             try:
-                self.answer = await self._elsewhere()
+                self.answer = await self.elsewhere()
             except KvorumError:  # the first server may still answer, and whoever waits for it sees how that ends
                 return
-            if self._call is not None:  # else it waits for a token, and is asked for anew then
-                self._call.cancel()
-
-    def close(self) -> None:
-        """Ask nobody any more, and let go of the channel: errors that are kept refer to this."""
-        self._call = self._stub = None
-        if self._scope is not None:
-            self._scope.cancel()
+            if self.call is not None:  # else it waits for a token, and is asked for anew then
+                self.call.cancel()
 
 
 class Pulse:
@@ -89,27 +87,24 @@ class Pulse:
         self._spawn = spawn
         self._on_dead = on_dead
         self._loop = asyncio.get_running_loop()
-        self._owed: set[Owed] = set()
+        self._owed: set[Owed[Any]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._is_asking = False
         self._answered = 0.0
 
-    def enter(self, elsewhere: Callable[[], Coroutine[Any, Any, object]]) -> Owed:
-        """Note that a call is about to be made; call `leave` when it is done.
-
-        Args:
-            elsewhere: asks another server for the same.
-        """
-        owed = Owed(elsewhere, self._loop.time())
+    def enter(self, owed: Owed[Any]) -> None:
+        """Note that a call is about to be made; call `leave` when it is done."""
+        owed.since = self._loop.time()
         self._owed.add(owed)
         if self._timer is None:
             self._timer = self._loop.call_later(self.pause, self._look)
-        return owed
 
-    def leave(self, owed: Owed) -> None:
-        """Note that a call is done."""
+    def leave(self, owed: Owed[Any]) -> None:
+        """Note that a call is done: nobody else is asked any more."""
         self._owed.discard(owed)
-        owed.close()
+        owed.call = owed.stub = None  # who keeps an error keeps this, and must not keep the channel
+        if owed.scope is not None:
+            owed.scope.cancel()
 
     def ask(self) -> None:
         """Ask the server, in the background, unless that is under way."""
