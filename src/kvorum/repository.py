@@ -539,9 +539,8 @@ class Repository(Generic[R]):
         if not version:
             raise InvalidResourceError(key, "it carries no resource version, so it was never read: add it")
         stored = resource.metadata.stored
-        if stored is None or stored.revision != version:
-            check_given_revision(key, version, "resource_version")
         if stored is None:  # it has come from elsewhere: an HTTP request, say
+            check_given_revision(key, version, "resource_version")
             current, stored = self._read(key, await self._backend.get(key))
             if stored.revision != version:
                 raise ConflictError(key, expected=version, current=current, found=stored.revision)
@@ -588,15 +587,16 @@ class Repository(Generic[R]):
             return draft.resource
         if draft is not None and draft.resource.metadata.deletion_timestamp:
             draft = self._finalized(key, stored, draft)
-        is_compared = len(stored.value) <= _COMPARED_SIZE and self._backend.may_recur(stored.revision)
+        backend = self._backend
+        is_compared = len(stored.value) <= _COMPARED_SIZE and backend.may_recur(stored.revision)
         compared = stored.value if is_compared else None
         try:
             if draft is not None:
-                revision = await self._backend.compare_and_swap(
+                revision = await backend.compare_and_swap(
                     key, draft.stored.value, expected=stored.revision, unique=True, expected_value=compared
                 )
                 return draft.written(revision)
-            change = await self._backend.delete(key, expected=stored.revision, expected_value=compared)
+            change = await backend.delete(key, expected=stored.revision, expected_value=compared)
         except ConflictError as exc:
             current, now = self._read(key, exc.current)
             raise ConflictError(key, expected=stored.revision, current=current, found=now.revision) from None

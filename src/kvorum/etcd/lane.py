@@ -127,16 +127,19 @@ class Lane:
     def join(self, call: Pending[A]) -> asyncio.Future[A | KvorumError | Unanswered]:
         """Let a call wait with others; return what will come of it: an answer, an error, or why there is neither."""
         outcome: asyncio.Future[A | KvorumError | Unanswered] = self._loop.create_future()
-        if self._is_closed or call.deadline <= self._loop.time():
-            outcome.set_result(Unanswered.CLOSED if self._is_closed else Unanswered.EXPIRED)
+        if self._is_closed:
+            outcome.set_result(Unanswered.CLOSED)
             return outcome
+        if call.deadline < self._expires:  # else it ends with the others
+            if call.deadline <= self._loop.time():
+                outcome.set_result(Unanswered.EXPIRED)
+                return outcome
+            self._expire_at(call.deadline)
         call.outcome = outcome
         if self._outside or len(self._waiting) + self._turns.standing >= MAX_WAITING:
             self._outside.append(call)
         elif call.write is None or self._turns.admit(call):  # else it stands behind another write of its key
             self._waiting.append(call)
-        if call.deadline < self._expires:
-            self._expire_at(call.deadline)
         if not self._is_gathering:
             self.gather()
         return outcome

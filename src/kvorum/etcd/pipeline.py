@@ -346,11 +346,11 @@ class Pipeline:
             for each in calls_of(batch):
                 each.settle(Unanswered.ALONE)
             return {}
-        live = self._without_overdue(batch)
+        live, deadline = self._depart(batch)
         if not live:
             return {}
         try:
-            answers = await self._once(live)
+            answers = await self._once(live, deadline)
         except (InvalidResourceError, ResourceTooLargeError) as exc:
             self._learn_from(exc, live)
             raise
@@ -362,27 +362,31 @@ class Pipeline:
             (self._reads if is_write else self._writes).gather()
         return dict(zip(live, answers, strict=True)) if is_write else {}
 
-    def _without_overdue(self, batch: Batch) -> Batch:
-        """Leave out the calls that nobody waits for any more, or may not."""
-        now = self._loop.time()
-        live: Batch = {}
-        for key, group in batch.items():
-            for each in group:
-                if each.deadline <= now:
-                    each.settle(Unanswered.EXPIRED)
-            if wanted := [each for each in group if not each.is_over]:
-                live[key] = wanted
-        return live
+    def _depart(self, batch: Batch) -> tuple[Batch, float]:
+        """Take leave of a batch, without the calls that nobody waits for any more, or may not.
 
-    async def _once(self, batch: Batch) -> Sequence[Any]:
-        """Send what is still wanted, for as long as anybody waits for it; return the answer for each key."""
-        latest = 0.0
+        Returns:
+            What is to be sent, and until when anybody waits for it.
+        """
+        now, latest, is_whole = self._loop.time(), 0.0, True
         for each in calls_of(batch):
-            each.is_sent = True
-            latest = max(latest, each.deadline)
-        if latest <= self._loop.time() + self._timeout:
-            return await self._request(batch, latest)
-        return await self._patiently(batch, latest)
+            if each.deadline <= now:
+                each.settle(Unanswered.EXPIRED)
+            if each.is_over:
+                is_whole = False
+            else:
+                each.is_sent = True
+                latest = max(latest, each.deadline)
+        if is_whole:  # as mostly
+            return batch, latest
+        wanted = {key: [each for each in group if not each.is_over] for key, group in batch.items()}
+        return {key: group for key, group in wanted.items() if group}, latest
+
+    async def _once(self, batch: Batch, deadline: float) -> Sequence[Any]:
+        """Send a batch; return the answer for each key."""
+        if deadline <= self._loop.time() + self._timeout:
+            return await self._request(batch, deadline)
+        return await self._patiently(batch, deadline)
 
     async def _patiently(self, batch: Batch, deadline: float) -> Sequence[Any]:
         """Send what somebody waits for longer than is usual. The patience of one is not to keep others waiting.
