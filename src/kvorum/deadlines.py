@@ -45,6 +45,16 @@ def deadline(seconds: float) -> Iterator[None]:
         _deadline.reset(token)
 
 
+@contextmanager
+def own_time(seconds: float) -> Iterator[None]:
+    """Give the calls in this block so many seconds, whatever is left to the caller: for what has to be cleaned up."""
+    token = _deadline.set(now() + seconds)
+    try:
+        yield
+    finally:
+        _deadline.reset(token)
+
+
 def deadline_of(timeout: float, start: float | None = None) -> float:
     """Return when a call that starts now (or at `start`) has to be done, on anyio's clock."""
     fixed = _deadline.get()

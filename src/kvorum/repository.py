@@ -18,6 +18,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, w
 
 from kvorum._codec import Draft, codec_for
 from kvorum.arguments import check_given_revision, check_limit, check_revision, check_start, check_uid, shown
+from kvorum.deadlines import own_time
 from kvorum.errors import (
     ConflictError,
     CorruptResourceError,
@@ -439,7 +440,8 @@ class Repository(Generic[R]):
         """Remove a resource and return its last state, at the version of the deletion.
 
         A resource with finalizers is not removed yet: it gets a `deletion_timestamp`, is returned with it, and goes
-        when `update` (or `mutate`, or `patch`) takes the last finalizer off.
+        when `update` (or `mutate`, or `patch`) takes the last finalizer off. The lease of one that was added with a TTL
+        ends with it, if the store can be reached for that within a second.
 
         Args:
             name: which resource.
@@ -495,13 +497,13 @@ class Repository(Generic[R]):
 
     async def _create_for(self, ttl: float, key: str, value: bytes) -> int:
         """Create a key on a lease of its own; if that fails, or is cancelled, nothing is left of either."""
-        lease = await self._backend.grant_lease(ttl)
+        lease = await self._backend.grant_lease_for(key, ttl)
         try:
             return await self._backend.create(key, value, lease=lease, unique=True)
         except BaseException:
             # A create that is still under way then finds no lease, and is refused. If the revocation is lost, too, the
             # lease ends by itself.
-            with anyio.move_on_after(1, shield=True), suppress(KvorumError):
+            with anyio.move_on_after(1, shield=True), own_time(1), suppress(KvorumError):
                 await self._backend.revoke_lease(lease)
             raise
 

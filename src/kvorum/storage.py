@@ -513,6 +513,19 @@ class StorageBackend(ABC):
             InvalidResourceError: `ttl` is no number, not above 0, or more than the store takes.
         """
 
+    async def grant_lease_for(self, key: str, ttl: float) -> int:  # noqa: ARG002 - others tell by it
+        """Grant a lease that is for one key alone; return its id. Put no other key on it.
+
+        When `delete` has removed the key, it ends the lease, too, unless a key is on it. If that fails, the deletion is
+        done all the same, and the lease lasts until its time is over. It also does when anything but `delete` removes
+        the key, or takes it off the lease.
+
+        By default this grants an ordinary lease, which always lasts until its time is over.
+
+        Raises: like `grant_lease`.
+        """
+        return await self.grant_lease(ttl)
+
     @abstractmethod
     async def revoke_lease(self, lease: int) -> None:
         """End a lease; the keys on it are removed.

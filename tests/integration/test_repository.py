@@ -405,14 +405,14 @@ async def test_an_add_with_a_ttl_that_is_cancelled_leaves_no_lease_without_a_res
     tasks: Repository[Task], store: kvorum.StorageBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     granted: list[int] = []
-    grant = type(store).grant_lease
+    grant = type(store).grant_lease_for
 
-    async def grant_and_note(self: kvorum.StorageBackend, ttl: float) -> int:
-        granted.append(await grant(self, ttl))
+    async def grant_and_note(self: kvorum.StorageBackend, key: str, ttl: float) -> int:
+        granted.append(await grant(self, key, ttl))
         adding.cancel()
         return granted[0]
 
-    monkeypatch.setattr(type(store), "grant_lease", grant_and_note)
+    monkeypatch.setattr(type(store), "grant_lease_for", grant_and_note)
     adding = asyncio.create_task(tasks.add(task(), ttl=600))
     await asyncio.wait([adding])
 
@@ -1582,6 +1582,8 @@ async def test_every_verb_sends_as_few_requests_as_it_can(tasks: Repository[Task
     assert made == ["read", "transaction on"]
     _, made = await sent(tasks.add(task("b"), ttl=600))
     assert made == ["grant", "transaction on"]
+    _, made = await sent(tasks.delete("b"))
+    assert made == ["read", "transaction on", "look at", "revoke"]
 
 
 async def test_a_write_that_is_cancelled_leaves_a_repository_that_works(tasks: Repository[Task]) -> None:

@@ -165,6 +165,14 @@ class LeaseRevokeRequest(Message):
     def __init__(self, *, ID: int) -> None: ...  # noqa: N803
 
 class LeaseRevokeResponse(Answer): ...
+
+class LeaseTimeToLiveRequest(Message):
+    def __init__(self, *, ID: int, keys: bool = ...) -> None: ...  # noqa: N803
+
+class LeaseTimeToLiveResponse(Answer):
+    TTL: int
+    keys: Sequence[bytes]
+
 class StatusRequest(Message): ...
 
 class StatusResponse(Answer):
@@ -276,6 +284,7 @@ class LeaseStub:
     def __init__(self, channel: Channel) -> None: ...
     LeaseGrant: Unary[LeaseGrantRequest, LeaseGrantResponse]
     LeaseRevoke: Unary[LeaseRevokeRequest, LeaseRevokeResponse]
+    LeaseTimeToLive: Unary[LeaseTimeToLiveRequest, LeaseTimeToLiveResponse]
 
 class MaintenanceStub:
     def __init__(self, channel: Channel) -> None: ...

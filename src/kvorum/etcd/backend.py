@@ -3,16 +3,18 @@
 Lists take one for each page.
 """
 
+import asyncio
 import math
-import secrets
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Final
 
 from kvorum.arguments import check_lease, check_limit, check_revision, check_start, check_ttl
 from kvorum.deadlines import deadline_of, now
 from kvorum.errors import (
     AlreadyExistsError,
+    ClientClosedError,
     ConflictError,
     KvorumError,
     LeaseNotFoundError,
@@ -27,10 +29,12 @@ from kvorum.etcd import _rpc as rpc
 from kvorum.etcd.connection import Connection
 from kvorum.etcd.entries import entry_of
 from kvorum.etcd.outcomes import LostWrite
+from kvorum.etcd.own_leases import begin_to_revoke, end_own_lease
 from kvorum.etcd.pages import first_to_arrive
 from kvorum.etcd.pipeline import HasPipeline, Pipeline
 from kvorum.etcd.watch import EtcdStorageWatch
 from kvorum.keyspace import KeyPattern, KeySpace
+from kvorum.lease_ids import any_id, id_for, is_for
 from kvorum.settings import EtcdSettings
 from kvorum.storage import (
     Change,
@@ -46,7 +50,6 @@ from kvorum.storage import (
 _EQUAL: Final = int(rpc.Compare.EQUAL)
 _MOD: Final = int(rpc.Compare.MOD)
 _VALUE: Final = int(rpc.Compare.VALUE)
-_MAX_LEASE: Final = 2**63 - 1
 
 
 class EtcdStorageBackend(StorageBackend):
@@ -210,6 +213,8 @@ class EtcdStorageBackend(StorageBackend):
         removed = answer.responses[0].response_delete_range.prev_kvs
         if not removed:
             raise NotFoundError(key)
+        if removed[0].lease:
+            await self._end_lease_of(removed[0])
         return Change(key, revision, None, entry_of(self._keys, removed[0]))
 
     async def commit(self, operations: Sequence[Operation]) -> int:
@@ -223,10 +228,14 @@ class EtcdStorageBackend(StorageBackend):
             raise lost
         operations: Sequence[Operation] = lost.operations
         connection = self._client.connection
-        request = self._transaction(operations, connection.settings)
+        # Of a commit this would need more permissions than it had.
+        request = self._transaction(operations, connection.settings, prev_kv=len(operations) == 1)
         answer, revision = await self._lost(connection, lost, operations, lost.since).find_out(request)
         if not revision:
             raise self._first_conflict(operations, answer)
+        for response in answer.responses:
+            for removed in response.response_delete_range.prev_kvs:
+                await self._end_lease_of(removed)
         return revision
 
     async def _commit(self, operations: Sequence[Operation]) -> int:
@@ -335,10 +344,17 @@ class EtcdStorageBackend(StorageBackend):
         The id is chosen here, so that a lease can be revoked that was granted although the answer says that the store
         is full.
         """
+        return await self._grant(ttl, any_id)
+
+    async def grant_lease_for(self, key: str, ttl: float) -> int:
+        """Do the same; that it is for one key alone is told by its id."""
+        return await self._grant(ttl, partial(id_for, self._keys.full(key)))
+
+    async def _grant(self, ttl: float, draw: Callable[[], int]) -> int:
         check_ttl(ttl)
         connection = self._client.connection
         while True:
-            lease = secrets.randbelow(_MAX_LEASE) + 1
+            lease = draw()
             try:
                 return (await connection.lease_grant(rpc.LeaseGrantRequest(ID=lease, TTL=math.ceil(ttl)))).ID
             except StorageFullError:
@@ -350,6 +366,16 @@ class EtcdStorageBackend(StorageBackend):
                 # lease may end too early; it is left to end by itself.
                 if "lease already exists" not in exc.detail:
                     raise
+            except asyncio.CancelledError:
+                begin_to_revoke(connection, lease)  # it may have been granted, and the caller will never know its id
+                raise
+
+    async def _end_lease_of(self, removed: rpc.KeyValue) -> None:
+        """End the lease that a key was on, if it was granted for this key alone."""
+        if not is_for(removed.key, removed.lease):
+            return
+        with suppress(ClientClosedError):  # it is being closed; the deletion is done anyhow
+            await end_own_lease(self._client.connection, removed.key, removed.lease)
 
     async def revoke_lease(self, lease: int) -> None:
         """Send one LeaseRevoke; again if its answer is lost, since a lease that is gone does not come back."""

@@ -146,10 +146,19 @@ class Connection:
         """Grant a lease. One whose grant got no answer ends by itself, so to try again is safe: it counts as a read."""
         return await self._send(lambda channel: channel.lease.LeaseGrant, request, Call("grant", "a lease"))
 
-    async def lease_revoke(self, request: rpc.LeaseRevokeRequest, subject: str) -> rpc.LeaseRevokeResponse:
+    async def lease_revoke(
+        self, request: rpc.LeaseRevokeRequest, subject: str, *, deadline: float | None = None
+    ) -> rpc.LeaseRevokeResponse:
         """Revoke a lease, and thereby remove its keys."""
+        call = Call("revoke", subject, writes=True)
+        return await self._send(lambda channel: channel.lease.LeaseRevoke, request, call, deadline)
+
+    async def lease_time_to_live(
+        self, request: rpc.LeaseTimeToLiveRequest, subject: str, *, deadline: float | None = None
+    ) -> rpc.LeaseTimeToLiveResponse:
+        """Ask how long a lease lasts, and which keys are on it; of one that has ended the time is -1."""
         return await self._send(
-            lambda channel: channel.lease.LeaseRevoke, request, Call("revoke", subject, writes=True)
+            lambda channel: channel.lease.LeaseTimeToLive, request, Call("look at", subject), deadline
         )
 
     async def compact(self, request: rpc.CompactionRequest) -> rpc.CompactionResponse:

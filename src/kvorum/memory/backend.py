@@ -192,7 +192,10 @@ class MemoryStorageBackend(StorageBackend):
         changes = self._store.write({full: Write(key, None)})
         if not changes:
             raise NotFoundError(key)
-        return changes[0]
+        (change,) = changes
+        if change.previous is not None:
+            self._store.end_own_lease(change.previous.lease, full)
+        return change
 
     async def commit(self, operations: Sequence[Operation]) -> int:
         """Apply them all in one step."""
@@ -240,6 +243,13 @@ class MemoryStorageBackend(StorageBackend):
         check_ttl(ttl)
         await self._turn()
         return self._store.grant(math.ceil(ttl))
+
+    async def grant_lease_for(self, key: str, ttl: float) -> int:
+        """Do the same, for one key alone."""
+        full = self._keys.full(key)
+        check_ttl(ttl)
+        await self._turn()
+        return self._store.grant(math.ceil(ttl), full)
 
     async def revoke_lease(self, lease: int) -> None:
         """End it, and remove its keys at one revision."""

@@ -6,6 +6,7 @@ from itertools import count
 import msgspec
 
 from kvorum.errors import LeaseNotFoundError
+from kvorum.lease_ids import id_for, is_for
 
 
 class _Lease(msgspec.Struct):
@@ -27,9 +28,11 @@ class LeaseTable:
         self._ids = count(1)
         self._earliest: float | None = None  # when the first one expires; None: to be found out
 
-    def grant(self, ttl: float) -> int:
-        """Begin a lease; return its id."""
-        lease = next(self._ids)
+    def grant(self, ttl: float, key: bytes | None = None) -> int:
+        """Begin a lease, of one key alone if one is given; return its id."""
+        lease = next(self._ids) if key is None else id_for(key)
+        while key is not None and lease in self._leases:
+            lease = id_for(key)
         self._leases[lease] = _Lease(self._clock() + ttl, set())
         self._earliest = None
         return lease
@@ -50,6 +53,10 @@ class LeaseTable:
             del self._key_leases[key]
         self._earliest = None
         return keys
+
+    def is_idle(self, lease: int, key: bytes) -> bool:
+        """Tell whether a lease was granted for that key alone, and no key is on it."""
+        return is_for(key, lease) and lease in self._leases and not self._leases[lease].keys
 
     def attach(self, key: bytes, lease: int) -> None:
         """Put a key on a lease (0: on none), and take it off the one that it was on."""

@@ -76,9 +76,9 @@ class MemoryStore:
 
     # --- leases ---
 
-    def grant(self, ttl: float) -> int:
-        """Begin a lease; return its id."""
-        lease = self.leases.grant(ttl)
+    def grant(self, ttl: float, key: bytes | None = None) -> int:
+        """Begin a lease, of one key alone if one is given; return its id."""
+        lease = self.leases.grant(ttl, key)
         self.notify()  # who waits for the next one to expire may have to get up earlier
         return lease
 
@@ -92,6 +92,11 @@ class MemoryStore:
         keys = sorted(self.leases.end(lease))
         entries = {key: self.timeline.entry(key, self.timeline.revision) for key in keys}
         self.write({key: Write(entry.key, None) for key, entry in entries.items() if entry is not None})
+
+    def end_own_lease(self, lease: int, key: bytes) -> None:
+        """End the lease of a key that was removed, if it was granted for this key alone, and no key is on it."""
+        if self.leases.is_idle(lease, key):
+            self.leases.end(lease)
 
     def expire(self) -> None:
         """End the leases whose time has come."""

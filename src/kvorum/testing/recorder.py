@@ -210,6 +210,11 @@ class RecordingBackend(StorageBackend):
         answer = self._backend.grant_lease(ttl)
         return await self._call("grant_lease", "", answer, lambda lease: Answer(lease=lease), ttl=ttl)
 
+    async def grant_lease_for(self, key: str, ttl: float) -> int:
+        """Note the lease, and how long it was to last; not that `delete` ends it, since that removes no key."""
+        answer = self._backend.grant_lease_for(key, ttl)
+        return await self._call("grant_lease", "", answer, lambda lease: Answer(lease=lease), ttl=ttl)
+
     async def revoke_lease(self, lease: int) -> None:
         """Note that the lease was to end."""
         answer = self._backend.revoke_lease(lease)
