@@ -10,7 +10,8 @@ that at once if it is connected to that member, and else within a minute.
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
 from typing import Final, NamedTuple
 
 import anyio
@@ -119,11 +120,12 @@ class Members:
     async def _ask(self) -> Known:
         """Ask for the list of members, and each of them for its version, all at once."""
         self._pause = _PERIOD
-        server = self._connection.cluster.current
-        if not server.is_ready:  # `forget` is called when it is
+        current, deadline = self._connection.cluster.current, self._loop.time() + _PATIENCE
+        if not current.is_ready:  # `forget` is called when it is
             return UNKNOWN
         try:
-            answer = await self._list(server, self._loop.time() + _PATIENCE)
+            async with self._visit(current.address) as server:
+                answer = await self._list(server, deadline, linearizable=True)
         except KvorumError as exc:
             _log.debug("the members of the cluster are not known: %s", exc)
             if isinstance(exc, UnavailableError):  # and no refusal, which another question would not change
@@ -148,21 +150,31 @@ class Members:
 
     async def _ask_at(self, address: str, cluster_id: int, versions: dict[int, Version], deadline: float) -> None:
         """Note which member is at an address, and its version. An address may lead to any server: it says its id."""
+        try:
+            async with self._visit(address) as server:
+                header = (await self._list(server, deadline, linearizable=False)).header
+                if header.cluster_id == cluster_id:
+                    versions[header.member_id] = await self._version_of(server, deadline)
+        except (KvorumError, OSError) as exc:
+            _log.debug("the version of etcd at %s is not known: %s", address, exc)
+
+    @asynccontextmanager
+    async def _visit(self, address: str) -> AsyncIterator[Server]:
+        """Connect to an address for a question.
+
+        Not on the channels of the calls: a question that fails there would let gRPC connect them again by itself, with
+        the certificates from before.
+        """
         server = Server(address, self._connection.settings.server_name)
         try:
             await self._connection.cluster.open_channels(server)
-            header = (await self._list(server, deadline)).header
-            if header.cluster_id == cluster_id:
-                versions[header.member_id] = await self._version_of(server, deadline)
-        except (KvorumError, OSError) as exc:
-            _log.debug("the version of etcd at %s is not known: %s", address, exc)
+            yield server
         finally:
             with anyio.move_on_after(1, shield=True):
                 await server.aclose()
 
-    async def _list(self, server: Server, deadline: float) -> rpc.MemberListResponse:
-        is_current = server is self._connection.cluster.current
-        request = rpc.MemberListRequest(linearizable=is_current)  # from 3.5 on; 3.4 does not look at it
+    async def _list(self, server: Server, deadline: float, *, linearizable: bool) -> rpc.MemberListResponse:
+        request = rpc.MemberListRequest(linearizable=linearizable)  # from 3.5 on; 3.4 does not look at it
         return await self._call(server, lambda channel: channel.cluster.MemberList, request, deadline)
 
     async def _version_of(self, server: Server, deadline: float) -> Version:
