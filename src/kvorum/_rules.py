@@ -4,11 +4,15 @@ Rules get stricter, and other tools write without them. What is invalid by now m
 finalizers, and get a status. So what a write leaves as it is stored is not held against it.
 """
 
+from typing import Final
+
 import msgspec
 
 from kvorum.errors import InvalidResourceError
 from kvorum.names import is_label_value, problems_of_label_value, problems_of_qualified_name
 from kvorum.resources import AnyResource, Metadata
+
+_NOTHING: Final = Metadata(name="")  # what a new resource was before
 
 
 def check_rules(subject: str, new: AnyResource, old: AnyResource | None, *, is_spec_changed: bool) -> None:
@@ -27,7 +31,7 @@ def check_rules(subject: str, new: AnyResource, old: AnyResource | None, *, is_s
         InvalidResourceError: with every problem; the cause is what `validate` raised, if that was a `ValueError`. Any
             other exception of `validate` comes out as it is: a mistake in it says nothing about the resource.
     """
-    problems = _problems_of(new.metadata, old.metadata if old is not None else None)
+    problems = _problems_of(new.metadata, old.metadata if old is not None else _NOTHING)
     found, cause = _validated(new)
     if found and old is not None and not is_spec_changed:
         known, _ = _validated(old)
@@ -46,20 +50,20 @@ def _validated(resource: AnyResource) -> tuple[list[str], Exception | None]:
         return [reason_of(exc)], exc
 
 
-def _problems_of(metadata: Metadata, old: Metadata | None) -> list[str]:
-    """Check labels, annotations and finalizers; of an update, those that are not stored just so."""
+def _problems_of(metadata: Metadata, old: Metadata) -> list[str]:
+    """Check labels, annotations and finalizers, but for those that are stored just so."""
     problems: list[str] = []
     for name, value in metadata.labels.items():
-        if old is not None and old.labels.get(name) == value:
+        if old.labels.get(name) == value:
             continue
         problems += problems_of_qualified_name(name, "the label key")
         if not is_label_value(value):
             problems += problems_of_label_value(value, f"the value of label {name!r},")
     for name in metadata.annotations:
-        if old is None or name not in old.annotations:
+        if name not in old.annotations:
             problems += problems_of_qualified_name(name, "the annotation key")
     for name in metadata.finalizers:
-        if old is None or name not in old.finalizers:
+        if name not in old.finalizers:
             problems += problems_of_qualified_name(name, "the finalizer")
     return problems
 

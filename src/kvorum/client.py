@@ -147,7 +147,8 @@ class Client:
         """
         if self._state in {"not open", "opening"}:
             raise ClientClosedError.not_open()
-        self._check_place()
+        if self._place is not None:  # else it was closed without having been entered
+            self._place.check()
         return self._backend
 
     @property
@@ -161,7 +162,8 @@ class Client:
         if self._state != "open":
             is_over = self._state in {"failed", "closed"}
             raise self._supervisor.closed() if is_over else ClientClosedError.not_open()
-        self._check_place()
+        if self._place is not None:  # as it is of an open client
+            self._place.check()
         if self._connection is None:
             raise ConfigurationError(f"{self!r} has no connection to etcd: it keeps its resources elsewhere")
         return self._connection

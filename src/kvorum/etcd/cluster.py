@@ -279,7 +279,8 @@ class Cluster:
 
         A store cannot be put back to an older state while a connection to it stands.
         """
-        return revision <= self._joined_at or not self.current.is_ready or not self.current.calls.is_connected
+        server = self.current
+        return revision <= self._joined_at or not server.is_ready or not server.calls.is_connected
 
     async def prepare(self, server: Server, deadline: float) -> None:
         """See to it that a server answers, that it is of this cluster, and that its version and a token are known.
@@ -343,20 +344,15 @@ class Cluster:
     async def call(
         self, server: Server, method: Method[Request, Response], request: Request, call: Call, deadline: float
     ) -> Response:
-        """Make a call as the user. If the server does not take the token, it did nothing: once more with another one.
-
-        And again, since the list of users may change while a token is fetched, which is slow: passwords are hashed.
-        """
-        floor = self.floor
+        """Make a call as the user. If the server does not take the token, it did nothing: again with another one."""
+        floor, token = self.floor, self.tokens.token
         known = floor.revision
-        for _ in range(_RENEWALS if self.tokens.has_user else 0):
-            token = self.tokens.token
-            with suppress(TokenRefusedError):
-                answer = await server.call(method(server.calls), request, call, deadline, self.tokens.metadata)
-                break
-            await self.renew_token(server, token, deadline)
-        else:
+        try:
             answer = await server.call(method(server.calls), request, call, deadline, self.tokens.metadata)
+        except TokenRefusedError:
+            if not self.tokens.has_user:
+                raise
+            answer = await self._call_again(server, method, request, call, deadline, token)
         header = answer.header
         revision = header.revision
         if header.cluster_id != floor.cluster_id or revision < known or (revision == known and call.writes):
@@ -364,6 +360,27 @@ class Cluster:
         elif revision > floor.revision:
             floor.revision = revision
         return answer
+
+    async def _call_again(
+        self,
+        server: Server,
+        method: Method[Request, Response],
+        request: Request,
+        call: Call,
+        deadline: float,
+        refused: str,
+    ) -> Response:
+        """Make a call with another token than that; and again, since the list of users may change while one is fetched.
+
+        That is slow: passwords are hashed.
+        """
+        for _ in range(_RENEWALS - 1):
+            await self.renew_token(server, refused, deadline)
+            refused = self.tokens.token
+            with suppress(TokenRefusedError):
+                return await server.call(method(server.calls), request, call, deadline, self.tokens.metadata)
+        await self.renew_token(server, refused, deadline)
+        return await server.call(method(server.calls), request, call, deadline, self.tokens.metadata)
 
     def _look_closer(self, server: Server, answer: "rpc.Answer", call: Call, known: int) -> None:
         """Refuse an answer that is not to be believed. Of a write nobody can tell then what became of it."""

@@ -60,6 +60,8 @@ _OPTIONS: Final = MappingProxyType(
 # read holds what fits its window, 64 KiB unless set.
 _CALL_OPTIONS: Final = MappingProxyType({**_OPTIONS, "grpc.http2.lookahead_bytes": 4 * 1024 * 1024})
 
+_READY: Final = rpc.ChannelConnectivity.READY
+
 
 class Channel:
     """A gRPC channel, and etcd's services on it. It connects with its first call."""
@@ -85,7 +87,7 @@ class Channel:
     @property
     def is_connected(self) -> bool:
         """Whether it has a connection now, as far as it knows."""
-        return self._channel.get_state() is rpc.ChannelConnectivity.READY
+        return self._channel.get_state() is _READY
 
     async def aclose(self) -> None:
         """Close it: calls under way are cancelled. Idempotent, and without giving way to another task.
