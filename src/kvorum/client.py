@@ -244,6 +244,7 @@ class Client:
         self._connection = Connection(self.settings, self._supervisor)
         await self._connection.open()
         self._pipeline = Pipeline(self._connection)
+        await self._pipeline.open()
 
     async def _fail(self) -> None:
         """End calls under way, since a task that they rest on is gone. All is released when the client is left."""

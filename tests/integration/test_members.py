@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import grpc
 import pytest
 import trustme
 
@@ -131,6 +132,34 @@ async def test_who_may_not_ask_for_the_members_writes_singly(cluster: Cluster, m
     async with cluster.client:
         await cluster.until_known(UNKNOWN)
         assert not await cluster.batches()
+
+
+class Stranger(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no types
+    """A server at an address that a member advertises by mistake: it takes no token, and remembers its calls."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+        self.calls.append(handler_call_details.method)
+        return grpc.unary_unary_rpc_method_handler(self._refuse)
+
+    async def _refuse(self, _request: bytes, context: grpc.aio.ServicerContext) -> None:
+        await context.abort(grpc.StatusCode.UNAUTHENTICATED, "etcdserver: invalid auth token")
+
+
+async def test_the_password_does_not_go_to_an_address_that_a_member_advertises(cluster: Cluster) -> None:
+    """It may lead to any server, such as another one on `localhost`."""
+    stranger, server = Stranger(), grpc.aio.server()
+    server.add_generic_rpc_handlers((stranger,))
+    endpoint = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+    async with cluster.client as client:
+        await client.pipeline._members._ask_at(endpoint, 1, {}, anyio.current_time() + 5)
+        assert await client.backend.set("a", b"1")
+    await server.stop(0)
+
+    assert {*stranger.calls} == {"/etcdserverpb.Cluster/MemberList"}
 
 
 async def test_the_versions_of_all_members_are_known_from_one_of_them(kvorum_etcd: EmbeddedEtcd) -> None:

@@ -31,7 +31,9 @@ def forms(reads: str, *, writes: bool = True, guard: bool = True, identity: bool
         ([(3, 4, 23), (3, 5, 1)], forms("nested")),
         # Some members count what is nested, and others do not: what these take is refused by those when it is full.
         ([(3, 5, 33), (3, 5, 32)], forms("flat", writes=False)),
-        ([(3, 5, 33), None], forms("flat")),
+        # One whose version is not known may be of either kind.
+        ([(3, 5, 33), None], forms("flat", writes=False)),
+        ([], forms("flat", writes=False)),
     ],
 )
 def test_what_a_client_without_a_user_may_send(versions: list[Version | None], expected: Forms) -> None:
@@ -69,5 +71,6 @@ def test_a_member_of_an_unknown_version_may_have_every_hazard() -> None:
 
 def test_members_are_uneven_in_what_one_has_and_another_one_is_free_of() -> None:
     assert known_of([(3, 5, 30), (3, 5, 30)]).uneven == frozenset()
-    assert known_of([(3, 5, 30), (3, 5, 29), None]).uneven == {ROLES}
+    assert known_of([(3, 5, 30), (3, 5, 29)]).uneven == {ROLES}
+    assert known_of([(3, 5, 30), None]).uneven == UNKNOWN.hazards
     assert known_of([(3, 5, 30), (3, 5, 33)]).uneven == {QUOTA}

@@ -436,12 +436,21 @@ class Cluster:
     async def renew_token(self, server: Server, refused: str, deadline: float) -> None:
         """Authenticate again, unless somebody has done so since that token was used; nothing if there is no user.
 
+        It takes a server's share of the time at the most, since all tasks wait for it.
+
         Raises:
             AuthenticationError: the server does not accept the user.
+            UnavailableError: it did not answer in time, or is of another cluster: its token is not taken.
         """
+        deadline = min(deadline, now() + self.share)
 
         async def authenticate(request: rpc.AuthenticateRequest) -> rpc.AuthenticateResponse:
-            return await server.call(server.calls.auth.Authenticate, request, Call("authenticate", "a user"), deadline)
+            call = Call("authenticate", "a user")
+            answer = await server.call(server.calls.auth.Authenticate, request, call, deadline)
+            if self.floor.is_foreign(answer.header):
+                words = self.floor.words_for_foreign(server.address, answer.header)
+                raise UnavailableError(server.address, words)
+            return answer
 
         with anyio.move_on_after(deadline - now()):
             return await self.tokens.renew(refused, authenticate)

@@ -41,7 +41,7 @@ def forms_of(hazards: frozenset[str], members: Known, *, has_identity: bool) -> 
         reads = "nested" if may_nest else "single"  # a nested read shows anybody anything
     return Forms(
         reads,
-        # While the quota is used up some members would refuse what the others take.
+        # Members that count nested puts refuse what the others take when the quota is used up: all have to be alike.
         writes=may_nest and _QUOTA not in members.uneven,
         # Without a user also on servers that check: another member may not, and the comparison costs next to nothing.
         probe=not has_identity,

@@ -33,6 +33,7 @@ _PERIOD: Final = 60.0  # seconds between two questions
 _SOON: Final = 10.0  # the same, while the version of a member is not known
 _FRESH: Final = 150.0  # seconds for which an answer counts
 _PATIENCE: Final = 2.0  # seconds that a question takes at the most, for the list as well as for all members together
+_FIRST: Final = 0.3  # seconds that a client which opens waits for the first answer
 _MAX_ANSWER: Final = 4_096  # bytes of an answer in HTTP
 _CALL: Final = Call("members", "the cluster")
 
@@ -42,23 +43,24 @@ class Known(NamedTuple):
 
     Attributes:
         hazards: those that a member has, or may have.
-        uneven: those that a member is known to have, and another one is known to be free of.
+        uneven: those that a member has, or may have, and another one is free of, or may be.
     """
 
     hazards: frozenset[str]
-    uneven: frozenset[str] = frozenset()
+    uneven: frozenset[str]
 
 
-UNKNOWN: Final = Known(frozenset(hazard.name for hazard in HAZARDS))
+_ALL: Final = frozenset(hazard.name for hazard in HAZARDS)
+UNKNOWN: Final = Known(_ALL, _ALL)
 
 
 def known_of(versions: Sequence[Version | None]) -> Known:
     """Return what follows from the versions of all members; None is a member of an unknown version."""
     named = [frozenset(hazard.name for hazard in hazards_of(each)) for each in versions if each is not None]
-    if not named:
+    if not named or len(named) < len(versions):
         return UNKNOWN
     of_any, of_all = frozenset().union(*named), named[0].intersection(*named)
-    return Known(of_any if len(named) == len(versions) else UNKNOWN.hazards, of_any - of_all)
+    return Known(of_any, of_any - of_all)
 
 
 class Members:
@@ -80,6 +82,7 @@ class Members:
         self._fresh_until = 0.0
         self._pause = _PERIOD
         self._again = anyio.Event()
+        self._asked = anyio.Event()  # at least once
 
     def start(self) -> None:
         """Begin to ask, until the client is closed: now, whenever something has changed, and every minute.
@@ -89,6 +92,11 @@ class Members:
         """
         self._connection.supervisor.spawn(self._keep_asking, name="members")
         self._connection.cluster.on_change = self.forget
+
+    async def first(self) -> None:
+        """Wait for the first answer, but not for long: until there is one, writes do not share requests."""
+        with anyio.move_on_after(_FIRST):
+            await self._asked.wait()
 
     def forget(self) -> None:
         """Take note that a member may be another one now: ask again, and trust nothing until there is an answer."""
@@ -112,6 +120,7 @@ class Members:
             if not again.is_set():  # else something has changed while it was asked
                 self.known, self._fresh_until = known, self._loop.time() + _FRESH
                 self._tell()
+            self._asked.set()
             with anyio.move_on_after(self._pause):
                 await again.wait()
 
@@ -188,7 +197,10 @@ class Members:
     async def _call(
         self, server: Server, method: Method[Request, Response], request: Request, deadline: float
     ) -> Response:
-        """Make a call that is no evidence about the servers that the client uses, whatever comes of it."""
+        """Make a call that is no evidence about the servers that the client uses, whatever comes of it.
+
+        The password does not go to the server: an address that a member advertises may lead to any other one.
+        """
         cluster = self._connection.cluster
         token = cluster.tokens.token
         try:
@@ -196,7 +208,7 @@ class Members:
         except TokenRefusedError:  # a member that was restarted knows none from before
             if not cluster.tokens.has_user:
                 raise
-        await cluster.renew_token(server, token, deadline)
+        await cluster.renew_token(cluster.current, token, deadline)  # all members take that token
         return await server.call(method(server.calls), request, _CALL, deadline, cluster.tokens.metadata)
 
 

@@ -136,6 +136,11 @@ class Pipeline:
             reads.operations, reads.requests, writes.operations, writes.requests, reads.waiting + writes.waiting
         )
 
+    async def open(self) -> None:
+        """Wait, for a moment at the most, until it is known what the members of the cluster take."""
+        if self._is_on:
+            await self._members.first()
+
     def close(self) -> None:
         """End the calls that were not sent. Idempotent."""
         self._reads.close()
