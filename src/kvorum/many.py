@@ -13,8 +13,10 @@ R = TypeVar("R")
 AT_ONCE: Final = 256  # calls under way: a few full requests of the pipeline
 
 
-async def each(call: Callable[[T], Awaitable[R]], items: Iterable[T]) -> list[R | KvorumError]:
-    """Make a call for each item, many at once; return what each of them returned, or its error, in their order.
+async def each(
+    call: Callable[[T], Awaitable[R]], items: Iterable[T], *, at_once: int = AT_ONCE
+) -> list[R | KvorumError]:
+    """Make a call for each item, some of them at once; return what each of them returned, or its error, in their order.
 
     An error of Kvorum's is a result, and stops nothing. Any other one ends all calls, and comes out as a group.
     """
@@ -30,6 +32,6 @@ async def each(call: Callable[[T], Awaitable[R]], items: Iterable[T]) -> list[R 
                 results[number] = exc
 
     async with anyio.create_task_group() as group:
-        for _ in given[:AT_ONCE]:
+        for _ in given[:at_once]:
             group.start_soon(work)
     return [results[number] for number in range(len(given))]

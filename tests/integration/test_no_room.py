@@ -38,17 +38,36 @@ KEYS = {"set": "a", "create": "new", "swap": "a", "commit": "new"}
 
 
 class Full:
-    """Answers one write with "database space exceeded"; a function decides what happens before that."""
+    """Answers one write, or `times` of them, with "database space exceeded"; a function decides what happens before.
+
+    Attributes:
+        most_reads: how many reads at a revision were under way at once.
+    """
 
     before: Callable[[Callable[[], Awaitable[Any]]], Awaitable[None]] | None = None
+    times: int = 1
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         send = Server.call
+        self.most_reads = reads = 0
+
+        async def read(server: Server, *rest: Any) -> Any:
+            nonlocal reads
+            reads += 1
+            self.most_reads = max(self.most_reads, reads)
+            try:
+                return await send(server, *rest)
+            finally:
+                reads -= 1
 
         async def call(server: Server, stub: Any, request: Any, call: Any, *rest: Any) -> Any:
+            if call.revision:
+                return await read(server, stub, request, call, *rest)
             if self.before is None or call.operation not in {"put", "transaction on", "grant"}:
                 return await send(server, stub, request, call, *rest)
-            before, self.before = self.before, None
+            before, self.times = self.before, self.times - 1
+            if not self.times:
+                self.before, self.times = None, 1
             await before(lambda: send(server, stub, request, call, *rest))
             words = "etcdserver: mvcc: database space exceeded"
             error = AioRpcError(StatusCode.RESOURCE_EXHAUSTED, GrpcMetadata(), GrpcMetadata(), details=words)
@@ -176,6 +195,27 @@ async def test_a_client_that_has_not_heard_for_long_looks_for_a_key_only_so_ofte
     full.before = refused
     with pytest.raises(StorageFullError):
         await store.create("new", UNIQUE, unique=True)
+
+
+async def test_many_refused_writes_together_have_few_reads_under_way(
+    kvorum_url: str, other: StorageBackend, full: Full
+) -> None:
+    """A search at each revision for each of them would otherwise block the event loop far beyond their deadlines."""
+    async with kvorum.connect(kvorum_url, settings=kvorum.EtcdSettings(pipeline=False)) as client:
+        await client.backend.set("a", b"1")
+        for number in range(10):
+            await other.set("beside", b"%d" % number)
+        full.before, full.times = refused, 30
+        async with anyio.create_task_group() as group:
+            for number in range(30):
+                group.start_soon(refused_create, client.backend, f"new-{number}")
+
+    assert 0 < full.most_reads <= 16
+
+
+async def refused_create(store: StorageBackend, key: str) -> None:
+    with pytest.raises(StorageFullError):
+        await store.create(key, UNIQUE, unique=True)
 
 
 async def test_a_value_that_others_may_have_written_leaves_it_unknown(store: StorageBackend, full: Full) -> None:

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from functools import partial
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 import anyio
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_before_delay, wait_random_exponential
@@ -29,6 +29,8 @@ from kvorum.settings import EtcdSettings
 from kvorum.supervisor import Supervisor
 
 _log = logging.getLogger(__name__)
+
+_SEARCHES: Final = 4  # under way at once; the others wait until their deadlines
 
 Again: TypeAlias = Callable[[], Coroutine[Any, Any, Response]]
 
@@ -54,6 +56,7 @@ class Connection:
         supervisor: what runs its tasks.
         cluster: the servers.
         page_sizes: how large the pages of lists may be.
+        searches: admits a few searches of many reads each. When the store is full each write needs one.
     """
 
     def __init__(self, settings: EtcdSettings, supervisor: Supervisor) -> None:
@@ -61,6 +64,7 @@ class Connection:
         self.supervisor: Supervisor = supervisor
         self.cluster: Cluster = Cluster(settings, supervisor)
         self.page_sizes: PageSizes = PageSizes(settings.page_size, settings.timeout)
+        self.searches: anyio.Semaphore = anyio.Semaphore(_SEARCHES)
         self._state = "not open"
 
     def __repr__(self) -> str:

@@ -32,7 +32,8 @@ from kvorum.storage import Operation
 T = TypeVar("T")
 
 _PAUSE: Final = 0.05  # seconds before the next try: a connection may fail at once each time
-_PROBES: Final = 1000  # revisions at which a key is looked for that is not there now: a tenth of a second's work
+_PROBES: Final = 100  # revisions at which a key is looked for that is not there now
+_PROBES_AT_ONCE: Final = 4  # reads under way for one search; `Connection.searches` bounds the number of searches
 
 
 class LostWrite:
@@ -218,7 +219,13 @@ class LostWrite:
         if operation.value is None or now - since > _PROBES:
             return None
         written = set()
-        for answer in await each(lambda revision: self._read(key, revision, keys_only=True), range(since + 1, now)):
+        async with self._connection.searches:
+            answers = await each(
+                lambda revision: self._read(key, revision, keys_only=True),
+                range(since + 1, now),
+                at_once=_PROBES_AT_ONCE,
+            )
+        for answer in answers:
             if isinstance(answer, KvorumError):
                 raise answer
             written |= {kv.mod_revision for kv in answer.kvs if kv.mod_revision > since}
