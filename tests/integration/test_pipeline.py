@@ -636,7 +636,7 @@ async def test_batches_of_writes_do_not_pass_by_the_quota(
             while not full.is_set():
                 number += 1
                 try:
-                    await client.backend.create(f"k{writer}-{number}", bytes(5_000))
+                    await client.backend.create(f"k{writer}-{number}", bytes(5_000), unique=True)
                 except StorageFullError:
                     full.set()
                 else:

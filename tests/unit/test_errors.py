@@ -19,6 +19,7 @@ from kvorum.errors import (
     EmbeddedEtcdError,
     FutureRevisionError,
     HistoryLostError,
+    InternalError,
     InvalidResourceError,
     InvalidSelectorError,
     KvorumError,
@@ -151,6 +152,11 @@ EXAMPLES: list[tuple[KvorumError, str, dict[str, object]]] = [
     (AuthenticationError("who are you?"), "who are you?", {}),
     (ClientClosedError.not_open(), "the client is not open; use it inside `async with client:`", {}),
     (ClientClosedError.closed(), "the client has been closed", {}),
+    (
+        InternalError("the watch of /lab/", ValueError("no such thing")),
+        "the watch of /lab/ has ended by a mistake of Kvorum's: ValueError('no such thing'); please report it",
+        {"subject": "the watch of /lab/", "reason": "ValueError('no such thing')"},
+    ),
     (EmbeddedEtcdError("no etcd in PATH"), "no etcd in PATH", {}),
 ]
 
