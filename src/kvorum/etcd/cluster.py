@@ -264,6 +264,14 @@ class Cluster:
         if not self._is_closed and server.is_open and server.calls.is_connected:
             self._retire(server.open(server.certificates, anew=True))
 
+    def renew_watches(self, server: Server, channel: Channel) -> None:
+        """Take other channels for watches, unless that one was replaced before: it leads to another cluster.
+
+        The calls' may have been made earlier, and be right: then nothing else would ever make it anew.
+        """
+        if not self._is_closed and server.is_open and server.has_watches_on(channel):
+            self._retire(server.open_watches())
+
     # --- before it is used ---
 
     def is_prepared(self, server: Server) -> bool:

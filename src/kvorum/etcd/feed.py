@@ -28,7 +28,7 @@ from kvorum.etcd.entries import entry_of
 from kvorum.etcd.history import DELETE, Gapless, Reading, check_readable, revision_now, with_oldest
 from kvorum.etcd.translation import is_cancelled
 from kvorum.etcd.versions import EVENTS_LOST, has_hazard
-from kvorum.etcd.watch_stream import WatchStream
+from kvorum.etcd.watch_stream import WatchStream, no_watch
 from kvorum.keyspace import KeySpace
 from kvorum.storage import Change, Entry
 
@@ -241,7 +241,7 @@ class Feed:
                         raise
                     await anyio.sleep(wait)
         if not self.is_open:
-            raise UnavailableError(connection.endpoint, f"no watch of {self.subject} in time") from lost
+            raise no_watch(connection.cluster.current, self.subject) from lost
 
     async def _open_once(self, connection: Connection, deadline: float) -> None:
         if self._since is None:

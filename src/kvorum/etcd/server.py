@@ -173,6 +173,16 @@ class Server:
         )
         return replaced
 
+    def has_watches_on(self, channel: Channel) -> bool:
+        """Tell whether further watches may be put there."""
+        return channel is self.watches or channel in self.streams.further
+
+    def open_watches(self) -> tuple[Channel, ...]:
+        """Make the channel of the watches anew; return those that it replaces, still open."""
+        calls, watches = self.calls, self.watches
+        self._channels = (calls, Channel(self.address, _OPTIONS, self.certificates, self._server_name))
+        return (watches, *self.streams.take_further())
+
     def take_channels(self) -> tuple[Channel, ...]:
         """Give its channels away, still open: whoever takes them closes them."""
         channels, self._channels, self.is_ready = self._channels or (), None, False

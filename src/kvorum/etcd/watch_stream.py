@@ -88,10 +88,7 @@ class WatchStream:
             if await apart._is_created(create, self._connection.cluster.patience(deadline)):  # noqa: SLF001
                 apart._learn_limit(self.server, crowd)  # noqa: SLF001
                 return apart
-        error = UnavailableError(
-            self.server.address,
-            f"no watch of {self._subject.subject} in time, beside {self.server.streams.total} others",
-        )
+        error = no_watch(self.server, self._subject.subject)
         self._connection.cluster.judge(self.server, error, started=started, deadline=deadline)
         raise error
 
@@ -135,6 +132,8 @@ class WatchStream:
                 raise UnavailableError(self.server.address, "the server ended the stream")
             floor = self._connection.cluster.floor
             if floor.is_foreign(response.header):
+                if self._call is not None:  # else it was ended just now, and has no place any more
+                    self._connection.cluster.renew_watches(self.server, self._place.channel)
                 raise UnavailableError(
                     self.server.address, floor.words_for_foreign(self.server.address, response.header)
                 )
@@ -160,6 +159,11 @@ class WatchStream:
         if response.compact_revision:
             return HistoryLostError(compact_revision=response.compact_revision)
         return meaning_of_reason(response.cancel_reason, self._subject, self.server.address)
+
+
+def no_watch(server: Server, subject: str) -> UnavailableError:
+    """Return the error for a watch that was not created in time. It may be that the server takes no more of them."""
+    return UnavailableError(server.address, f"no watch of {subject} in time, beside {server.streams.total} others")
 
 
 async def _check_permission(
