@@ -280,15 +280,14 @@ class Cluster:
         Whoever is at that address may be another one then, of another version or cluster. And a connection takes the
         certificates of now.
         """
-        return server.is_ready and not self.tokens.is_due and server.calls.is_connected
+        return server.stands() and not self.tokens.is_due
 
     def may_recur(self, revision: int) -> bool:
         """Tell whether the store may have come to a revision again, since there is another connection now.
 
         A store cannot be put back to an older state while a connection to it stands.
         """
-        server = self.current
-        return revision <= self._joined_at or not server.is_ready or not server.calls.is_connected
+        return revision <= self._joined_at or not self.current.stands()
 
     async def prepare(self, server: Server, deadline: float) -> None:
         """See to it that a server answers, that it is of this cluster, and that its version and a token are known.
@@ -322,9 +321,10 @@ class Cluster:
 
     async def _prepare(self, server: Server, deadline: float) -> None:
         await self.open_channels(server)
+        server.stands()  # before the first call, which may connect it
         if self.tokens.has_user and (not self.tokens.token or self.tokens.is_due):
             await self.renew_token(server, self.tokens.token, deadline)
-        if not server.is_ready or not server.calls.is_connected:
+        if not server.stands():
             self._learn_version(server, await self._version_of(server, deadline))
             server.is_ready, server.is_suspect = True, False
             self._foreign.discard(server)
@@ -383,12 +383,18 @@ class Cluster:
         That is slow: passwords are hashed.
         """
         for _ in range(_RENEWALS - 1):
-            await self.renew_token(server, refused, deadline)
+            await self._renew_for(call, server, refused, deadline)
             refused = self.tokens.token
             with suppress(TokenRefusedError):
                 return await server.call(method(server.calls), request, call, deadline, self.tokens.metadata)
-        await self.renew_token(server, refused, deadline)
+        await self._renew_for(call, server, refused, deadline)
         return await server.call(method(server.calls), request, call, deadline, self.tokens.metadata)
+
+    async def _renew_for(self, call: Call, server: Server, refused: str, deadline: float) -> None:
+        """Fetch another token for a call. A connection that was made anew in the meantime is looked at first."""
+        await self.renew_token(server, refused, deadline)
+        if call is not _STATUS and not server.stands():
+            raise UnavailableError(server.address, "its connection was lost")
 
     def _look_closer(self, server: Server, answer: "rpc.Answer", call: Call, known: int) -> None:
         """Refuse an answer that is not to be believed. Of a write nobody can tell then what became of it."""

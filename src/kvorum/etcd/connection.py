@@ -176,6 +176,7 @@ class Connection:
     async def status(self, server: Server) -> rpc.StatusResponse:
         """Ask a server for its state; that one, and once, whatever comes of it."""
         await self.cluster.open_channels(server)
+        server.stands()  # before a call that may connect it
         try:
             return await self.cluster.status(server, deadline_of(self.settings.timeout))
         except UnavailableError as exc:

@@ -104,7 +104,7 @@ class Server:
     Attributes:
         address: `host:port`.
         version: what it said last; None if it has not been asked.
-        is_ready: whether it has answered since it was last away.
+        is_ready: whether it has answered since it was last away. To know it of now, ask `stands`.
         is_suspect: whether a stream was lost since then, with its connection.
         preparing: held by whoever asks.
         certificates: what its channels were made with.
@@ -133,6 +133,16 @@ class Server:
     def is_open(self) -> bool:
         """Whether it has channels."""
         return self._channels is not None
+
+    def stands(self) -> bool:
+        """Tell whether it is ready, by the connection that it has now.
+
+        Once that is seen to be lost the server is not ready any more: the next call connects it anew, to what may be
+        another server. No other call may pass before that one has said what it is.
+        """
+        if self.is_ready and (self._channels is None or not self._channels[0].is_connected):
+            self.is_ready = False
+        return self.is_ready
 
     @property
     def calls(self) -> Channel:
