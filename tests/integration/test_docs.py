@@ -65,3 +65,14 @@ def test_readme_and_guide_have_examples() -> None:
     assert counts["README.md"] >= 2
     assert counts["guide.md"] >= 15
     assert counts["storage.md"] >= 8
+
+
+def test_each_test_that_the_table_of_faults_names_is_there() -> None:
+    """A table of what is tested is worth as much as its names are right."""
+    table = (ROOT / "docs" / "verification.md").read_text(encoding="utf-8").partition("## Each kind of fault")[2]
+    named = re.findall(r"`(\w+\.py)(?:::(\w+))?`", table.partition("\n## ")[0])
+    sources = {path.name: path for folder in ("tests", "src/kvorum/testing") for path in (ROOT / folder).rglob("*.py")}
+
+    assert len(named) > 80
+    for file, test in named:
+        assert f"def {test}" in sources[file].read_text(encoding="utf-8"), (file, test)
