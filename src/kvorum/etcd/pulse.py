@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 import anyio
 import msgspec
 
-from kvorum.errors import ClientClosedError, KvorumError
+from kvorum.errors import ClientClosedError, KvorumError, UnavailableError
 from kvorum.etcd import _rpc as rpc
 
 A = TypeVar("A")
@@ -47,8 +47,14 @@ class Owed(msgspec.Struct, Generic[A], eq=False):
         return self
 
     def __call__(self, request: Any, *, timeout: float, metadata: Any = None) -> Any:
-        """Make the call."""
+        """Make the call.
+
+        Raises:
+            UnavailableError: another server has answered, while this one was asked for a token: nothing is left to ask.
+        """
         assert self.stub is not None, "it is called by what `on` returns"  # noqa: S101
+        if self.answer is not None:
+            raise UnavailableError("this server", "another one has answered")
         self.call = self.stub(request, timeout=timeout, metadata=metadata)
         return self.call
 

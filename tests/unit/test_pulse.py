@@ -1,0 +1,162 @@
+"""A server that owes an answer is watched over: if it is silent, another one is asked, and the first answer counts."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Any, cast
+
+import anyio
+import pytest
+
+from kvorum.errors import ClientClosedError, UnavailableError
+from kvorum.etcd import _rpc as rpc
+from kvorum.etcd.pulse import Owed, Pulse
+
+PAUSE = 0.01
+
+
+class Silent:
+    """A server that owes its answers for ever, and another one that gives them.
+
+    Attributes:
+        calls: those under way here.
+        questions: how often it was asked whether it is alive.
+        elsewhere: how often the other one was asked.
+    """
+
+    def __init__(self) -> None:
+        self.calls: list[asyncio.Future[str]] = []
+        self.questions = 0
+        self.elsewhere = 0
+        self.is_alive = False
+        self.dead = anyio.Event()
+        self.may_answer = anyio.Event()
+        self.refusal: UnavailableError | None = None
+
+    def stub(self, _request: object, **_: object) -> Awaitable[str]:
+        self.calls.append(asyncio.get_running_loop().create_future())
+        return self.calls[-1]
+
+    async def is_it_alive(self) -> bool:
+        self.questions += 1
+        return self.is_alive
+
+    async def ask_another(self) -> str:
+        self.elsewhere += 1
+        await self.may_answer.wait()
+        if self.refusal is not None:
+            raise self.refusal
+        return "from another server"
+
+    def owed(self) -> Owed[str]:
+        return Owed(cast("Callable[[Any], rpc.Unary[Any, str]]", lambda _: self.stub), self.ask_another)
+
+
+@pytest.fixture
+def server() -> Silent:
+    return Silent()
+
+
+@pytest.fixture
+async def pulse(server: Silent) -> AsyncIterator[Pulse]:
+    async with anyio.create_task_group() as group:
+
+        def spawn(run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+            group.start_soon(run)
+
+        pulse = Pulse(server.is_it_alive, spawn, server.dead.set, PAUSE)
+        yield pulse
+        pulse.close()
+        group.cancel_scope.cancel()
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    with anyio.fail_after(2):
+        while not holds():  # noqa: ASYNC110 - no event tells
+            await anyio.sleep(0.001)
+
+
+async def test_the_answer_of_another_server_ends_the_call_to_a_silent_one(server: Silent, pulse: Pulse) -> None:
+    owed = server.owed()
+    pulse.enter(owed)
+    call = owed.on(None)(b"", timeout=1)
+    server.may_answer.set()
+
+    with pytest.raises(asyncio.CancelledError), anyio.fail_after(2):
+        await call
+    assert owed.answer == "from another server"
+    assert server.dead.is_set()
+
+
+async def test_an_answer_that_is_there_is_not_waited_for(server: Silent, pulse: Pulse) -> None:
+    """It came while the call had ended, and a token was fetched for the next one: that one would never end."""
+    owed = server.owed()
+    pulse.enter(owed)
+    owed.on(None)(b"", timeout=1).cancel()
+    server.may_answer.set()
+    await until(lambda: owed.answer is not None)
+
+    with pytest.raises(UnavailableError, match="another one has answered"):
+        owed.on(None)(b"", timeout=1)
+    assert len(server.calls) == 1
+
+
+async def test_a_server_that_is_slow_and_alive_is_asked_alone(server: Silent, pulse: Pulse) -> None:
+    server.is_alive = True
+    owed = server.owed()
+    pulse.enter(owed)
+    call = owed.on(None)(b"", timeout=1)
+    await until(lambda: server.questions >= 2)
+
+    assert not call.done()
+    assert (server.elsewhere, server.dead.is_set()) == (0, False)
+
+
+async def test_what_is_answered_in_time_has_nobody_asked(server: Silent, pulse: Pulse) -> None:
+    owed = server.owed()
+    pulse.enter(owed)
+    pulse.leave(owed)
+    await anyio.sleep(3 * PAUSE)
+
+    assert server.questions == 0
+
+
+async def test_a_call_that_is_done_ends_the_question_to_another_server(server: Silent, pulse: Pulse) -> None:
+    owed = server.owed()
+    pulse.enter(owed)
+    owed.on(None)(b"", timeout=1)
+    await until(lambda: server.elsewhere == 1)
+    pulse.leave(owed)
+
+    assert owed.scope is not None
+    assert owed.scope.cancel_called
+    assert (owed.call, owed.stub) == (None, None)
+
+
+async def test_a_refusal_elsewhere_leaves_the_call_to_the_first_server(server: Silent, pulse: Pulse) -> None:
+    server.refusal = UnavailableError("another", "away")
+    server.may_answer.set()
+    owed = server.owed()
+    pulse.enter(owed)
+    call = owed.on(None)(b"", timeout=1)
+    await until(lambda: server.questions >= 2)
+
+    assert server.elsewhere == 1
+    assert not call.done()
+    assert owed.answer is None
+
+
+async def test_a_server_is_asked_once_at_a_time(server: Silent, pulse: Pulse) -> None:
+    pulse.ask()
+    pulse.ask()
+    await until(server.dead.is_set)
+
+    assert server.questions == 1
+
+
+async def test_nothing_is_asked_as_the_client_is_closed(server: Silent) -> None:
+    def spawn(_: object) -> None:
+        raise ClientClosedError
+
+    Pulse(server.is_it_alive, spawn, server.dead.set, PAUSE).ask()
+
+    assert not server.dead.is_set()
