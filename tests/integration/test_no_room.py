@@ -232,7 +232,7 @@ async def test_a_deletion_that_was_applied_is_unknown_and_one_that_was_not_is_re
 ) -> None:
     """Some versions refuse deletions, too, when they are full. What is gone may have been removed by another client."""
     first = await store.set("a", b"1")
-    full.before = refused
+    full.before, full.times = refused, 2
     with pytest.raises(StorageFullError):
         await store.delete("a", expected=first)
     full.before = applied

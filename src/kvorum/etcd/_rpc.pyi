@@ -2,7 +2,7 @@
 # api/etcdserverpb/rpc.proto and api/mvccpb/kv.proto, the subset that 3.4 and 3.5 share.
 
 import enum
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Iterator, Sequence
 from typing import Generic, Self, TypeVar
 
 _Request = TypeVar("_Request", contravariant=True)
@@ -56,6 +56,7 @@ _Part = TypeVar("_Part")
 
 class Repeated(Generic[_Part]):  # to make parts in place is much faster than to copy them there
     def add(self) -> _Part: ...
+    def __iter__(self) -> Iterator[_Part]: ...
 
 class ResponseHeader:
     cluster_id: int
@@ -134,6 +135,7 @@ class RequestOp:
     request_put: PutRequest
     request_delete_range: DeleteRangeRequest
     request_txn: TxnRequest
+    def HasField(self, name: str, /) -> bool: ...  # noqa: N802 - protobuf's name
 
 class ResponseOp:
     response_range: RangeResponse

@@ -255,7 +255,7 @@ class EtcdStorageBackend(StorageBackend):
         except OutcomeUnknownError as exc:
             return await self._lost(connection, exc, operations, since).find_out(request)
         except StorageFullError as full:
-            return rpc.TxnResponse(), await self._lost(connection, full, operations, since).decide(full)
+            return await self._lost(connection, full, operations, since).decide_or_repeat(full, request)
         return answer, revision if answer.succeeded else 0
 
     def _send(

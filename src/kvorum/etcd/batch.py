@@ -167,6 +167,22 @@ def halves_of(batch: Batch) -> tuple[Batch, Batch]:
     return dict(operations[:middle]), dict(operations[middle:])
 
 
+def by_need_of_room(batch: Batch) -> tuple[Batch, Batch]:
+    """Return a batch of writes in two parts: deletions, which a full store does, and what it refuses."""
+    modest: Batch = {}
+    others: Batch = {}
+    for key, calls in batch.items():
+        (others if _needs_room(calls[0]) else modest)[key] = calls
+    return modest, others
+
+
+def _needs_room(call: Pending[Any]) -> bool:
+    if not isinstance(call.write, rpc.TxnRequest):
+        return True
+    steps = chain(call.write.success, call.write.failure)
+    return any(step.HasField("request_put") or step.HasField("request_txn") for step in steps)
+
+
 def calls_of(batch: Batch) -> chain[Pending[Any]]:
     """Return all calls that a batch is for."""
     return chain.from_iterable(batch.values())

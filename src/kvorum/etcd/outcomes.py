@@ -8,7 +8,7 @@ Rules:
 2. A read that shows nothing proves nothing about a write without an answer: it may still be on its way.
 3. "Database space exceeded" is an answer. etcd gives it for a request that it has refused, and for one that it has
    applied as the quota was used up: `quotaApplierV3` in its server/etcdserver/apply applies first. In both cases
-   nothing of the request is under way any more, so reading decides.
+   nothing of the request is under way any more, so reading decides. What needs no room can be sent again then.
 4. A value proves a write only if no other write has these bytes (`Operation.unique`), and if its mod_revision is above
    one that was known before the write was sent: the same bytes may have been there before. The lease has to fit, too.
 5. History counts only if it is whole: see `kvorum.etcd.history`.
@@ -93,6 +93,27 @@ class LostWrite:
         if revision := await self._bounded(self._fate()):
             return revision
         raise full
+
+    async def decide_or_repeat(self, full: StorageFullError, request: rpc.TxnRequest) -> tuple[rpc.TxnResponse, int]:
+        """Do the same for a transaction; one that needs no room is sent again, by itself, if it was not applied.
+
+        It may have been refused for a put in the same batch. Since that answer has come, nothing of it is under way.
+
+        Returns:
+            An answer, and the revision at which it was applied: 0 if its comparisons kept it from that.
+        """
+        try:
+            return rpc.TxnResponse(), await self.decide(full)
+        except StorageFullError:
+            if any(operation.value is not None for operation in self._writes):
+                raise
+        try:
+            answer = await self._connection.txn(request, self._lost.subject, deadline=self._deadline)
+        except OutcomeUnknownError:
+            return await self.find_out(request)
+        except StorageFullError as again:  # some versions refuse deletions, too
+            return rpc.TxnResponse(), await self.decide(again)
+        return answer, answer.header.revision if answer.succeeded else 0
 
     # --- how long it may take ---
 

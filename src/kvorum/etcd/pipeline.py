@@ -12,7 +12,8 @@ distinct keys, in one request, one entry of its log and one fsync. So calls that
    by itself for some seconds; if there are several, or if the server was away, all calls are left to their callers,
    each by itself. So nobody's mistake is another's.
 5. If the outcome of a batch is not known, each of its writes is unknown by itself, and `outcomes` finds out. So is each
-   of a batch for which there was no room: etcd may have applied it, and says so all the same.
+   of a batch for which there was no room: etcd may have applied it, and says so all the same. For some seconds after
+   that, what needs no room is not sent with what does.
 6. A compare-and-swap that still waits when its key is known to be past the revision that it expects is not sent: it can
    never apply. It becomes a read of what there is, which those of others join.
 """
@@ -45,6 +46,7 @@ from kvorum.etcd.batch import (
     answer_to,
     answers_to_reads,
     answers_to_writes,
+    by_need_of_room,
     calls_of,
     halves_of,
     plan_batch,
@@ -290,6 +292,8 @@ class Pipeline:
         """Send a batch and settle all its calls; return what writes got, by their keys."""
         try:
             try:
+                if self._quota.is_full and len(batch) > 1 and next(calls_of(batch)).is_write:
+                    return await self._settle_apart(batch)
                 return await self._settle(batch)
             except _OF_ONE_CALL as exc:
                 return await self._halve(batch, exc)
@@ -305,6 +309,14 @@ class Pipeline:
                 each.settle(self._open_end(each, "the client was closed") if is_open else Unanswered.CLOSED)
             raise
         return {}
+
+    async def _settle_apart(self, batch: Batch) -> Mapping[bytes, object]:
+        """Send first what a full store does: with the rest it would be refused, and then nothing ever makes room."""
+        answers: dict[bytes, object] = {}
+        for part in by_need_of_room(batch):
+            if part and (problem := await self._part(part, answers)) is not None:
+                answers.update(await self._halve(part, problem))
+        return answers
 
     async def _halve(self, refused: Batch, error: KvorumError) -> Mapping[bytes, object]:
         """Send a refused batch in halves, and the refused half again, until the call is alone that it was refused for.

@@ -20,6 +20,7 @@ _log = logging.getLogger(__name__)
 _PERIOD: Final = 1.0  # seconds between two questions
 _FRESH: Final = 3.0  # seconds for which an answer counts, from the question on
 _PATIENCE: Final = 0.3  # seconds that writes wait for one
+_FULL: Final = 5.0  # seconds for which the store counts as full after it refused a write
 
 
 class Quota:
@@ -47,12 +48,18 @@ class Quota:
         self._due = 0.0
         self._closed = 0.0  # when a write was refused
         self._fresh_until = 0.0
+        self._full_until = 0.0
         self._awaited_until = 0.0
 
     @property
     def has_room(self) -> bool:
         """Whether batches of writes may be sent, by the last answer."""
         return self._loop.time() < self._fresh_until
+
+    @property
+    def is_full(self) -> bool:
+        """Whether a write was refused a short time ago, and no answer has shown since that there is room."""
+        return self._full_until > 0 and self._loop.time() < self._full_until
 
     @property
     def is_awaited(self) -> bool:
@@ -73,6 +80,7 @@ class Quota:
     def close(self) -> None:
         """Take note that a write was refused for want of room."""
         self._closed = self._loop.time()
+        self._full_until = self._closed + _FULL
         self._fresh_until = 0.0
 
     async def _look(self, asked: float) -> None:
@@ -84,8 +92,10 @@ class Quota:
         except KvorumError as exc:  # whoever may not ask does not batch
             _log.debug("writes are not batched, since the alarms are not known: %s", exc)
         else:
-            is_outdated = asked <= self._closed
-            self._fresh_until = 0.0 if alarms.alarms or is_outdated else asked + _FRESH
+            has_room = not alarms.alarms and asked > self._closed
+            self._fresh_until = asked + _FRESH if has_room else 0.0
+            if has_room:
+                self._full_until = 0.0
         finally:
             in_trouble.cancel()
             self._is_asking = False

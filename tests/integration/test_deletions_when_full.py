@@ -1,0 +1,139 @@
+"""Deletions while the store is full: they make room, so nothing that others write may keep them from being done.
+
+Newer servers refuse a batch for one put in it. So does the stand-in here, in front of a real etcd of any version.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import anyio
+import pytest
+from grpc import StatusCode
+from grpc.aio import AioRpcError
+from grpc.aio import Metadata as GrpcMetadata
+
+import kvorum
+from kvorum import ConflictError, StorageFullError
+from kvorum.etcd import _rpc as rpc
+from kvorum.etcd.faults import meaning_of
+from kvorum.etcd.forms import Forms
+from kvorum.etcd.server import Server
+
+WRITERS = 20
+
+
+def steps_of(request: rpc.TxnRequest) -> Iterator[rpc.RequestOp]:
+    for step in request.success:
+        if step.HasField("request_txn"):
+            yield from steps_of(step.request_txn)
+        else:
+            yield step
+
+
+class FullServer:
+    """Refuses what has a put in it, once `is_full`; counts refused requests that would have deleted, too."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.is_full = False
+        self.refused = self.mixed = 0
+        send = Server.call
+
+        async def call(server: Server, stub: Any, request: Any, call: Any, *rest: Any) -> Any:
+            steps = list(steps_of(request)) if isinstance(request, rpc.TxnRequest) else []
+            has_put = isinstance(request, rpc.PutRequest) or any(step.HasField("request_put") for step in steps)
+            if not self.is_full or not has_put:
+                return await send(server, stub, request, call, *rest)
+            self.refused += 1
+            self.mixed += any(step.HasField("request_delete_range") for step in steps)
+            await asyncio.sleep(0)
+            words = "etcdserver: mvcc: database space exceeded"
+            error = AioRpcError(StatusCode.RESOURCE_EXHAUSTED, GrpcMetadata(), GrpcMetadata(), details=words)
+            raise meaning_of(error, call, server.address) from error
+
+        patch.setattr(Server, "call", call)
+
+
+@pytest.fixture
+def full(monkeypatch: pytest.MonkeyPatch) -> FullServer:
+    """A server that counts nested puts: those are sent to it in batches although it is full."""
+    forms = Forms("flat", writes=True, probe=True, guard_quota=False)
+    monkeypatch.setattr("kvorum.etcd.pipeline.forms_of", lambda *_, **__: forms)
+    return FullServer(monkeypatch)
+
+
+@pytest.fixture
+async def client(kvorum_url: str, full: FullServer) -> AsyncIterator[kvorum.Client]:
+    async with kvorum.connect(kvorum_url) as client:
+        assert not full.is_full
+        yield client
+
+
+@pytest.fixture
+async def keys(client: kvorum.Client) -> dict[str, int]:
+    """Keys, and their revisions."""
+    names = [f"old-{number}" for number in range(WRITERS)]
+    return dict(zip(names, await asyncio.gather(*(client.backend.set(name, b"1") for name in names)), strict=True))
+
+
+async def test_a_deletion_that_was_refused_for_a_put_in_its_batch_is_done_by_itself(
+    client: kvorum.Client, full: FullServer, keys: dict[str, int]
+) -> None:
+    store = client.backend
+    full.is_full = True
+    calls = [
+        call
+        for key, revision in keys.items()
+        for call in (store.delete(key, expected=revision), store.set(f"new-{key}", b"1", unique=True))
+    ]
+    with anyio.fail_after(10):
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+
+    assert full.mixed
+    assert {type(answer) for answer in answers[1::2]} == {StorageFullError}
+    assert {type(answer) for answer in answers[0::2]} == {kvorum.Change}
+    assert await store.count("") == 0
+
+
+async def test_a_deletion_that_is_sent_again_is_refused_by_its_own_comparison(
+    client: kvorum.Client, full: FullServer, keys: dict[str, int]
+) -> None:
+    store, revision = client.backend, keys["old-1"]
+    full.is_full = True
+    _, _, outdated, other = await asyncio.gather(
+        store.delete("old-3"),  # passes at once, and the others gather
+        store.set("new", b"1", unique=True),
+        store.delete("old-1", expected=revision - 1),
+        store.delete("old-2", expected=revision - 1),
+        return_exceptions=True,
+    )
+
+    assert full.mixed
+    assert isinstance(outdated, ConflictError)
+    assert isinstance(other, ConflictError)
+
+
+async def test_while_the_store_is_known_to_be_full_no_deletion_goes_with_a_put(
+    client: kvorum.Client, full: FullServer, keys: dict[str, int]
+) -> None:
+    store, is_over = client.backend, False
+
+    async def write(number: int) -> None:
+        while not is_over:
+            with pytest.raises(StorageFullError):
+                await store.set(f"new-{number}", b"1", unique=True)
+
+    full.is_full = True
+    with pytest.raises(StorageFullError):
+        await store.set("new", b"1", unique=True)
+    writers = [asyncio.ensure_future(write(number)) for number in range(WRITERS)]
+    with anyio.fail_after(10):
+        for key, revision in keys.items():
+            await store.delete(key, expected=revision)
+        is_over = True
+        await asyncio.gather(*writers)
+
+    assert full.mixed == 0
+    assert full.refused
+    statistics = client.pipeline.statistics()
+    assert statistics.write_requests < statistics.writes / 2  # and yet they go together
