@@ -124,6 +124,27 @@ async def test_what_was_known_does_not_count_for_ever(cluster: Cluster, monkeypa
         assert not await cluster.batches()
 
 
+async def test_members_are_not_asked_without_a_pause(
+    kvorum_client: kvorum.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often a connection is made anew: that happens most where there is trouble already."""
+    members = kvorum_client.pipeline._members
+    asked: list[float] = []
+    ask = members._ask
+
+    async def counted() -> Known:
+        asked.append(anyio.current_time())
+        return await ask()
+
+    monkeypatch.setattr(members, "_ask", counted)
+    with anyio.fail_after(10):
+        while len(asked) < 2:
+            members.forget()
+            await anyio.sleep(0.01)
+
+    assert asked[1] - asked[0] > 0.9
+
+
 async def test_who_may_not_ask_for_the_members_writes_singly(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     async def refuse(*_: object) -> Any:
         raise kvorum.PermissionDeniedError("members of the cluster")

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, ExitStack, suppress
 
@@ -26,9 +27,11 @@ class Stub(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no types
         self.detail = ""
         self.has_status = True
         self.refused = 0
+        self.asked = Counter[str]()
         self.status = rpc.StatusResponse(version="3.5.16", leader=1)
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+        self.asked[handler_call_details.method.rpartition("/")[2]] += 1
         if self.has_status and handler_call_details.method.endswith("/Status"):
             return grpc.unary_unary_rpc_method_handler(self._tell)
         if handler_call_details.method.endswith("/Watch"):
@@ -96,6 +99,37 @@ async def test_what_a_member_cannot_do_another_one_does(
     assert stub.refused >= 3
 
 
+@pytest.mark.parametrize(("code", "detail"), REFUSALS)
+async def test_a_member_that_is_busy_is_passed_by_and_not_looked_at_anew(
+    stub: Stub, kvorum_etcd: EmbeddedEtcd, code: grpc.StatusCode, detail: str
+) -> None:
+    """Its refusal is an answer. One that cannot serve at all is left, and says what it is before it is used again."""
+    stub.code, stub.detail = code, detail
+    is_busy = any(words in detail for words in ("no leader", "dropped", "too many requests"))
+    settings = EtcdSettings(endpoints=(kvorum_etcd.endpoints[0], stub.endpoint), prefix="refusals", timeout=5)
+    async with kvorum.connect(settings) as client:
+        for number in range(4):
+            prefer(client, stub.endpoint)
+            await client.backend.set("a", f"{number}".encode())
+            assert client.connection.endpoint == kvorum_etcd.endpoints[0]
+
+    assert (stub.asked["Put"], stub.asked["Status"]) == ((4, 1) if is_busy else (4, 4))
+
+
+async def test_overload_is_not_made_worse(stub: Stub) -> None:
+    """One server that refuses: no other requests than those of the callers, and calls that come together stay so."""
+    stub.code, stub.detail = grpc.StatusCode.RESOURCE_EXHAUSTED, "etcdserver: too many requests"
+    async with kvorum.connect(EtcdSettings(endpoints=(stub.endpoint,), timeout=5)) as client:
+        with kvorum.deadline(0.5):
+            calls = [client.backend.set(f"{number}", b"1") for number in range(20)]
+            ends = await asyncio.gather(*calls, return_exceptions=True)
+        assert {type(end) for end in ends} == {UnavailableError}
+        assert client.connection.cluster.current.is_ready
+
+    assert stub.asked["Status"] == 1
+    assert stub.asked["MemberList"] <= 2
+
+
 async def test_a_learner_is_left_as_soon_as_it_says_that_it_is_one(stub: Stub, kvorum_etcd: EmbeddedEtcd) -> None:
     stub.status.isLearner = True
     settings = EtcdSettings(endpoints=(kvorum_etcd.endpoints[0], stub.endpoint), timeout=5)
@@ -103,7 +137,7 @@ async def test_a_learner_is_left_as_soon_as_it_says_that_it_is_one(stub: Stub, k
         prefer(client, stub.endpoint)
         await client.backend.get("a")
 
-    assert not stub.refused
+    assert not stub.asked["Range"]
 
 
 async def test_an_endpoint_that_is_no_etcd_keeps_nobody_out(stub: Stub, kvorum_etcd: EmbeddedEtcd) -> None:

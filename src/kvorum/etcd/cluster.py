@@ -164,6 +164,10 @@ class Cluster:
     def leave(self, server: Server) -> None:
         """Take note that a server cannot be used now: the next call goes to another one, if there is any."""
         server.is_ready = False
+        self.pass_by(server)
+
+    def pass_by(self, server: Server) -> None:
+        """Have the next call go to another server, if there is any. This one stays ready: it has answered."""
         if server is self.current:
             place = self.servers.index(server)
             self.current = self.servers[(place + 1) % len(self.servers)]
@@ -188,6 +192,8 @@ class Cluster:
         cause = cause_of_failure(error)
         if cause in {Cause.MEMBER, Cause.OPEN} or now() - started >= self._settings.timeout:
             self.leave(server)
+        elif cause is Cause.BUSY:  # overload is not made worse by another look at each server
+            self.pass_by(server)
         elif cause is not Cause.REQUEST and deadline > started and server is self.current:
             self.pulse_of(server).ask()
 

@@ -6,7 +6,9 @@ read, "open" means no more than "try again"; for a write it is `OutcomeUnknownEr
 open.
 
 A refusal has a cause. Of the request: every server would say the same. Of the member: another server may do it, so the
-client leaves this one and sends the request there. Both did nothing, with one exception that the table names.
+client leaves this one and sends the request there. Or of the member for now (it is overloaded, or has no leader):
+another one is asked, and this one stays connected, since it has answered. All did nothing, with one exception that the
+table names.
 
 Texts decide where they are definite: `etcd grpc-proxy` passes them on with code UNKNOWN, and codes changed between
 versions. Codes decide where the text says nothing. Sources: etcd's `api/v3rpc/rpctypes/error.go` (variables
@@ -96,6 +98,7 @@ class Cause(Enum):
 
     REQUEST = "the request: another server would say the same"
     MEMBER = "the member: it did nothing, another server may do it"
+    BUSY = "the member for now: it answers, and did nothing; another server may do it"
     OPEN = "a call that lost its answer: the server or the way to it failed"
     PATIENCE = "the deadline of the call: it says nothing about the server unless it was long"
 
@@ -118,9 +121,10 @@ class _Row(NamedTuple):
 
 _REQUEST: Final = Cause.REQUEST
 _MEMBER: Final = Cause.MEMBER
+_BUSY: Final = Cause.BUSY
 
 _REFUSALS: Final = (
-    # --- of the member: this one cannot do it, and did nothing ---
+    # --- of the member: this one cannot do it, and did nothing; some only for now ---
     # gRPC core: the call never got a connection.
     _Row("failed to connect to all addresses", _not_done, _MEMBER, StatusCode.UNAVAILABLE),
     _Row("DNS resolution failed", _not_done, _MEMBER, StatusCode.UNAVAILABLE),
@@ -130,16 +134,16 @@ _REFUSALS: Final = (
     _Row("http2 header with status: 403", _no_etcd, _MEMBER),
     _Row("http2 header with status: 404", _no_etcd, _MEMBER),
     _Row("http2 header with status: 429", _not_done, _MEMBER),
-    _Row("etcdserver: no leader", _not_done, _MEMBER),  # ErrGRPCNoLeader: v3rpc/interceptor.go, before the handler
-    _Row("etcdserver: not leader", _not_done, _MEMBER),  # ErrGRPCNotLeader
+    _Row("etcdserver: no leader", _not_done, _BUSY),  # ErrGRPCNoLeader: v3rpc/interceptor.go, before the handler
+    _Row("etcdserver: not leader", _not_done, _BUSY),  # ErrGRPCNotLeader
     _Row("etcdserver: not capable", _not_done, _MEMBER),  # ErrGRPCNotCapable: interceptor.go; the member is starting
     # ErrGRPCNotSupportedForLearner: interceptor.go. UNAVAILABLE before 3.6, FAILED_PRECONDITION since.
     _Row("rpc not supported for learner", _not_done, _MEMBER),
     # raft.ErrProposalDropped: `Step` returns it before it appends or forwards anything. Without a leader, or while the
     # leader hands over.
-    _Row("raft proposal dropped", _not_done, _MEMBER),
+    _Row("raft proposal dropped", _not_done, _BUSY),
     # ErrGRPCRequestTooManyRequests: v3_server.go, processInternalRaftRequestOnce, before the proposal.
-    _Row("etcdserver: too many requests", _not_done, _MEMBER),
+    _Row("etcdserver: too many requests", _not_done, _BUSY),
     # --- of the request ---
     _Row("required revision has been compacted", lambda call, *_: HistoryLostError(revision=call.revision), _REQUEST),
     _Row("is a future revision", lambda call, *_: FutureRevisionError(revision=call.revision), _REQUEST),

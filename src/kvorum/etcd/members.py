@@ -31,6 +31,7 @@ _log = logging.getLogger(__name__)
 
 _PERIOD: Final = 60.0  # seconds between two questions
 _SOON: Final = 10.0  # the same, while the version of a member is not known
+_LEAST: Final = 1.0  # the same, however often something changes
 _FRESH: Final = 150.0  # seconds for which an answer counts
 _PATIENCE: Final = 2.0  # seconds that a question takes at the most, for the list as well as for all members together
 _FIRST: Final = 0.3  # seconds that a client which opens waits for the first answer
@@ -112,6 +113,7 @@ class Members:
     async def _keep_asking(self) -> None:
         while True:
             self._again = again = anyio.Event()
+            least = self._loop.time() + _LEAST
             try:
                 known = await self._ask()
             except Exception:  # noqa: BLE001 - a question in the background ends no client, whatever becomes of it
@@ -123,6 +125,7 @@ class Members:
             self._asked.set()
             with anyio.move_on_after(self._pause):
                 await again.wait()
+            await anyio.sleep(max(least - self._loop.time(), 0))
 
     # --- one question ---
 
