@@ -91,6 +91,67 @@ async def test_who_repeats_what_is_refused_undoes_nobodys_batch(client: kvorum.C
     assert now.write_requests - before.write_requests < 0.2 * 2_000
 
 
+async def test_who_repeats_refused_calls_for_many_keys_waits_behind_itself(client: kvorum.Client) -> None:
+    """Its calls have requests of their own. While it makes one round of them the others make many."""
+    is_over, rounds = False, 0
+
+    async def poison(number: int) -> None:
+        nonlocal rounds
+        while not is_over:
+            with suppress(LeaseNotFoundError):
+                await client.backend.set(f"poison-{number}", b"1", lease=GONE)
+            rounds += 1
+
+    async def work(number: int) -> None:
+        for count in range(20):
+            await client.backend.set(f"k{number}", b"%d" % count)
+
+    poisoned = [asyncio.ensure_future(poison(number)) for number in range(300)]
+    with anyio.fail_after(DEADLINE):
+        while len(client.pipeline._suspects) < 300 or client.pipeline.statistics().waiting < 250:
+            await client.backend.get("nothing")
+    before = rounds
+    answers = await all_of(*(work(number) for number in range(16)))
+    made = rounds - before
+    is_over = True
+    await all_of(*poisoned)
+
+    assert answers == [None] * 16
+    assert made < 300  # 320 writes; each waited for up to 300 refused calls when they stood in one queue
+
+
+async def test_writes_of_a_key_that_was_refused_follow_each_other_also_beside_the_others(client: kvorum.Client) -> None:
+    """They wait elsewhere; but which of them comes first stays as it was asked for."""
+    await all_of(*(client.backend.set(f"k{number}", b"1", lease=GONE) for number in range(20)))
+    calls = [client.backend.set(f"k{number % 20}", b"%d" % number) for number in range(200)]
+    revisions = await all_of(*calls, client.backend.set("beside", b"1"))
+
+    for number in range(20):
+        of_one_key = revisions[number:200:20]
+        assert of_one_key == sorted(set(of_one_key))
+    assert client.pipeline._writes.is_idle
+
+
+async def test_calls_aside_end_with_their_deadlines_and_with_the_client(kvorum_etcd: EmbeddedEtcd) -> None:
+    async with FaultProxy(kvorum_etcd.endpoints[0]) as proxy:
+        settings = EtcdSettings(endpoints=(proxy.endpoint,), prefix="aside", timeout=DEADLINE)
+        async with kvorum.connect(settings) as client:
+            await warmed_up(client)
+            await all_of(*(client.backend.set(f"k{number}", b"1", lease=GONE) for number in range(20)))
+            proxy.hold("replies")
+            first = asyncio.ensure_future(client.backend.set("first", b"1"))
+            await asyncio.sleep(0)
+            with kvorum.deadline(0.2):
+                hurried = [asyncio.ensure_future(client.backend.set(f"k{number}", b"1")) for number in range(10)]
+            patient = [asyncio.ensure_future(client.backend.set(f"k{number}", b"1")) for number in range(10, 20)]
+            in_time = await all_of(*hurried)
+            assert client.pipeline.statistics().waiting >= 8
+        answers = await all_of(first, *patient)
+
+    assert {type(answer) for answer in in_time} <= {OutcomeUnknownError, UnavailableError}
+    assert {type(answer) for answer in answers} <= {OutcomeUnknownError, kvorum.ClientClosedError}
+
+
 async def test_several_refused_writes_leave_the_others_done(client: kvorum.Client) -> None:
     answers = await all_of(
         *(client.backend.set(f"k{number}", b"1", lease=0 if number % 3 else GONE) for number in range(90))

@@ -27,11 +27,9 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
     loop.close()
 
 
-def pending(
-    key: bytes, *, writes: bool, is_over: bool = False, size: int = 10, expected: int = 0, goes_alone: bool = False
-) -> Pending[Any]:
+def pending(key: bytes, *, writes: bool, is_over: bool = False, size: int = 10, expected: int = 0) -> Pending[Any]:
     write = rpc.PutRequest(key=key, value=bytes(size)) if writes else None
-    call: Pending[Any] = Pending(key, 0.0, write, size, expected, goes_alone)
+    call: Pending[Any] = Pending(key, 0.0, write, size, expected)
     call.outcome = asyncio.get_event_loop_policy().get_event_loop().create_future()
     if is_over:
         call.outcome.cancel()
@@ -44,7 +42,6 @@ calls = st.builds(
     writes=st.booleans(),
     is_over=st.just(value=False) | st.booleans(),
     size=st.just(9),
-    goes_alone=st.sampled_from([False, True, False]),
 )
 queues = st.lists(calls, max_size=12)
 limits = st.builds(Limit, st.integers(1, 6), st.sampled_from([50, 200, 10_000]))
@@ -63,8 +60,6 @@ def broken_rules(plan: Planner, waiting: Sequence[Pending[Any]], limit: Limit, b
     reads = {call.key for call in sent if not call.is_write}
     if any(number > 1 for number in writes.values()) or writes.keys() & reads:
         found.add("a key is written, and touched by another one")
-    if len(sent) > 1 and any(call.goes_alone for call in sent):
-        found.add("a call that was refused goes with others")
     if any(call.key in busy for call in sent):
         found.add("a key is busy")
     places = {id(call): place for place, call in enumerate(waiting)}
@@ -90,10 +85,9 @@ def test_a_plan_keeps_the_rules(waiting: list[Pending[Any]], limit: Limit, busy:
 def test_what_has_room_and_no_conflict_leaves_at_once(waiting: list[Pending[Any]]) -> None:
     now, later = plan_batch(waiting, Limit(), frozenset())
 
-    if not any(call.goes_alone for call in waiting):
-        writes = {call.key for call in waiting if call.is_write and not call.is_over}
-        assert {call.key for call in later} <= writes
-        assert set(now) == {call.key for call in waiting if not call.is_over}
+    writes = {call.key for call in waiting if call.is_write and not call.is_over}
+    assert {call.key for call in later} <= writes
+    assert set(now) == {call.key for call in waiting if not call.is_over}
 
 
 def test_reads_of_one_key_are_one_operation() -> None:
@@ -110,13 +104,6 @@ def test_one_that_is_too_large_for_a_batch_goes_by_itself() -> None:
 
     assert plan_batch([small, large, other], Limit()) == ({b"a": [small]}, [large, other])
     assert plan_batch([large, other], Limit()) == ({b"b": [large]}, [other])
-
-
-def test_a_call_that_was_refused_goes_by_itself_when_it_is_the_first() -> None:
-    first, other, last = (pending(key, writes=True, goes_alone=key == b"b") for key in (b"a", b"b", b"c"))
-
-    assert plan_batch([first, other, last], Limit()) == ({b"a": [first], b"c": [last]}, [other])
-    assert plan_batch([other, last], Limit()) == ({b"b": [other]}, [last])
 
 
 def test_a_batch_is_halved_in_order() -> None:
@@ -167,17 +154,6 @@ def ignoring_what_is_busy(
     return plan_batch(waiting, limit)
 
 
-def ignoring_what_was_refused(
-    waiting: Sequence[Pending[Any]], limit: Limit, busy: Collection[bytes]
-) -> tuple[Batch, list[Pending[Any]]]:
-    for call in waiting:
-        call.goes_alone, call.value_size = False, 9 + call.goes_alone
-    now, later = plan_batch(waiting, limit, busy)
-    for call in waiting:
-        call.goes_alone = call.value_size > 9
-    return now, later
-
-
 def greedy(waiting: Sequence[Pending[Any]], _limit: Limit, busy: Collection[bytes]) -> tuple[Batch, list[Pending[Any]]]:
     return plan_batch(waiting, Limit(10**6, 10**9), busy)
 
@@ -194,7 +170,6 @@ def idle(waiting: Sequence[Pending[Any]], _limit: Limit, _busy: Collection[bytes
         (losing, "a call is lost, doubled, or was over"),
         (sending_what_is_over, "a call is lost, doubled, or was over"),
         (ignoring_what_is_busy, "a key is busy"),
-        (ignoring_what_was_refused, "a call that was refused goes with others"),
         (greedy, "it is too large"),
         (idle, "nothing is sent although something may be"),
     ],

@@ -9,7 +9,7 @@ Rules of a batch:
 2. Nor does it touch a key with a write in flight: writes of one key follow each other as they were asked for, and
    whoever comes later with the same key does not overtake. (`Turns` keeps those back that would have to wait.)
 3. Reads of one key that wait together are one operation. A read is never joined to one that has been sent.
-4. A call that was refused not long ago goes by itself: for it a whole batch would be refused.
+4. A call that was refused not long ago goes by itself, and waits elsewhere: see `aside`.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ class Pending(msgspec.Struct, Generic[A], eq=False):
         write: the request that it is by itself; None if it reads the key.
         value_size: bytes of the value that it writes.
         expected: the mod_revision above 0 that the key has to be at; 0 if it does not depend on one.
-        goes_alone: whether it is sent in no batch, since one like it was refused.
+        goes_alone: whether it waits `aside`, and is sent in no batch, since one like it was refused.
         is_sent: whether it has left. One that has may be applied, whoever has given up on it.
         outcome: what came of it. Set by whoever sends it; cancelled when its caller is.
     """
@@ -139,16 +139,9 @@ def plan_batch(
             continue
         key = each.key
         others = now.get(key)
-        if (
-            key in busy
-            or key in passed
-            or (now and each.goes_alone)
-            or (others is not None and (each.is_write or others[0].is_write))
-        ):
+        if key in busy or key in passed or (others is not None and (each.is_write or others[0].is_write)):
             passed.add(key)
             later.append(each)
-        elif each.goes_alone:
-            return {key: [each]}, [*later, *waiting[place + 1 :]]
         elif others is not None:
             others.append(each)
         else:

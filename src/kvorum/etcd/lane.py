@@ -9,10 +9,12 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Mapping
+from contextlib import suppress
 from itertools import chain
 from typing import Any, Final, TypeVar
 
 from kvorum.errors import ClientClosedError, KvorumError
+from kvorum.etcd.aside import Aside
 from kvorum.etcd.batch import (
     MAX_OPERATIONS,
     Batch,
@@ -68,6 +70,7 @@ class Lane:
         self._waiting: list[Pending[Any]] = []  # of the writes of a key the first
         self._turns = Turns()  # and the others
         self._outside: deque[Pending[Any]] = deque()  # those for which there is no room in the queue
+        self._aside = Aside(self._run_aside, spawn)  # those that go in no batch
         self._under_way: list[Batch] = []
         self._senders: int = 0  # tasks that send, one request at a time each
         self._resting: list[asyncio.Future[None]] = []  # what those of them wait for that have nothing to do
@@ -85,12 +88,13 @@ class Lane:
     @property
     def waiting(self) -> int:
         """How many calls wait to be sent."""
-        return len(self._waiting) + self._turns.standing + len(self._outside)
+        return len(self._waiting) + self._turns.standing + len(self._outside) + self._aside.waiting
 
     @property
     def is_idle(self) -> bool:
         """Whether nothing waits or is under way, so that a call may pass at once."""
-        return not (self._waiting or self._under_way or self._alone or self._is_gathering or self._outside)
+        is_busy = self._waiting or self._under_way or self._alone or self._is_gathering
+        return not (is_busy or self._outside or self._aside.size)
 
     @property
     def _in_flight(self) -> int:
@@ -139,17 +143,33 @@ class Lane:
         if self._outside or len(self._waiting) + self._turns.standing >= MAX_WAITING:
             self._outside.append(call)
         elif call.write is None or self._turns.admit(call):  # else it stands behind another write of its key
+            if call.goes_alone:
+                self._set_aside(call)
+                return outcome
             self._waiting.append(call)
         if not self._is_gathering:
             self.gather()
         return outcome
+
+    def _admit(self, call: Pending[Any]) -> None:
+        """Let a call into the queue whose turn it is."""
+        if call.goes_alone:
+            self._set_aside(call)
+        else:
+            self._waiting.append(call)
+
+    def _set_aside(self, call: Pending[Any]) -> None:
+        try:
+            self._aside.add(call)
+        except ClientClosedError:
+            self.close()
 
     def _let_in(self) -> None:
         """Take calls from outside into the queue, as far as there is room."""
         while self._outside and len(self._waiting) + self._turns.standing < MAX_WAITING:
             call = self._outside.popleft()
             if call.write is None or self._turns.admit(call):
-                self._waiting.append(call)
+                self._admit(call)
 
     def _end_turns(self, keys: Iterable[bytes], answers: Mapping[bytes, object]) -> None:
         """Let the next write of each key into the queue; compare-and-swaps that can never apply end here."""
@@ -157,7 +177,7 @@ class Lane:
             answer = answers.get(key)
             following = self._turns.end(key, 0 if answer is None else known_revision(answer))
             if following is not None:
-                self._waiting.append(following)
+                self._admit(following)
 
     def gather(self) -> None:
         """Send at the end of this turn of the event loop: until then no call passes, but those that come go along.
@@ -249,6 +269,17 @@ class Lane:
             if next(calls_of(batch)).is_write:
                 self._end_turns(batch, answers)
 
+    async def _run_aside(self, call: Pending[Any]) -> None:
+        answers: Mapping[bytes, object] = {}
+        try:
+            if not call.is_over:
+                answers = await self._send({call.key: [call]})
+        finally:
+            if call.write is not None:
+                self._end_turns((call.key,), answers)
+                if self._waiting or self._outside:
+                    self.gather()
+
     # --- requests that take long ---
 
     def give_way(self) -> bool:
@@ -256,13 +287,17 @@ class Lane:
         if self._overdue >= MAX_OVERDUE:
             return False
         self._overdue += 1
+        self._aside.overdue = self._overdue
         if self._waiting or self._outside:
             self.gather()
+        with suppress(ClientClosedError):  # then all calls are ended anyhow
+            self._aside.serve()
         return True
 
     def make_up(self) -> None:
         """Note that a request is done that took long."""
         self._overdue -= 1
+        self._aside.overdue = self._overdue
 
     # --- deadlines: one timer for all ---
 
@@ -276,7 +311,7 @@ class Lane:
         now = self._loop.time()
         self._timer, self._expires = None, math.inf
         deadlines = []
-        for each in chain(self._waiting, self._turns, self._outside, *map(calls_of, self._under_way)):
+        for each in chain(self._waiting, self._turns, self._outside, self._aside, *map(calls_of, self._under_way)):
             if each.is_over:
                 continue
             if each.deadline > now:
@@ -295,6 +330,7 @@ class Lane:
             each.settle(Unanswered.CLOSED)
         self._waiting, self._outside = [], deque()
         self._turns.clear()
+        self._aside.close()
         for timer in (self._timer, self._held):
             if timer is not None:
                 timer.cancel()
