@@ -182,6 +182,24 @@ async def test_a_write_to_a_store_that_was_put_back_is_not_reported_as_done(stor
             await client.backend.create("c", b"2")
 
 
+async def test_a_new_write_at_a_revision_that_was_seen_before_is_not_reported_as_done(store: Store) -> None:
+    """The revision of another write: what makes a revision of its own must be above all that were seen."""
+    await store.back_up()
+    async with kvorum.connect(EtcdSettings(endpoints=store.etcd.endpoints, timeout=1)) as client:
+        *_, last = [await client.backend.set("a", b"1") for _ in range(3)]
+        await store.put_back()
+        async with kvorum.connect(store.etcd.url) as other:
+            while await other.backend.set("b", b"2") < last - 1:
+                pass
+
+        with pytest.raises(OutcomeUnknownError, match="had been seen"):
+            await client.backend.create("c", b"2")
+        async with kvorum.connect(store.etcd.url) as other:
+            entry = await other.backend.get("c")
+    assert entry is not None
+    assert entry.mod_revision == last
+
+
 async def test_a_member_that_is_behind_is_left_for_one_that_is_not(
     kvorum_etcd: EmbeddedEtcd, proxy: FaultProxy, kvorum_url: str
 ) -> None:

@@ -142,6 +142,7 @@ class ResponseOp:
     response_put: PutResponse
     response_delete_range: DeleteRangeResponse
     response_txn: TxnResponse
+    def HasField(self, name: str) -> bool: ...  # noqa: N802 - protobuf calls it so
     def __init__(self, *, response_range: RangeResponse = ...) -> None: ...
 
 class TxnRequest(Message):

@@ -308,7 +308,7 @@ class Cluster:
         left, share = deadline - now(), self.share
         enough = _WHOLE * (min(share, _SUSPECT) if server.is_suspect else share)
         if left <= 0:
-            raise UnavailableError(server.address, "the deadline has passed")
+            raise UnavailableError(server.address, "not asked: the deadline of the call had passed already")
         try:
             await self._prepare_within(server, left if len(self.servers) == 1 else min(left, share))
         except UnavailableError as exc:

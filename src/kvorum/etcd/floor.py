@@ -65,8 +65,8 @@ class Floor:
             return Doubt.FOREIGN
         self.cluster_id = self.cluster_id or header.cluster_id
         revision = header.revision
-        # A put makes a revision of its own, so it must be above; a transaction may have changed nothing.
-        least = known + 1 if isinstance(answer, rpc.PutResponse) else known
+        # What has written makes a revision of its own, so it must be above.
+        least = known + 1 if _has_written(answer) else known
         if revision and isinstance(answer, _OF_KEYS) and revision < least:
             return Doubt.STALE
         self.raise_to(revision)
@@ -82,3 +82,13 @@ class Floor:
             self._told.add((address, header.cluster_id))
             _log.error("etcd at %s is not used: %s", address, text)
         return text
+
+
+def _has_written(answer: "rpc.Answer") -> bool:
+    """Tell whether an answer is to something that has changed a key: a transaction may have changed nothing."""
+    if not isinstance(answer, rpc.TxnResponse):
+        return isinstance(answer, rpc.PutResponse)
+    return any(
+        step.HasField("response_put") or step.response_delete_range.deleted > 0 or _has_written(step.response_txn)
+        for step in answer.responses
+    )

@@ -217,7 +217,7 @@ class Server:
         """
         seconds = deadline - now()
         if seconds <= 0:
-            raise UnavailableError(self.address, "the deadline has passed")
+            raise UnavailableError(self.address, "not asked: the deadline of the call had passed already")
         try:
             async with Translated(call, self):
                 return await stub(request, timeout=seconds, metadata=metadata)
