@@ -132,9 +132,7 @@ class _WatchOf(Generic[R, E]):
                 return
             changes = await anext(stream)
         except (HistoryLostError, UnavailableError) as exc:
-            if not self._may_list_again(exc):
-                await self._end(exc)
-            self._begin_again(exc)
+            await self._begin_again(exc)
             return
         self._misses = 0
         if changes:
@@ -203,10 +201,15 @@ class _WatchOf(Generic[R, E]):
         """Tell whether that is what `initial` asks for; also if the store is away while it does so."""
         return self._shown is not None and (isinstance(lost, HistoryLostError) or self._relists > 0)
 
-    def _begin_again(self, lost: KvorumError) -> None:
+    async def _begin_again(self, lost: KvorumError) -> None:
+        """Have the next step list again, with nothing left of what the stream has told; or end, without `initial`."""
+        if not self._may_list_again(lost):
+            await self._end(lost)
         _log.warning("%r lists again: %s", self, lost)
         self._earlier = self._of_all_streams()
         self._stream = None
+        # What it remembers of revisions is of this history: a store that was put back comes to the same ones again.
+        self._judge = Judge(self._query, self._decode)
         self._relists += 1
         self._misses += 1
 
@@ -214,12 +217,23 @@ class _WatchOf(Generic[R, E]):
 
     async def __aenter__(self) -> Self:
         try:
-            await self._open()
+            await self._enter()
         except BaseException:  # cancellation, too: what was begun on the server is not left there
             with anyio.move_on_after(1, shield=True):
                 await self.aclose()
             raise
         return self
+
+    async def _enter(self) -> None:
+        """Open it. If history is lost after what is there was listed, the list is shown, and iterating opens it."""
+        is_done = False
+        while not is_done:
+            try:
+                await self._open()
+                is_done = True
+            except HistoryLostError as exc:
+                await self._begin_again(exc)
+                is_done = bool(self._pending)
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None

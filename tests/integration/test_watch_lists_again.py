@@ -1,0 +1,84 @@
+"""A watch with `initial` that loses history lists again, and tells what is there, also in a store that was put back."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import anyio
+import pytest
+from tests.integration.test_watch_transitions import Pet, put, value
+
+import kvorum
+from kvorum import Added, Bookmark, HistoryLostError, Repository
+from kvorum.query import Query
+from kvorum.storage import Change, Entry
+
+
+@pytest.fixture
+def pets(client: kvorum.Client) -> Repository[Pet]:
+    return client.repository(Pet)
+
+
+@pytest.mark.parametrize("is_entered", [True, False])
+async def test_history_that_is_lost_between_the_list_and_the_stream_is_listed_again(
+    pets: Repository[Pet],
+    client: kvorum.Client,
+    compact: Callable[[int], Awaitable[None]],
+    monkeypatch: pytest.MonkeyPatch,
+    is_entered: bool,
+) -> None:
+    await put(client.backend, "selected")
+    page = Query.page
+    compacted = 0
+
+    async def overtaken(self: Any, *args: Any, **kwargs: Any) -> Any:
+        nonlocal compacted
+        found = await page(self, *args, **kwargs)
+        if not compacted:
+            for _ in range(3):
+                compacted = await client.backend.set("pets/b", value("red", name="b"))
+            await compact(compacted)
+        return found
+
+    monkeypatch.setattr(Query, "page", overtaken)
+    watch = pets.watch(initial=True)
+    if is_entered:
+        await watch.__aenter__()
+    with anyio.fail_after(10):
+        shown = [await anext(watch) for _ in range(4)]
+    await watch.aclose()
+
+    assert [type(event) for event in shown] == [Added, Bookmark, Added, Bookmark]
+    assert shown[-1].resource_version == compacted
+    assert watch.statistics().relists == 1
+
+
+@pytest.mark.parametrize("before", [value("blue"), b"?"], ids=["other", "corrupt"])
+async def test_a_revision_that_comes_again_is_judged_anew(before: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a store that was put back the same revision has other content, of which nothing was shown."""
+    red = value("red")
+    first = Change("pets/a", 105, Entry("pets/a", red, 105, 5, 1), None)
+    again = Change("pets/a", 110, Entry("pets/a", red, 110, 5, 3), Entry("pets/a", before, 105, 5, 2))
+    told = iter([(first,), HistoryLostError(revision=106, reason="the store was put back"), (again,)])
+
+    async with kvorum.connect("memory://") as client:
+        make = client.backend.watch
+
+        def scripted(*args: Any, **kwargs: Any) -> Any:
+            stream = make(*args, **kwargs)
+
+            class Scripted(type(stream)):  # type: ignore[misc]  # the class is known at run time only
+                async def __anext__(self) -> Any:
+                    item = next(told)
+                    if isinstance(item, Exception):
+                        raise item
+                    return item
+
+            stream.__class__ = Scripted
+            return stream
+
+        monkeypatch.setattr(client.backend, "watch", scripted)
+        async with client.repository(Pet).watch(initial=True, labels="team=red", on_corrupt="event") as watch:
+            shown = [await anext(watch) for _ in range(5)]
+
+    # The list finds nothing of what was shown.
+    assert [type(event).__name__ for event in shown] == ["Bookmark", "Added", "Deleted", "Bookmark", "Added"]
