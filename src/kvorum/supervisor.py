@@ -68,6 +68,23 @@ class Supervisor:
         # Not in the context of whoever happens to spawn it: its deadline is none of this task's.
         contextvars.Context().run(partial(self._group.start_soon, name=name), self._watch_over, run, args)
 
+    def spawn_aside(self, run: Callable[[*Args], Coroutine[Any, Any, None]], *args: *Args, name: str) -> None:
+        """Run what no caller depends on, as a question in the background: an error that gets out is logged, not more.
+
+        Raises:
+            ClientClosedError: the supervisor is not running.
+        """
+
+        async def run_aside() -> None:
+            try:
+                await run(*args)
+            except ClientClosedError:  # all ends
+                pass
+            except Exception:  # noqa: BLE001 - a fault of ours there is no reason to end the client
+                _log.exception("a task of the client has failed, which goes on without it: %s", name)
+
+        self.spawn(run_aside, name=name)
+
     def closed(self) -> ClientClosedError:
         """Return the error for what is asked of it after its end: it says why, if that was not asked for."""
         return ClientClosedError.closed(self.failure)

@@ -393,3 +393,22 @@ async def test_an_error_while_children_are_cancelled_comes_out_too() -> None:
         await supervisor.aclose()
 
     assert [str(error) for error in caught.value.exceptions] == ["while cleaning up"]
+
+
+async def test_a_task_aside_that_fails_is_logged_and_ends_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    supervisor, child = Supervisor(), Child()
+    await supervisor.start()
+    supervisor.spawn(child.run, name="child")
+    supervisor.spawn_aside(fail, ZeroDivisionError("a mistake"), name="a question")
+    supervisor.spawn_aside(fail, ClientClosedError.closed(None), name="at the end")
+    with anyio.fail_after(5):
+        await child.started.wait()
+        while "a mistake" not in caplog.text:  # noqa: ASYNC110 - a log has no event
+            await anyio.sleep(0.01)
+
+    assert not child.ended.is_set()
+    assert supervisor.failure is None
+    assert "a question" in caplog.text
+    assert "at the end" not in caplog.text
+    await supervisor.aclose()
+    assert child.was_cancelled

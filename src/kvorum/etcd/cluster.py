@@ -219,7 +219,7 @@ class Cluster:
                 return await self._is_alive(server)
 
             def spawn(run: Callable[[], Coroutine[Any, Any, None]]) -> None:
-                self._supervisor.spawn(run, name="look after a server")
+                self._supervisor.spawn_aside(run, name="look after a server")
 
             pulse = Pulse(is_alive, spawn, lambda: self._leave_for_dead(server), self.share / 2)
             self._pulses[server] = pulse
@@ -331,7 +331,9 @@ class Cluster:
         if self.tokens.has_user and (not self.tokens.token or self.tokens.is_due):
             await self.renew_token(server, self.tokens.token, deadline)
         if not server.stands():
-            self._learn_version(server, await self._version_of(server, deadline))
+            version = await self._version_of(server, deadline)
+            server.check()  # it may have been forgotten in the meantime
+            self._learn_version(server, version)
             server.is_ready, server.is_suspect = True, False
             self._foreign.discard(server)
             self._joined_at = self.floor.revision
@@ -436,7 +438,7 @@ class Cluster:
     def close_later(self, channel: Channel, seconds: float = 0) -> None:
         """Close a channel that nothing uses any more in so many seconds, or with the client."""
         self._retired.add(channel)  # first: a task that is cancelled before its first step closes nothing
-        self._supervisor.spawn(self._close_in, seconds, channel, name="close a channel")
+        self._supervisor.spawn_aside(self._close_in, seconds, channel, name="close a channel")
 
     async def _close_in(self, seconds: float, channel: Channel) -> None:
         await anyio.sleep(seconds)
@@ -516,7 +518,7 @@ class Cluster:
         self._foreign.discard(server)
         if pulse := self._pulses.pop(server, None):
             pulse.close()
-        self._retire(server.take_channels())
+        self._retire(server.forget())
         self.on_change()
 
 

@@ -14,7 +14,14 @@ import anyio
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_before_delay, wait_random_exponential
 
 from kvorum.deadlines import deadline_of, now
-from kvorum.errors import ClientClosedError, KvorumError, OutcomeUnknownError, StaleReadError, UnavailableError
+from kvorum.errors import (
+    ClientClosedError,
+    KvorumError,
+    OutcomeUnknownError,
+    PermissionDeniedError,
+    StaleReadError,
+    UnavailableError,
+)
 from kvorum.etcd import _rpc as rpc
 from kvorum.etcd.cluster import BehindError, Cluster
 from kvorum.etcd.diagnosis import cause_of
@@ -66,6 +73,7 @@ class Connection:
         self.page_sizes: PageSizes = PageSizes(settings.page_size, settings.timeout)
         self.searches: anyio.Semaphore = anyio.Semaphore(_SEARCHES)
         self._state = "not open"
+        self._is_told = False  # that the user may not list the members
 
     def __repr__(self) -> str:
         return f"<Connection {self.endpoint} [{self._state}, etcd {text_of(self.version)}]>"
@@ -97,7 +105,7 @@ class Connection:
         try:
             await self.cluster.open()
             if self.settings.discover_interval is not None:
-                await self.discover()
+                await self._discover()
                 self.supervisor.spawn(self._keep_discovering, self.settings.discover_interval, name="discovery")
         except BaseException:
             with anyio.move_on_after(1, shield=True):
@@ -183,18 +191,34 @@ class Connection:
             raise await self._explained(exc) from exc.__cause__
 
     async def discover(self) -> None:
-        """Take up members of the cluster that are not known yet, and forget those found before that it has no more."""
-        call = Call("members", "the cluster")
-        answer = await self._send(lambda channel: channel.cluster.MemberList, rpc.MemberListRequest(), call)
+        """Take up members of the cluster that are not known yet, and forget those found before that it has no more.
+
+        By a linearizable answer, from etcd 3.5 on: the list of a member that lags would forget those that joined.
+        """
+        call, request = Call("members", "the cluster"), rpc.MemberListRequest(linearizable=True)
+        answer = await self._send(lambda channel: channel.cluster.MemberList, request, call)
         self.cluster.add(answer)
+
+    async def _discover(self) -> None:
+        """Take up members, unless the list is root's alone, as in some versions: that is logged once."""
+        try:
+            await self.discover()
+        except PermissionDeniedError as exc:
+            if not self._is_told:
+                _log.warning("members of the cluster are not discovered, since the user may not list them: %s", exc)
+            self._is_told = True
 
     async def _keep_discovering(self, interval: float) -> None:
         while True:
             await anyio.sleep(interval)
             try:
-                await self.discover()
+                await self._discover()
+            except ClientClosedError:
+                return
             except KvorumError as exc:
                 _log.warning("the list of etcd's members could not be read: %s", exc)
+            except Exception:  # noqa: BLE001 - a question in the background ends no client, whatever becomes of it
+                _log.exception("the list of etcd's members could not be read")
 
     async def watch_call(
         self, deadline: float, *, alone: bool = False

@@ -36,7 +36,7 @@ async def end_own_lease(connection: Connection, key: bytes, lease: int) -> None:
         ClientClosedError: the client is closed.
     """
     done = anyio.Event()
-    connection.supervisor.spawn(_end, connection, key, lease, done, name="end a lease")
+    connection.supervisor.spawn_aside(_end, connection, key, lease, done, name="end a lease")
     with anyio.move_on_after(min(_PATIENCE, deadline_of(_PATIENCE) - now())):
         await done.wait()
 
@@ -50,7 +50,7 @@ def begin_to_revoke(connection: Connection, lease: int) -> None:
             await connection.lease_revoke(request, subject, deadline=deadline)
 
     with suppress(ClientClosedError):
-        connection.supervisor.spawn(revoke, name="revoke a lease")
+        connection.supervisor.spawn_aside(revoke, name="revoke a lease")
 
 
 async def _end(connection: Connection, key: bytes, lease: int, done: anyio.Event) -> None:

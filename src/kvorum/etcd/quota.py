@@ -74,7 +74,7 @@ class Quota:
     def look(self) -> None:
         """Ask for the alarms. Whoever does this sends a write by itself, so that it is counted."""
         now = self._loop.time()
-        self._supervisor.spawn(self._look, now, name="look for alarms")
+        self._supervisor.spawn_aside(self._look, now, name="look for alarms")
         self._is_asking, self._due, self._awaited_until = True, now + _PERIOD, now + _PATIENCE
 
     def close(self) -> None:

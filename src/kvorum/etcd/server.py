@@ -109,6 +109,7 @@ class Server:
         preparing: held by whoever asks.
         certificates: what its channels were made with.
         is_closed: whether it was closed, by us.
+        is_forgotten: whether the cluster has no such member any more.
         streams: its watches.
         failure: what it was closed for, if that was not asked for.
     """
@@ -121,6 +122,7 @@ class Server:
         self.preparing: anyio.Lock = anyio.Lock()
         self.certificates: Certificates | None = None
         self.is_closed: bool = False
+        self.is_forgotten: bool = False
         self.streams: Streams[Channel] = Streams()
         self.failure: BaseException | None = None
         self._server_name = server_name
@@ -172,7 +174,11 @@ class Server:
         Args:
             certificates: what to make them with; None for no TLS.
             anew: make them whatever there is.
+
+        Raises:
+            UnavailableError: the cluster has no such member any more: who would close them?
         """
+        self.check()
         if self._channels is not None and certificates == self.certificates and not anew:
             return ()
         replaced = (*(self._channels or ()), *self.streams.take_further())
@@ -193,8 +199,9 @@ class Server:
         self._channels = (calls, Channel(self.address, _OPTIONS, self.certificates, self._server_name))
         return (watches, *self.streams.take_further())
 
-    def take_channels(self) -> tuple[Channel, ...]:
-        """Give its channels away, still open: whoever takes them closes them."""
+    def forget(self) -> tuple[Channel, ...]:
+        """Take note that the cluster has no such member; return its channels, still open. There will be no others."""
+        self.is_forgotten = True
         channels, self._channels, self.is_ready = self._channels or (), None, False
         return (*channels, *self.streams.take_further())
 
@@ -229,9 +236,23 @@ class Server:
         finally:
             del stub  # who keeps an error keeps this frame, and must not keep the channel
 
+    def check(self) -> None:
+        """Refuse to go on with a server that was forgotten while a call was about to go there.
+
+        Raises:
+            UnavailableError: it was.
+        """
+        if self.is_forgotten:
+            raise self._forgotten()
+
+    def _forgotten(self) -> UnavailableError:
+        return UnavailableError(self.address, "the cluster has no such member any more")
+
     def _unopened(self) -> Exception:
         if self.is_closed:
             return ClientClosedError.closed(self.failure)
+        if self.is_forgotten:
+            return self._forgotten()
         return AssertionError("a server is opened before it is used")  # see Connection
 
 
