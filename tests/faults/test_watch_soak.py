@@ -750,7 +750,7 @@ async def take_over_one_later(feed: Feed, connection: Connection, since: int, de
 async def take_over_one_earlier(feed: Feed, connection: Connection, since: int, deadline: float) -> Any:
     stream = await create(feed, connection, since, deadline)
     feed.position -= feed.is_open
-    feed._last = None  # else it finds out that this is not what it has read, and says so
+    feed._last.change = None  # else it finds out that this is not what it has read, and says so
     return stream
 
 

@@ -97,6 +97,25 @@ async def test_what_a_server_leaves_out_of_a_slow_stream_is_said_to_be_lost(
         assert followed.error.compact_revision == written[200]
 
 
+async def test_a_watch_goes_on_whose_last_value_takes_longer_over_the_link_than_a_call_may(
+    proxy: FaultProxy, direct: kvorum.Client
+) -> None:
+    """To know its history again it needs no value."""
+    settings = EtcdSettings(endpoints=(proxy.endpoint,), prefix="lab", timeout=1)
+    async with kvorum.connect(settings) as client, client.backend.watch("") as watch:
+        written = [await direct.backend.set("large", bytes(100_000))]
+        followed = Followed(watch)
+        await followed.until(1)
+        proxy.throttle(50_000, "replies")
+        proxy.cut()
+        written.append(await direct.backend.set("small", b"1"))
+        await followed.until(2)
+        followed.task.cancel()
+        await asyncio.wait([followed.task])
+
+    assert followed.shown == written
+
+
 async def test_a_consumer_that_is_behind_when_history_is_compacted_loses_nothing_that_its_server_has_sent(
     client: kvorum.Client, direct: kvorum.Client
 ) -> None:
@@ -249,6 +268,35 @@ async def test_a_watch_does_not_go_on_in_a_store_that_was_put_back_and_has_come_
             await asyncio.wait([followed.task])
 
     assert len(followed.shown) == 2
+    assert "put back" in str(followed.error)
+
+
+@pytest.mark.parametrize("reads_on", [False, True])
+async def test_a_watch_notices_another_value_at_the_very_revision_that_it_read_last(
+    etcd: EmbeddedEtcd, proxy: FaultProxy, client: kvorum.Client, tmp_path: Path, reads_on: bool
+) -> None:
+    """All numbers are the same. The value comes again with the stream, or is read if something else was read since."""
+    async with kvorum.connect(f"{etcd.url}/lab") as before:
+        await before.backend.set("a", b"kept")
+    await copied(etcd, tmp_path / "backup")
+    async with client.backend.watch("", bookmarks=True) as watch:
+        followed = Followed(watch)
+        async with kvorum.connect(f"{etcd.url}/lab") as direct:
+            await direct.backend.set("a", b"gone")
+            await followed.until(1)
+        if reads_on:
+            watch._feed.position += 1  # type: ignore[attr-defined]  # as a notification does after ten minutes
+        await proxy.refuse()
+        proxy.cut()
+        await put_back(etcd, tmp_path / "backup")
+        async with kvorum.connect(f"{etcd.url}/lab") as direct:
+            await direct.backend.set("a", b"other")
+            await direct.backend.set("b", b"other")
+        await proxy.heal()
+        with anyio.fail_after(DEADLINE):
+            await asyncio.wait([followed.task])
+
+    assert len(followed.shown) == 1
     assert "put back" in str(followed.error)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from itertools import pairwise
 from subprocess import STDOUT
 from typing import Any
@@ -10,9 +11,10 @@ import anyio
 import pytest
 
 import kvorum
-from kvorum import AnotherClusterError, EmbeddedEtcd, EtcdSettings, Operation, UnavailableError
+from kvorum import AnotherClusterError, EmbeddedEtcd, EtcdSettings, HistoryLostError, Operation, UnavailableError
 from kvorum.etcd import feed as feeds
 from kvorum.etcd import streams
+from kvorum.etcd.admin import compact
 from kvorum.etcd.history import Reading
 from kvorum.etcd.watch_stream import WatchStream
 from kvorum.lab import LabWorkerRepository
@@ -78,6 +80,40 @@ async def test_opening_from_the_past_ends_by_its_callers_deadline_wherever_it_ha
         assert isinstance(opening.exception(), UnavailableError)
         reading.cancel()
         await asyncio.wait([reading])
+
+
+# --- where it starts -------------------------------------------------------------------------------------------------
+
+
+async def test_a_deletion_just_after_the_start_is_not_lost_if_it_is_compacted_at_once(
+    etcd: EmbeddedEtcd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """etcd forgets a deletion whose own revision is compacted, and still lets a watch start there."""
+    read, check = getattr(feeds, "revision_now"), getattr(feeds, "check_readable")  # noqa: B009 - imported there
+    async with kvorum.connect(f"{etcd.url}/lab") as client, client.backend.watch("elsewhere/"):
+        await client.backend.set("a", b"1")
+        deleted: list[int] = []
+
+        async def delete_then(*arguments: Any) -> Any:
+            start = await read(*arguments)
+            if not deleted:
+                deleted.append((await client.backend.delete("a")).revision)
+            return start
+
+        async def compact_then(*arguments: Any) -> Any:
+            await check(*arguments)
+            await compact(client.connection, deleted[0])
+
+        monkeypatch.setattr(feeds, "revision_now", delete_then)
+        monkeypatch.setattr(feeds, "check_readable", compact_then)
+        watch = client.backend.watch("")
+        await watch.open()
+        await client.backend.set("b", b"1")
+        shown = 0
+        with suppress(HistoryLostError), anyio.fail_after(DEADLINE):  # which says so; or it was told in time
+            shown = (await anext(watch))[0].revision
+        await watch.aclose()
+    assert shown in {0, deleted[0]}
 
 
 # --- cancellation ----------------------------------------------------------------------------------------------------

@@ -132,3 +132,19 @@ def test_what_follows_a_full_queue_waits_for_a_check_that_succeeds() -> None:
     gapless.count()
     gapless.succeed()
     assert gapless.unproven == 1
+
+
+def test_a_check_that_failed_is_not_repeated_at_each_response() -> None:
+    """Each keeps the reader waiting for as long as it takes; so one a second, and events come in between."""
+    gapless = Gapless(0.0)
+    for _ in range(40):
+        gapless.count()
+    due = [gapless.is_due(0.5)]
+    gapless.start(0.5)
+    gapless.fail(1.5)
+    for _ in range(40):
+        gapless.count()
+        due.append(gapless.is_due(2.0))
+    due.append(gapless.is_due(2.5))
+
+    assert due == [True, *[False] * 40, True]

@@ -1,7 +1,7 @@
 """What the reader of a watch has read and its consumer has not; and how the reader goes on when a stream breaks.
 
-By which rules it reads, `history` says. A stream that takes over also makes sure that it goes on in the same history:
-a store that was put back to an older state can have come to the same revisions again, with other content.
+By which rules it reads, `history` says; how a stream that takes over makes sure that it goes on in the same history,
+`last_change` does.
 """
 
 import asyncio
@@ -26,6 +26,7 @@ from kvorum.etcd import _rpc as rpc
 from kvorum.etcd.connection import Connection
 from kvorum.etcd.entries import entry_of
 from kvorum.etcd.history import DELETE, Gapless, Reading, check_readable, revision_now, with_oldest
+from kvorum.etcd.last_change import LastChange
 from kvorum.etcd.translation import is_cancelled
 from kvorum.etcd.versions import EVENTS_LOST, has_hazard
 from kvorum.etcd.watch_stream import WatchStream, no_watch
@@ -91,7 +92,7 @@ class Feed:
         self._is_mute = False  # whether the one that broke last had not
         self._reading = Reading()
         self._gapless: Gapless | None = None  # of the stream; None if its server leaves nothing out without a sign
-        self._last: Change | None = None  # that was read
+        self._last = LastChange(keys, self.subject)
 
     @property
     def position(self) -> int:
@@ -124,7 +125,7 @@ class Feed:
 
     def expect(self, entry: Entry) -> None:
         """Take note of what was read last by other means, at the revision after which it starts."""
-        self._last = Change(entry.key, entry.mod_revision, entry, None)
+        self._last.change = Change(entry.key, entry.mod_revision, entry, None)
 
     def raise_error(self) -> None:
         """Raise what ended it, once."""
@@ -221,6 +222,7 @@ class Feed:
         try:
             await self._check_gapless(connection, gapless, now() + min(_CHECK, connection.settings.timeout))
         except KvorumError as exc:  # it proves nothing, and need not: one that must succeed raises the error
+            gapless.fail(now())
             _log.debug("the watch of %s could not be checked at revision %d: %s", self.subject, self.position, exc)
 
     # --- streams ---
@@ -264,10 +266,13 @@ class Feed:
                 start = await revision_now(connection, self._range[0], self.subject, deadline)
             except PermissionDeniedError as exc:  # in the words of what the user asked for
                 raise PermissionDeniedError(f"watch {self.subject}") from exc
+            # While nothing has happened since, etcd need not catch up, and no compaction can overtake the watch.
             stream = await self._create(connection, start + 1, deadline)
             if stream.created.header.revision <= start:
                 return start
-            # More has happened since, and may even be compacted.
+            # More has, and may even be compacted: by rule 2 of `history` it begins at that revision.
+            self._drop_stream()
+            await self._create(connection, start, deadline)
             try:
                 await check_readable(connection, self._range[0], start, self.subject, deadline)
             except HistoryLostError:
@@ -285,7 +290,7 @@ class Feed:
             try:
                 stream = await self._create(connection, self.position, deadline)
                 await self._check_future(connection, self.position, stream.created.header.revision, deadline)
-                await self._check_last(connection, deadline)
+                await self._last.check(connection, self.position, deadline)
             except UnavailableError as exc:
                 _log.debug("the watch of %s is still interrupted: %s", self.subject, exc)
                 self._drop_stream()
@@ -341,38 +346,13 @@ class Feed:
         if since > current:
             raise FutureRevisionError(revision=since, current=current)
 
-    async def _check_last(self, connection: Connection, deadline: float) -> None:
-        """Make sure that what was read last is in this history; of what is compacted nothing can be said.
-
-        Raises:
-            HistoryLostError: it is not. The store was put back to an older state, and has come to this revision again.
-        """
-        last = self._last
-        if last is None:
-            return
-        try:
-            # At the position it must be as it was then, for nothing after it has been read.
-            same = _is_same(await self._entry_at(connection, last.key, self.position, deadline), last.entry)
-            if same and last.entry is None and last.previous is not None:
-                before = await self._entry_at(connection, last.key, last.revision - 1, deadline)
-                same = _is_same(before, last.previous)
-        except HistoryLostError:
-            return
-        if not same:
-            reason = f"revision {last.revision} is not what it was: the store was put back"
-            raise HistoryLostError(revision=self.position + 1, reason=reason)
-
-    async def _entry_at(self, connection: Connection, key: str, revision: int, deadline: float) -> Entry | None:
-        request = rpc.RangeRequest(key=self._keys.full(key), revision=revision)
-        answer = await connection.range(request, self.subject, revision=revision, deadline=deadline)
-        return entry_of(self._keys, answer.kvs[0], key) if answer.kvs else None
-
     # --- the buffer ---
 
     def _put(self, response: rpc.WatchResponse) -> None:
         """Buffer what is new in a response: the events of each revision, or that nothing has happened up to one."""
         if self.is_ended:  # while the response was on its way from the event loop
             return
+        self._last.compare(response, self.position)
         for revision, events in self._reading.news_of(response):
             if events:
                 self._put_changes(revision, events)
@@ -382,7 +362,7 @@ class Feed:
 
     def _put_changes(self, revision: int, events: Sequence[rpc.Event]) -> None:
         changes = tuple(self._change(event) for event in events)
-        self._last = changes[-1]
+        self._last.change = changes[-1]
         self._breaks = 0
         self._revisions.append((revision, changes))
         self.buffered += len(changes)
@@ -420,12 +400,3 @@ class Feed:
 def _twofold(times: int) -> int:
     """Return two to that power, or so much that it makes no difference. 2**1024, after ten minutes, is no float."""
     return 1 << min(times, 16)
-
-
-def _is_same(found: Entry | None, known: Entry | None) -> bool:
-    """Tell whether an entry is the one that is known, as far as it is: of some only key, value and revision are."""
-    if found is None or known is None:
-        return found is known
-    if (found.mod_revision, found.value) != (known.mod_revision, known.value):
-        return False
-    return not known.version or (found.create_revision, found.version) == (known.create_revision, known.version)

@@ -189,12 +189,13 @@ class Gapless:
 
     QUEUE: Final = 100  # of 128, to be on the safe side
     _AGAIN: Final = 32  # how many responses may come before the next moment is made
-    _PAUSE: Final = 1.0  # seconds, after which a single response has one made
+    _PAUSE: Final = 1.0  # seconds, after which a single response has one made; and between one that failed and the next
 
     def __init__(self, time: float) -> None:
         self.unproven: int = 0
         self._at_start = 0
         self._started = time
+        self._failed = -self._PAUSE
 
     def count(self) -> None:
         """Take note of a response that has come."""
@@ -206,7 +207,12 @@ class Gapless:
         return self.unproven > self.QUEUE
 
     def is_due(self, time: float) -> bool:
-        """Tell whether it is time for a check: so that an idle watch has one for each burst, a busy one for many."""
+        """Tell whether it is time for a check: so that an idle watch has one for each burst, a busy one for many.
+
+        One that has failed has kept the reader waiting, and the next one may as well: events come in between.
+        """
+        if time - self._failed < self._PAUSE:
+            return False
         return self.unproven >= self._AGAIN or (self.unproven > 0 and time - self._started >= self._PAUSE)
 
     def start(self, time: float) -> None:
@@ -217,4 +223,9 @@ class Gapless:
     def succeed(self) -> None:
         """Take note that the check has found nothing compacted: what came before its start needs no other proof."""
         self.unproven -= self._at_start
+        self._at_start = 0
+
+    def fail(self, time: float) -> None:
+        """Take note that the check that was started has proven nothing."""
+        self._failed = time
         self._at_start = 0
