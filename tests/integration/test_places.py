@@ -82,6 +82,11 @@ FORKED = """
         await watch.open()
         return client, client.backend, watch
 
+    async def drop_watch():
+        global watch
+        watch = None
+        await asyncio.sleep(0.2)  # its end is called soon, on this loop, and told to etcd, if it were
+
     async def close_client():
         await client.backend.set("a", b"3")
         (change,) = await anext(watch)
@@ -99,7 +104,9 @@ FORKED = """
     loop = asyncio.new_event_loop()
     client, store, watch = loop.run_until_complete(open_client())
     if fork():
-        if way == "on the parent's loop":
+        if way == "on the parent's loop, which drops a watch":
+            loop.run_until_complete(drop_watch())
+        elif way == "on the parent's loop":
             loop.run_until_complete(use_in_child())
         else:
             asyncio.run(use_in_child())
@@ -125,7 +132,9 @@ async def run_python(code: str, *arguments: str) -> str:
 
 
 @pytest.mark.parametrize("ending", ["at once", "as a program does"])
-@pytest.mark.parametrize("way", ["on the parent's loop", "on a loop of its own"])
+@pytest.mark.parametrize(
+    "way", ["on the parent's loop", "on the parent's loop, which drops a watch", "on a loop of its own"]
+)
 async def test_a_process_that_was_forked_off_is_told_what_to_do_instead(kvorum_url: str, way: str, ending: str) -> None:
     """gRPC's threads are not there: a call would never end, or crash. The parent is none the worse for it."""
     printed = await run_python(FORKED, kvorum_url, way, ending)
