@@ -13,6 +13,9 @@ from aetcd import rpc
 
 import kvorum
 from kvorum import EmbeddedEtcd, EtcdSettings, UnavailableError
+from kvorum.deadlines import deadline_of
+from kvorum.etcd import _rpc
+from kvorum.etcd.faults import Call
 from kvorum.testing import FaultProxy
 
 pytestmark = pytest.mark.timeout(60)
@@ -248,6 +251,27 @@ async def test_a_read_from_a_server_that_hangs_is_answered_by_another_one(proxie
         assert anyio.current_time() - started < 2.5
         assert client.connection.endpoint != hung.endpoint
         await hung.heal()
+
+
+async def test_a_batch_is_answered_by_no_server_of_another_version(stub: Stub, kvorum_etcd: EmbeddedEtcd) -> None:
+    """Its form is made for the version of the one that hangs."""
+    stub.status.version = "3.5.17"
+    async with FaultProxy(kvorum_etcd.endpoints[0]) as proxy:
+        settings = EtcdSettings(endpoints=(proxy.endpoint, stub.endpoint), prefix="versions", timeout=1.2)
+        async with kvorum.connect(settings) as client:
+            prefer(client, proxy.endpoint)
+            await client.backend.set("a", b"1")
+            prefer(client, proxy.endpoint)
+            proxy.mute()
+            with pytest.raises(UnavailableError):
+                await client.connection.once(
+                    lambda channel: channel.kv.Range, _rpc.RangeRequest(key=b"a"), Call("read", "a"), deadline_of(1.2)
+                )
+            left = client.connection.endpoint
+            await proxy.heal()
+
+    assert left == stub.endpoint
+    assert not stub.asked["Range"]
 
 
 # --- opening ---------------------------------------------------------------------------------------------------------
