@@ -141,7 +141,8 @@ class HistoryLostError(KvorumError):
         continuation: if it was a list that went on page by page: what it can go on with (`continue_from`) at the
             revision of now. Its pages then do not show one state: what was changed in between may be missing, or there
             twice. None for everything else.
-        reason: what has become of the history, if it was not compacted: the store was put back to an older state.
+        reason: what keeps it from being used, if it was not compacted: the store was put back to an older state, or
+            what a key held before is further back than a watch looks.
     """
 
     def __init__(
@@ -154,7 +155,7 @@ class HistoryLostError(KvorumError):
         asked = f"revision {revision}" if revision else "the revision asked for"
         oldest = f" (the oldest is {compact_revision})" if compact_revision else ""
         resume = ", or with `continuation`, knowing that it is another revision" if continuation else ""
-        what = f"is not there: {reason}" if reason else f"has been compacted{oldest}"
+        what = f"cannot be used: {reason}" if reason else f"has been compacted{oldest}"
         super().__init__(f"the history at {asked} {what}; list again and go on from there{resume}")
 
 

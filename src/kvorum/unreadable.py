@@ -6,15 +6,12 @@ history.
 """
 
 from collections.abc import Mapping
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final
 
 from kvorum.errors import CorruptResourceError, HistoryLostError
 from kvorum.query import Query
-from kvorum.resources import AnyResource
 from kvorum.storage import Entry, StorageBackend
 from kvorum.transitions import Transition
-
-R = TypeVar("R", bound=AnyResource)
 
 MAX_KEYS: Final = 1000  # that are remembered; of the others history is asked
 MAX_READS: Final = 1000  # of history, for one key: each write of an unreadable value costs one
@@ -68,26 +65,23 @@ class Unreadable:
         self._shown.pop(key, None)
 
 
-class LastReadable(Generic[R]):
-    """Reads in history what a key held before it became unreadable."""
+async def last_readable(query: Query[Any], backend: StorageBackend, entry: Entry) -> Entry | None:
+    """Return what was selected at a key before it became unreadable; None if nothing was since the key was created.
 
-    def __init__(self, query: Query[R]) -> None:
-        self._query = query
-
-    async def before(self, backend: StorageBackend, entry: Entry) -> Entry | None:
-        """Return what was selected at this key before; None if nothing was since the key was created.
-
-        Raises:
-            HistoryLostError: that has been compacted, or the key was written too often since. And what `get` raises.
-        """
-        for _ in range(MAX_READS):
-            if entry.mod_revision == entry.create_revision:
-                return None
-            earlier = await backend.get(entry.key, revision=entry.mod_revision - 1)
-            if earlier is None:
-                return None
-            try:
-                return earlier if self._query.select(earlier) is not None else None
-            except CorruptResourceError:
-                entry = earlier
-        raise HistoryLostError(revision=entry.mod_revision)
+    Raises:
+        HistoryLostError: that has been compacted, or the key was written too often since. And what `get` raises.
+    """
+    for _ in range(MAX_READS):
+        if entry.mod_revision == entry.create_revision:
+            return None
+        earlier = await backend.get(entry.key, revision=entry.mod_revision - 1)
+        if earlier is None:
+            return None
+        try:
+            return earlier if query.select(earlier) is not None else None
+        except CorruptResourceError:
+            entry = earlier
+    raise HistoryLostError(
+        revision=entry.mod_revision - 1,
+        reason=f"the last {MAX_READS} values of {entry.key} cannot be read, and no more of them are looked at",
+    )

@@ -17,7 +17,7 @@ from kvorum.resources import AnyResource
 from kvorum.shown import Shown, newest_of
 from kvorum.storage import Change, Entry, HasBackend, StorageWatch, WatchStatistics
 from kvorum.transitions import ChangeEvent, Judge, OnCorruptEvent, Transition, corrupt_error_of
-from kvorum.unreadable import LastReadable, Unreadable
+from kvorum.unreadable import Unreadable, last_readable
 
 _log = logging.getLogger(__name__)
 
@@ -48,7 +48,6 @@ class _WatchOf(Generic[R, E]):
         self._on_corrupt = on_corrupt
         self._shown = Shown(decode) if initial else None
         self._unreadable = Unreadable()
-        self._last_readable = LastReadable(query)
         self._bookmarks = bookmarks
         self._stream: StorageWatch | None = None
         self._taken: tuple[Change, ...] = ()  # from the stream, and not judged to the end
@@ -187,7 +186,7 @@ class _WatchOf(Generic[R, E]):
             return last
         while not self._is_closed:
             try:
-                return await self._last_readable.before(self._client.backend, gone)
+                return await last_readable(self._query, self._client.backend, gone)
             except HistoryLostError:
                 if self._since is None:
                     return None  # it was corrupt when this watch began, and nothing was shown before

@@ -7,6 +7,7 @@ of the folder of a member that does not run, as good as a snapshot, and the same
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import anyio.to_thread
 import pytest
@@ -113,3 +114,29 @@ async def test_values_are_compared_only_at_revisions_from_before_the_connection(
         await etcd.restart()
         await client.ping()
         assert client.backend.may_recur(now)
+
+
+@pytest.mark.parametrize(("size", "is_compared"), [(65_536, True), (65_537, False)])
+async def test_values_are_compared_up_to_64_kib(
+    client: kvorum.Client, monkeypatch: pytest.MonkeyPatch, size: int, *, is_compared: bool
+) -> None:
+    """It is sent with each update, so a larger one is not worth it."""
+    workers = LabWorkerRepository(client)
+    await workers.add(LabWorker.new("w", lab_track="t"))
+    await workers.mutate("w", note("me"))
+    (entry,) = (await client.backend.list("")).entries
+    await workers.mutate("w", note("m" * (size - len(entry.value) + 2)))
+    (entry,) = (await client.backend.list("")).entries
+    assert len(entry.value) == size
+    compared: list[bytes | None] = []
+    swap = type(client.backend).compare_and_swap
+
+    async def recorded(self: Any, key: str, value: bytes, **rest: Any) -> int:
+        compared.append(rest["expected_value"])
+        return await swap(self, key, value, **rest)
+
+    monkeypatch.setattr(type(client.backend), "compare_and_swap", recorded)
+    monkeypatch.setattr(type(client.backend), "may_recur", lambda *_: True)
+    await workers.mutate("w", note("you"))
+
+    assert compared == [entry.value if is_compared else None]

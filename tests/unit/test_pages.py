@@ -82,3 +82,14 @@ async def test_if_no_page_arrives_the_last_failure_is_raised() -> None:
 
     with pytest.raises(UnavailableError, match="1 keys"):
         await first_to_arrive(ask, 100, 0.1)
+
+
+def test_what_was_learned_longest_ago_is_forgotten() -> None:
+    """Of 256 prefixes something is kept."""
+    sizes = PageSizes(most=1000, timeout=5)
+    prefixes = [f"/{number}/".encode() for number in range(257)]
+    for prefix in prefixes:
+        sizes.learn(prefix, arrival(1000, 0.1), 1000, 100 * 1024 * 1024)
+
+    assert sizes.of(prefixes[0]) == 1000
+    assert all(sizes.of(prefix) < 1000 for prefix in prefixes[1:])
