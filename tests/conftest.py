@@ -122,6 +122,13 @@ class Roles:
         await self.add_user("root", password, "root")
         await self._call("AuthEnable", rpc.AuthEnableRequest())
 
+    async def enable_again(self) -> None:
+        await self._call("AuthEnable", rpc.AuthEnableRequest())
+
+    async def disable(self) -> None:
+        """Have the server check users no more; all tokens are forgotten."""
+        await self._call("AuthDisable", rpc.AuthDisableRequest())
+
 
 @pytest.fixture(scope="session")
 def roles_of() -> type[Roles]:

@@ -2,15 +2,19 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import anyio
+import msgspec
 import pytest
 
 import kvorum
 from kvorum import EmbeddedEtcd, EtcdSettings
 from kvorum.etcd import _rpc as rpc
+from kvorum.etcd import feed as feeds
 from kvorum.etcd.feed import Feed
+from kvorum.etcd.last_change import LastChange
 from kvorum.etcd.watch_stream import WatchStream
 from kvorum.testing import FaultProxy
 
@@ -146,6 +150,107 @@ async def test_a_watch_goes_on_while_its_user_is_changed_again_and_again(
             revision = await direct.backend.set("a", b"2")
             assert (await waiting)[0].revision == revision
     assert len(changed) == times
+
+
+async def test_a_token_that_is_refused_to_the_checks_of_a_watch_does_not_end_it(
+    etcd: EmbeddedEtcd, forget: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call fails then, and the next one may be luckier. A watch that is open tries again by itself."""
+    async with (
+        FaultProxy(etcd.endpoints[0]) as proxy,
+        kvorum.connect(settings_of(*etcd.endpoints)) as direct,
+        kvorum.connect(settings_of(proxy.endpoint)) as client,
+        client.backend.watch("") as watch,
+    ):
+        await direct.backend.set("a", b"1")
+        await anext(watch)
+        tokens = client.connection.cluster.tokens
+        check, renew, left = LastChange.check, tokens.renew, 4
+
+        async def renew_in_vain(*arguments: Any) -> None:
+            nonlocal left
+            await renew(*arguments)
+            if left:
+                left -= 1
+                await forget()
+
+        async def check_in_vain(last: LastChange, *arguments: Any) -> None:
+            if left:
+                await forget()
+            monkeypatch.setattr(tokens, "renew", renew_in_vain)
+            await check(last, *arguments)
+
+        monkeypatch.setattr(LastChange, "check", check_in_vain)
+        proxy.cut()
+        revision = await direct.backend.set("a", b"2")
+        with anyio.fail_after(DEADLINE):
+            assert (await anext(watch))[0].revision == revision
+    assert left == 0
+
+
+# --- users that are no longer checked, and passwords that change ------------------------------------------------------
+
+
+@pytest.fixture
+async def roles(etcd: EmbeddedEtcd, roles_of: Callable[..., Any]) -> AsyncIterator[Any]:
+    settings = EtcdSettings(endpoints=etcd.endpoints, user="root", password=ROOT)
+    async with kvorum.connect(settings) as root:
+        yield roles_of(root)
+
+
+async def test_calls_and_watches_of_a_user_outlive_that_users_are_checked_no_more_and_again(
+    etcd: EmbeddedEtcd, roles: Any
+) -> None:
+    """Old servers refuse a token that they have forgotten even then."""
+    async with (
+        FaultProxy(etcd.endpoints[0]) as proxy,
+        kvorum.connect(settings_of(proxy.endpoint)) as client,
+        client.backend.watch("") as watch,
+    ):
+        for change in (roles.disable, roles.enable_again):
+            await change()
+            for cut in (False, True):
+                if cut:
+                    proxy.cut()
+                    await client.backend.exists("a")  # a write would not be sent again
+                revision = await client.backend.set("a", b"1")
+                with anyio.fail_after(DEADLINE):
+                    assert (await anext(watch))[0].revision == revision
+        assert client.connection.cluster.tokens.token
+
+
+@pytest.mark.parametrize("follows", [True, False])
+async def test_a_watch_waits_a_while_for_the_file_with_its_new_password(
+    etcd: EmbeddedEtcd, roles: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture, follows: bool
+) -> None:
+    """If none comes the user is refused for good: then the watch says so."""
+    caplog.set_level("DEBUG", "kvorum.etcd.feed")
+    file = tmp_path / "password"
+    file.write_text(ALICE)
+    async with (
+        FaultProxy(etcd.endpoints[0]) as proxy,
+        kvorum.connect(
+            msgspec.structs.replace(settings_of(proxy.endpoint), password=None, password_file=str(file))
+        ) as client,
+        client.backend.watch("") as watch,
+    ):
+        waiting = asyncio.ensure_future(anext(watch))
+        await roles.change_password("alice", "another")
+        with pytest.MonkeyPatch.context() as patch:
+            if not follows:
+                patch.setattr(feeds, "_PASSWORD", 0.2)
+            proxy.cut()
+            with anyio.fail_after(DEADLINE):
+                while "authentication failed" not in caplog.text:  # noqa: ASYNC110 - a log has no event
+                    await anyio.sleep(0.01)
+                if not follows:
+                    with pytest.raises(kvorum.AuthenticationError):
+                        await waiting
+                    return
+        file.write_text("another")
+        revision = await client.backend.set("a", b"1")
+        with anyio.fail_after(DEADLINE):
+            assert (await waiting)[0].revision == revision
 
 
 async def test_a_mistake_while_one_watch_opens_ends_no_other(

@@ -15,6 +15,8 @@ import anyio
 
 from kvorum.deadlines import now
 from kvorum.errors import (
+    AuthenticationError,
+    ConfigurationError,
     FutureRevisionError,
     HistoryLostError,
     InternalError,
@@ -25,6 +27,7 @@ from kvorum.errors import (
 from kvorum.etcd import _rpc as rpc
 from kvorum.etcd.connection import Connection
 from kvorum.etcd.entries import entry_of
+from kvorum.etcd.faults import TokenRefusedError
 from kvorum.etcd.history import DELETE, Gapless, Reading, check_readable, revision_now, with_oldest
 from kvorum.etcd.last_change import LastChange
 from kvorum.etcd.translation import is_cancelled
@@ -49,6 +52,9 @@ _LONGEST_WAIT: Final = 1.0
 # When a server falls silent, keep-alive finds out about the connection of the watches within 12 seconds; but about that
 # of the calls, on which the server is asked first, the deadline of this attempt does.
 _FIRST_ATTEMPT: Final = 2.0
+
+# Seconds for which an open watch waits when its user is refused, if the password is in a file that may follow.
+_PASSWORD: Final = 60.0
 
 # Seconds that a check may take that need not succeed yet.
 _CHECK: Final = 1.0
@@ -93,6 +99,7 @@ class Feed:
         self._reading = Reading()
         self._gapless: Gapless | None = None  # of the stream; None if its server leaves nothing out without a sign
         self._last = LastChange(keys, self.subject)
+        self._refused_since: float | None = None  # the user, while its password may be about to be replaced
 
     @property
     def position(self) -> int:
@@ -187,7 +194,9 @@ class Feed:
         while not self.is_ended:
             try:
                 await self._read_stream(connection)
-            except UnavailableError as exc:
+            except KvorumError as exc:
+                if not self._may_pass(connection, exc):
+                    raise
                 self._is_mute = not self._has_news
                 self._drop_stream()
                 await self._take_over(connection, exc)
@@ -225,6 +234,20 @@ class Feed:
             gapless.fail(now())
             _log.debug("the watch of %s could not be checked at revision %d: %s", self.subject, self.position, exc)
 
+    def _may_pass(self, connection: Connection, error: KvorumError) -> bool:
+        """Tell whether an open watch waits for an error to pass; a user that is refused, for as long as a file takes.
+
+        A password is set in etcd and in its file, not in both at once. Calls recover by themselves, a watch that ended
+        does not.
+        """
+        if _is_passing(connection, error):
+            return True
+        if not isinstance(error, AuthenticationError | ConfigurationError) or not connection.settings.password_file:
+            return False
+        if self._refused_since is None:
+            self._refused_since = now()
+        return now() - self._refused_since < _PASSWORD
+
     # --- streams ---
 
     async def _open(self, connection: Connection, deadline: float) -> None:
@@ -234,7 +257,9 @@ class Feed:
             while not self.is_open:
                 try:
                     await self._open_once(connection, deadline)
-                except UnavailableError as exc:
+                except KvorumError as exc:
+                    if not _is_passing(connection, exc):
+                        raise
                     lost = exc
                     self._drop_stream()
                     self._breaks += 1
@@ -280,7 +305,7 @@ class Feed:
             else:
                 return start
 
-    async def _take_over(self, connection: Connection, lost: UnavailableError) -> None:
+    async def _take_over(self, connection: Connection, lost: KvorumError) -> None:
         """Create a stream that goes on where the last one broke, however long that takes."""
         _log.warning("the watch of %s was interrupted at revision %d: %s", self.subject, self.position, lost)
         while True:
@@ -291,11 +316,14 @@ class Feed:
                 stream = await self._create(connection, self.position, deadline)
                 await self._check_future(connection, self.position, stream.created.header.revision, deadline)
                 await self._last.check(connection, self.position, deadline)
-            except UnavailableError as exc:
+            except KvorumError as exc:
+                if not self._may_pass(connection, exc):
+                    raise
                 _log.debug("the watch of %s is still interrupted: %s", self.subject, exc)
                 self._drop_stream()
             else:
                 break
+        self._refused_since = None
         self.resumes += 1
         _log.info("the watch of %s goes on at revision %d", self.subject, self.position)
 
@@ -395,6 +423,13 @@ class Feed:
     def _notify(self) -> None:
         self.changed.set()
         self.changed = anyio.Event()
+
+
+def _is_passing(connection: Connection, error: KvorumError) -> bool:
+    """Tell whether to try again is worth it: a token that is refused while users are changed is none of the user."""
+    if isinstance(error, TokenRefusedError):
+        return connection.cluster.tokens.has_user
+    return isinstance(error, UnavailableError)
 
 
 def _twofold(times: int) -> int:

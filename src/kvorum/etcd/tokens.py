@@ -75,8 +75,10 @@ class Tokens:
             except ServerError as exc:
                 if "authentication is not enabled" not in exc.detail:
                     raise
-                # As Go's client does: the same settings work before authentication is enabled, and after.
+                # As Go's client does: the same settings work before authentication is enabled, and once it is disabled.
+                # Old servers (3.4.23, 3.5.1) still refuse a token then that they do not know. They need none.
                 _log.warning("etcd checks no users: authentication is not enabled, although there is user %s", user)
+                self.token, self.metadata, self._ends = "", _REQUIRE_LEADER, math.inf
                 return
             self.token = answer.token
             self.metadata = (*_REQUIRE_LEADER, ("token", answer.token))

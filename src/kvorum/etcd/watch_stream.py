@@ -64,7 +64,7 @@ class WatchStream:
                 return await stream._open(create, deadline)  # noqa: SLF001 - its own class
             except (PermissionDeniedError, AuthenticationError):
                 # Before 3.5.15 etcd calls it a lack of permission when it does not take the token.
-                if not token:
+                if not connection.cluster.tokens.has_user:
                     raise
             if attempt:
                 await _check_permission(connection, create, subject, deadline)
