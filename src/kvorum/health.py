@@ -41,12 +41,14 @@ class Health(msgspec.Struct, frozen=True):
     Attributes:
         endpoints: its servers; none if it is in memory.
         alarms: what the cluster has raised: `NOSPACE` (it takes no more writes), `CORRUPT`; None if nobody told.
+        error: why the cluster did not tell its alarms, as while it elects a leader; empty if it did, or may not.
     """
 
     endpoints: tuple[EndpointHealth, ...] = ()
     alarms: tuple[str, ...] | None = ()
+    error: str = ""
 
     @property
     def is_healthy(self) -> bool:
-        """Whether every server is up, and tells of no alarm."""
-        return all(endpoint.is_up for endpoint in self.endpoints) and not self.alarms
+        """Whether every server is up, and the cluster tells of no alarm."""
+        return all(endpoint.is_up for endpoint in self.endpoints) and not self.alarms and not self.error

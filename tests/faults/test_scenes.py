@@ -191,12 +191,16 @@ async def test_a_scene_finds_a_planted_fault(
         monkeypatch.setattr(module, "PATIENCE", 3.0)  # for what does not come
     monkeypatch.setattr(crowd, "WRITES", 100)
 
-    try:
-        verdict = await play_scene(SCENES[name], binary=kvorum_etcd.binary, newer=kvorum_etcd.binary)
-    except UnplayableError as exc:
-        pytest.skip(str(exc))
-
-    assert {violation.rule for violation in verdict.violations} & rules, str(verdict)
+    found: set[Rule] = set()
+    for _ in range(5):  # a fault of etcd's shows in most plays only: which writes cross the quota is chance
+        try:
+            verdict = await play_scene(SCENES[name], binary=kvorum_etcd.binary, newer=kvorum_etcd.binary)
+        except UnplayableError as exc:
+            pytest.skip(str(exc))
+        found |= {violation.rule for violation in verdict.violations}
+        if found & rules:
+            break
+    assert found & rules
 
 
 def test_a_fault_is_planted_for_each_scene() -> None:

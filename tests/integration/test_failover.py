@@ -9,6 +9,7 @@ import pytest
 
 import kvorum
 from kvorum import EmbeddedEtcd, EtcdSettings, UnavailableError
+from kvorum.etcd.cluster import addresses_of
 from kvorum.testing import FaultProxy
 
 pytestmark = pytest.mark.timeout(120)
@@ -143,6 +144,19 @@ async def test_further_members_are_found_by_one(cluster: EmbeddedEtcd) -> None:
         await cluster.kill(0)
 
         await write(client.backend, 1)
+
+
+def test_only_addresses_that_this_client_can_use_are_taken_from_what_members_say() -> None:
+    urls = ["http://a:1", "https://b:2", "unix://c:3", "http://0.0.0.0:4", "http://[::]:5", "http://[fd00::1]:6/"]
+
+    assert addresses_of(urls, tls=False) == ["a:1", "[fd00::1]:6"]
+    assert addresses_of(urls, tls=True) == ["b:2"]
+
+
+async def test_a_server_that_is_named_twice_is_one(cluster: EmbeddedEtcd) -> None:
+    """Else each of them would have less of the time."""
+    async with kvorum.connect(EtcdSettings(endpoints=cluster.endpoints[:1] * 3)) as client:
+        assert len((await client.health()).endpoints) == 1
 
 
 async def test_members_are_not_looked_for_unless_asked(cluster: EmbeddedEtcd) -> None:

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.timeout(60)
 
 
 class Stub(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no types
-    """A server that tells its status, if it is to, and refuses all else."""
+    """A server that tells its status, if it is to, and refuses all else; it counts what it was asked by callers."""
 
     def __init__(self) -> None:
         self.endpoint = ""
@@ -39,6 +39,8 @@ class Stub(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no types
             return grpc.unary_unary_rpc_method_handler(self._tell)
         if handler_call_details.method.endswith("/Watch"):
             return grpc.stream_stream_rpc_method_handler(self._refuse_stream)
+        if handler_call_details.method.endswith("/MemberList"):  # in the background
+            return grpc.unary_unary_rpc_method_handler(self._abort)
         return grpc.unary_unary_rpc_method_handler(self._refuse)
 
     async def _tell(self, _request: bytes, _context: object) -> bytes:
@@ -46,6 +48,9 @@ class Stub(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no types
 
     async def _refuse(self, _request: bytes, context: grpc.aio.ServicerContext) -> None:
         self.refused += 1
+        await self._abort(_request, context)
+
+    async def _abort(self, _request: bytes, context: grpc.aio.ServicerContext) -> None:
         await context.abort(self.code, self.detail)
 
     async def _refuse_stream(self, _requests: object, context: grpc.aio.ServicerContext) -> AsyncIterator[bytes]:

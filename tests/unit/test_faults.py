@@ -43,6 +43,8 @@ REFUSED = [
     ("UNAUTHENTICATED", "etcdserver: invalid auth token", TokenRefusedError),
     ("INVALID_ARGUMENT", "etcdserver: revision of auth store is old", TokenRefusedError),
     ("UNKNOWN", "auth: revision in header is old", TokenRefusedError),
+    ("UNKNOWN", "auth: invalid auth token", TokenRefusedError),
+    ("UNKNOWN", "auth: permission denied", PermissionDeniedError),
     ("INVALID_ARGUMENT", "etcdserver: authentication failed, invalid user ID or password", AuthenticationError),
     ("INVALID_ARGUMENT", "etcdserver: user name is empty", TokenRefusedError),
     ("INVALID_ARGUMENT", "etcdserver: request is too large", ResourceTooLargeError),

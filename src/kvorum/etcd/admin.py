@@ -5,7 +5,7 @@ from typing import Final
 import anyio
 
 from kvorum.arguments import check_given_revision
-from kvorum.errors import ClientClosedError, KvorumError, PermissionDeniedError
+from kvorum.errors import ClientClosedError, KvorumError, PermissionDeniedError, UnavailableError
 from kvorum.etcd import _rpc as rpc
 from kvorum.etcd.connection import Connection
 from kvorum.etcd.server import Server
@@ -35,6 +35,8 @@ async def health_of(connection: Connection) -> Health:
         alarms = await connection.alarms(rpc.AlarmRequest())
     except PermissionDeniedError:  # 3.5.28 and 3.6.9 tell root alone
         return Health(found, None)
+    except UnavailableError as exc:
+        return Health(found, None, str(exc))
     return Health(found, tuple(sorted({_ALARMS.get(member.alarm, str(member.alarm)) for member in alarms.alarms})))
 
 

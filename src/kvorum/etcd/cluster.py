@@ -10,7 +10,7 @@ another cluster, it hangs. That a caller's deadline was short is none; then the 
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -80,7 +80,8 @@ class Cluster:
 
     def __init__(self, settings: EtcdSettings, supervisor: Supervisor) -> None:
         # In a random order: else all clients of a cluster would talk to the same member.
-        addresses = random.sample(settings.endpoints, len(settings.endpoints))
+        endpoints = list(dict.fromkeys(settings.endpoints))  # one that is named twice is one server
+        addresses = random.sample(endpoints, len(endpoints))
         self.servers: list[Server] = [Server(address, settings.server_name) for address in addresses]
         self.current: Server = self.servers[0]
         self.version: Version = (0, 0, 0)
@@ -498,9 +499,9 @@ class Cluster:
         """
         known = {server.address for server in self.servers}
         urls = [url for member in answer.members if not member.isLearner for url in member.clientURLs]
-        addresses = [url.partition("://")[2].rstrip("/") for url in urls]
+        addresses = addresses_of(urls, tls=self._settings.tls)
         for address in addresses:
-            if address not in known and is_endpoint(address):
+            if address not in known:
                 _log.info("found another member of the cluster at %s", address)
                 self.servers.append(Server(address, self._settings.server_name))
                 known.add(address)
@@ -520,6 +521,16 @@ class Cluster:
             pulse.close()
         self._retire(server.forget())
         self.on_change()
+
+
+def addresses_of(urls: Iterable[str], *, tls: bool) -> list[str]:
+    """Return the addresses in what members advertise, as far as this client can connect there.
+
+    With TLS or without, whichever it speaks; no Unix sockets; and not `0.0.0.0`, which is no address of anything.
+    """
+    scheme = "https://" if tls else "http://"
+    found = [url.removeprefix(scheme).rstrip("/") for url in urls if url.startswith(scheme)]
+    return [each for each in found if is_endpoint(each) and not each.startswith(("0.0.0.0:", "[::]:"))]
 
 
 _STATUS: Final = Call("status", "the server")

@@ -151,11 +151,13 @@ _REFUSALS: Final = (
     _Row("requested lease not found", lambda *_: LeaseNotFoundError(), _REQUEST),  # ErrGRPCLeaseNotFound
     _Row("etcdserver: lease already exists", _server_error("FAILED_PRECONDITION"), _REQUEST),  # ErrGRPCLeaseExist
     _Row("etcdserver: permission denied", _permission, _REQUEST),  # ErrGRPCPermissionDenied
-    _Row("etcdserver: invalid auth token", _token, _REQUEST),  # ErrGRPCInvalidAuthToken
-    _Row("etcdserver: user name is empty", _token, _REQUEST),  # ErrGRPCUserEmpty
+    # Alarm, Status and others pass on the errors of server/auth/store.go as they are: code UNKNOWN, "auth: …".
+    _Row("auth: permission denied", _permission, _REQUEST),  # auth.ErrPermissionDenied
+    _Row("invalid auth token", _token, _REQUEST),  # ErrGRPCInvalidAuthToken, auth.ErrInvalidAuthToken
+    _Row("user name is empty", _token, _REQUEST),  # ErrGRPCUserEmpty, auth.ErrUserEmpty
     _Row("revision of auth store is old", _token, _REQUEST),  # ErrGRPCAuthOldRevision
     _Row("revision in header is old", _token, _REQUEST),  # auth.ErrAuthOldRevision, where no map translates it
-    _Row("etcdserver: authentication failed", lambda _call, _, detail: AuthenticationError(detail), _REQUEST),
+    _Row("authentication failed, invalid user", lambda _call, _, detail: AuthenticationError(detail), _REQUEST),
     _Row("authentication is not enabled", _server_error("FAILED_PRECONDITION"), _REQUEST),  # ErrGRPCAuthNotEnabled
     _Row("etcdserver: request is too large", _too_large, _REQUEST),  # ErrGRPCRequestTooLarge
     _Row("etcdserver: key is not provided", _invalid, _REQUEST),  # ErrGRPCEmptyKey, and the next ones likewise

@@ -21,11 +21,12 @@ import msgspec
 from kvorum.errors import KvorumError, PermissionDeniedError, UnavailableError
 from kvorum.etcd import _rpc as rpc
 from kvorum.etcd.certificates import context
+from kvorum.etcd.cluster import addresses_of
 from kvorum.etcd.connection import Connection
 from kvorum.etcd.faults import Call, TokenRefusedError
 from kvorum.etcd.server import Method, Request, Response, Server
 from kvorum.etcd.versions import HAZARDS, Version, hazards_of, version_of
-from kvorum.settings import EtcdSettings, is_endpoint
+from kvorum.settings import EtcdSettings
 
 _log = logging.getLogger(__name__)
 
@@ -156,9 +157,10 @@ class Members:
 
     def _addresses_of(self, answer: rpc.MemberListResponse) -> Iterable[str]:
         """Return where members may be: as they say, and as the settings say, since one of both may lead nowhere."""
-        said = [url.partition("://")[2].rstrip("/") for member in answer.members for url in member.clientURLs]
+        urls = [url for member in answer.members for url in member.clientURLs]
+        said = addresses_of(urls, tls=self._connection.settings.tls)
         used = [server.address for server in self._connection.cluster.servers]
-        return dict.fromkeys(address for address in [*said, *used] if is_endpoint(address))
+        return dict.fromkeys([*said, *used])
 
     async def _ask_at(self, address: str, cluster_id: int, versions: dict[int, Version], deadline: float) -> None:
         """Note which member is at an address, and its version. An address may lead to any server: it says its id."""
