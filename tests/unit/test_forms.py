@@ -4,13 +4,7 @@ import pytest
 
 from kvorum.etcd.forms import Forms, forms_of
 from kvorum.etcd.members import UNKNOWN, known_of
-from kvorum.etcd.versions import Version, hazards_of
-
-ROLES, QUOTA = "nested-transactions-pass-roles", "nested-puts-pass-the-quota"
-
-
-def names_of(*versions: Version) -> frozenset[str]:
-    return frozenset(hazard.name for version in versions for hazard in hazards_of(version))
+from kvorum.etcd.versions import QUOTA, ROLES, Version, names_of
 
 
 def forms(reads: str, *, writes: bool = True, guard: bool = True, identity: bool = False) -> Forms:

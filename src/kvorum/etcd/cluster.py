@@ -35,7 +35,7 @@ from kvorum.etcd.floor import Doubt, Floor
 from kvorum.etcd.pulse import Pulse
 from kvorum.etcd.server import Channel, Method, Request, Response, Server, flush
 from kvorum.etcd.tokens import Tokens
-from kvorum.etcd.versions import HAZARDS, OLDEST_THAT_TELLS_ROOT_ALONE, Version, hazards_of, text_of, version_of
+from kvorum.etcd.versions import ALL, OLDEST_THAT_TELLS_ROOT_ALONE, Version, hazards_of, names_of, text_of, version_of
 from kvorum.settings import EtcdSettings, is_endpoint
 from kvorum.supervisor import Supervisor
 
@@ -85,7 +85,7 @@ class Cluster:
         self.servers: list[Server] = [Server(address, settings.server_name) for address in addresses]
         self.current: Server = self.servers[0]
         self.version: Version = (0, 0, 0)
-        self.hazards: frozenset[str] = frozenset(hazard.name for hazard in HAZARDS)
+        self.hazards: frozenset[str] = ALL
         self.tokens: Tokens = Tokens(settings)
         self.floor: Floor = Floor()
         self._joined_at = 0  # the revision of the store when the connection of now was made, or a higher one
@@ -487,7 +487,7 @@ class Cluster:
         versions = [each.version for each in self.servers if each.version is not None]
         self.version = min(versions)
         # Of all: a newer version may have what an older one is free of.
-        self.hazards = frozenset(hazard.name for each in versions for hazard in hazards_of(each))
+        self.hazards = names_of(*versions)
 
     # --- more of them ---
 

@@ -1,13 +1,11 @@
 """Which form a batch may take: that depends on what the servers cannot be trusted with, and on who asks."""
 
-from typing import Final, Literal
+from typing import Literal
 
 import msgspec
 
 from kvorum.etcd.members import Known
-
-_ROLES: Final = "nested-transactions-pass-roles"
-_QUOTA: Final = "nested-puts-pass-the-quota"
+from kvorum.etcd.versions import QUOTA, READ_ONLY, ROLES
 
 
 class Forms(msgspec.Struct, frozen=True):
@@ -35,15 +33,15 @@ def forms_of(hazards: frozenset[str], members: Known, *, has_identity: bool) -> 
         members: those of any member, which count for all that goes through the cluster's log.
         has_identity: whether the servers may take this client for a user: by a token, or by its certificate.
     """
-    may_nest = not (has_identity and _ROLES in members.hazards)
+    may_nest = not (has_identity and ROLES in members.hazards)
     reads: Literal["flat", "nested", "single"] = "flat"
-    if "read-only-transactions" in hazards:
+    if READ_ONLY in hazards:
         reads = "nested" if may_nest else "single"  # a nested read shows anybody anything
     return Forms(
         reads,
         # Members that count nested puts refuse what the others take when the quota is used up: all have to be alike.
-        writes=may_nest and _QUOTA not in members.uneven,
+        writes=may_nest and QUOTA not in members.uneven,
         # Without a user also on servers that check: another member may not, and the comparison costs next to nothing.
         probe=not has_identity,
-        guard_quota=_QUOTA in members.hazards,
+        guard_quota=QUOTA in members.hazards,
     )

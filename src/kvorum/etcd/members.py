@@ -25,7 +25,7 @@ from kvorum.etcd.cluster import addresses_of
 from kvorum.etcd.connection import Connection
 from kvorum.etcd.faults import Call, TokenRefusedError
 from kvorum.etcd.server import Method, Request, Response, Server
-from kvorum.etcd.versions import HAZARDS, Version, hazards_of, version_of
+from kvorum.etcd.versions import ALL, Version, names_of, version_of
 from kvorum.settings import EtcdSettings
 
 _log = logging.getLogger(__name__)
@@ -52,13 +52,12 @@ class Known(NamedTuple):
     uneven: frozenset[str]
 
 
-_ALL: Final = frozenset(hazard.name for hazard in HAZARDS)
-UNKNOWN: Final = Known(_ALL, _ALL)
+UNKNOWN: Final = Known(ALL, ALL)
 
 
 def known_of(versions: Sequence[Version | None]) -> Known:
     """Return what follows from the versions of all members; None is a member of an unknown version."""
-    named = [frozenset(hazard.name for hazard in hazards_of(each)) for each in versions if each is not None]
+    named = [names_of(each) for each in versions if each is not None]
     if not named or len(named) < len(versions):
         return UNKNOWN
     of_any, of_all = frozenset().union(*named), named[0].intersection(*named)

@@ -48,6 +48,9 @@ class Hazard(msgspec.Struct, frozen=True):
         return patch is None or version[2] < patch
 
 
+READ_ONLY: Final = "read-only-transactions"
+ROLES: Final = "nested-transactions-pass-roles"
+QUOTA: Final = "nested-puts-pass-the-quota"
 EVENTS_LOST: Final = "events-lost-behind-compaction"
 
 HAZARDS: Final = (
@@ -60,21 +63,21 @@ HAZARDS: Final = (
         first=(3, 5, 0),
     ),
     Hazard(
-        "read-only-transactions",
+        READ_ONLY,
         "a read-only transaction whose caller goes away can stop the server: Kvorum sends none",
         "etcd issue 14110; mended in 3.4.23 and 3.5.7",
         mended={(3, 4): 23, (3, 5): 7},
         newest=(3, 6),
     ),
     Hazard(
-        "nested-transactions-pass-roles",
+        ROLES,
         "nested transactions pass by the check of roles: Kvorum sends none where users are checked",
         "CVE-2026-33343 and its sequel; mended in 3.4.44, 3.5.30 and 3.6.11",
         mended={(3, 4): 44, (3, 5): 30, (3, 6): 11},
         newest=(3, 7),
     ),
     Hazard(
-        "nested-puts-pass-the-quota",
+        QUOTA,
         "puts in nested transactions are taken although the quota is used up: Kvorum sends none then",
         "etcd 3.5.33, 3.6.14 and 3.7.1 changelogs",
         mended={(3, 4): None, (3, 5): 33, (3, 6): 14, (3, 7): 1},
@@ -103,15 +106,22 @@ HAZARDS: Final = (
     ),
 )
 
+ALL: Final = frozenset(hazard.name for hazard in HAZARDS)
+
 
 def hazards_of(version: Version) -> tuple[Hazard, ...]:
     """Return what a version cannot be trusted with."""
     return tuple(hazard for hazard in HAZARDS if hazard.affects(version))
 
 
+def names_of(*versions: Version) -> frozenset[str]:
+    """Return the names of what any of these versions cannot be trusted with."""
+    return frozenset(hazard.name for version in versions for hazard in hazards_of(version))
+
+
 def has_hazard(version: Version | None, name: str) -> bool:
     """Tell whether a version has a hazard; one that is not known has."""
-    return version is None or any(hazard.name == name for hazard in hazards_of(version))
+    return version is None or name in names_of(version)
 
 
 def version_of(text: str) -> Version:
