@@ -5,19 +5,12 @@ import os
 
 from kvorum.errors import ClientClosedError
 
-
-class _Process:
-    """A process: another object in each child, so that a look at it is no call of the system."""
-
-    __slots__ = ()
-
-
-_process = _Process()
+_process = object()  # another one in each child, so that a look at it is no call of the system
 
 
 def _begin() -> None:
     global _process  # noqa: PLW0603 - there is one
-    _process = _Process()
+    _process = object()
 
 
 if hasattr(os, "register_at_fork"):  # nothing is forked on Windows

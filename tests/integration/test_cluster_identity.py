@@ -210,7 +210,7 @@ async def test_a_member_that_is_behind_is_left_for_one_that_is_not(
         revision = await client.backend.set("a", b"1")
         floor = client.connection.cluster.floor
         assert floor.revision == revision
-        floor.raise_to(revision + 3)  # as if another member had told so
+        floor.revision = revision + 3  # as if another member had told so
         reading = asyncio.create_task(client.backend.get("a"))
         async with kvorum.connect(f"{kvorum_etcd.url}/{prefix}") as other:
             for _ in range(3):

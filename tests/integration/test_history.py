@@ -15,12 +15,10 @@ async def client(kvorum_etcd: EmbeddedEtcd) -> kvorum.Client:
     return kvorum.connect(f"{kvorum_etcd.url}/history")
 
 
-async def first(client: kvorum.Client, after: int, version: int = 0) -> tuple[int, int]:
+async def first(client: kvorum.Client, after: int) -> tuple[int, int]:
     """Return the type of the first change of key `a`, and its revision."""
     with anyio.fail_after(10):
-        event = await first_change(
-            client.connection, b"/history/a", after, "a", anyio.current_time() + 5, version=version
-        )
+        event = await first_change(client.connection, b"/history/a", after, "a", anyio.current_time() + 5)
     return event.type, event.kv.mod_revision
 
 
@@ -28,7 +26,7 @@ async def test_the_first_change_is_found_whatever_came_after_it(client: kvorum.C
     async with client:
         written = [await client.backend.set("a", b"%d" % number) for number in range(4)]
 
-        assert await first(client, written[1], version=2) == (0, written[2])
+        assert await first(client, written[1]) == (0, written[2])
 
 
 async def test_a_deletion_is_found_although_the_key_is_there_again(client: kvorum.Client) -> None:
@@ -51,7 +49,7 @@ async def test_a_deletion_that_a_compaction_has_hidden_is_lost_history_and_not_p
         await compact_etcd(deleted)
 
         with pytest.raises(HistoryLostError):
-            await first(client, before, version=1)
+            await first(client, before)
 
 
 async def test_the_oldest_revision_is_found_out_where_a_read_does_not_tell(

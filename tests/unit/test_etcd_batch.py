@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import pytest
@@ -13,7 +13,7 @@ from kvorum.etcd import _rpc as rpc
 from kvorum.etcd.batch import Batch, Limit, Pending, halves_of, known_revision, refusal
 from kvorum.etcd.pipeline import plan_batch
 
-Planner: TypeAlias = Callable[[Sequence[Pending[Any]], Limit, Collection[bytes]], tuple[Batch, list[Pending[Any]]]]
+Planner: TypeAlias = Callable[[Sequence[Pending[Any]], Limit], tuple[Batch, list[Pending[Any]]]]
 KEYS = [b"a", b"b", b"c", b"d"]
 
 
@@ -45,13 +45,12 @@ calls = st.builds(
 )
 queues = st.lists(calls, max_size=12)
 limits = st.builds(Limit, st.integers(1, 6), st.sampled_from([50, 200, 10_000]))
-busy_keys = st.sets(st.sampled_from(KEYS), max_size=2)
 
 
-def broken_rules(plan: Planner, waiting: Sequence[Pending[Any]], limit: Limit, busy: Collection[bytes]) -> set[str]:
+def broken_rules(plan: Planner, waiting: Sequence[Pending[Any]], limit: Limit) -> set[str]:
     """Return what is wrong with what a planner makes of a queue."""
     alive = [call for call in waiting if not call.is_over]
-    now, later = plan(waiting, limit, busy)
+    now, later = plan(waiting, limit)
     sent = [call for group in now.values() for call in group]
     found = set()
     if Counter(map(id, [*sent, *(call for call in later if not call.is_over)])) != Counter(map(id, alive)):
@@ -60,8 +59,6 @@ def broken_rules(plan: Planner, waiting: Sequence[Pending[Any]], limit: Limit, b
     reads = {call.key for call in sent if not call.is_write}
     if any(number > 1 for number in writes.values()) or writes.keys() & reads:
         found.add("a key is written, and touched by another one")
-    if any(call.key in busy for call in sent):
-        found.add("a key is busy")
     places = {id(call): place for place, call in enumerate(waiting)}
     for call in sent:
         passed = [each for each in later if each.key == call.key and places[id(each)] < places[id(call)]]
@@ -71,19 +68,19 @@ def broken_rules(plan: Planner, waiting: Sequence[Pending[Any]], limit: Limit, b
         found.add("it is too large")
     if [places[id(call)] for call in later] != sorted(places[id(call)] for call in later):
         found.add("the order is lost")
-    if not now and any(call.key not in busy for call in alive):
+    if not now and alive:
         found.add("nothing is sent although something may be")
     return found
 
 
-@given(queues, limits, busy_keys)
-def test_a_plan_keeps_the_rules(waiting: list[Pending[Any]], limit: Limit, busy: set[bytes]) -> None:
-    assert broken_rules(plan_batch, waiting, limit, busy) == set()
+@given(queues, limits)
+def test_a_plan_keeps_the_rules(waiting: list[Pending[Any]], limit: Limit) -> None:
+    assert broken_rules(plan_batch, waiting, limit) == set()
 
 
 @given(queues)
 def test_what_has_room_and_no_conflict_leaves_at_once(waiting: list[Pending[Any]]) -> None:
-    now, later = plan_batch(waiting, Limit(), frozenset())
+    now, later = plan_batch(waiting, Limit())
 
     writes = {call.key for call in waiting if call.is_write and not call.is_over}
     assert {call.key for call in later} <= writes
@@ -117,9 +114,7 @@ def test_a_batch_is_halved_in_order() -> None:
 # --- planners that break a rule --------------------------------------------------------------------------------------
 
 
-def without_the_rule_of_keys(
-    waiting: Sequence[Pending[Any]], limit: Limit, _busy: Collection[bytes]
-) -> tuple[Batch, list[Pending[Any]]]:
+def without_the_rule_of_keys(waiting: Sequence[Pending[Any]], limit: Limit) -> tuple[Batch, list[Pending[Any]]]:
     """Let whoever comes next go along, whatever it touches."""
     alive = [call for call in waiting if not call.is_over]
     now: Batch = {}
@@ -128,37 +123,27 @@ def without_the_rule_of_keys(
     return now, alive[limit.operations :]
 
 
-def overtaking(
-    waiting: Sequence[Pending[Any]], limit: Limit, busy: Collection[bytes]
-) -> tuple[Batch, list[Pending[Any]]]:
-    now, later = plan_batch(list(reversed(waiting)), limit, busy)
+def overtaking(waiting: Sequence[Pending[Any]], limit: Limit) -> tuple[Batch, list[Pending[Any]]]:
+    now, later = plan_batch(list(reversed(waiting)), limit)
     return now, list(reversed(later))
 
 
-def losing(waiting: Sequence[Pending[Any]], limit: Limit, busy: Collection[bytes]) -> tuple[Batch, list[Pending[Any]]]:
-    now, later = plan_batch(waiting, limit, busy)
+def losing(waiting: Sequence[Pending[Any]], limit: Limit) -> tuple[Batch, list[Pending[Any]]]:
+    now, later = plan_batch(waiting, limit)
     return now, later[1:]
 
 
-def sending_what_is_over(
-    waiting: Sequence[Pending[Any]], limit: Limit, busy: Collection[bytes]
-) -> tuple[Batch, list[Pending[Any]]]:
+def sending_what_is_over(waiting: Sequence[Pending[Any]], limit: Limit) -> tuple[Batch, list[Pending[Any]]]:
     over = next((call for call in waiting if call.is_over), None)
-    now, later = plan_batch(waiting, limit, busy)
+    now, later = plan_batch(waiting, limit)
     return (now if over is None else {over.key: [over]} | now), later
 
 
-def ignoring_what_is_busy(
-    waiting: Sequence[Pending[Any]], limit: Limit, _busy: Collection[bytes]
-) -> tuple[Batch, list[Pending[Any]]]:
-    return plan_batch(waiting, limit)
+def greedy(waiting: Sequence[Pending[Any]], _limit: Limit) -> tuple[Batch, list[Pending[Any]]]:
+    return plan_batch(waiting, Limit(10**6, 10**9))
 
 
-def greedy(waiting: Sequence[Pending[Any]], _limit: Limit, busy: Collection[bytes]) -> tuple[Batch, list[Pending[Any]]]:
-    return plan_batch(waiting, Limit(10**6, 10**9), busy)
-
-
-def idle(waiting: Sequence[Pending[Any]], _limit: Limit, _busy: Collection[bytes]) -> tuple[Batch, list[Pending[Any]]]:
+def idle(waiting: Sequence[Pending[Any]], _limit: Limit) -> tuple[Batch, list[Pending[Any]]]:
     return {}, list(waiting)
 
 
@@ -169,7 +154,6 @@ def idle(waiting: Sequence[Pending[Any]], _limit: Limit, _busy: Collection[bytes
         (overtaking, "a call overtakes another one of its key"),
         (losing, "a call is lost, doubled, or was over"),
         (sending_what_is_over, "a call is lost, doubled, or was over"),
-        (ignoring_what_is_busy, "a key is busy"),
         (greedy, "it is too large"),
         (idle, "nothing is sent although something may be"),
     ],
@@ -177,9 +161,9 @@ def idle(waiting: Sequence[Pending[Any]], _limit: Limit, _busy: Collection[bytes
 def test_a_planner_that_breaks_a_rule_is_found_out(plan: Planner, rule: str) -> None:
     found: set[str] = set()
 
-    @given(queues, limits, busy_keys)
-    def draw(waiting: list[Pending[Any]], limit: Limit, busy: set[bytes]) -> None:
-        found.update(broken_rules(plan, waiting, limit, busy))
+    @given(queues, limits)
+    def draw(waiting: list[Pending[Any]], limit: Limit) -> None:
+        found.update(broken_rules(plan, waiting, limit))
 
     draw()
     assert rule in found

@@ -3,12 +3,11 @@
 from itertools import groupby
 from typing import Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kvorum.etcd import _rpc as rpc
-from kvorum.etcd.history import DELETE, Gapless, Reading, is_next
+from kvorum.etcd.history import Gapless, Reading
 
 
 def event(revision: int, key: bytes = b"k") -> rpc.Event:
@@ -74,23 +73,6 @@ def test_a_piece_whose_stream_broke_is_read_again() -> None:
     assert revisions(reading.news_of(response(11, 12, fragment=True))) == [(11, 1)]
     reading.begin_stream()
     assert revisions(reading.news_of(response(11, 12, 12))) == [(12, 2)]
-
-
-@pytest.mark.parametrize(
-    ("type_", "created", "version", "proven"),
-    [
-        (0, 3, 8, True),
-        (0, 3, 9, False),  # one in between was compacted
-        (0, 11, 1, False),  # it was deleted in between
-        (DELETE, 0, 0, False),
-    ],
-)
-def test_only_the_version_after_the_known_one_proves_that_it_is_the_first_change(
-    type_: int, created: int, version: int, proven: bool
-) -> None:
-    kv = rpc.KeyValue(key=b"k", create_revision=created, mod_revision=12, version=version)
-
-    assert is_next(rpc.Event(type=type_, kv=kv), after=10, version=7) is proven
 
 
 # --- servers that leave events out without a sign ---------------------------------------------------------------------

@@ -13,7 +13,7 @@ Rules of a batch:
 """
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from enum import Enum
 from itertools import chain
 from typing import Any, Final, Generic, NamedTuple, TypeAlias, TypeVar
@@ -117,15 +117,12 @@ class Limit(NamedTuple):
         return self._replace(size=min(self.size, max(sum(sizes) // 2, MIN_BYTES)))
 
 
-def plan_batch(
-    waiting: Sequence[Pending[Any]], limit: Limit, busy: Collection[bytes] = frozenset()
-) -> tuple[Batch, list[Pending[Any]]]:
+def plan_batch(waiting: Sequence[Pending[Any]], limit: Limit) -> tuple[Batch, list[Pending[Any]]]:
     """Choose what is sent now, and what waits on, by the rules above.
 
     Args:
         waiting: the calls, the oldest first. Those that nobody waits for any more are dropped.
         limit: how much may be sent. A single operation is sent however large it is.
-        busy: keys with a write in flight.
 
     Returns:
         What is sent, and what waits, the oldest first.
@@ -139,7 +136,7 @@ def plan_batch(
             continue
         key = each.key
         others = now.get(key)
-        if key in busy or key in passed or (others is not None and (each.is_write or others[0].is_write)):
+        if key in passed or (others is not None and (each.is_write or others[0].is_write)):
             passed.add(key)
             later.append(each)
         elif others is not None:

@@ -49,10 +49,6 @@ class Floor:
         """Tell whether a header is of another cluster. A proxy may leave the id out: that says nothing."""
         return header.cluster_id not in {self.cluster_id, 0} and self.cluster_id != 0
 
-    def raise_to(self, revision: int) -> None:
-        """Take note of a revision that was committed in this cluster."""
-        self.revision = max(self.revision, revision)
-
     def doubt(self, answer: "rpc.Answer", known: int) -> Doubt | None:
         """Look closer at an answer whose header is not what was expected, and learn from it if it is right.
 
@@ -69,7 +65,7 @@ class Floor:
         least = known + 1 if _has_written(answer) else known
         if revision and isinstance(answer, _OF_KEYS) and revision < least:
             return Doubt.STALE
-        self.raise_to(revision)
+        self.revision = max(self.revision, revision)
         return None
 
     def words_for_foreign(self, address: str, header: rpc.ResponseHeader) -> str:

@@ -77,17 +77,7 @@ class Reading:
         return news
 
 
-def is_next(event: rpc.Event, after: int, version: int) -> bool:
-    """Tell whether an event alone proves that it is the first change after a revision at which the key had a version.
-
-    A deletion says nothing of what was before it, and a creation nothing of when the key was deleted.
-    """
-    return event.type != DELETE and event.kv.create_revision <= after and event.kv.version == version + 1
-
-
-async def first_change(
-    connection: Connection, key: bytes, after: int, subject: str, deadline: float, *, version: int = 0
-) -> rpc.Event:
+async def first_change(connection: Connection, key: bytes, after: int, subject: str, deadline: float) -> rpc.Event:
     """Return what was done to a key first after a revision; wait until something was.
 
     Nothing between that revision and the change has been compacted: that is made sure after the change has come.
@@ -99,7 +89,6 @@ async def first_change(
         subject: the key for messages.
         deadline: until when the watch has to be created, and each read be done. The wait for the change is the
             caller's to bound.
-        version: the version of the key at that revision, if it is known: it can save a read.
 
     Raises:
         HistoryLostError: something has been compacted, so what is found need not be the first change.
@@ -113,8 +102,7 @@ async def first_change(
         event = await _first_event(stream, reading)
     finally:
         stream.cancel()
-    if not (version and is_next(event, after, version)):
-        await check_readable(connection, key, after, subject, deadline)
+    await check_readable(connection, key, after, subject, deadline)
     return event
 
 

@@ -81,7 +81,9 @@ class LostWrite:
         Raises:
             OutcomeUnknownError: none is there. They may have been, or may still come.
         """
-        return await self._bounded(self._seen()) or self._unknown()
+        if revision := await self._bounded(self._seen()):
+            return revision
+        raise self._lost
 
     async def decide(self, full: StorageFullError) -> int:
         """Return the revision at which a write was applied that etcd had no room for.
@@ -135,13 +137,8 @@ class LostWrite:
         while True:
             try:
                 return await step()
-            except (UnavailableError, OutcomeUnknownError) as exc:
-                if exc is self._lost:
-                    raise
+            except (UnavailableError, OutcomeUnknownError):
                 await anyio.sleep(_PAUSE)
-
-    def _unknown(self) -> int:
-        raise self._lost
 
     # --- a transaction that is its own fence ---
 

@@ -12,7 +12,7 @@ async def play(stage: Stage) -> None:
     A client of each member, so that one of them always talks to the leader: proposals are dropped there.
     """
     clients = [await stage.open(endpoint) for endpoint in stage.etcd.endpoints]
-    clients += [await stage.open() for _ in range(1)]
+    clients.append(await stage.open())
     moves = 0
     async with stage.busy(clients, watching=clients[:1] + clients[-1:]):
         for _ in range(MOVES * stage.rounds):

@@ -80,6 +80,7 @@ async def play_scene(
 
 
 def _verdict(stage: Stage) -> SceneVerdict:
+    unknown = sum(call.outcome is Outcome.UNKNOWN for call in stage.history.calls)
     undecided = [each for each in stage.violations if each.rule is Rule.UNDECIDED]
     return SceneVerdict(
         history=stage.history,
@@ -88,6 +89,5 @@ def _verdict(stage: Stage) -> SceneVerdict:
         violations=[each for each in stage.violations if each.rule is not Rule.UNDECIDED],
         undecided=undecided,
         version=stage.etcd.version,
-        counts=stage.counts
-        + Counter({f"calls {o}": sum(c.outcome is o for c in stage.history.calls) for o in (Outcome.UNKNOWN,)}),
+        counts=stage.counts + Counter({"calls unknown": unknown}),
     )
