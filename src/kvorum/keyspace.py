@@ -23,7 +23,7 @@ class KeySpace:
         self._bytes = self.prefix.encode()
 
     def full(self, key: str) -> bytes:
-        """Return the key as the store knows it.
+        """Return a key that may be written, as the store knows it.
 
         Raises:
             InvalidResourceError: it is empty, too long, or no text. Nothing was sent.
@@ -35,6 +35,16 @@ class KeySpace:
             )
             raise InvalidResourceError(self.prefix + key[:100], problem)
         return full
+
+    def stored(self, key: str, revision: int | None = 1) -> bytes:
+        """Return a key that came from the store, of any length: others may have put longer ones, or an empty one.
+
+        A revision at which the key was seen tells that it did. Without one, None or 0, it is checked as `full` does.
+
+        Raises:
+            InvalidResourceError: it is no text. Nothing was sent.
+        """
+        return self._encoded(key) if revision else self.full(key)
 
     def relative(self, full: bytes) -> str:
         """Return a key as the port knows it."""

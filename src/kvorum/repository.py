@@ -471,7 +471,9 @@ class Repository(Generic[R]):
         if uid is not None:
             raise InvalidResourceError(key, "what cannot be decoded has no uid to rely on; give its resource_version")
         _check_precondition_types(key, resource_version, uid)
-        entry = await self._backend.get(key)
+        # A read of the key itself takes none that is too long to be written; the first key that starts with it is it.
+        first = (await self._backend.list(key, limit=1)).entries
+        entry = first[0] if first and first[0].key == key else None
         if entry is None and key.endswith("/"):
             raise InvalidResourceError(key, "a name is needed")
         if entry is None:

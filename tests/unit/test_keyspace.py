@@ -93,3 +93,10 @@ def test_the_message_about_a_long_key_is_short() -> None:
         LAB.full("x" * 100_000)
 
     assert len(str(caught.value)) < 300
+
+
+@given(st.binary(max_size=20))
+def test_what_is_in_the_store_can_be_named_whatever_it_is(key: bytes) -> None:
+    """Others may have put keys there that are longer than ours, or the bare prefix."""
+    for full in (b"/lab-resource-manager/" + key, b"/lab-resource-manager/" + key + b"x" * MAX_KEY_SIZE):
+        assert LAB.stored(LAB.relative(full)) == full

@@ -33,7 +33,7 @@ from kvorum.etcd.own_leases import begin_to_revoke, end_own_lease
 from kvorum.etcd.pages import first_to_arrive
 from kvorum.etcd.pipeline import HasPipeline, Pipeline
 from kvorum.etcd.watch import EtcdStorageWatch
-from kvorum.keyspace import KeyPattern, KeySpace
+from kvorum.keyspace import MAX_KEY_SIZE, KeyPattern, KeySpace
 from kvorum.lease_ids import any_id, id_for, is_for
 from kvorum.settings import EtcdSettings
 from kvorum.storage import (
@@ -82,7 +82,7 @@ class EtcdStorageBackend(StorageBackend):
 
     async def get(self, key: str, *, revision: int | None = None) -> Entry | None:
         """Read a key by one linearizable Range."""
-        full = self._keys.full(key)
+        full = self._keys.stored(key, revision)
         if revision is None:
             kv = await self._client.pipeline.get(full)
             return entry_of(self._keys, kv, key) if kv is not None else None
@@ -112,7 +112,7 @@ class EtcdStorageBackend(StorageBackend):
     async def _page(self, prefix: str, limit: int | None, after: str | None, revision: int | None) -> Page:
         start, end = whole = self._keys.range(prefix)
         if after is not None:
-            start = max(start, self._keys.full(after) + b"\0")
+            start = max(start, self._keys.stored(after) + b"\0")
         connection, subject = self._client.connection, self.location(prefix)
         sizes, timeout = connection.page_sizes, connection.settings.timeout
         deadline = deadline_of(timeout)
@@ -261,12 +261,16 @@ class EtcdStorageBackend(StorageBackend):
     def _send(
         self, pipeline: Pipeline, request: rpc.TxnRequest, operations: Sequence[Operation]
     ) -> Awaitable[tuple[rpc.TxnResponse, int]]:
-        """Send a transaction: one about several keys by itself, since nothing it compares may change beside it."""
-        if len(operations) > 1:
+        """Send a transaction: one about several keys by itself, since nothing it compares may change beside it.
+
+        So is one about a key that is larger than any of ours: requests are filled by the sizes of values.
+        """
+        full = self._keys.stored(operations[0].key)
+        if len(operations) > 1 or len(full) > MAX_KEY_SIZE:
             return self._send_alone(pipeline.connection, request, operations)
         (only,) = operations
         size, expected = len(only.value or b"") + len(only.expected_value or b""), only.expected or 0
-        return pipeline.txn(self._keys.full(only.key), request, value_size=size, expected=expected)
+        return pipeline.txn(full, request, value_size=size, expected=expected)
 
     async def _send_alone(
         self, connection: Connection, request: rpc.TxnRequest, operations: Sequence[Operation]
@@ -295,7 +299,7 @@ class EtcdStorageBackend(StorageBackend):
         """Build a transaction that applies all, or reads what it has compared, so that a refusal says what there is."""
         transaction = rpc.TxnRequest()
         for operation in operations:
-            key = self._keys.full(operation.key)
+            key = self._keys.stored(operation.key, operation.expected if operation.value is None else None)
             if operation.expected is not None:
                 compare = transaction.compare.add()
                 compare.result, compare.target = _EQUAL, _MOD

@@ -72,7 +72,7 @@ class LastChange:
             if event.kv.mod_revision > last.revision:
                 self._comes_again = False
                 return
-            if event.kv.key == self._keys.full(last.key) and not _is_told_by(event, last):
+            if event.kv.key == self._keys.stored(last.key) and not _is_told_by(event, last):
                 raise self._lost(position)
 
     async def _has_value(self, connection: Connection, entry: Entry, position: int, deadline: float) -> bool:
@@ -88,7 +88,7 @@ class LastChange:
     async def _read(
         self, connection: Connection, key: str, revision: int, deadline: float, *, keys_only: bool = True
     ) -> rpc.KeyValue | None:
-        request = rpc.RangeRequest(key=self._keys.full(key), revision=revision, keys_only=keys_only)
+        request = rpc.RangeRequest(key=self._keys.stored(key), revision=revision, keys_only=keys_only)
         answer = await connection.range(request, self._subject, revision=revision, deadline=deadline)
         return answer.kvs[0] if answer.kvs else None
 

@@ -274,7 +274,7 @@ class LostWrite:
         return kv.mod_revision if kv is not None else 0
 
     async def _read(self, key: str, revision: int = 0, *, keys_only: bool = False) -> rpc.RangeResponse:
-        request = rpc.RangeRequest(key=self._keys.full(key), revision=revision, keys_only=keys_only)
+        request = rpc.RangeRequest(key=self._keys.stored(key), revision=revision, keys_only=keys_only)
         return await self._connection.range(request, self._lost.subject, revision=revision, deadline=self._deadline)
 
     # --- what has been there ---
@@ -291,7 +291,7 @@ class LostWrite:
         Raises:
             HistoryLostError: something after the revision has been compacted.
         """
-        full, subject = self._keys.full(key), self._lost.subject
+        full, subject = self._keys.stored(key), self._lost.subject
         while True:
             change = await self._again(partial(first_change, self._connection, full, after, subject, self._deadline))
             if fits(change):

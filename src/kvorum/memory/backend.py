@@ -117,7 +117,7 @@ class MemoryStorageBackend(StorageBackend):
     async def get(self, key: str, *, revision: int | None = None) -> Entry | None:
         """Look it up."""
         check_revision(self.location(key), revision)
-        full = self._keys.full(key)
+        full = self._keys.stored(key, revision)
         await self._turn()
         return self._store.timeline.entry(full, self._readable(revision))
 
@@ -129,7 +129,7 @@ class MemoryStorageBackend(StorageBackend):
         check_revision(self.location(prefix), revision)
         start, end = self._keys.range(prefix)
         if after is not None:
-            start = max(start, self._keys.full(after) + b"\0")
+            start = max(start, self._keys.stored(after) + b"\0")
         await self._turn()
         revision = self._readable(revision)
         entries = list(self._store.timeline.entries(start, end, revision))
@@ -185,8 +185,8 @@ class MemoryStorageBackend(StorageBackend):
 
     async def delete(self, key: str, *, expected: int | None = None, expected_value: bytes | None = None) -> Change:
         """Remove it, if it is as expected."""
-        full = self._keys.full(key)
         operation = Operation.delete(key, expected=expected, expected_value=expected_value)
+        full = self._full(operation)
         await self._turn()
         self._check_expected([operation])
         changes = self._store.write({full: Write(key, None)})
@@ -206,13 +206,13 @@ class MemoryStorageBackend(StorageBackend):
         self._check_sizes(operations)
         await self._turn()
         self._check_expected(operations)
-        self._store.write({self._keys.full(each.key): self._write(each) for each in operations if each.writes})
+        self._store.write({self._keys.stored(each.key): self._write(each) for each in operations if each.writes})
         return self._store.timeline.revision
 
     def _check_sizes(self, operations: Sequence[Operation]) -> None:
         request = 0
         for each in operations:
-            request += len(self._keys.full(each.key)) + len(each.value or b"")
+            request += len(self._full(each)) + len(each.value or b"")
             if each.value is not None and len(each.value) > self._max_value_size:
                 raise ResourceTooLargeError(each.key, size=len(each.value), limit=self._max_value_size)
         if request > MAX_REQUEST_SIZE:
@@ -233,8 +233,11 @@ class MemoryStorageBackend(StorageBackend):
             lease = current.lease if current is not None else 0
         return Write(operation.key, operation.value, lease)
 
+    def _full(self, operation: Operation) -> bytes:
+        return self._keys.stored(operation.key, operation.expected if operation.value is None else None)
+
     def _current(self, key: str) -> Entry | None:
-        return self._store.timeline.entry(self._keys.full(key), self._store.timeline.revision)
+        return self._store.timeline.entry(self._keys.stored(key), self._store.timeline.revision)
 
     # --- leases ---
 
