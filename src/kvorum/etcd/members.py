@@ -11,7 +11,7 @@ that at once if it is connected to that member, and else within a minute.
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Final, NamedTuple
 
 import anyio
@@ -130,29 +130,35 @@ class Members:
     # --- one question ---
 
     async def _ask(self) -> Known:
-        """Ask for the list of members, and each of them for its version, all at once."""
+        """Ask for the list of members, and each of them for its version; the others all at once, if there are any."""
         self._pause = _PERIOD
         current, deadline = self._connection.cluster.current, self._loop.time() + _PATIENCE
         if not current.is_ready:  # `forget` is called when it is
             return UNKNOWN
+        versions: dict[int, Version] = {}
         try:
             async with self._visit(current.address) as server:
                 answer = await self._list(server, deadline, linearizable=True)
+                with suppress(KvorumError, OSError):  # it is then asked once more, with the others
+                    versions[answer.header.member_id] = await self._version_of(server, deadline)
         except KvorumError as exc:
             _log.debug("the members of the cluster are not known: %s", exc)
             if isinstance(exc, UnavailableError):  # and no refusal, which another question would not change
                 self._pause = _SOON
             return UNKNOWN
-        versions: dict[int, Version] = {}
+        if any(member.ID not in versions for member in answer.members):
+            await self._ask_all(answer, versions)
+        found = [versions.get(member.ID) for member in answer.members]
+        if None in found:
+            self._pause = _SOON
+        return known_of(found)
+
+    async def _ask_all(self, answer: rpc.MemberListResponse, versions: dict[int, Version]) -> None:
         deadline = self._loop.time() + _PATIENCE
         with anyio.move_on_after(_PATIENCE):
             async with anyio.create_task_group() as group:
                 for address in self._addresses_of(answer):
                     group.start_soon(self._ask_at, address, answer.header.cluster_id, versions, deadline)
-        found = [versions.get(member.ID) for member in answer.members]
-        if None in found:
-            self._pause = _SOON
-        return known_of(found)
 
     def _addresses_of(self, answer: rpc.MemberListResponse) -> Iterable[str]:
         """Return where members may be: as they say, and as the settings say, since one of both may lead nowhere."""
