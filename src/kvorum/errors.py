@@ -142,7 +142,7 @@ class HistoryLostError(KvorumError):
             revision of now. Its pages then do not show one state: what was changed in between may be missing, or there
             twice. None for everything else.
         reason: what keeps it from being used, if it was not compacted: the store was put back to an older state, or
-            what a key held before is further back than a watch looks.
+            what a key held before is further back than a watch looks, or takes too long to read.
     """
 
     def __init__(

@@ -66,7 +66,11 @@ class Modified(_ResourceEvent[R]):
 
     @property
     def previous(self) -> R:
-        """As it was before. If a watch has shown the event it can be read: over what was corrupt it shows `Added`."""
+        """As it was before. If a watch has shown the event it can be read: over what was corrupt it shows `Added`.
+
+        Raises:
+            CorruptResourceError: the type refuses by now what it took when that was shown.
+        """
         if callable(self._previous):
             self._previous = self._previous()
         return self._previous
@@ -123,17 +127,22 @@ class Corrupt:
         revision: the mod_revision of the value; `resource_version` is the same.
         reason: what is wrong, with its JSON path.
         namespace: the namespace in its key; None if the kind, or the key, has none.
+        is_gone: it stands for `Deleted`: what was shown is gone, and the type refuses by now its last state, which it
+            took when that was shown. `revision` is that of the deletion.
     """
 
-    __slots__ = ("key", "name", "namespace", "reason", "revision")
+    __slots__ = ("is_gone", "key", "name", "namespace", "reason", "revision")
     __match_args__: tuple[str, ...] = ("key", "name", "revision", "reason")
 
-    def __init__(self, key: str, name: str, revision: int, reason: str, namespace: str | None = None) -> None:
+    def __init__(
+        self, key: str, name: str, revision: int, reason: str, namespace: str | None = None, *, is_gone: bool = False
+    ) -> None:
         self.key: str = key
         self.name: str = name
         self.revision: int = revision
         self.reason: str = reason
         self.namespace: str | None = namespace
+        self.is_gone: bool = is_gone
 
     @property
     def resource_version(self) -> int:
@@ -141,7 +150,7 @@ class Corrupt:
         return self.revision
 
     def _facts(self) -> tuple[object, ...]:
-        return (Corrupt, self.key, self.name, self.revision, self.reason, self.namespace)
+        return (Corrupt, self.key, self.name, self.revision, self.reason, self.namespace, self.is_gone)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Corrupt) and self._facts() == other._facts()

@@ -3,13 +3,12 @@
 from typing import Generic, NamedTuple, TypeVar
 
 from kvorum.errors import CorruptResourceError
-from kvorum.events import Added, Bookmark, Deleted, Modified
+from kvorum.events import Added, Bookmark, Corrupt, Deleted, Modified
 from kvorum.query import Decode
 from kvorum.resource_list import ResourceList
 from kvorum.resources import AnyResource
 from kvorum.storage import Entry
-from kvorum.transitions import ChangeEvent, corrupt_event
-from kvorum.unreadable import Unreadable
+from kvorum.transitions import ChangeEvent, OnCorruptEvent, corrupt_event, gone_event
 
 R = TypeVar("R", bound=AnyResource)
 
@@ -20,11 +19,16 @@ class _Last(NamedTuple):
 
 
 class Shown(Generic[R]):
-    """The resources that a watch has shown and not taken back, each with the bytes of its last state."""
+    """The resources that a watch has shown and not taken back, each with the bytes of its last state.
 
-    def __init__(self, decode: Decode[R]) -> None:
+    It also knows which values were told as `Corrupt`: of each its key and revision.
+    """
+
+    def __init__(self, decode: Decode[R], on_corrupt: OnCorruptEvent) -> None:
         self._decode = decode
+        self._on_corrupt: OnCorruptEvent = on_corrupt
         self._last: dict[str, _Last] = {}
+        self._told: dict[str, int] = {}  # the revisions of what is corrupt, by key
 
     def __len__(self) -> int:
         return len(self._last)
@@ -34,17 +38,21 @@ class Shown(Generic[R]):
         last = self._last.get(key)
         return last.entry if last is not None else None
 
-    def note(self, event: ChangeEvent[R]) -> None:
-        """Take note of an event that is going to be shown. What is corrupt now stays as it was shown."""
+    def note(self, key: str, event: ChangeEvent[R] | None) -> None:
+        """Take note of what is going to be shown of a change. What is corrupt now stays as it was shown."""
+        self._told.pop(key, None)
         match event:
             case Added() | Modified():
-                key, last = _last_of(event.resource)
-                self._last[key] = last
-            case Deleted():
-                self._last.pop(_last_of(event.resource)[0], None)
+                self._last[key] = _last_of(event.resource)[1]
+            case Deleted() | Corrupt(is_gone=True):
+                self._last.pop(key, None)
+            case Corrupt():
+                self._told[key] = event.revision
+            case None:
+                pass
 
     def difference(
-        self, there: ResourceList[R], corrupt: dict[str, CorruptResourceError], unreadable: Unreadable
+        self, there: ResourceList[R], corrupt: dict[str, CorruptResourceError]
     ) -> list[ChangeEvent[R] | Bookmark]:
         """Return what is other in a list than it was when it was shown last, and take note of the list.
 
@@ -54,28 +62,35 @@ class Shown(Generic[R]):
         Args:
             there: the list.
             corrupt: what is corrupt in it, by key. What was shown of these is not gone.
-            unreadable: what was corrupt before.
+
+        Raises:
+            CorruptResourceError: like `gone_event`. Nothing is noted then.
         """
-        before, self._last = self._last, dict(map(_last_of, there))
-        self._last |= {key: last for key, last in before.items() if key in corrupt}
-        events: list[ChangeEvent[R] | Bookmark] = []
-        for key, (uid, entry) in before.items():
-            if key not in self._last or self._last[key].uid != uid:
-                events.append(Deleted(self._decode(entry, revision=there.resource_version)))
-        news: list[ChangeEvent[R] | None] = [self._news(resource, before, unreadable) for resource in there]
-        news += [corrupt_event(error) for key, error in corrupt.items() if not unreadable.is_told(key, error.revision)]
+        revision, now = there.resource_version, dict(map(_last_of, there))
+        kept = {key: last for key, last in self._last.items() if key in corrupt}
+        events: list[ChangeEvent[R] | Bookmark] = [
+            gone_event(self._decode, last.entry, revision, self._on_corrupt)
+            for key, last in self._last.items()
+            if key not in kept and (key not in now or now[key].uid != last.uid)
+        ]
+        news: list[ChangeEvent[R] | None] = [self._news(resource) for resource in there]
+        news += [corrupt_event(error) for key, error in corrupt.items() if self._told.get(key) != error.revision]
         events += sorted(filter(None, news), key=lambda event: event.resource_version)
-        events.append(Bookmark(there.resource_version))
+        events.append(Bookmark(revision))
+        self._last, self._told = now | kept, {key: error.revision for key, error in corrupt.items()}
         return events
 
-    def _news(self, resource: R, before: dict[str, _Last], unreadable: Unreadable) -> Added[R] | Modified[R] | None:
+    def _news(self, resource: R) -> Added[R] | Modified[R] | None:
         key, now = _last_of(resource)
-        last = before.get(key)
-        if last is None or last.uid != now.uid or key in unreadable:
+        last = self._last.get(key)
+        if last is None or last.uid != now.uid or key in self._told:
             return Added(resource)
-        if last.entry != now.entry:  # the same revision can have other content in a store that was put back
+        if last.entry == now.entry:  # else, also if only the content is other: the store may have been put back
+            return None
+        try:
             return Modified(resource, self._decode(last.entry))
-        return None
+        except CorruptResourceError:  # its type refuses by now what it was
+            return Added(resource)
 
 
 def newest_of(there: ResourceList[R]) -> Entry | None:

@@ -26,6 +26,9 @@ R = TypeVar("R", bound=AnyResource)
 
 MAX_SELECTED: Final = 10_000  # keys of which a watch remembers the revision
 
+OnCorruptEvent: TypeAlias = Literal["raise", "event"]
+"""What a watch does about a value that is no resource of its kind: raise and end, or show it as an event and go on."""
+
 ChangeEvent: TypeAlias = Added[R] | Modified[R] | Deleted[R] | Corrupt
 
 
@@ -55,9 +58,10 @@ class Judge(Generic[R]):
     asks for it.
     """
 
-    def __init__(self, query: Query[R], decode: Decode[R]) -> None:
+    def __init__(self, query: Query[R], decode: Decode[R], on_corrupt: OnCorruptEvent) -> None:
         self._query = query
         self._decode = decode
+        self._on_corrupt: OnCorruptEvent = on_corrupt
         self._selected: dict[str, int] = {}  # the revisions of what was selected last, by key
 
     def judge(self, change: Change) -> Transition[R]:
@@ -65,13 +69,14 @@ class Judge(Generic[R]):
         key, previous = change.key, change.previous
         now = self._judged(change.entry, None)
         selected = self._selected.pop(key, None)
-        if now is not None and not isinstance(now, CorruptResourceError):
-            if len(self._selected) < MAX_SELECTED:
+        is_known = previous is not None and previous.mod_revision == selected
+        if now is not None:
+            if not isinstance(now, CorruptResourceError) and len(self._selected) < MAX_SELECTED:
                 self._selected[key] = change.revision
-            if previous is not None and previous.mod_revision == selected:
-                return Transition(change, now, previous)
-        # Of a deletion the last state is shown, at the revision of the deletion.
-        return Transition(change, now, self._judged(previous, change.revision if now is None else None))
+            return Transition(change, now, previous if is_known else self._judged(previous, None))
+        before = self._judged(previous, change.revision)  # its last state is shown, at the revision of the deletion
+        # It was shown. That its type refuses by now what it took then does not undo that.
+        return Transition(change, now, previous if is_known and isinstance(before, CorruptResourceError) else before)
 
     def _judged(self, entry: Entry | None, revision: int | None) -> R | CorruptResourceError | None:
         if entry is None:
@@ -81,23 +86,28 @@ class Judge(Generic[R]):
         except CorruptResourceError as exc:
             return exc
 
-    def event_of(self, transition: Transition[R], covered: R | None) -> ChangeEvent[R] | None:
+    def event_of(self, transition: Transition[R], covered: Entry | None) -> ChangeEvent[R] | None:
         """Return what a watch shows of a transition; None for nothing.
 
         Args:
             transition: which one.
-            covered: what was shown before the unreadable value that it `uncovers`, at the revision of the change.
+            covered: what was shown before the unreadable value that it `uncovers`.
+
+        Raises:
+            CorruptResourceError: like `gone_event`.
         """
         now, before = transition.now, transition.before
         if isinstance(now, CorruptResourceError):
             return corrupt_event(now)
         if isinstance(before, CorruptResourceError):
             before = covered if now is None else None  # nobody could read it: what is there now is new to all
+        if before is None:
+            return Added(now) if now is not None else None
         if isinstance(before, Entry):
-            return Modified(now, partial(self._decode, before)) if now is not None else None
-        if now is not None:
-            return Added(now) if before is None else Modified(now, before)
-        return Deleted(before) if before is not None else None
+            if now is not None:
+                return Modified(now, partial(self._decode, before))
+            return gone_event(self._decode, before, transition.change.revision, self._on_corrupt)
+        return Modified(now, before) if now is not None else Deleted(before)
 
 
 def corrupt_error_of(transitions: Sequence[Transition[R]]) -> CorruptResourceError | None:
@@ -110,5 +120,18 @@ def corrupt_event(error: CorruptResourceError) -> Corrupt:
     return Corrupt(error.key, error.name, error.revision, error.reason, error.namespace)
 
 
-OnCorruptEvent: TypeAlias = Literal["raise", "event"]
-"""What a watch does about a value that is no resource of its kind: raise and end, or show it as an event and go on."""
+def gone_event(decode: Decode[R], entry: Entry, revision: int, on_corrupt: OnCorruptEvent) -> Deleted[R] | Corrupt:
+    """Return the event that takes back what was shown, of which these bytes were the last state.
+
+    Raises:
+        CorruptResourceError: the type refuses by now what it took when that was shown, and `on_corrupt` is "raise".
+            Its revision is the one of the deletion, so that a watch since then goes on behind it.
+    """
+    try:
+        return Deleted(decode(entry, revision=revision))
+    except CorruptResourceError as exc:
+        reason = f"it is gone, and its type refuses by now what it was: {exc.reason}"
+        if on_corrupt == "event":
+            return Corrupt(exc.key, exc.name, revision, reason, exc.namespace, is_gone=True)
+        cause = exc.__cause__
+        raise CorruptResourceError(exc.key, revision, reason, name=exc.name, namespace=exc.namespace) from cause

@@ -10,14 +10,14 @@ from typing import Any, Generic, NoReturn, Self, TypeVar, cast
 import anyio
 import msgspec
 
-from kvorum.errors import HistoryLostError, KvorumError, UnavailableError
+from kvorum.errors import CorruptResourceError, HistoryLostError, KvorumError, UnavailableError
 from kvorum.events import Bookmark, Corrupt, WatchEvent
 from kvorum.query import Decode, Query
 from kvorum.resources import AnyResource
 from kvorum.shown import Shown, newest_of
 from kvorum.storage import Change, Entry, HasBackend, StorageWatch, WatchStatistics
 from kvorum.transitions import ChangeEvent, Judge, OnCorruptEvent, Transition, corrupt_error_of
-from kvorum.unreadable import Unreadable, last_readable
+from kvorum.unreadable import LastReadable, Unreadable
 
 _log = logging.getLogger(__name__)
 
@@ -43,11 +43,12 @@ class _WatchOf(Generic[R, E]):
         self._client = client
         self._decode = decode
         self._query = query
-        self._judge = Judge(query, decode)
+        self._judge = Judge(query, decode, on_corrupt)
         self._since = since
         self._on_corrupt = on_corrupt
-        self._shown = Shown(decode) if initial else None
+        self._shown = Shown(decode, on_corrupt) if initial else None
         self._unreadable = Unreadable()
+        self._last_readable = LastReadable(query)
         self._bookmarks = bookmarks
         self._stream: StorageWatch | None = None
         self._taken: tuple[Change, ...] = ()  # from the stream, and not judged to the end
@@ -57,6 +58,7 @@ class _WatchOf(Generic[R, E]):
         self._relists = 0
         self._misses = 0  # lists and streams in a row that came to nothing
         self._is_open = False
+        self._started = 0  # after which revision, if it has listed nothing
         self._is_closed = False
         self._error: KvorumError | None = None  # that was not raised yet
 
@@ -147,13 +149,14 @@ class _WatchOf(Generic[R, E]):
             transitions = [self._judge.judge(change) for change in changes]
             if self._on_corrupt == "raise" and (error := corrupt_error_of(transitions)) is not None:
                 raise error
-            covered = {each.change.key: await self._covered(each) for each in transitions if each.uncovers is not None}
+            covered = {gone.key: await self._shown_before(gone) for each in transitions if (gone := each.uncovers)}
+            told = [self._judge.event_of(each, covered.get(each.change.key)) for each in transitions]
         except KvorumError as exc:
             await self._end(exc)
         if self._is_closed:  # in the meantime
             return
         self._taken = ()
-        told = [self._judge.event_of(each, covered.get(each.change.key)) for each in transitions]
+        self._last_readable.restart()
         for transition, event in zip(transitions, told, strict=True):
             self._note(transition, event)
         self._keep([event for event in told if event is not None])
@@ -166,35 +169,38 @@ class _WatchOf(Generic[R, E]):
 
     def _note(self, transition: Transition[R], event: ChangeEvent[R] | None) -> None:
         """Remember what may have to be taken back."""
-        if isinstance(event, Corrupt):
+        key = transition.change.key
+        if self._shown is not None:
+            self._shown.note(key, event)
+        elif isinstance(transition.now, CorruptResourceError):
             self._unreadable.note(transition)
         else:
-            self._unreadable.forget(transition.change.key)
-        if self._shown is not None and event is not None:
-            self._shown.note(event)
-
-    async def _covered(self, transition: Transition[R]) -> R | None:
-        """Return what was shown before the unreadable value that has gone."""
-        gone = transition.uncovers
-        entry = await self._shown_before(gone) if gone is not None else None
-        return self._decode(entry, revision=transition.change.revision) if entry is not None else None
+            self._unreadable.forget(key)
 
     async def _shown_before(self, gone: Entry) -> Entry | None:
+        """Return what was shown before the unreadable value that has gone."""
+        if self._shown is not None:
+            return self._shown.get(gone.key)  # it has all that was shown
         if self._unreadable.knows(gone.key):
             return self._unreadable.shown(gone.key)
-        if self._shown is not None and (last := self._shown.get(gone.key)) is not None:
-            return last
         while not self._is_closed:
             try:
-                return await last_readable(self._query, self._client.backend, gone)
+                return await self._last_readable.before(self._client.backend, gone)
             except HistoryLostError:
-                if self._since is None:
-                    return None  # it was corrupt when this watch began, and nothing was shown before
-                raise
+                if self._may_have_shown(gone):
+                    raise
+                return None
             except UnavailableError:  # as the stream does, wait for the store
                 self._misses += 1
                 await self._pause()
         return None
+
+    def _may_have_shown(self, gone: Entry) -> bool:
+        """Tell whether this watch, or another one before it, may have shown what was there before this value."""
+        if self._since is not None:
+            return True
+        # Else it was corrupt when this watch began, or has become so under its eyes, and there was room to note that.
+        return self._unreadable.has_turned_away and gone.mod_revision > self._started
 
     def _may_list_again(self, lost: KvorumError) -> bool:
         """Tell whether that is what `initial` asks for; also if the store is away while it does so."""
@@ -208,7 +214,7 @@ class _WatchOf(Generic[R, E]):
         self._earlier = self._of_all_streams()
         self._stream = None
         # What it remembers of revisions is of this history: a store that was put back comes to the same ones again.
-        self._judge = Judge(self._query, self._decode)
+        self._judge = Judge(self._query, self._decode, self._on_corrupt)
         self._relists += 1
         self._misses += 1
 
@@ -269,7 +275,7 @@ class _WatchOf(Generic[R, E]):
         if not self._is_open:
             self._is_open = True
             if self._shown is None:
-                self.checkpoint = stream.revision
+                self.checkpoint = self._started = stream.revision
         return stream
 
     async def _start(self) -> StorageWatch:
@@ -280,8 +286,7 @@ class _WatchOf(Generic[R, E]):
             there = await self._query.page(backend, on_corrupt="fail" if self._on_corrupt == "raise" else "collect")
             since, newest = there.resource_version, newest_of(there)
             corrupt = {self._query.key_of(error): error for error in there.corrupt}
-            self._keep(self._shown.difference(there, corrupt, self._unreadable))
-            self._unreadable.note_list(corrupt)
+            self._keep(self._shown.difference(there, corrupt))
         self._stream = backend.watch(self._query.prefix, since=since, bookmarks=True)
         if newest is not None:
             self._stream.expect(newest)
@@ -310,7 +315,8 @@ class Watch(_WatchOf[R, WatchEvent[R]]):
 
     What was shown is taken back. If a value that cannot be read is removed, or gives way to one that does not match,
     the resource that was there before is `Deleted`, with the last state that could be read; also if another watch has
-    shown it, before `since`: then that state is looked up in the store's history.
+    shown it, before `since`: then that state is looked up in the store's history. With `initial` only what this watch
+    has shown is taken back.
 
     Once it is open it survives lost connections, restarted servers and failovers by itself, and goes on after what it
     has read. With `initial` it also survives the loss of history: it lists again, and shows the difference in one step,
@@ -338,12 +344,17 @@ class TolerantWatch(_WatchOf[R, WatchEvent[R] | Corrupt]):
     `Corrupt` is there, but cannot be read. It is not taken back by that: `Deleted` follows if it goes, with the last
     state that was shown, and `Added` if it can be read again.
 
-    For that it remembers the bytes that were shown before of up to 1000 values that cannot be read; of others it asks
-    the store's history.
+    For that it remembers the bytes that were shown before of up to 1000 values that cannot be read, and of no more than
+    16 MiB; of others it asks the store's history, for a few seconds at the most. With `initial` it has all that it has
+    shown, and takes back nothing else.
+
+    If the type refuses by now the last state that was shown of what is gone, `Corrupt` with `is_gone` stands for
+    `Deleted`.
 
     Raises:
-        HistoryLostError: also if a value that cannot be read is removed, and what was there before `since` has been
-            compacted: nobody can tell any more what has to be taken back. Else as `Watch`, without
+        HistoryLostError: also if a value that cannot be read is removed, and what was there before has been compacted,
+            or is too large for a slow link: it cannot be told any more what has to be taken back. Not with `initial`,
+            nor for what was unreadable when a watch without `since` began. Else as `Watch`, without
             `CorruptResourceError`.
     """
 

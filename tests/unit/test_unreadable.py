@@ -6,8 +6,9 @@ import pytest
 
 from kvorum import CorruptResourceError, Entry, HistoryLostError
 from kvorum.query import Query
-from kvorum.storage import StorageBackend
-from kvorum.unreadable import Unreadable, last_readable
+from kvorum.storage import Change, StorageBackend
+from kvorum.transitions import Transition
+from kvorum.unreadable import LastReadable, Unreadable
 
 
 class Store:
@@ -16,6 +17,10 @@ class Store:
     def __init__(self, *, readable: int) -> None:
         self.readable = readable
         self.reads = 0
+
+    async def count(self, key: str, *, revision: int) -> int:
+        del key, revision
+        return 1
 
     async def get(self, key: str, *, revision: int) -> Entry:
         self.reads += 1
@@ -28,7 +33,7 @@ class Store:
 
     async def before(self, revision: int) -> Entry | None:
         now = Entry("a", b"", create_revision=1, mod_revision=revision, version=revision)
-        return await last_readable(cast("Query[Any]", self), cast("StorageBackend", self), now)
+        return await LastReadable(cast("Query[Any]", self)).before(cast("StorageBackend", self), now)
 
 
 async def test_the_last_of_a_thousand_values_that_cannot_be_read_is_looked_behind() -> None:
@@ -47,12 +52,23 @@ async def test_what_was_written_more_often_is_lost_and_says_so_without_talking_o
     assert (caught.value.revision, store.reads) == (499, 1000)
 
 
-def test_a_thousand_keys_are_remembered() -> None:
-    unreadable = Unreadable()
-    errors = {f"k{number}": CorruptResourceError(f"k{number}", number, "no JSON") for number in range(1001)}
-    unreadable.note_list(errors)
+def becoming_unreadable(key: str, size: int = 0) -> Transition[Any]:
+    was = Entry(key, b"x" * size, create_revision=1, mod_revision=1, version=1)
+    now = Entry(key, b"?", create_revision=1, mod_revision=2, version=2)
+    return Transition(Change(key, 2, now, was), CorruptResourceError(key, 2, "no JSON"), was)
 
-    assert sum(key in unreadable for key in errors) == 1000
+
+@pytest.mark.parametrize(("size", "most"), [(0, 1000), (1024 * 1024, 16)])
+def test_a_thousand_keys_are_remembered_but_no_more_than_16_mib(size: int, most: int) -> None:
+    unreadable = Unreadable()
+    keys = [f"k{number}" for number in range(most + 1)]
+    for key in keys[:-1]:
+        unreadable.note(becoming_unreadable(key, size))
+    turned_away = [unreadable.has_turned_away]
+    unreadable.note(becoming_unreadable(keys[-1], size))
+
+    assert [*turned_away, unreadable.has_turned_away] == [False, True]
+    assert [unreadable.knows(key) for key in keys] == [True] * most + [False]
     unreadable.forget("k0")
-    unreadable.note_list(errors)
-    assert sum(key in unreadable for key in errors) == 1000
+    unreadable.note(becoming_unreadable(keys[-1], size))
+    assert [unreadable.knows(key) for key in keys] == [False] + [True] * most

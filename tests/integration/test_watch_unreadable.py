@@ -1,0 +1,245 @@
+"""A watch takes back what it has shown of values that cannot be read, and no more, within bounds of memory and time."""
+
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, ClassVar
+
+import anyio
+import msgspec
+import pytest
+
+import kvorum
+from kvorum import (
+    Added,
+    Bookmark,
+    Corrupt,
+    CorruptResourceError,
+    Deleted,
+    HistoryLostError,
+    Kind,
+    Metadata,
+    Modified,
+    Repository,
+    Resource,
+    unreadable,
+)
+from kvorum.testing import FaultProxy
+
+refused: set[int] = set()
+
+
+class JobSpec(msgspec.Struct):
+    number: int = 0
+    text: str = ""
+
+    def __post_init__(self) -> None:
+        if self.number in refused:
+            raise ValueError("the deadline has passed")
+
+
+class JobStatus(msgspec.Struct):
+    pass
+
+
+class Job(Resource[JobSpec, JobStatus]):
+    kind: ClassVar[Kind] = Kind("Job", plural="jobs", api_version="test.kvorum.dev/v1")
+
+
+def job(number: int, text: str = "") -> Job:
+    metadata = Metadata(name=f"j{number}", labels={"team": "red"})
+    return Job(metadata=metadata, spec=JobSpec(number, text), status=JobStatus())
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_refused() -> Iterator[None]:
+    yield
+    refused.clear()
+
+
+@pytest.fixture
+def jobs(client: kvorum.Client) -> Repository[Job]:
+    return client.repository(Job)
+
+
+async def events_of(watch: Any, count: int) -> list[Any]:
+    with anyio.fail_after(10):
+        return [await anext(watch) for _ in range(count)]
+
+
+def kinds_of(events: list[Any]) -> list[str]:
+    return [type(event).__name__ for event in events]
+
+
+# --- bounds ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("bound", "most"), [("MAX_KEYS", 1), ("MAX_BYTES", 1500)])
+async def test_what_a_watch_had_no_room_to_remember_is_lost_history_not_silence(
+    jobs: Repository[Job],
+    client: kvorum.Client,
+    compact: Callable[[int], Awaitable[None]],
+    monkeypatch: pytest.MonkeyPatch,
+    bound: str,
+    most: int,
+) -> None:
+    """What was unreadable when the watch began was not shown: that is told by its revision, and loses nothing."""
+    await client.backend.set("jobs/j0", b"?")
+    monkeypatch.setattr(unreadable, bound, most)
+    async with jobs.watch(on_corrupt="event") as watch:
+        for number in (1, 2):
+            await jobs.add(job(number, "x" * 1000))
+        await client.backend.set("jobs/j1", b"?")
+        bad = await client.backend.set("jobs/j2", b"?")
+        await events_of(watch, 4)
+        await compact(bad)
+        for number in (0, 1, 2):
+            await jobs.delete(f"j{number}", corrupt=True)
+
+        assert kinds_of(await events_of(watch, 1)) == ["Deleted"]
+        with anyio.fail_after(10), pytest.raises(HistoryLostError):
+            await anext(watch)
+
+
+async def test_a_list_tells_no_corrupt_value_twice_however_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unreadable, "MAX_KEYS", 1)
+    async with kvorum.connect("memory://") as client:
+        store, jobs = client.backend, client.repository(Job)
+        assert isinstance(store, kvorum.MemoryStorageBackend)
+        async with jobs.watch(on_corrupt="event", initial=True, labels="team=red") as watch:
+            for number in range(5):
+                await store.set(f"jobs/j{number}", b"?")
+            await events_of(watch, 6)
+            await lose_history(store)
+            (event,) = await events_of(watch, 1)
+
+    assert isinstance(event, Bookmark)
+    assert watch.statistics().relists == 1
+
+
+async def lose_history(store: kvorum.MemoryStorageBackend) -> None:
+    """Write more than a watch reads ahead, of what is not selected, and forget it."""
+    for _ in range(1001):
+        await store.set("jobs/noise", b'{"metadata": {"labels": {"team": "blue"}}}')
+    await store.compact(await store.set("elsewhere", b""))
+
+
+async def test_a_value_too_large_for_the_link_does_not_keep_a_watch_waiting(
+    kvorum_etcd: kvorum.EmbeddedEtcd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unreadable, "MAX_SECONDS", 0.5)
+    place = "slow-lookups"
+    async with FaultProxy(kvorum_etcd.endpoints[0]) as proxy, kvorum.connect(f"{kvorum_etcd.url}/{place}") as direct:
+        await direct.repository(Job).add(job(1, "x" * 400_000))
+        await direct.backend.set("jobs/j1", b"?")
+        since = await direct.backend.set("elsewhere", b"")
+        settings = kvorum.EtcdSettings(endpoints=(proxy.endpoint,), prefix=place, timeout=1.0)
+        async with kvorum.connect(settings) as client:
+            proxy.throttle(100_000, "replies")
+            async with client.repository(Job).watch(since=since, on_corrupt="event") as watch:
+                await direct.backend.delete("jobs/j1")
+                with anyio.fail_after(20), pytest.raises(HistoryLostError, match="takes more than"):
+                    await anext(watch)
+
+    assert proxy.statistics().replies < 1_000_000  # it was not asked for again and again
+
+
+# --- what was shown --------------------------------------------------------------------------------------------------
+
+
+async def test_with_initial_nothing_is_taken_back_that_the_watch_has_not_shown(
+    jobs: Repository[Job], client: kvorum.Client
+) -> None:
+    """Another watch may have shown it; this one told that it could not be read."""
+    await jobs.add(job(1))
+    await client.backend.set("jobs/j1", b"?")
+    async with jobs.watch(on_corrupt="event", initial=True) as watch:
+        await jobs.delete("j1", corrupt=True)
+        await jobs.add(job(2))
+
+        shown = await events_of(watch, 3)
+
+    assert kinds_of(shown) == ["Corrupt", "Bookmark", "Added"]
+
+
+# --- a type that refuses by now what it took -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("initial", [True, False])
+async def test_a_type_that_refuses_by_now_what_was_shown_ends_no_watch(jobs: Repository[Job], initial: bool) -> None:
+    async with jobs.watch(on_corrupt="event", initial=initial) as watch:
+        await events_of(watch, int(initial))
+        await jobs.add(job(1))
+        await events_of(watch, 1)
+        refused.add(1)
+        await jobs.delete("j1", corrupt=True)
+        await jobs.add(job(2))
+
+        gone, added = await events_of(watch, 2)
+
+    assert isinstance(gone, Corrupt)
+    assert gone.is_gone
+    assert gone.name == "j1"
+    assert "the deadline has passed" in gone.reason
+    assert gone.revision == added.resource_version - 1
+    assert added.resource.metadata.name == "j2"
+
+
+async def test_a_watch_that_raises_goes_on_behind_what_its_type_refuses_by_now(jobs: Repository[Job]) -> None:
+    async with jobs.watch() as watch:
+        await jobs.add(job(1))
+        await events_of(watch, 1)
+        refused.add(1)
+        await jobs.delete("j1", corrupt=True)
+        with pytest.raises(CorruptResourceError, match="it is gone") as caught:
+            await events_of(watch, 1)
+    added = await jobs.add(job(2))
+    async with jobs.watch(since=caught.value.revision) as watch:
+        assert await events_of(watch, 1) == [Added(added)]
+
+
+async def test_a_list_again_takes_back_what_the_type_refuses_by_now_and_loses_nothing() -> None:
+    async with kvorum.connect("memory://") as client:
+        store, jobs = client.backend, client.repository(Job)
+        assert isinstance(store, kvorum.MemoryStorageBackend)
+        for number in (1, 2, 3):
+            await jobs.add(job(number))
+        async with jobs.watch(on_corrupt="event", initial=True, labels="team=red") as watch:
+            await events_of(watch, 4)
+            await lose_history(store)
+            await jobs.delete("j1")
+            two = await jobs.get("j2")
+            two.spec.number = 4
+            await jobs.update(two)
+            await jobs.delete("j3")
+            refused.update({1, 2})
+            shown = await events_of(watch, 4)
+
+    assert kinds_of(shown) == ["Corrupt", "Deleted", "Added", "Bookmark"]
+    assert [shown[0].name, shown[0].is_gone] == ["j1", True]
+    assert shown[2].resource.spec.number == 4  # nobody can read any more what it was
+
+
+async def test_what_was_before_a_change_says_that_its_type_refuses_it_by_now(jobs: Repository[Job]) -> None:
+    async with jobs.watch() as watch:
+        one = await jobs.add(job(1))
+        one.spec.number = 5
+        await jobs.update(one)
+        added, modified = await events_of(watch, 2)
+        refused.add(1)
+
+    assert isinstance(added, Added)
+    assert isinstance(modified, Modified)
+    with pytest.raises(CorruptResourceError, match="the deadline has passed"):
+        _ = modified.previous
+
+
+async def test_what_became_unreadable_is_deleted_with_what_was_shown_of_it(
+    jobs: Repository[Job], client: kvorum.Client
+) -> None:
+    async with jobs.watch(on_corrupt="event") as watch:
+        await jobs.add(job(1, "a"))
+        await client.backend.set("jobs/j1", b"?")
+        await jobs.delete("j1", corrupt=True)
+        *_, gone = await events_of(watch, 3)
+
+    assert isinstance(gone, Deleted)
+    assert gone.resource.spec.text == "a"
