@@ -2,10 +2,10 @@
 
 import itertools
 
-from kvorum.etcd.streams import LIMIT, MOST, Place, Streams
+from kvorum.etcd.streams import LIMIT, MOST, Streams, StreamSlot
 
 
-def placed(number: int) -> tuple[Streams[str], list[Place[str]]]:
+def placed(number: int) -> tuple[Streams[str], list[StreamSlot[str]]]:
     streams: Streams[str] = Streams()
     made = (f"further {count}" for count in itertools.count(1))
     return streams, [streams.place("first", lambda: next(made)) for _ in range(number)]

@@ -28,9 +28,8 @@ from kvorum.errors import (
 )
 from kvorum.etcd import _rpc as rpc
 from kvorum.etcd.certificates import Certificates
-from kvorum.etcd.diagnosis import cause_of
-from kvorum.etcd.faults import Call, Cause, TokenRefusedError, open_end
-from kvorum.etcd.faults import cause_of as cause_of_failure
+from kvorum.etcd.diagnosis import tls_error_of
+from kvorum.etcd.faults import Call, Cause, TokenRefusedError, cause_of, open_end
 from kvorum.etcd.floor import Doubt, Floor
 from kvorum.etcd.pulse import Pulse
 from kvorum.etcd.server import Channel, Method, Request, Response, Server, flush
@@ -138,7 +137,7 @@ class Cluster:
         found: dict[str, TlsError] = {}
 
         async def ask(address: str) -> None:
-            if error := await cause_of(address, self._settings):
+            if error := await tls_error_of(address, self._settings):
                 found[address] = error
 
         with anyio.move_on_after(max(deadline - now(), _DIAGNOSIS)):
@@ -190,7 +189,7 @@ class Cluster:
             started: when it began.
             deadline: until when it was allowed to take.
         """
-        cause = cause_of_failure(error)
+        cause = cause_of(error)
         if cause in {Cause.MEMBER, Cause.OPEN} or now() - started >= self._settings.timeout:
             self.leave(server)
         elif cause is Cause.BUSY:  # overload is not made worse by another look at each server

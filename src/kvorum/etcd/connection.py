@@ -24,12 +24,12 @@ from kvorum.errors import (
 )
 from kvorum.etcd import _rpc as rpc
 from kvorum.etcd.cluster import BehindError, Cluster
-from kvorum.etcd.diagnosis import cause_of
+from kvorum.etcd.diagnosis import tls_error_of
 from kvorum.etcd.faults import Call
 from kvorum.etcd.pages import PageSizes
 from kvorum.etcd.pulse import Owed
 from kvorum.etcd.server import Channel, Method, Request, Response, Server
-from kvorum.etcd.streams import Place
+from kvorum.etcd.streams import StreamSlot
 from kvorum.etcd.translation import Translated
 from kvorum.etcd.versions import Version, text_of
 from kvorum.settings import EtcdSettings
@@ -222,7 +222,7 @@ class Connection:
 
     async def watch_call(
         self, deadline: float, *, alone: bool = False
-    ) -> tuple[Server, rpc.Stream[rpc.WatchRequest, rpc.WatchResponse], Place[Channel]]:
+    ) -> tuple[Server, rpc.Stream[rpc.WatchRequest, rpc.WatchResponse], StreamSlot[Channel]]:
         """Start a stream of watches. Whoever asks for one cancels it, and then gives up its place.
 
         Nothing else ends it on the server.
@@ -251,7 +251,7 @@ class Connection:
             self.leave_place(place)
             raise
 
-    def leave_place(self, place: Place[Channel]) -> None:
+    def leave_place(self, place: StreamSlot[Channel]) -> None:
         """Give up the place of a watch. What is not used any more is closed."""
         unused = place.leave()
         if unused is not None:
@@ -276,7 +276,7 @@ class Connection:
         """Return what is wrong with TLS, if it is that: certificates expire while clients run."""
         if "TSI_" not in error.reason:  # so does gRPC call its TLS; no time is spent on anything else
             return error
-        return await cause_of(error.endpoint, self.settings) or error
+        return await tls_error_of(error.endpoint, self.settings) or error
 
     async def _send_until(
         self, method: Method[Request, Response], request: Request, call: Call, deadline: float

@@ -20,7 +20,7 @@ _TIMEOUT: Final = 1.0
 _PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0"  # of HTTP/2, with empty settings
 
 
-async def cause_of(address: str, settings: EtcdSettings) -> TlsError | None:
+async def tls_error_of(address: str, settings: EtcdSettings) -> TlsError | None:
     """Return what is wrong with TLS at a server that could not be reached; None if it is something else."""
     reason = None
     with anyio.move_on_after(_TIMEOUT), suppress(OSError):

@@ -16,7 +16,7 @@ from kvorum.etcd import _rpc as rpc
 from kvorum.etcd import fork
 from kvorum.etcd.certificates import Certificates
 from kvorum.etcd.faults import MAX_REQUEST_SIZE, Call
-from kvorum.etcd.streams import Place, Streams
+from kvorum.etcd.streams import Streams, StreamSlot
 from kvorum.etcd.tokens import Metadata
 from kvorum.etcd.translation import Translated
 from kvorum.etcd.versions import Version
@@ -160,7 +160,7 @@ class Server:
             raise self._unopened()
         return self._channels[1]
 
-    def place_watch(self, *, alone: bool = False) -> Place[Channel]:
+    def place_watch(self, *, alone: bool = False) -> StreamSlot[Channel]:
         """Find a channel for another watch; with `alone`, one that has no other."""
 
         def make() -> Channel:

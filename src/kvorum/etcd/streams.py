@@ -19,7 +19,7 @@ LEAST: Final = 8
 MOST: Final = 32
 
 
-class Place(Generic[C]):
+class StreamSlot(Generic[C]):
     """One stream's place.
 
     Attributes:
@@ -61,7 +61,7 @@ class Streams(Generic[C]):
         """How many are open."""
         return sum(self._open.values())
 
-    def place(self, first: C, make: Callable[[], C], *, alone: bool = False) -> Place[C]:
+    def place(self, first: C, make: Callable[[], C], *, alone: bool = False) -> StreamSlot[C]:
         """Find a place for another stream.
 
         Args:
@@ -79,7 +79,7 @@ class Streams(Generic[C]):
             channel = min(channels, key=lambda each: self._open.get(each, 0))
         others = self._open.get(channel, 0)
         self._open[channel] = others + 1
-        return Place(self, channel, others)
+        return StreamSlot(self, channel, others)
 
     def leave(self, channel: C) -> C | None:
         """Take note that a stream has ended; return its channel if that is a further one, and unused now."""

@@ -13,7 +13,7 @@ from kvorum.etcd import fork
 from kvorum.etcd.connection import Connection
 from kvorum.etcd.faults import Call, Cause, cause_of, meaning_of_reason
 from kvorum.etcd.server import Channel, Server
-from kvorum.etcd.streams import LEAST, Place
+from kvorum.etcd.streams import LEAST, StreamSlot
 from kvorum.etcd.translation import Translated
 
 _log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ class WatchStream:
         connection: Connection,
         server: Server,
         call: rpc.Stream[rpc.WatchRequest, rpc.WatchResponse],
-        place: Place[Channel],
+        place: StreamSlot[Channel],
         subject: str,
     ) -> None:
         self.server = server
