@@ -12,6 +12,7 @@ import pytest
 
 import kvorum
 from kvorum import ClientClosedError
+from kvorum.etcd import fork
 
 
 def elsewhere(call: Any) -> None:
@@ -172,6 +173,14 @@ async def test_a_process_that_was_forked_off_in_the_middle_of_a_coroutine_is_tol
     assert len(told) == 4
     assert all(line.startswith("child:") and "fork before connecting, or spawn" in line for line in told)
     assert parent == "parent: fine"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell the names of threads")
+async def test_threads_of_grpc_are_known_by_their_names(kvorum_client: kvorum.Client) -> None:
+    """Another version of gRPC may call them otherwise, and a fork would not notice that they are there."""
+    await kvorum_client.backend.get("a")
+
+    assert await anyio.to_thread.run_sync(fork._has_threads)
 
 
 CLOSED_BEFORE = """

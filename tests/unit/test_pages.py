@@ -12,8 +12,8 @@ PREFIX = b"/many/"
 TIMEOUT = 5.0
 
 
-def arrival(asked: int, seconds: float, *, is_rest: bool = False) -> Arrival[object]:
-    return Arrival(None, asked, seconds, is_rest)
+def arrival(asked: int, seconds: float, *, is_fallback: bool = False) -> Arrival[object]:
+    return Arrival(None, asked, seconds, is_fallback)
 
 
 def pages_on(link: Callable[[int], float], sizes: PageSizes, number: int, value: int = 1000) -> list[int]:
@@ -44,7 +44,7 @@ def test_after_an_outage_pages_grow_again_also_over_a_link_of_high_latency() -> 
 
 def test_pages_grow_to_what_arrives_before_a_page_counts_as_slow() -> None:
     sizes = PageSizes(1000, TIMEOUT)
-    sizes.learn(PREFIX, arrival(50, 0.25, is_rest=True), 50, 50_000)
+    sizes.learn(PREFIX, arrival(50, 0.25, is_fallback=True), 50, 50_000)
 
     asked = pages_on(lambda keys: keys / 200, sizes, 8)
 
@@ -71,7 +71,7 @@ async def test_a_smaller_page_that_fails_does_not_end_the_larger_one_that_is_und
     found = await first_to_arrive(ask, 100, 0.5)
 
     assert found.answer == 100
-    assert not found.is_rest
+    assert not found.is_fallback
 
 
 @pytest.mark.anyio

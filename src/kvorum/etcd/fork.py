@@ -17,7 +17,7 @@ from kvorum.errors import ClientClosedError
 
 _READER: Final = "(_poll_wrapper)"  # how Python names a thread that runs grpc.aio's function of that name
 _THREADS: Final = ("event_engine", "lifeguard", "grpc_")  # how gRPC's core names its own
-_MOMENT: Final = 2.0  # seconds
+_MOMENT: Final = 2.0  # seconds after a channel was closed for which a fork waits for gRPC's threads to end
 _HANDLERS: Final = "GRPC_ENABLE_FORK_SUPPORT"
 
 

@@ -72,7 +72,7 @@ class Members:
         tell: called when `known` has changed, and when the servers that the connection goes to may be others.
 
     Attributes:
-        known: that. What is older than some minutes does not count: see `check`.
+        known: what is known of them. An answer older than some minutes does not count: see `check`.
     """
 
     def __init__(self, connection: Connection, tell: Callable[[], None]) -> None:

@@ -6,9 +6,9 @@
    it is asked for beside it, and so on down to one key. The first answer counts, and ends the other requests. So a page
    that is slow, but arrives, is not lost; one that cannot arrive costs no more than its own deadline.
 3. What was learned holds for the next page under that prefix, of this list or another. A page becomes smaller only if a
-   smaller one was faster, or if none arrived: mere slowness may be latency, which is the same for one key. Then it is
-   made so large that it arrives in a tenth of the timeout, or a twentieth if none arrived. It grows again, at most
-   fourfold each time, to what arrives in a fifth of it.
+   smaller one arrived first, or if none arrived: mere slowness may be latency, which is the same for one key. If a
+   smaller one arrived, the next page is as large as should arrive in a tenth of the timeout. If none arrived, it asks
+   for a twentieth of the keys. It grows again, at most fourfold each time, to what arrives in a fifth of the timeout.
 4. The measure is the client's timeout, not the time that one caller has left: a short deadline costs its owner only.
 """
 
@@ -40,13 +40,13 @@ class Arrival(msgspec.Struct, Generic[T_co], frozen=True):
         answer: what the server said.
         asked: how many keys it was asked for.
         seconds: how long it took.
-        is_rest: whether a larger one was asked for first, and had not arrived.
+        is_fallback: whether a larger one was asked for first, and had not arrived.
     """
 
     answer: T_co
     asked: int
     seconds: float
-    is_rest: bool
+    is_fallback: bool
 
 
 class PageSizes:
@@ -69,19 +69,19 @@ class PageSizes:
     def learn(self, prefix: bytes, arrival: Arrival[object], keys: int, size: int) -> None:
         """Take note of a page: how many keys it held, of how many bytes."""
         before = self.of(prefix)
-        if not keys or (before < self._most and not arrival.is_rest and keys < arrival.asked):
+        if not keys or (before < self._most and not arrival.is_fallback and keys < arrival.asked):
             return  # the last page: it says nothing about larger ones
         fitting = keys * MAX_PAGE // max(size, 1)
-        if before < self._most or arrival.is_rest:
+        if before < self._most or arrival.is_fallback:
             fitting = min(fitting, self._in_time(arrival, keys, size), _GROWTH * arrival.asked)
         self._keep(prefix, max(1, min(fitting, self._most)))
 
     def _in_time(self, arrival: Arrival[object], keys: int, size: int) -> int:
         """Return how many keys should arrive in good time, by how long these took."""
         # Half of what makes a page slow: the link may get slower, and others may use it.
-        aim = self._timeout / _SHARE / (2 if arrival.is_rest else 1)
+        aim = self._timeout / _SHARE / (2 if arrival.is_fallback else 1)
         in_time = int(keys * aim / max(arrival.seconds, 0.001))
-        if not arrival.is_rest:
+        if not arrival.is_fallback:
             in_time = max(in_time, keys)
         return max(in_time, keys * _LEAST_PAGE // max(size, 1))
 
@@ -111,7 +111,7 @@ async def first_to_arrive(ask: Callable[[int], Awaitable[T]], size: int, patienc
     """
     started = now()
     if size <= _CUT or patience <= 0:  # small already; and the tasks below cost a tenth of a small list
-        return Arrival(await ask(size), size, now() - started, is_rest=False)
+        return Arrival(await ask(size), size, now() - started, is_fallback=False)
     found: list[Arrival[T]] = []
     errors: list[KvorumError] = []
     end, pending = started + patience, 1
