@@ -6,9 +6,9 @@
    answers with less, comes from a member that is behind (etcd before 3.4.42, 3.5.28 and 3.6.9: issue 20418), or from a
    store that was put back. So does a put that answers with F or less.
 
-Any answer to a call raises the floor: the revision in its header is committed. But only the answer to a linearizable read
-proves what is "now". The responses of watches do not raise it: when a store was put back, a watch has to hear how far
-that has come to say so (`FutureRevisionError`), and would wait for an answer to be believed instead.
+Any answer to a call raises the floor: the revision in its header is committed. But only the answer to a linearizable
+read proves what is "now". The responses of watches do not raise it: when a store was put back, a watch has to hear how
+far that has come to say so (`FutureRevisionError`), and would wait for an answer to be believed instead.
 """
 
 import logging
