@@ -369,10 +369,15 @@ def _check_parts(resource_type: type[AnyResource], types: Mapping[str, Any]) -> 
 
 
 def _defaulted(name: str, kind: Any) -> tuple[Any, ...]:
-    """Let a part be absent in the bytes (written by hand, say) where its type can stand without arguments."""
+    """Let a part be absent in the bytes (written by hand, say) where its type can stand without arguments.
+
+    Where it cannot, by its fields or by what its own code says of their defaults, the bytes have to have it.
+    """
     try:
         kind()
-    except TypeError:
+    except MemoryError:
+        raise  # it says nothing about the type
+    except Exception:  # noqa: BLE001 - of the type's own code: see `Codec.decode`
         return name, kind
     return name, kind, msgspec.field(default_factory=kind)
 

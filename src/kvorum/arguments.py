@@ -7,6 +7,7 @@ fit into 64 bits would end the watches of others. So each type of argument has o
 """
 
 import reprlib
+from collections.abc import Iterable
 from typing import Final
 
 from kvorum.errors import ConfigurationError, InvalidResourceError
@@ -94,6 +95,26 @@ def check_uid(subject: str, uid: object) -> None:
     """
     if uid is not None and not isinstance(uid, str):
         raise InvalidResourceError(subject, f"uid must be text, not {shown(uid)}")
+
+
+def check_function(subject: str, function: object, name: str) -> None:
+    """Refuse what cannot be called.
+
+    Raises:
+        InvalidResourceError: it is no function, nor anything like one.
+    """
+    if not callable(function):
+        raise InvalidResourceError(subject, f"{name} must be a function, not {shown(function)}")
+
+
+def check_items(subject: str, items: object, name: str) -> None:
+    """Refuse what does not hold several things: one of them, or a text, which would be taken for its letters.
+
+    Raises:
+        InvalidResourceError: it cannot be iterated over, or it is text or bytes.
+    """
+    if not isinstance(items, Iterable) or isinstance(items, str | bytes | bytearray | memoryview):
+        raise InvalidResourceError(subject, f"{name} must be several, as in a list, not {shown(items)}")
 
 
 def check_options(problems: list[str | None]) -> None:

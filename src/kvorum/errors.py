@@ -230,6 +230,19 @@ class CorruptResourceError(KvorumError):
         super().__init__(f"{key} at revision {revision} cannot be decoded: {reason}")
 
 
+def without_frames(error: CorruptResourceError) -> CorruptResourceError:
+    """Drop the tracebacks of an error that is kept, and of what has caused it: their frames hold the bytes."""
+    chain: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while chain:
+        each = chain.pop()
+        if each is not None and id(each) not in seen:
+            seen.add(id(each))
+            each.__traceback__ = None
+            chain += each.__cause__, each.__context__
+    return error
+
+
 # --- the server or the way to it: wait, or ask an operator -----------------------------------------------------------
 
 

@@ -5,7 +5,7 @@ from typing import Final, TypeVar
 
 import anyio
 
-from kvorum.errors import KvorumError
+from kvorum.errors import CorruptResourceError, KvorumError, without_frames
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -29,7 +29,7 @@ async def each(
             try:
                 results[number] = await call(item)
             except KvorumError as exc:
-                results[number] = exc
+                results[number] = without_frames(exc) if isinstance(exc, CorruptResourceError) else exc
 
     async with anyio.create_task_group() as group:
         for _ in given[:at_once]:

@@ -7,7 +7,7 @@ from typing import Final, Generic, Literal, Protocol, TypeAlias, TypeVar, get_ar
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
 
 from kvorum.continuation import Continuation
-from kvorum.errors import CorruptResourceError, HistoryLostError, InvalidResourceError
+from kvorum.errors import CorruptResourceError, HistoryLostError, InvalidResourceError, without_frames
 from kvorum.keys import kind_prefix, split_key, stray_key
 from kvorum.names import problems_of_label, problems_of_subdomain
 from kvorum.resource_list import ResourceList
@@ -166,7 +166,7 @@ class Query(Generic[R]):
             except CorruptResourceError as exc:
                 if on_corrupt == "fail":
                     raise
-                corrupt.append(exc)
+                corrupt.append(without_frames(exc))
                 return None
 
         return keep

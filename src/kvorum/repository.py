@@ -17,7 +17,16 @@ import msgspec
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from kvorum._codec import Draft, codec_for
-from kvorum.arguments import check_given_revision, check_limit, check_revision, check_start, check_uid, shown
+from kvorum.arguments import (
+    check_function,
+    check_given_revision,
+    check_items,
+    check_limit,
+    check_revision,
+    check_start,
+    check_uid,
+    shown,
+)
 from kvorum.deadlines import own_time
 from kvorum.errors import (
     ConflictError,
@@ -112,6 +121,7 @@ class Repository(Generic[R]):
 
         Each is read by itself: they need not be of one revision, as those of `list` are.
         """
+        check_items(self.kind.plural, names, "names")
         return await each(partial(self.get, namespace=namespace), names)
 
     async def list(
@@ -326,10 +336,12 @@ class Repository(Generic[R]):
 
         Each is added by itself, whatever becomes of the others; those that are under way together share requests.
         """
+        check_items(self.kind.plural, resources, "resources")
         return await each(partial(self.add, ttl=ttl), resources)
 
     async def update_many(self, resources: Iterable[R]) -> builtins.list[R | KvorumError]:
         """Do what `update` does for each of these resources, or return its error, in their order; see `add_many`."""
+        check_items(self.kind.plural, resources, "resources")
         return await each(self.update, resources)
 
     async def update_status(self, resource: R) -> R:
@@ -367,6 +379,7 @@ class Repository(Generic[R]):
             ConflictError: a precondition does not hold. Or: others were faster for 10 seconds.
         """
         key = resource_key(self.kind, name, namespace)
+        check_function(key, change, "change")
 
         async def changed(current: R, stored: Stored) -> Draft[R]:
             result = change(current)

@@ -8,7 +8,7 @@ the store's: one counter for all keys, moved by each write, as in etcd.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from types import TracebackType
 from typing import Final, Generic, Protocol, Self, TypeVar
 
@@ -16,7 +16,7 @@ import anyio
 import msgspec
 
 from kvorum._stored_labels import labels_of
-from kvorum.arguments import MAX_INT, check_given_revision, check_lease, check_limit, check_value, shown
+from kvorum.arguments import MAX_INT, check_function, check_given_revision, check_lease, check_limit, check_value, shown
 from kvorum.errors import InvalidResourceError, OutcomeUnknownError
 from kvorum.label_selectors import LabelSelector, LabelSelectorLike
 
@@ -344,6 +344,7 @@ class StorageBackend(ABC):
         Raises: like `list`.
         """
         check_limit(self.location(prefix), limit)
+        check_function(self.location(prefix), keep, "keep")
         items: list[T] = []
         looked_at = size = 0
         while True:
@@ -501,6 +502,7 @@ class StorageBackend(ABC):
             ConflictError: it was not applied, and never will be.
             OutcomeUnknownError: that still cannot be told.
         """
+        check_lost(lost)
         raise lost
 
     # --- leases ---
@@ -581,6 +583,8 @@ def check_operations(operations: Sequence[Operation]) -> None:
     Raises:
         InvalidResourceError: it writes nothing, is too long, has a key twice, or keeps a lease that there may not be.
     """
+    if not isinstance(operations, Collection):
+        raise InvalidResourceError("the transaction", f"it is a list of Operations, not {shown(operations)}")
     for operation in operations:
         if not isinstance(operation, Operation):
             raise InvalidResourceError("the transaction", f"it is made of Operations, not of {shown(operation)}")
@@ -594,3 +598,13 @@ def check_operations(operations: Sequence[Operation]) -> None:
     problems += [f"{o.key} keeps a lease, but may not exist" for o in operations if o.lease is None and not o.expected]
     if problems:
         raise InvalidResourceError("the transaction", problems)
+
+
+def check_lost(lost: OutcomeUnknownError) -> None:
+    """Refuse what is not the error of a write.
+
+    Raises:
+        InvalidResourceError: it is something else.
+    """
+    if not isinstance(lost, OutcomeUnknownError):
+        raise InvalidResourceError("a write", f"an OutcomeUnknownError is what can be settled, not {shown(lost)}")

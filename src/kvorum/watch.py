@@ -45,7 +45,7 @@ class _WatchOf(Generic[R, E]):
         self._query = query
         self._judge = Judge(query, decode, on_corrupt)
         self._since = since
-        self._on_corrupt = on_corrupt
+        self._on_corrupt: OnCorruptEvent = on_corrupt
         self._shown = Shown(decode, on_corrupt) if initial else None
         self._unreadable = Unreadable()
         self._last_readable = LastReadable(query)

@@ -135,3 +135,46 @@ async def test_a_value_that_its_type_refuses_is_not_written(
 
     assert isinstance(caught.value.__cause__, KeyError)
     assert await client.backend.keys("machines/*") == ["machines/a"]
+
+
+async def test_what_is_collected_does_not_keep_the_bytes_that_could_not_be_read(
+    machines: Repository[Machine], client: kvorum.Client
+) -> None:
+    """The frames of a traceback do, and there can be many."""
+    await store_a_bad_one(machines, client)
+    scan = machines.scan(on_corrupt="collect")
+    _ = [each async for each in scan]
+    listed = await machines.list(on_corrupt="collect")
+    (got,) = await machines.get_many(["bad"])
+
+    for error in (*scan.corrupt, *listed.corrupt, got):
+        assert isinstance(error, CorruptResourceError)
+        assert isinstance(error.__cause__, KeyError)
+        cause: BaseException | None = error
+        while cause is not None:
+            assert cause.__traceback__ is None
+            cause = cause.__context__
+
+
+class PositiveSpec(msgspec.Struct):
+    number: int = 0
+
+    def __post_init__(self) -> None:
+        if self.number < 1:
+            raise ValueError("number must be 1 or more")
+
+
+class Positive(Resource[PositiveSpec, MachineStatus]):
+    kind: ClassVar[Kind] = Kind("Positive", plural="positives", api_version="test.kvorum.dev/v1")
+
+
+async def test_a_type_that_refuses_its_own_defaults_can_be_stored(client: kvorum.Client) -> None:
+    """The bytes have to say then what it is."""
+    positives = client.repository(Positive)
+    await positives.add(Positive(metadata=Metadata(name="a"), spec=PositiveSpec(3), status=MachineStatus()))
+    text = b'{"apiVersion": "test.kvorum.dev/v1", "kind": "Positive", "metadata": {"name": "b"}}'
+    await client.backend.set("positives/b", text)
+
+    assert (await positives.get("a")).spec.number == 3
+    with pytest.raises(CorruptResourceError, match="spec"):
+        await positives.get("b")

@@ -240,6 +240,24 @@ def test_a_kind_is_declared_with_texts(given: dict[str, Any]) -> None:
         Kind(**({"name": "Box", "plural": "boxes", "api_version": "test.kvorum.dev/v1"} | given))
 
 
+@pytest.mark.parametrize("change", [None, {"spec": {}}, "a", 5])
+@pytest.mark.anyio
+async def test_a_change_is_a_function(boxes: Repository[Box], change: Any) -> None:
+    with pytest.raises(InvalidResourceError, match="change must be a function") as caught:
+        await boxes.mutate("a", change)
+
+    assert caught.value.subject == "boxes/a"
+
+
+@pytest.mark.parametrize("given", [None, 5, "abc", b"abc", box(), Box])
+@pytest.mark.anyio
+async def test_calls_about_many_take_many(boxes: Repository[Box], given: Any) -> None:
+    """Not one; and a text would be taken for its letters."""
+    for call in (boxes.get_many, boxes.add_many, boxes.update_many):
+        with pytest.raises(InvalidResourceError, match="must be several, as in a list"):
+            await call(given)
+
+
 # --- what a message shows --------------------------------------------------------------------------------------------
 
 

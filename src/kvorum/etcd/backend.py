@@ -43,6 +43,7 @@ from kvorum.storage import (
     Page,
     StorageBackend,
     StorageWatch,
+    check_lost,
     check_operations,
     has_expected_value,
 )
@@ -224,6 +225,7 @@ class EtcdStorageBackend(StorageBackend):
 
     async def settle(self, lost: OutcomeUnknownError) -> int:
         """Find out as the write itself did: send it again if that is safe, and look for it."""
+        check_lost(lost)
         if not lost.operations:
             raise lost
         operations: Sequence[Operation] = lost.operations

@@ -121,7 +121,18 @@ class ArgumentsConformance:
         with pytest.raises(InvalidResourceError, match="ttl"):
             await backend.grant_lease(ttl)
 
-    @pytest.mark.parametrize("operations", [["a"], [None], [("a", b"")]])
+    async def test_what_is_settled_is_the_error_of_a_write(self, backend: StorageBackend) -> None:
+        given: Any
+        for given in (None, 5, "a", [], InvalidResourceError("a", "it is wrong")):
+            with pytest.raises(InvalidResourceError, match="OutcomeUnknownError"):
+                await backend.settle(given)
+
+    @pytest.mark.parametrize("keep", [None, 5, "a", {}])
+    async def test_entries_are_selected_by_a_function(self, backend: StorageBackend, keep: Any) -> None:
+        with pytest.raises(InvalidResourceError, match="keep must be a function"):
+            await backend.select("", keep)
+
+    @pytest.mark.parametrize("operations", [["a"], [None], [("a", b"")], None, 5, {"a": b""}, iter([])])
     async def test_a_commit_of_what_is_no_operation_is_refused(
         self, backend: StorageBackend, operations: list[Any]
     ) -> None:
