@@ -104,7 +104,7 @@ def check_function(subject: str, function: object, name: str) -> None:
         InvalidResourceError: it is no function, nor anything like one.
     """
     if not callable(function):
-        raise InvalidResourceError(subject, f"{name} must be a function, not {shown(function)}")
+        raise InvalidResourceError(subject, f"{name} must be a function, not {type(function).__name__}")
 
 
 def check_items(subject: str, items: object, name: str) -> None:
@@ -114,7 +114,7 @@ def check_items(subject: str, items: object, name: str) -> None:
         InvalidResourceError: it cannot be iterated over, or it is text or bytes.
     """
     if not isinstance(items, Iterable) or isinstance(items, str | bytes | bytearray | memoryview):
-        raise InvalidResourceError(subject, f"{name} must be several, as in a list, not {shown(items)}")
+        raise InvalidResourceError(subject, f"{name} must be several, as in a list, not one {type(items).__name__}")
 
 
 def check_options(problems: list[str | None]) -> None:

@@ -584,7 +584,7 @@ def check_operations(operations: Sequence[Operation]) -> None:
         InvalidResourceError: it writes nothing, is too long, has a key twice, or keeps a lease that there may not be.
     """
     if not isinstance(operations, Collection):
-        raise InvalidResourceError("the transaction", f"it is a list of Operations, not {shown(operations)}")
+        raise InvalidResourceError("the transaction", f"it is a list of Operations, not {type(operations).__name__}")
     for operation in operations:
         if not isinstance(operation, Operation):
             raise InvalidResourceError("the transaction", f"it is made of Operations, not of {shown(operation)}")
@@ -607,4 +607,6 @@ def check_lost(lost: OutcomeUnknownError) -> None:
         InvalidResourceError: it is something else.
     """
     if not isinstance(lost, OutcomeUnknownError):
-        raise InvalidResourceError("a write", f"an OutcomeUnknownError is what can be settled, not {shown(lost)}")
+        raise InvalidResourceError(
+            "a write", f"an OutcomeUnknownError is what can be settled, not {type(lost).__name__}"
+        )

@@ -65,18 +65,22 @@ class Judge(Generic[R]):
         self._selected: dict[str, int] = {}  # the revisions of what was selected last, by key
 
     def judge(self, change: Change) -> Transition[R]:
-        """Judge what a change has made of a key."""
-        key, previous = change.key, change.previous
-        now = self._judged(change.entry, None)
-        selected = self._selected.pop(key, None)
-        is_known = previous is not None and previous.mod_revision == selected
+        """Judge what a change has made of a key. It changes nothing here: a change may be judged again."""
+        now, previous = self._judged(change.entry, None), change.previous
+        is_known = previous is not None and previous.mod_revision == self._selected.get(change.key)
         if now is not None:
-            if not isinstance(now, CorruptResourceError) and len(self._selected) < MAX_SELECTED:
-                self._selected[key] = change.revision
             return Transition(change, now, previous if is_known else self._judged(previous, None))
         before = self._judged(previous, change.revision)  # its last state is shown, at the revision of the deletion
         # It was shown. That its type refuses by now what it took then does not undo that.
         return Transition(change, now, previous if is_known and isinstance(before, CorruptResourceError) else before)
+
+    def note(self, transition: Transition[R]) -> None:
+        """Take note of what is going to be shown."""
+        key, now = transition.change.key, transition.now
+        self._selected.pop(key, None)
+        if now is None or isinstance(now, CorruptResourceError) or len(self._selected) >= MAX_SELECTED:
+            return
+        self._selected[key] = transition.change.revision
 
     def _judged(self, entry: Entry | None, revision: int | None) -> R | CorruptResourceError | None:
         if entry is None:

@@ -170,6 +170,7 @@ class _WatchOf(Generic[R, E]):
     def _note(self, transition: Transition[R], event: ChangeEvent[R] | None) -> None:
         """Remember what may have to be taken back."""
         key = transition.change.key
+        self._judge.note(transition)
         if self._shown is not None:
             self._shown.note(key, event)
         elif isinstance(transition.now, CorruptResourceError):
@@ -329,7 +330,8 @@ class Watch(_WatchOf[R, WatchEvent[R]]):
         HistoryLostError: what comes next has been compacted away. List, and watch on from there. (This, like the
             others, is raised by opening or by iterating, once; the watch has ended then.) Not with `initial`: then the
             watch lists by itself, and shows what is other than what it has shown.
-        CorruptResourceError: a value is no resource of this kind. Nothing of its revision is shown. With
+        CorruptResourceError: a value is no resource of this kind; or what was shown is gone, and its type refuses by
+            now what it was, which was found out at the error's `revision`. Nothing of its revision is shown. With
             `on_corrupt="event"` it is shown as `Corrupt`, and the watch goes on: see `TolerantWatch`.
         UnavailableError: the store could not be reached to open the watch. One that is open waits, and goes on.
         PermissionDeniedError, AuthenticationError: the user may not watch this.

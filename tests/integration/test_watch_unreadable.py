@@ -243,3 +243,24 @@ async def test_what_became_unreadable_is_deleted_with_what_was_shown_of_it(
 
     assert isinstance(gone, Deleted)
     assert gone.resource.spec.text == "a"
+
+
+async def test_a_wait_that_is_cancelled_forgets_nothing_of_what_was_shown(
+    jobs: Repository[Job], client: kvorum.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While history is read for one key of a revision, of which another one was shown."""
+    await jobs.add(job(1))
+    since = await client.backend.set("jobs/j1", b"?")
+    async with jobs.watch(since=since, on_corrupt="event") as watch:
+        await jobs.add(job(2))
+        await events_of(watch, 1)
+        refused.add(2)
+        await client.backend.commit([kvorum.Operation.delete("jobs/j1"), kvorum.Operation.delete("jobs/j2")])
+        monkeypatch.setattr(client.backend, "get", lambda *_, **__: anyio.sleep_forever())
+        with anyio.move_on_after(0.2):
+            await anext(watch)
+        monkeypatch.undo()
+
+        shown = await events_of(watch, 2)
+
+    assert sorted(kinds_of(shown)) == ["Corrupt", "Deleted"]
