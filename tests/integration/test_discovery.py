@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import anyio
+import msgspec
 import pytest
 from aetcd import rpc
 
@@ -36,8 +37,13 @@ class Found:
 
 
 @pytest.fixture
-async def client(kvorum_etcd: EmbeddedEtcd, kvorum_url: str) -> AsyncIterator[kvorum.Client]:
-    settings = EtcdSettings(endpoints=kvorum_etcd.endpoints, prefix=kvorum_url.rpartition("/")[2], timeout=5)
+def settings(kvorum_etcd: EmbeddedEtcd, kvorum_url: str) -> EtcdSettings:
+    """With a prefix of the test's own."""
+    return EtcdSettings(endpoints=kvorum_etcd.endpoints, prefix=kvorum_url.rpartition("/")[2], timeout=5)
+
+
+@pytest.fixture
+async def client(settings: EtcdSettings) -> AsyncIterator[kvorum.Client]:
     async with kvorum.connect(settings) as client:
         yield client
 
@@ -105,19 +111,19 @@ async def test_a_forgotten_member_gets_no_channels_again(found: Found) -> None:
 
 
 async def test_a_mistake_in_a_question_of_the_background_is_logged_and_ends_no_client(
-    kvorum_etcd: EmbeddedEtcd, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    settings: EtcdSettings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def fail(*_: object) -> Any:
         raise ZeroDivisionError("a mistake of ours")
 
-    async with kvorum.connect(EtcdSettings(endpoints=kvorum_etcd.endpoints, discover_interval=0.01)) as client:
+    async with kvorum.connect(msgspec.structs.replace(settings, discover_interval=0.01)) as client:
         cluster, quota = client.connection.cluster, client.pipeline._quota
         monkeypatch.setattr(cluster, "_is_alive", fail)
         monkeypatch.setattr(quota, "_ask", fail)
         monkeypatch.setattr(client.connection, "discover", fail)
         cluster.pulse_of(cluster.current).ask()
         quota.look()
-        channel = type(cluster.current.calls)(kvorum_etcd.endpoints[0], {}, None, None)
+        channel = type(cluster.current.calls)(settings.endpoints[0], {}, None, None)
         monkeypatch.setattr(channel, "aclose", fail)
         cluster.close_later(channel)
         with anyio.fail_after(5):
@@ -135,7 +141,7 @@ async def test_a_mistake_in_a_question_of_the_background_is_logged_and_ends_no_c
 
 
 async def test_a_list_of_members_that_is_root_s_alone_keeps_no_client_from_opening(
-    kvorum_etcd: EmbeddedEtcd, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    settings: EtcdSettings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As some versions have it. That is logged once, however often the list is asked for."""
     asked = 0
@@ -149,7 +155,7 @@ async def test_a_list_of_members_that_is_root_s_alone_keeps_no_client_from_openi
         return await right(server, stub, request, call, *rest)
 
     monkeypatch.setattr(Server, "call", refuse)
-    async with kvorum.connect(EtcdSettings(endpoints=kvorum_etcd.endpoints, discover_interval=0.01)) as client:
+    async with kvorum.connect(msgspec.structs.replace(settings, discover_interval=0.01)) as client:
         assert await client.backend.get("a") is None
         with anyio.fail_after(5):
             while asked < 5:  # noqa: ASYNC110 - nobody tells
