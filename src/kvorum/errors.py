@@ -126,7 +126,7 @@ class ConflictError(KvorumError):
         self.current = current
         what = "version" if isinstance(expected, int) else "uid"
         now = f"it is at {found} now" if found else "it is another now" if current is not None else "it is gone"
-        self.recurred = found == expected
+        self.recurred: bool = found == expected
         if self.recurred:
             now = "it has another value there now, so the store was put back to an older state"
         super().__init__(f"{subject}: expected {what} {expected}, but {now}; read it again and retry")
@@ -403,7 +403,7 @@ class InternalError(KvorumError):
 
     def __init__(self, subject: str, reason: Exception) -> None:
         self.subject = subject
-        self.reason = repr(reason)
+        self.reason: str = repr(reason)
         super().__init__(f"{subject} has ended by a mistake of Kvorum's: {self.reason}; please report it")
 
 

@@ -52,7 +52,7 @@ class Follower:
     """
 
     def __init__(self, backend: StorageBackend, since: int) -> None:
-        self.backend = backend
+        self.backend: StorageBackend = backend
         self.chains: list[list[WatchedStream]] = [[]]
         self.lost: list[int] = []
         self.ended: list[KvorumError] = []
@@ -111,18 +111,18 @@ class Stage:
     def __init__(
         self, etcd: EmbeddedEtcd, stack: AsyncExitStack, *, rounds: int, seed: int, newer: Path | None = None
     ) -> None:
-        self.etcd = etcd
-        self.newer = newer
-        self.operator = Operator(etcd.endpoints, etcd.peer_endpoints)
-        self.rounds = rounds
-        self.random = random.Random(seed)  # noqa: S311 - to be repeated, not to be secret
-        self.seed = seed
-        self.history = History()
-        self.truth = Truth((), end=1)
+        self.etcd: EmbeddedEtcd = etcd
+        self.newer: Path | None = newer
+        self.operator: Operator = Operator(etcd.endpoints, etcd.peer_endpoints)
+        self.rounds: int = rounds
+        self.random: random.Random = random.Random(seed)  # noqa: S311 - to be repeated, not to be secret
+        self.seed: int = seed
+        self.history: History = History()
+        self.truth: Truth = Truth((), end=1)
         self.counts: Counter[str] = Counter()
         self.violations: list[Violation] = []
         self.followers: list[Follower] = []
-        self.compacted = 0
+        self.compacted: int = 0
         self._stack = stack
         self._clients: list[Client] = []
         self._looked_at = self._done_writes = 0
