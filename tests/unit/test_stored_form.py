@@ -455,7 +455,7 @@ UNREADABLE = [
     ("deep_nesting", by_hand(spec='{"x":' + "[" * 100_000 + "]" * 100_000 + "}"), "recursion"),
     ("deep_cut_off", by_hand()[:-1] + b',"x":' + b'{"x":' * 100_000, "recursion"),
     ("deep_in_place_of_the_version", by_hand('"name":"worker-001","resourceVersion":' + "[" * 100_000), "recursion"),
-    ("bad_utf_8", by_hand(spec='{"labTrack":"?"}').replace(b"?", b"\xff"), "codec can't decode byte 0xff"),
+    ("bad_utf_8", by_hand(spec='{"labTrack":"?"}').replace(b"?", b"\xff"), "UTF-8"),
     ("lone_surrogate", by_hand(spec='{"labTrack":"\\ud800 and more"}'), "surrogate"),
 ]  # fmt: skip
 
@@ -468,7 +468,7 @@ def test_what_is_no_such_resource_is_named_with_key_revision_and_reason(value: b
         WORKERS.decode(entry_of(value))
 
     assert (caught.value.key, caught.value.revision) == (WORKER_KEY, 42)
-    assert reason in caught.value.reason
+    assert reason.lower() in caught.value.reason.lower()  # versions of msgspec differ in case
     assert len(str(caught.value)) < 500  # it goes to logs; the value may be a megabyte
 
 
