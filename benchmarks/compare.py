@@ -3,9 +3,10 @@
     uv run python -m benchmarks.compare ../before
     uv run python -m benchmarks.compare ../before --rounds 15 --verbs get,update --tasks 64,256
 
-Each checkout runs in a process of its own, with the Python of its own `.venv`, and makes the same calls in turn. The
-table shows the median of the ratios of rates, round by round: above 1.00 this checkout is faster. CPU is the ratio of
-the processor time that the process itself spends on a call: below 1.00 this checkout needs less.
+Each checkout runs in a process of its own, with the Python of its own `.venv`, and makes the same
+calls in turn. The table shows the median of the ratios of rates, round by round: above 1.00 this
+checkout is faster. CPU is the ratio of the processor time that the process itself spends on a call:
+below 1.00 this checkout needs less.
 """
 
 import argparse
@@ -24,7 +25,11 @@ import kvorum
 from kvorum.lab import LabWorker, LabWorkerRepository
 
 KEYS = 1024
-CALLS = {"get": 60, "set": 40, "update": 20}  # for each task; with few tasks more, so that a round takes long enough
+CALLS = {
+    "get": 60,
+    "set": 40,
+    "update": 20,
+}  # for each task; with few tasks more, so that a round takes long enough
 
 Call = Callable[[int], Awaitable[object]]
 Figure = tuple[float, float]  # calls per second, and CPU seconds of a call
@@ -56,7 +61,10 @@ async def serve(endpoint: str, prefix: str) -> None:
         verbs: dict[str, Call] = {"get": get, "set": set_, "update": update}
         while line := await asyncio.to_thread(sys.stdin.readline):
             verb, tasks = json.loads(line)
-            print(json.dumps(await _round(verbs[verb], tasks, CALLS[verb] * max(1, 32 // tasks))), flush=True)
+            print(
+                json.dumps(await _round(verbs[verb], tasks, CALLS[verb] * max(1, 32 // tasks))),
+                flush=True,
+            )
 
 
 async def _round(call: Call, tasks: int, calls: int) -> Figure:
@@ -82,7 +90,10 @@ class Checkout:
     def __init__(self, folder: Path, endpoint: str, prefix: str) -> None:
         python, me = str(folder / ".venv/bin/python"), str(Path(__file__).resolve())
         self._process = subprocess.Popen(
-            [python, me, "--serve", endpoint, prefix], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [python, me, "--serve", endpoint, prefix],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
 
     def measure(self, verb: str, tasks: int) -> Figure:
@@ -101,7 +112,10 @@ class Checkout:
 
 @contextmanager
 def checkouts(other: Path, endpoint: str) -> Iterator[tuple[Checkout, Checkout]]:
-    mine, theirs = Checkout(Path.cwd(), endpoint, "mine"), Checkout(other.resolve(), endpoint, "theirs")
+    mine, theirs = (
+        Checkout(Path.cwd(), endpoint, "mine"),
+        Checkout(other.resolve(), endpoint, "theirs"),
+    )
     try:
         yield mine, theirs
     finally:
@@ -129,7 +143,9 @@ def compare(pair: tuple[Checkout, Checkout], verb: str, tasks: int, rounds: int)
 
 async def main(options: argparse.Namespace) -> None:
     async with kvorum.EmbeddedEtcd(binary=options.etcd_bin) as etcd:
-        print("| call | tasks | rate, 1/s | ratio of rates (quartiles) | CPU of a call, µs | ratio of CPU |")
+        print(
+            "| call | tasks | rate, 1/s | ratio of rates (quartiles) | CPU of a call, µs | ratio of CPU |"
+        )
         print("|---|---|---|---|---|---|")
 
         def run() -> None:
@@ -146,7 +162,9 @@ if __name__ == "__main__":
         asyncio.run(serve(*sys.argv[2:4]))
     else:
         parser = argparse.ArgumentParser(description="Compare two checkouts.")
-        parser.add_argument("other", type=Path, help="the folder of the other checkout, with a `.venv`")
+        parser.add_argument(
+            "other", type=Path, help="the folder of the other checkout, with a `.venv`"
+        )
         parser.add_argument("--rounds", type=int, default=11)
         parser.add_argument("--verbs", default="get,set,update")
         parser.add_argument("--tasks", default="1,64,256")

@@ -1,8 +1,9 @@
 """What all benchmarks share: one server, the contenders, and the races between them.
 
-pytest-benchmark knows no coroutines (it would time the making of one, never awaited), and runs all rounds of one
-benchmark before those of the next. So `run` runs coroutines on one event loop that lives as long as the session;
-`compete` lets the contenders take turns, and hands pytest-benchmark the timings of each afterwards.
+pytest-benchmark knows no coroutines (it would time the making of one, never awaited), and runs all
+rounds of one benchmark before those of the next. So `run` runs coroutines on one event loop that
+lives as long as the session; `compete` lets the contenders take turns, and hands pytest-benchmark
+the timings of each afterwards.
 """
 
 import asyncio
@@ -27,7 +28,9 @@ _board = pytest.StashKey[Scoreboard]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--quick", action="store_true", help="fewer rounds of fewer calls, in less than a minute")
+    parser.addoption(
+        "--quick", action="store_true", help="fewer rounds of fewer calls, in less than a minute"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -44,11 +47,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _params(item: pytest.Item) -> dict[str, Any]:
-    return item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+    return (
+        item.callspec.params
+        if isinstance(item, pytest.Function) and hasattr(item, "callspec")
+        else {}
+    )
 
 
 @pytest.hookimpl(trylast=True)  # below pytest-benchmark's tables
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
     board = config.stash[_board]
     if board:
         terminalreporter.section("races")
@@ -77,12 +86,17 @@ def run() -> Iterator[Run]:
 
 @pytest.fixture(scope="session")
 def settings(run: Run, request: pytest.FixtureRequest) -> Iterator[kvorum.EtcdSettings]:
-    """Start the server; return where it is. Its writes wait for the disk, as those of any etcd that keeps its data."""
+    """Start the server; return where it is.
+
+    Its writes wait for the disk, as those of any etcd that keeps its data.
+    """
     etcd = kvorum.EmbeddedEtcd(binary=request.config.getoption("--kvorum-etcd-bin"), fsync=True)
     run(etcd.__aenter__())
     version = ".".join(map(str, etcd.version))
     size = len(sample.stored_form_of(1))
-    request.config.stash[_board].header = f"etcd {version}, {os.cpu_count()} cores, values of {size} bytes"
+    request.config.stash[
+        _board
+    ].header = f"etcd {version}, {os.cpu_count()} cores, values of {size} bytes"
     yield kvorum.EtcdSettings(endpoints=etcd.endpoints, timeout=30.0)
     run(etcd.__aexit__(None, None, None))
 
@@ -115,7 +129,10 @@ def compete(
     rounds: int,
     request: pytest.FixtureRequest,
 ) -> Compete:
-    """Run the race of an operation and a column, unless it has been run; then report one contender's part in it."""
+    """Run the race of an operation and a column, unless it has been run.
+
+    Then report one contender's part in it.
+    """
 
     def compete(operation: str, column: str, name: str, heats: Heats) -> None:
         if (operation, column) not in results:
@@ -137,4 +154,6 @@ def _report(benchmark: Any, result: Result) -> None:
     for heat in result.heats:
         stats.update(heat.seconds)
     if result.has_latencies:
-        benchmark.extra_info.update({f"p{percent}": result.latency(percent) for percent in (50, 99)})
+        benchmark.extra_info.update(
+            {f"p{percent}": result.latency(percent) for percent in (50, 99)}
+        )

@@ -1,7 +1,7 @@
 """The contenders: Kvorum, and what else a Python service could talk to etcd with. All keep the same bytes.
 
-Each method that takes an item is one call of the kind that its name says; it checks what it got, as cheaply as can be.
-Those of a client that blocks are not async, and are called from threads.
+Each method that takes an item is one call of the kind that its name says; it checks what it got, as
+cheaply as can be. Those of a client that blocks are not async, and are called from threads.
 """
 
 import asyncio
@@ -21,7 +21,8 @@ from google.protobuf import descriptor_pool
 import kvorum
 from kvorum.lab import LabWorker
 
-# Both aetcd and etcd3 bring etcd's messages under the same names, which one pool refuses to hold twice.
+# Both aetcd and etcd3 bring etcd's messages under the same names, which one pool refuses to hold
+# twice.
 with mock.patch.object(descriptor_pool, "Default", return_value=descriptor_pool.DescriptorPool()):
     import etcd3
 
@@ -48,8 +49,9 @@ class Contender(Protocol):
         increment: does so until it succeeds, and counts up by one.
         list: reads all, and returns how many there are.
         turn: reads how far a worker was counted up.
-        follow: (events, since, opened, seen) watches what comes after a revision, or after now, with previous values,
-            until so many events have been seen; calls `opened` once it watches, and `seen` with the revision of each.
+        follow: (events, since, opened, seen) watches what comes after a revision, or after now,
+            with previous values, until so many events have been seen; calls `opened` once it
+            watches, and `seen` with the revision of each.
         can_go_back: whether `follow` can start in the past.
     """
 
@@ -81,8 +83,12 @@ class Kvorum:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, settings: kvorum.EtcdSettings, prefix: str, **variant: Any) -> AsyncIterator["Kvorum"]:
-        async with kvorum.connect(msgspec.structs.replace(settings, prefix=prefix, **variant)) as client:
+    async def open(
+        cls, settings: kvorum.EtcdSettings, prefix: str, **variant: Any
+    ) -> AsyncIterator["Kvorum"]:
+        async with kvorum.connect(
+            msgspec.structs.replace(settings, prefix=prefix, **variant)
+        ) as client:
             yield cls(client)
 
     def item(self, number: int) -> LabWorker:
@@ -98,7 +104,9 @@ class Kvorum:
     async def set(self, item: LabWorker) -> None:
         """Store a worker as peers do: its bytes as they are, whatever was there."""
         name = item.metadata.name
-        assert await self._backend.set(f"{sample.PLURAL}/{name}", sample.stored_form_of(sample.number_of(name)))
+        assert await self._backend.set(
+            f"{sample.PLURAL}/{name}", sample.stored_form_of(sample.number_of(name))
+        )
 
     async def update(self, item: LabWorker) -> None:
         worker = await self._workers.get(item.metadata.name)
@@ -123,7 +131,9 @@ class Kvorum:
                 if not events:
                     return
 
-    async def follow_with_previous(self, events: int, since: int | None, opened: Opened, seen: Seen) -> None:
+    async def follow_with_previous(
+        self, events: int, since: int | None, opened: Opened, seen: Seen
+    ) -> None:
         """Do as `follow` does, and ask each event for the previous worker, which is decoded only then."""
         async with self._workers.watch(since=since) as watch:
             opened()
@@ -179,7 +189,9 @@ class Aetcd(_Untyped):
 
     async def _swap(self, key: bytes, change: Callable[[int], int]) -> bool:
         found = await self._client.get(key)
-        put = self._client.transactions.put(key, sample.with_turn(found.value, change(sample.turn_in(found.value))))
+        put = self._client.transactions.put(
+            key, sample.with_turn(found.value, change(sample.turn_in(found.value)))
+        )
         is_as_read = self._client.transactions.mod(key) == found.mod_revision
         succeeded, _ = await self._client.transaction([is_as_read], [put], [])
         return bool(succeeded)
@@ -192,7 +204,9 @@ class Aetcd(_Untyped):
 
     async def follow(self, events: int, since: int | None, opened: Opened, seen: Seen) -> None:
         first = None if since is None else since + 1
-        watch = await self._client.watch_prefix(self.prefix.encode(), start_revision=first, prev_kv=True)
+        watch = await self._client.watch_prefix(
+            self.prefix.encode(), start_revision=first, prev_kv=True
+        )
         opened()
         async for event in watch:
             seen(event.kv.mod_revision)
@@ -228,7 +242,9 @@ class Etcd3(_Untyped):
 
     def _swap(self, key: bytes, change: Callable[[int], int]) -> bool:
         value, found = self._client.get(key)
-        put = self._client.transactions.put(key, sample.with_turn(value, change(sample.turn_in(value))))
+        put = self._client.transactions.put(
+            key, sample.with_turn(value, change(sample.turn_in(value)))
+        )
         is_as_read = self._client.transactions.mod(key) == found.mod_revision
         succeeded, _ = self._client.transaction([is_as_read], [put], [])
         return bool(succeeded)
@@ -251,8 +267,8 @@ class Etcd3(_Untyped):
 class EtcdClientPy(_Untyped):
     """etcd-client-py, a binding of the Rust client.
 
-    It tells no revisions, so it compares values; and its watches know neither a revision to start after nor previous
-    values.
+    It tells no revisions, so it compares values; and its watches know neither a revision to start
+    after nor previous values.
     """
 
     can_go_back = False
@@ -280,7 +296,11 @@ class EtcdClientPy(_Untyped):
         value = await self._client.get(key)
         is_as_read = etcd_client.Compare.value(key, etcd_client.CompareOp.EQUAL, value)
         put = etcd_client.TxnOp.put(key, sample.with_turn(value, change(sample.turn_in(value))))
-        return bool((await self._client.txn(etcd_client.Txn().when([is_as_read]).and_then([put]))).succeeded())
+        return bool(
+            (
+                await self._client.txn(etcd_client.Txn().when([is_as_read]).and_then([put]))
+            ).succeeded()
+        )
 
     async def list(self) -> int:
         return len(await self._client.get_prefix(self.prefix.encode()))
@@ -292,7 +312,9 @@ class EtcdClientPy(_Untyped):
         ready = etcd_client.CondVar()
         watch = self._client.watch_prefix(self.prefix.encode(), ready_event=ready)
         waiting = asyncio.ensure_future(ready.wait())  # only those who wait already are told
-        first = asyncio.ensure_future(anext(watch))  # it starts with the first event that is asked for
+        first = asyncio.ensure_future(
+            anext(watch)
+        )  # it starts with the first event that is asked for
         await waiting
         opened()
         await first
@@ -303,11 +325,14 @@ class EtcdClientPy(_Untyped):
 
 
 @asynccontextmanager
-async def lineup(settings: kvorum.EtcdSettings, shared: str | None = None) -> AsyncIterator[dict[str, Contender]]:
+async def lineup(
+    settings: kvorum.EtcdSettings, shared: str | None = None
+) -> AsyncIterator[dict[str, Contender]]:
     """Open all contenders on one server, each with a prefix of its own, or all with the one that they share."""
     endpoint = settings.endpoints[0]
     opening: dict[str, AbstractAsyncContextManager[Any]] = {
-        name: Kvorum.open(settings, shared or name.replace(" ", "-"), **variant) for name, variant in VARIANTS.items()
+        name: Kvorum.open(settings, shared or name.replace(" ", "-"), **variant)
+        for name, variant in VARIANTS.items()
     }
     opening["aetcd"] = Aetcd.open(endpoint, shared or "aetcd")
     opening["etcd3"] = Etcd3.open(endpoint, shared or "etcd3")

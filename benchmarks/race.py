@@ -1,7 +1,7 @@
 """A race: the contenders take turns, round by round, so that what else the machine does hits all of them alike.
 
-A heat is one turn of one contender. Figures are medians over the rounds, and a ratio is the median of the ratios of
-pairs: of the heats that two contenders ran in the same round.
+A heat is one turn of one contender. Figures are medians over the rounds, and a ratio is the median
+of the ratios of pairs: of the heats that two contenders ran in the same round.
 """
 
 import asyncio
@@ -58,13 +58,16 @@ class Result:
 
     def ratio_to(self, other: "Result") -> float:
         """Return the median of the ratios of rates, each of two heats of the same round."""
-        return statistics.median(mine.rate / theirs.rate for mine, theirs in zip(self.heats, other.heats, strict=True))
+        return statistics.median(
+            mine.rate / theirs.rate for mine, theirs in zip(self.heats, other.heats, strict=True)
+        )
 
 
 def race(contenders: Mapping[str, Callable[[], Heat]], rounds: int) -> Mapping[str, Result]:
     """Let each run once to warm up, which does not count, and then once in every round, a different one first."""
     gc.collect()
-    gc.freeze()  # what is loaded by now is no concern of a heat, and would make each collection take long
+    # what is loaded by now is no concern of a heat, and would make each collection take long
+    gc.freeze()
     names = list(contenders)
     heats: dict[str, list[Heat]] = {name: [] for name in names}
     for number in range(rounds + 1):
@@ -83,7 +86,8 @@ def race(contenders: Mapping[str, Callable[[], Heat]], rounds: int) -> Mapping[s
 def at_once(steps: Sequence[Step], tasks: int, run: Run) -> Heat:
     """Make all calls, from so many tasks at once, or from so many threads if they are not async.
 
-    Each task makes its calls one after the other. Steps whose places differ by a multiple of `tasks` share a task.
+    Each task makes its calls one after the other. Steps whose places differ by a multiple of
+    `tasks` share a task.
     """
     shares = [steps[place::tasks] for place in range(tasks)]
     if inspect.iscoroutinefunction(steps[0][0]):
@@ -109,7 +113,10 @@ async def _in_tasks(shares: Sequence[Sequence[Step]]) -> Heat:
 
 
 def beside(lone: Sequence[Step], others: Sequence[Step], tasks: int, run: Run) -> Heat:
-    """Make calls one after the other, while so many tasks make others all the time; measure the lone ones only."""
+    """Make calls one after the other, while so many tasks make others all the time.
+
+    Measure the lone ones only.
+    """
     heat: Heat = run(_beside(lone, others, tasks))
     return heat
 

@@ -1,4 +1,8 @@
-"""A referee: fills the store before a race, and looks, on a connection of its own, whether the work was really done."""
+"""A referee.
+
+Fills the store before a race, and looks, on a connection of its own, whether the work was really
+done.
+"""
 
 import asyncio
 from collections.abc import Sequence
@@ -8,7 +12,7 @@ import aetcd
 from aetcd import rpc
 from benchmarks.race import Run
 
-from kvorum.keys import prefix_end
+from kvorum.resources.keys import prefix_end
 
 Pair = tuple[bytes, bytes]  # key, value
 
@@ -18,7 +22,9 @@ class Referee:
 
     def __init__(self, endpoint: str, run: Run) -> None:
         host, _, port = endpoint.partition(":")
-        self._client: Any = aetcd.Client(host, int(port), options={"grpc.max_receive_message_length": -1})
+        self._client: Any = aetcd.Client(
+            host, int(port), options={"grpc.max_receive_message_length": -1}
+        )
         self._run = run
 
     def __enter__(self) -> Self:
@@ -36,10 +42,17 @@ class Referee:
     def count(self, prefix: str) -> int:
         """Return how many keys there are under a prefix."""
         start = prefix.encode()
-        return int(self._call("Range", rpc.RangeRequest(key=start, range_end=prefix_end(start), count_only=True)).count)
+        return int(
+            self._call(
+                "Range", rpc.RangeRequest(key=start, range_end=prefix_end(start), count_only=True)
+            ).count
+        )
 
     def writes(self, prefix: str) -> int:
-        """Return how often the keys under a prefix have been written; those that ride together share a revision."""
+        """Return how often the keys under a prefix have been written.
+
+        Those that ride together share a revision.
+        """
         start = prefix.encode()
         request = rpc.RangeRequest(key=start, range_end=prefix_end(start), keys_only=True)
         return sum(kv.version for kv in self._call("Range", request).kvs)
@@ -47,9 +60,13 @@ class Referee:
     def wipe(self, prefix: str) -> None:
         """Remove what lies under a prefix, and all history, so that no race runs in a larger store than another."""
         start = prefix.encode()
-        answer = self._call("DeleteRange", rpc.DeleteRangeRequest(key=start, range_end=prefix_end(start)))
+        answer = self._call(
+            "DeleteRange", rpc.DeleteRangeRequest(key=start, range_end=prefix_end(start))
+        )
         if answer.deleted:
-            self._call("Compact", rpc.CompactionRequest(revision=answer.header.revision, physical=True))
+            self._call(
+                "Compact", rpc.CompactionRequest(revision=answer.header.revision, physical=True)
+            )
 
     def fill(self, pairs: Sequence[Pair], *, together: int = 100) -> None:
         """Write them, so many in a transaction, and thereby at one revision."""
@@ -68,7 +85,9 @@ class Referee:
 
     async def write(self, pairs: Sequence[Pair]) -> None:
         """Write them in one transaction."""
-        puts = [rpc.RequestOp(request_put=rpc.PutRequest(key=key, value=value)) for key, value in pairs]
+        puts = [
+            rpc.RequestOp(request_put=rpc.PutRequest(key=key, value=value)) for key, value in pairs
+        ]
         await self._client.kvstub.Txn(rpc.TxnRequest(success=puts))
 
     def _call(self, method: str, request: Any) -> Any:

@@ -1,8 +1,11 @@
-"""The workers that are stored: about 0.9 KB each, with a turn in them that an update changes and its size does not."""
+"""The workers that are stored.
+
+About 0.9 KB each, with a turn in them that an update changes and its size does not.
+"""
 
 from functools import lru_cache
 
-from kvorum._codec import codec_for
+from kvorum.encoding.stored import codec_for
 from kvorum.lab import LabWorker
 
 PLURAL = LabWorker.kind.plural
@@ -50,7 +53,10 @@ def set_turn(worker: LabWorker, turn: int) -> None:
 
 
 def turn_in(value: bytes) -> int:
-    """Read the turn of an untyped value: its last eight bytes, whatever they were before the first one."""
+    """Read the turn of an untyped value.
+
+    Its last eight bytes, whatever they were before the first one.
+    """
     text = value[-8:]
     return int(text) if text.isdigit() else 0
 

@@ -1,4 +1,7 @@
-"""What comes out: a table for each operation, in Markdown, so that it can go into the documentation as it is."""
+"""What comes out.
+
+A table for each operation, in Markdown, so that it can go into the documentation as it is.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -30,7 +33,10 @@ class Scoreboard:
 
         A contender that has no means for something has a dash there.
         """
-        lines = [self.header, "each cell: calls per second, ratio to aetcd, and p50 / p99 of single calls"]
+        lines = [
+            self.header,
+            "each cell: calls per second, ratio to aetcd, and p50 / p99 of single calls",
+        ]
         for operation, columns in sorted(self._tables.items()):
             ordered = dict(sorted(columns.items(), key=lambda each: _place(each[0])))
             lines += ["", *_table(operation, ordered)]
@@ -43,7 +49,9 @@ def _place(column: str) -> tuple[int, str]:
 
 
 def _table(operation: str, columns: Mapping[str, Mapping[str, Result]]) -> list[str]:
-    names = list(dict.fromkeys([*NAMES, *(name for results in columns.values() for name in results)]))
+    names = list(
+        dict.fromkeys([*NAMES, *(name for results in columns.values() for name in results)])
+    )
     rows = [[operation, *columns]]
     rows += [[name, *(_cell(name, results) for results in columns.values())] for name in names]
     widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]

@@ -19,28 +19,44 @@ KEYS = 1024  # a multiple of each number of tasks, so that no two of them update
 
 Steps = Callable[[Contender, int], Sequence[Step]]  # (contender, calls)
 
-pytestmark = [pytest.mark.parametrize("name", NAMES), pytest.mark.parametrize("tasks", [1, 16, 64, 256])]
+pytestmark = [
+    pytest.mark.parametrize("name", NAMES),
+    pytest.mark.parametrize("tasks", [1, 16, 64, 256]),
+]
 
 
 class Course:
-    """What the races of this module run on: each contender has 1,024 workers, and the referee counts the writes."""
+    """What the races of this module run on.
 
-    def __init__(self, contenders: Mapping[str, Contender], referee: Referee, run: Run, *, is_quick: bool) -> None:
+    Each contender has 1,024 workers, and the referee counts the writes.
+    """
+
+    def __init__(
+        self, contenders: Mapping[str, Contender], referee: Referee, run: Run, *, is_quick: bool
+    ) -> None:
         self._contenders = contenders
         self._referee = referee
         self._run = run
         self._is_quick = is_quick
 
-    def heats(self, tasks: int, steps: Steps, *, share_of_writes: float) -> Mapping[str, Callable[[], Heat]]:
+    def heats(
+        self, tasks: int, steps: Steps, *, share_of_writes: float
+    ) -> Mapping[str, Callable[[], Heat]]:
         for contender in self._contenders.values():
             if self._referee.count(contender.prefix) != KEYS:
                 self._referee.wipe(contender.prefix)
-                self._referee.fill([sample.pair_of(contender.prefix, number) for number in range(KEYS)])
+                self._referee.fill(
+                    [sample.pair_of(contender.prefix, number) for number in range(KEYS)]
+                )
         calls = 100 + tasks if self._is_quick else 500 + 10 * tasks
         calls -= calls % 10
         return {
             name: partial(
-                self._heat, contender, tasks, partial(steps, contender, calls), round(calls * share_of_writes)
+                self._heat,
+                contender,
+                tasks,
+                partial(steps, contender, calls),
+                round(calls * share_of_writes),
             )
             for name, contender in self._contenders.items()
         }
@@ -60,7 +76,9 @@ class Course:
             if inspect.iscoroutinefunction(each.get)
         }
 
-    def _heat(self, contender: Contender, tasks: int, steps: Callable[[], Sequence[Step]], writes: int) -> Heat:
+    def _heat(
+        self, contender: Contender, tasks: int, steps: Callable[[], Sequence[Step]], writes: int
+    ) -> Heat:
         todo = steps()
         before = self._referee.writes(contender.prefix)
         heat = at_once(todo, tasks, self._run)
@@ -90,7 +108,9 @@ def test_get(compete: Compete, course: Course, name: str, tasks: int) -> None:
 
 def test_add(compete: Compete, course: Course, referee: Referee, name: str, tasks: int) -> None:
     def steps(contender: Contender, calls: int) -> Sequence[Step]:
-        there = referee.count(contender.prefix)  # so many have been added: those before this heat, and all new
+        there = referee.count(
+            contender.prefix
+        )  # so many have been added: those before this heat, and all new
         assert there % calls == KEYS % calls
         return [(contender.add, contender.item(there + number)) for number in range(calls)]
 
@@ -123,11 +143,16 @@ def test_nine_gets_to_one_update(compete: Compete, course: Course, name: str, ta
         random.Random(calls).shuffle(verbs)  # the same for all
         return [(verb, contender.item(number % KEYS)) for number, verb in enumerate(verbs)]
 
-    compete("mixed 90/10", _column(tasks), name, lambda: course.heats(tasks, steps, share_of_writes=0.1))
+    compete(
+        "mixed 90/10", _column(tasks), name, lambda: course.heats(tasks, steps, share_of_writes=0.1)
+    )
 
 
 def test_a_lone_get(compete: Compete, course: Course, name: str, tasks: int) -> None:
-    """What a caller gets who comes alone while others keep the client busy with updates; threads would not share it."""
+    """What a caller gets who comes alone while others keep the client busy with updates.
+
+    Threads would not share it.
+    """
     if tasks == 1:
         pytest.skip("there are no others")
     compete("get beside updates", f"{tasks} others", name, lambda: course.lone_heats(tasks))

@@ -1,4 +1,7 @@
-"""Listing all workers: beside the peers' lists, beside raw ranges with decoding, and beside one get for each key."""
+"""Listing all workers.
+
+Beside the peers' lists, beside raw ranges with decoding, and beside one get for each key.
+"""
 
 import asyncio
 import time
@@ -15,10 +18,10 @@ from benchmarks.race import Heat, Run, wait_for
 from benchmarks.referee import Referee
 
 import kvorum
-from kvorum._codec import codec_for
-from kvorum.etcd import _rpc as rpc
-from kvorum.keys import prefix_end
+from kvorum.encoding.stored import codec_for
+from kvorum.etcd.transport import _rpc as rpc
 from kvorum.lab import LabWorker, LabWorkerRepository
+from kvorum.resources.keys import prefix_end
 
 FEW, MANY = 2_000, 20_000
 TOO_MANY_FOR = {"etcd-client-py": MANY}  # it takes 4 MiB at once, and knows no pages
@@ -72,11 +75,17 @@ def test_list(
 
     def heats() -> Mapping[str, Callable[[], Heat]]:
         client, contenders = open_filled(number)
-        able = {name: each for name, each in contenders.items() if TOO_MANY_FOR.get(name, MANY + 1) > number}
+        able = {
+            name: each
+            for name, each in contenders.items()
+            if TOO_MANY_FOR.get(name, MANY + 1) > number
+        }
         heats = {name: partial(heat, each.list, number) for name, each in able.items()}
         heats[DECODED] = partial(heat, partial(_stub_and_decoding, client), number)
         heats[LABEL] = partial(heat, partial(_selected, client, labels="serial=777"), 1)
-        heats[FIELD] = partial(heat, partial(_selected, client, fields="metadata.name=worker-000777"), 1)
+        heats[FIELD] = partial(
+            heat, partial(_selected, client, fields="metadata.name=worker-000777"), 1
+        )
         if number == FEW:
             heats[EACH_AT_ONCE] = partial(heat, partial(_each_at_once, client), number)
         if number == FEW and not is_quick:
@@ -97,7 +106,10 @@ async def _stub_and_decoding(client: kvorum.Client) -> int:
     more = True
     while more:
         request = rpc.RangeRequest(
-            key=key, range_end=prefix_end(prefix), limit=client.settings.page_size, revision=revision
+            key=key,
+            range_end=prefix_end(prefix),
+            limit=client.settings.page_size,
+            revision=revision,
         )
         answer = await kv.Range(request, timeout=30)
         resources += [decoder.decode(item.value) for item in answer.kvs]
@@ -105,7 +117,9 @@ async def _stub_and_decoding(client: kvorum.Client) -> int:
     return len(resources)
 
 
-async def _selected(client: kvorum.Client, *, labels: str | None = None, fields: str | None = None) -> int:
+async def _selected(
+    client: kvorum.Client, *, labels: str | None = None, fields: str | None = None
+) -> int:
     """List one. Of the others a label needs the labels alone; a field needs all of the value."""
     return len(await LabWorkerRepository(client).list(labels=labels, fields=fields))
 

@@ -1,4 +1,7 @@
-"""Counting up one worker from several writers: read, change, compare-and-swap, and again for whoever was too late."""
+"""Counting up one worker from several writers.
+
+Read, change, compare-and-swap, and again for whoever was too late.
+"""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -10,7 +13,10 @@ from benchmarks.contenders import NAMES, Contender
 from benchmarks.race import Heat, Run, at_once, wait_for
 from benchmarks.referee import Referee
 
-pytestmark = [pytest.mark.parametrize("name", NAMES), pytest.mark.parametrize("writers", [1, 4, 16])]
+pytestmark = [
+    pytest.mark.parametrize("name", NAMES),
+    pytest.mark.parametrize("writers", [1, 4, 16]),
+]
 
 
 def test_mutate(

@@ -48,8 +48,8 @@ def test_catch_up(
 ) -> None:
     """The workers have been written again and again, so that all events have previous values.
 
-    etcd sends at most 1,000 revisions every 100 ms to a watch that catches up. With an event each that is what bounds
-    all contenders, at 10,000 events a second; with a hundred each they are.
+    etcd sends at most 1,000 revisions every 100 ms to a watch that catches up. With an event each
+    that is what bounds all contenders, at 10,000 events a second; with a hundred each they are.
     """
     events = (2_000 if is_quick else 5_000) if together == 1 else (5_000 if is_quick else 20_000)
 
@@ -90,7 +90,8 @@ def test_live(
 ) -> None:
     """One writer, the same for all, writes one transaction after the other. Latencies are from sending it to the event.
 
-    One worker at a time, that is how long an event is under way. A hundred at a time, it is how fast events are taken.
+    One worker at a time, that is how long an event is under way. A hundred at a time, it is how
+    fast events are taken.
     """
     events = (100 if is_quick else 1_000) * (1 if together == 1 else 10)
 
@@ -114,7 +115,11 @@ def test_live(
                 lambda _: seen.append(time.perf_counter()),
             )
         assert len(sent) == len(seen) == events
-        return Heat(seen[-1] - sent[0], events, [after - before for before, after in zip(sent, seen, strict=True)])
+        return Heat(
+            seen[-1] - sent[0],
+            events,
+            [after - before for before, after in zip(sent, seen, strict=True)],
+        )
 
     def heat(contender: Contender) -> Heat:
         followed: Heat = run(follow(contender))

@@ -14,19 +14,27 @@ from hypothesis import settings
 
 import kvorum
 from kvorum.etcd.admin import compact
-from kvorum.etcd.faults import Call
-from kvorum.etcd.pipeline import Pipeline
+from kvorum.etcd.pipeline.pipeline import Pipeline
+from kvorum.etcd.transport.errors import Call
 
 pytest_plugins = ["pytester"]
 
-settings.register_profile("kvorum", deadline=None)  # how long an example takes says more about the machine
+settings.register_profile(
+    "kvorum", deadline=None
+)  # how long an example takes says more about the machine
 settings.load_profile("kvorum")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--single", action="store_true", help="send each call by itself, as with the pipeline off")
-    parser.addoption("--long", action="store_true", help="run the tests in tests/faults as long as documented")
-    parser.addoption("--soak-seed", type=int, default=1, help="what the faults of the soak are drawn from")
+    parser.addoption(
+        "--single", action="store_true", help="send each call by itself, as with the pipeline off"
+    )
+    parser.addoption(
+        "--long", action="store_true", help="run the tests in tests/faults as long as documented"
+    )
+    parser.addoption(
+        "--soak-seed", type=int, default=1, help="what the faults of the soak are drawn from"
+    )
 
 
 @pytest.fixture(scope="session")
@@ -48,18 +56,26 @@ def calls_ride_or_not(request: pytest.FixtureRequest) -> Iterator[None]:
 def nothing_blocks_the_loop() -> Iterator[BlockBuster]:
     """Fail a test in which Kvorum's code blocks the event loop."""
     with blockbuster_ctx("kvorum") as guard:
-        # grpc.aio joins its polling thread when the last channel of the process goes, which takes no time.
-        guard.functions["threading.Lock.acquire"].can_block_in("threading.py", {"_wait_for_tstate_lock"})
+        # grpc.aio joins its polling thread when the last channel of the process goes, which takes
+        # no time.
+        guard.functions["threading.Lock.acquire"].can_block_in(
+            "threading.py", {"_wait_for_tstate_lock"}
+        )
         # Whoever measures coverage locks what it has found, now and then against another thread.
-        guard.functions["threading.Lock.acquire"].can_block_in("coverage/collector.py", {"lock_data"})
+        guard.functions["threading.Lock.acquire"].can_block_in(
+            "coverage/collector.py", {"lock_data"}
+        )
         yield guard
 
 
-# --- what neither the public API nor the storage port has a word for --------------------------------------------------
+# --- what neither the public API nor the storage port has a word for ------------------------------
 
 
 def _ask(endpoint: str, method: str, path: str, body: bytes = b"") -> str:
-    """Talk to etcd's gateway for JSON, which shares the port with gRPC: the port has no word for these things."""
+    """Talk to etcd's gateway for JSON, which shares the port with gRPC.
+
+    The port has no word for these things.
+    """
     connection = HTTPConnection(endpoint, timeout=5)
     try:
         connection.request(method, path, body)
@@ -89,7 +105,10 @@ def compact_etcd(kvorum_etcd: kvorum.EmbeddedEtcd) -> Callable[[int], Awaitable[
 
 
 class Roles:
-    """Users and roles of an etcd, by a client that may do anything there. The user `root` comes with `enable`."""
+    """Users and roles of an etcd, by a client that may do anything there.
+
+    The user `root` comes with `enable`.
+    """
 
     def __init__(self, client: kvorum.Client) -> None:
         self._client = client
@@ -97,7 +116,9 @@ class Roles:
     async def _call(self, method: str, request: Any) -> None:
         cluster = self._client.connection.cluster
         call, deadline = Call(method, "the users", writes=True), anyio.current_time() + 5
-        await cluster.call(cluster.current, lambda channel: getattr(channel.auth, method), request, call, deadline)
+        await cluster.call(
+            cluster.current, lambda channel: getattr(channel.auth, method), request, call, deadline
+        )
 
     async def add_user(self, name: str, password: str, *roles: str) -> None:
         await self._call("UserAdd", rpc.AuthUserAddRequest(name=name, password=password))
@@ -105,7 +126,9 @@ class Roles:
             await self._call("UserGrantRole", rpc.AuthUserGrantRoleRequest(user=name, role=role))
 
     async def change_password(self, name: str, password: str) -> None:
-        await self._call("UserChangePassword", rpc.AuthUserChangePasswordRequest(name=name, password=password))
+        await self._call(
+            "UserChangePassword", rpc.AuthUserChangePasswordRequest(name=name, password=password)
+        )
 
     async def add_role(self, name: str, **prefixes: str) -> None:
         """Add a role; `read`, `write` or `readwrite` name a prefix."""
@@ -113,8 +136,12 @@ class Roles:
         for kind, prefix in prefixes.items():
             start = prefix.encode()
             end = start[:-1] + bytes([start[-1] + 1])
-            granted = rpc.Permission(permType=rpc.Permission.Type.Value(kind.upper()), key=start, range_end=end)
-            await self._call("RoleGrantPermission", rpc.AuthRoleGrantPermissionRequest(name=name, perm=granted))
+            granted = rpc.Permission(
+                permType=rpc.Permission.Type.Value(kind.upper()), key=start, range_end=end
+            )
+            await self._call(
+                "RoleGrantPermission", rpc.AuthRoleGrantPermissionRequest(name=name, perm=granted)
+            )
 
     async def enable(self, password: str) -> None:
         """Have the server check users from now on."""
@@ -147,7 +174,11 @@ async def watchers_of(etcd: kvorum.EmbeddedEtcd) -> int:
     total = 0
     for endpoint in etcd.metrics_endpoints:
         text = await anyio.to_thread.run_sync(_ask, endpoint, "GET", "/metrics")
-        found = [line for line in text.splitlines() if line.startswith("etcd_debugging_mvcc_watcher_total ")]
+        found = [
+            line
+            for line in text.splitlines()
+            if line.startswith("etcd_debugging_mvcc_watcher_total ")
+        ]
         total += int(float(found[0].split()[1]))
     return total
 

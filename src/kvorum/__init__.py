@@ -1,10 +1,9 @@
 """Kvorum keeps Kubernetes-style resources in etcd, for asyncio.
 
-Typed resources, optimistic concurrency that never loses an update, and watches as async iterators. Start with
-`connect`; everything public can be imported from here.
+Typed resources, optimistic concurrency that never loses an update, and watches as async iterators.
+Start with `connect`; everything public can be imported from here.
 """
 
-from kvorum.checkpoint import Checkpoint
 from kvorum.client import Client, connect
 from kvorum.deadlines import deadline
 from kvorum.embedded import EmbeddedEtcd, ServerTls
@@ -35,18 +34,26 @@ from kvorum.errors import (
     UnavailableError,
 )
 from kvorum.etcd.backend import EtcdStorageBackend
-from kvorum.events import Added, Bookmark, Corrupt, Deleted, Modified, WatchEvent
-from kvorum.field_selectors import FieldSelector
 from kvorum.health import EndpointHealth, Health
-from kvorum.label_selectors import LabelSelector
 from kvorum.memory import MemoryStorageBackend
-from kvorum.repository import Repository
-from kvorum.resource_list import ResourceList
+from kvorum.repository import (
+    Added,
+    Bookmark,
+    Checkpoint,
+    Corrupt,
+    Deleted,
+    Modified,
+    Repository,
+    ResourceList,
+    Scan,
+    TolerantWatch,
+    Watch,
+    WatchEvent,
+)
 from kvorum.resources import Condition, Kind, Metadata, Resource, set_condition
-from kvorum.scan import Scan
+from kvorum.selectors import FieldSelector, LabelSelector
 from kvorum.settings import EtcdSettings
 from kvorum.storage import Change, Entry, Operation, Page, Selection, StorageBackend, StorageWatch
-from kvorum.watch import TolerantWatch, Watch
 
 __all__ = [  # noqa: RUF022 - grouped by what they are for
     # Connecting

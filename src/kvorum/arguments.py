@@ -1,7 +1,8 @@
 """What may be an argument: its type and its range, checked before anything is sent, by every backend alike.
 
-A driver checks them, too, but late, in its own words, and in tasks that belong to all callers: a number that does not
-fit into 64 bits would end the watches of others. So each type of argument has one check here.
+A driver checks them, too, but late, in its own words, and in tasks that belong to all callers: a
+number that does not fit into 64 bits would end the watches of others. So each type of argument has
+one check here.
 
 `bool` is no number here, although Python thinks so: it stands for another argument that was meant.
 """
@@ -37,7 +38,9 @@ def check_start(subject: str, since: object) -> None:
         raise InvalidResourceError(subject, _no_int("since", "a revision: an int", 0, since))
 
 
-def check_given_revision(subject: str, revision: object, name: str = "expected", *, least: int = 0) -> None:
+def check_given_revision(
+    subject: str, revision: object, name: str = "expected", *, least: int = 0
+) -> None:
     """Refuse what is no revision, None included; 0 is that of what does not exist.
 
     Raises:
@@ -64,7 +67,9 @@ def check_lease(subject: str, lease: object, *, least: int = 0) -> None:
         InvalidResourceError: it is no int, below `least`, or more than a store can count to.
     """
     if not _is_int(lease, least):
-        raise InvalidResourceError(subject, _no_int("lease", "the id of a lease: an int", least, lease))
+        raise InvalidResourceError(
+            subject, _no_int("lease", "the id of a lease: an int", least, lease)
+        )
 
 
 def check_ttl(ttl: object) -> None:
@@ -104,7 +109,9 @@ def check_function(subject: str, function: object, name: str) -> None:
         InvalidResourceError: it is no function, nor anything like one.
     """
     if not callable(function):
-        raise InvalidResourceError(subject, f"{name} must be a function, not {type(function).__name__}")
+        raise InvalidResourceError(
+            subject, f"{name} must be a function, not {type(function).__name__}"
+        )
 
 
 def check_items(subject: str, items: object, name: str) -> None:
@@ -114,7 +121,9 @@ def check_items(subject: str, items: object, name: str) -> None:
         InvalidResourceError: it cannot be iterated over, or it is text or bytes.
     """
     if not isinstance(items, Iterable) or isinstance(items, str | bytes | bytearray | memoryview):
-        raise InvalidResourceError(subject, f"{name} must be several, as in a list, not one {type(items).__name__}")
+        raise InvalidResourceError(
+            subject, f"{name} must be several, as in a list, not one {type(items).__name__}"
+        )
 
 
 def check_options(problems: list[str | None]) -> None:
@@ -153,7 +162,8 @@ def problem_of_text(name: str, value: object) -> str | None:
 def shown(value: object) -> str:
     """Return a value for a message: short, whatever it is."""
     if isinstance(value, int) and value.bit_length() > 128:
-        return f"an int of {value.bit_length():,} bits"  # Python does not even spell those of more than 4300 digits
+        # Python does not even spell those of more than 4300 digits
+        return f"an int of {value.bit_length():,} bits"
     return reprlib.repr(value)
 
 

@@ -8,46 +8,46 @@ import anyio
 import msgspec
 
 from kvorum.arguments import shown
-from kvorum.checkpoint import Checkpoint
 from kvorum.embedded import EmbeddedEtcd
 from kvorum.errors import ClientClosedError, ConfigurationError, PermissionDeniedError
-from kvorum.etcd import fork
 from kvorum.etcd.admin import health_of
 from kvorum.etcd.backend import EtcdStorageBackend
-from kvorum.etcd.connection import Connection
 from kvorum.etcd.pipeline import Pipeline
+from kvorum.etcd.supervisor import Supervisor
+from kvorum.etcd.transport import Connection, fork
 from kvorum.health import Health
 from kvorum.memory import MemoryStorageBackend
-from kvorum.place import Place
-from kvorum.repository import Repository
+from kvorum.owner import Place
+from kvorum.repository import Checkpoint, Repository
 from kvorum.resources import AnyResource
 from kvorum.settings import EtcdSettings
 from kvorum.storage import StorageBackend
-from kvorum.supervisor import Supervisor
 
 R = TypeVar("R", bound=AnyResource)
 
-# Enough for a server of one's own that has to be killed; everything else is closed within milliseconds.
+# Enough for a server of one's own that has to be killed; everything else is closed within
+# milliseconds.
 CLOSE_TIMEOUT: Final = 15.0
 
 
 def connect(
-    target: str | EtcdSettings | StorageBackend | None = None, *, settings: EtcdSettings | None = None
+    target: str | EtcdSettings | StorageBackend | None = None,
+    *,
+    settings: EtcdSettings | None = None,
 ) -> "Client":
     """Return a client; it opens when it is entered: `async with kvorum.connect(…) as client`.
 
     Args:
-        target: where the resources are:
-            `etcd://host[:port][,host[:port]…][/prefix]`;
-            `embedded://[/folder]`: an etcd of the client's own, which keeps its data there, or throws them away;
-            `memory://`: in a `MemoryStorageBackend` of the client's own, gone when it is closed;
-            an `EtcdSettings`;
-            a storage backend, which the client then closes when it is closed;
-            or nothing: then the environment (`EtcdSettings.from_env`).
+        target: where the resources are: `etcd://host[:port][,host[:port]…][/prefix]`;
+            `embedded://[/folder]`: an etcd of the client's own, which keeps its data there, or
+            throws them away; `memory://`: in a `MemoryStorageBackend` of the client's own, gone
+            when it is closed; an `EtcdSettings`; a storage backend, which the client then closes
+            when it is closed; or nothing: then the environment (`EtcdSettings.from_env`).
         settings: where all comes from that a URL does not say: timeout, page size …
 
     Raises:
-        ConfigurationError: the target cannot be read, or something is missing. No I/O is done before it is entered.
+        ConfigurationError: the target cannot be read, or something is missing. No I/O is done
+            before it is entered.
     """
     if isinstance(target, EtcdSettings | StorageBackend) and settings is not None:
         raise ConfigurationError("the settings were given twice: with the target and as settings")
@@ -58,7 +58,9 @@ def connect(
     if isinstance(target, EtcdSettings):
         return _etcd(target)
     if not isinstance(target, str):
-        raise ConfigurationError(f"connect takes a URL, an EtcdSettings or a storage backend, not {shown(target)}")
+        raise ConfigurationError(
+            f"connect takes a URL, an EtcdSettings or a storage backend, not {shown(target)}"
+        )
     scheme, _, rest = target.partition("://")
     base = settings or EtcdSettings()
     if scheme == "memory":
@@ -66,7 +68,12 @@ def connect(
             raise ConfigurationError(
                 f"memory:// takes nothing behind it, not {rest!r}: each client has a store of its own"
             )
-        return Client(base, backend=MemoryStorageBackend(max_value_size=base.max_value_size, page_size=base.page_size))
+        return Client(
+            base,
+            backend=MemoryStorageBackend(
+                max_value_size=base.max_value_size, page_size=base.page_size
+            ),
+        )
     if scheme == "embedded":
         return Client(base, embedded=EmbeddedEtcd(data_dir=rest or None))
     return _etcd(EtcdSettings.from_url(target, base=settings))
@@ -80,19 +87,25 @@ def _etcd(settings: EtcdSettings) -> "Client":
 class Client:
     """A connection to a store, and what lives on it. Made by `connect`.
 
-    Enter it once; then any number of tasks of the same event loop may use it, and any of them may close it.
-    Repositories may be made on it before it is open.
+    Enter it once; then any number of tasks of the same event loop may use it, and any of them may
+    close it. Repositories may be made on it before it is open.
 
     Attributes:
         settings: what it was made with.
     """
 
     def __init__(
-        self, settings: EtcdSettings, *, embedded: EmbeddedEtcd | None = None, backend: StorageBackend | None = None
+        self,
+        settings: EtcdSettings,
+        *,
+        embedded: EmbeddedEtcd | None = None,
+        backend: StorageBackend | None = None,
     ) -> None:
         self.settings: EtcdSettings = settings
         self._is_etcd = backend is None
-        self._backend: StorageBackend = EtcdStorageBackend(self, settings.prefix) if backend is None else backend
+        self._backend: StorageBackend = (
+            EtcdStorageBackend(self, settings.prefix) if backend is None else backend
+        )
         self._embedded = embedded
         self._supervisor = Supervisor(self._fail)
         self._connection: Connection | None = None
@@ -115,7 +128,10 @@ class Client:
         return Repository(self, resource_type)
 
     def checkpoint(self, name: str) -> Checkpoint:
-        """Return the checkpoint of a consumer, which remembers in the store what it has handled; see `Checkpoint`."""
+        """Return the checkpoint of a consumer, which remembers in the store what it has handled.
+
+        See `Checkpoint`.
+        """
         return Checkpoint(self, name)
 
     async def ping(self) -> float:
@@ -143,7 +159,8 @@ class Client:
         """The store as bytes and revisions; in etcd, what is under the prefix of the settings.
 
         Raises:
-            ClientClosedError: the client was not entered yet. Once it is closed, the backend's methods raise it.
+            ClientClosedError: the client was not entered yet. Once it is closed, the backend's
+                methods raise it.
         """
         if self._state in {"not open", "opening"}:
             raise ClientClosedError.not_open()
@@ -165,7 +182,9 @@ class Client:
         if self._place is not None:  # as it is of an open client
             self._place.check()
         if self._connection is None:
-            raise ConfigurationError(f"{self!r} has no connection to etcd: it keeps its resources elsewhere")
+            raise ConfigurationError(
+                f"{self!r} has no connection to etcd: it keeps its resources elsewhere"
+            )
         return self._connection
 
     @property
@@ -175,7 +194,7 @@ class Client:
         assert self._pipeline is not None, f"it is made with {connection}"  # noqa: S101
         return self._pipeline
 
-    def _check_place(self) -> None:
+    def _check_owner(self) -> None:
         """Refuse a process or an event loop that the client was not opened in."""
         if self._place is not None:  # else it was never entered
             self._place.check()
@@ -212,7 +231,10 @@ class Client:
         return self
 
     async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         await self.aclose()
 
@@ -222,9 +244,10 @@ class Client:
         Idempotent, and from any task; whoever comes second waits for the first.
 
         Raises:
-            ClientClosedError: it was opened on another event loop, or before a fork, and cannot be closed from here.
+            ClientClosedError: it was opened on another event loop, or before a fork, and cannot be
+                closed from here.
         """
-        self._check_place()
+        self._check_owner()
         state, self._state = self._state, "closed"
         if state in {"open", "failed"}:
             await self._release()
@@ -237,7 +260,9 @@ class Client:
     async def _open(self) -> None:
         if self._embedded is not None:
             await self._embedded.__aenter__()
-            self.settings = msgspec.structs.replace(self.settings, endpoints=self._embedded.endpoints)
+            self.settings = msgspec.structs.replace(
+                self.settings, endpoints=self._embedded.endpoints
+            )
         if not self._is_etcd:
             return
         await self._supervisor.start()
@@ -247,7 +272,10 @@ class Client:
         await self._pipeline.open()
 
     async def _fail(self) -> None:
-        """End calls under way, since a task that they rest on is gone. All is released when the client is left."""
+        """End calls under way, since a task that they rest on is gone.
+
+        All is released when the client is left.
+        """
         if self._state == "open":
             self._state = "failed"
         if self._pipeline is not None:

@@ -21,12 +21,13 @@ def deadline(seconds: float) -> Iterator[None]:
         with kvorum.deadline(0.5):
             worker = await workers.get("worker-001")
 
-    A call that is not done by then raises `UnavailableError` (nothing was changed) or `OutcomeUnknownError`; one that
-    starts later raises `UnavailableError`, and sends nothing. `asyncio.timeout` cancels instead, and whether a write
-    that it cut short was applied is then not known, without an error that says so.
+    A call that is not done by then raises `UnavailableError` (nothing was changed) or
+    `OutcomeUnknownError`; one that starts later raises `UnavailableError`, and sends nothing.
+    `asyncio.timeout` cancels instead, and whether a write that it cut short was applied is then not
+    known, without an error that says so.
 
-    Of blocks within each other the earliest deadline counts. It holds for tasks that are started inside, and for
-    opening a watch, not for waiting for its events.
+    Of blocks within each other the earliest deadline counts. It holds for tasks that are started
+    inside, and for opening a watch, not for waiting for its events.
 
     Args:
         seconds: from now; more than the client's timeout is fine.
@@ -47,7 +48,10 @@ def deadline(seconds: float) -> Iterator[None]:
 
 @contextmanager
 def own_time(seconds: float) -> Iterator[None]:
-    """Give the calls in this block so many seconds, whatever is left to the caller: for what has to be cleaned up."""
+    """Give the calls in this block so many seconds, whatever is left to the caller.
+
+    For what has to be cleaned up.
+    """
     token = _deadline.set(now() + seconds)
     try:
         yield

@@ -1,7 +1,8 @@
 """Every error that Kvorum raises, told apart by what the caller can do about it.
 
-All of them derive from `KvorumError`. Each carries its facts as attributes and builds its message from them, so that
-handlers need not parse text. No error of the driver gets out: `kvorum.etcd.connection` maps them all, in one table.
+All of them derive from `KvorumError`. Each carries its facts as attributes and builds its message
+from them, so that handlers need not parse text. No error of the driver gets out:
+`kvorum.etcd.connection` maps them all, in one table.
 """
 
 from typing import Any, ClassVar, Self
@@ -11,19 +12,21 @@ class KvorumError(Exception):
     """The root of the tree. Catch it to catch whatever Kvorum raises."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Subclasses build their message from keyword arguments, so the default (call the class with `args`) cannot
-        # work; errors do travel between processes (multiprocessing, test runners).
+        # Subclasses build their message from keyword arguments, so the default (call the class with
+        # `args`) cannot work; errors do travel between processes (multiprocessing, test runners).
         return _rebuild, (type(self), self.args, self.__dict__)
 
 
-def _rebuild(cls: type[KvorumError], args: tuple[object, ...], state: dict[str, object]) -> KvorumError:
+def _rebuild(
+    cls: type[KvorumError], args: tuple[object, ...], state: dict[str, object]
+) -> KvorumError:
     error = cls.__new__(cls)
     error.args = args
     error.__dict__.update(state)
     return error
 
 
-# --- the request was wrong: change it --------------------------------------------------------------------------------
+# --- the request was wrong: change it -------------------------------------------------------------
 
 
 class ConfigurationError(KvorumError, ValueError):
@@ -40,7 +43,9 @@ class InvalidResourceError(KvorumError, ValueError):
 
     def __init__(self, subject: str, problems: str | list[str] | tuple[str, ...]) -> None:
         self.subject = subject
-        self.problems: tuple[str, ...] = (problems,) if isinstance(problems, str) else tuple(problems)
+        self.problems: tuple[str, ...] = (
+            (problems,) if isinstance(problems, str) else tuple(problems)
+        )
         super().__init__(f"{subject}: {'; '.join(self.problems)}")
 
 
@@ -66,12 +71,14 @@ class ResourceTooLargeError(KvorumError, ValueError):
     Attributes:
         subject: which resource or key.
         size: in bytes; None if only the server knows.
-        limit: in bytes; None if only the server knows. etcd takes requests of 1.5 MiB unless it was set otherwise, and
-            does not say.
+        limit: in bytes; None if only the server knows. etcd takes requests of 1.5 MiB unless it was
+            set otherwise, and does not say.
         detail: the server's words, if it was the server that refused.
     """
 
-    def __init__(self, subject: str, *, size: int | None = None, limit: int | None = None, detail: str = "") -> None:
+    def __init__(
+        self, subject: str, *, size: int | None = None, limit: int | None = None, detail: str = ""
+    ) -> None:
         self.subject = subject
         self.size = size
         self.limit = limit
@@ -81,7 +88,7 @@ class ResourceTooLargeError(KvorumError, ValueError):
         super().__init__(f"{subject} has {measure}{allowed}" + (f" ({detail})" if detail else ""))
 
 
-# --- the state was another: look again -------------------------------------------------------------------------------
+# --- the state was another: look again ------------------------------------------------------------
 
 
 class NotFoundError(KvorumError, LookupError):
@@ -114,22 +121,32 @@ class ConflictError(KvorumError):
     Attributes:
         subject: which resource.
         expected: what the caller relied on: a resource version, or a uid.
-        current: the resource as it is now (an `Entry` from a storage backend), read together with the refusal;
-            None if it is gone.
-        recurred: whether it is at the expected version, but with another value than was read there: the store was put
-            back to an older state, and has come to that version again.
+        current: the resource as it is now (an `Entry` from a storage backend), read together with
+            the refusal; None if it is gone.
+        recurred: whether it is at the expected version, but with another value than was read there:
+            the store was put back to an older state, and has come to that version again.
     """
 
-    def __init__(self, subject: str, *, expected: int | str, current: Any = None, found: int | str = "") -> None:
+    def __init__(
+        self, subject: str, *, expected: int | str, current: Any = None, found: int | str = ""
+    ) -> None:
         self.subject = subject
         self.expected = expected
         self.current = current
         what = "version" if isinstance(expected, int) else "uid"
-        now = f"it is at {found} now" if found else "it is another now" if current is not None else "it is gone"
+        now = (
+            f"it is at {found} now"
+            if found
+            else "it is another now"
+            if current is not None
+            else "it is gone"
+        )
         self.recurred: bool = found == expected
         if self.recurred:
             now = "it has another value there now, so the store was put back to an older state"
-        super().__init__(f"{subject}: expected {what} {expected}, but {now}; read it again and retry")
+        super().__init__(
+            f"{subject}: expected {what} {expected}, but {now}; read it again and retry"
+        )
 
 
 class HistoryLostError(KvorumError):
@@ -137,16 +154,23 @@ class HistoryLostError(KvorumError):
 
     Attributes:
         revision: the revision that was asked for; 0 if unknown.
-        compact_revision: the oldest revision that is still there, as far as the server said; else 0.
-        continuation: if it was a list that went on page by page: what it can go on with (`continue_from`) at the
-            revision of now. Its pages then do not show one state: what was changed in between may be missing, or there
-            twice. None for everything else.
-        reason: what keeps it from being used, if it was not compacted: the store was put back to an older state, or
-            what a key held before is further back than a watch looks, or takes too long to read.
+        compact_revision: the oldest revision that is still there, as far as the server said; else
+            0.
+        continuation: if it was a list that went on page by page: what it can go on with
+            (`continue_from`) at the revision of now. Its pages then do not show one state: what was
+            changed in between may be missing, or there twice. None for everything else.
+        reason: what keeps it from being used, if it was not compacted: the store was put back to an
+            older state, or what a key held before is further back than a watch looks, or takes too
+            long to read.
     """
 
     def __init__(
-        self, *, revision: int = 0, compact_revision: int = 0, continuation: str | None = None, reason: str = ""
+        self,
+        *,
+        revision: int = 0,
+        compact_revision: int = 0,
+        continuation: str | None = None,
+        reason: str = "",
     ) -> None:
         self.revision = revision
         self.reason = reason
@@ -154,7 +178,9 @@ class HistoryLostError(KvorumError):
         self.continuation = continuation
         asked = f"revision {revision}" if revision else "the revision asked for"
         oldest = f" (the oldest is {compact_revision})" if compact_revision else ""
-        resume = ", or with `continuation`, knowing that it is another revision" if continuation else ""
+        resume = (
+            ", or with `continuation`, knowing that it is another revision" if continuation else ""
+        )
         what = f"cannot be used: {reason}" if reason else f"has been compacted{oldest}"
         super().__init__(f"the history at {asked} {what}; list again and go on from there{resume}")
 
@@ -177,8 +203,9 @@ class FutureRevisionError(KvorumError, ValueError):
 class StaleReadError(FutureRevisionError):
     """A server answered at an older revision than one that was seen before. The answer was not believed.
 
-    Either the server is behind, which happens with etcd before 3.4.42, 3.5.28 and 3.6.9: upgrade it. Or the store was
-    put back to an older state, as from a backup: then connect again, and read again whatever was read before.
+    Either the server is behind, which happens with etcd before 3.4.42, 3.5.28 and 3.6.9: upgrade
+    it. Or the store was put back to an older state, as from a backup: then connect again, and read
+    again whatever was read before.
 
     Attributes:
         endpoint: which server.
@@ -207,7 +234,9 @@ class LeaseNotFoundError(KvorumError, LookupError):
 
     def __init__(self, lease: int = 0) -> None:
         self.lease = lease
-        super().__init__(f"lease {lease:x} does not exist (any more)" if lease else "the lease does not exist")
+        super().__init__(
+            f"lease {lease:x} does not exist (any more)" if lease else "the lease does not exist"
+        )
 
 
 class CorruptResourceError(KvorumError):
@@ -217,11 +246,14 @@ class CorruptResourceError(KvorumError):
         key: the key, as etcd knows it.
         revision: the mod_revision of the value.
         reason: what is wrong, with its JSON path.
-        name: what its key calls it: with `namespace`, what `Repository.delete` takes to remove it (`corrupt=True`).
+        name: what its key calls it: with `namespace`, what `Repository.delete` takes to remove it
+            (`corrupt=True`).
         namespace: the namespace in its key; None if the kind, or the key, has none.
     """
 
-    def __init__(self, key: str, revision: int, reason: str, *, name: str = "", namespace: str | None = None) -> None:
+    def __init__(
+        self, key: str, revision: int, reason: str, *, name: str = "", namespace: str | None = None
+    ) -> None:
         self.key = key
         self.revision = revision
         self.reason = reason
@@ -231,7 +263,10 @@ class CorruptResourceError(KvorumError):
 
 
 def without_frames(error: CorruptResourceError) -> CorruptResourceError:
-    """Drop the tracebacks of an error that is kept, and of what has caused it: their frames hold the bytes."""
+    """Drop the tracebacks of an error that is kept, and of what has caused it.
+
+    Their frames hold the bytes.
+    """
     chain: list[BaseException | None] = [error]
     seen: set[int] = set()
     while chain:
@@ -243,7 +278,7 @@ def without_frames(error: CorruptResourceError) -> CorruptResourceError:
     return error
 
 
-# --- the server or the way to it: wait, or ask an operator -----------------------------------------------------------
+# --- the server or the way to it: wait, or ask an operator ----------------------------------------
 
 
 class UnavailableError(KvorumError):
@@ -276,8 +311,9 @@ class TlsError(UnavailableError):
 class AnotherClusterError(KvorumError):
     """All servers belong to another cluster than the one that the client was opened on. Nothing was done there.
 
-    A name or port was given to another cluster, or this one was made anew, as from a backup: check the endpoints. If
-    they are right, connect again, and read again what was read before: revisions do not carry over.
+    A name or port was given to another cluster, or this one was made anew, as from a backup: check
+    the endpoints. If they are right, connect again, and read again what was read before: revisions
+    do not carry over.
 
     Attributes:
         endpoint: the server that answered last.
@@ -301,18 +337,22 @@ class OutcomeUnknownError(KvorumError):
     Attributes:
         subject: what was written.
         reason: what happened to the call.
-        operations: what was to be written, as `Operation`s of the storage port; empty if that was no keys. With them
-            `StorageBackend.settle` can find out later.
-        since: a revision that the store had reached before the write was sent; 0 if none was known. What is found at
-            this revision was not written by it.
+        operations: what was to be written, as `Operation`s of the storage port; empty if that was
+            no keys. With them `StorageBackend.settle` can find out later.
+        since: a revision that the store had reached before the write was sent; 0 if none was known.
+            What is found at this revision was not written by it.
     """
 
-    def __init__(self, subject: str, reason: str, operations: tuple[Any, ...] = (), since: int = 0) -> None:
+    def __init__(
+        self, subject: str, reason: str, operations: tuple[Any, ...] = (), since: int = 0
+    ) -> None:
         self.subject = subject
         self.reason = reason
         self.operations = operations
         self.since = since
-        super().__init__(f"the outcome of writing {subject} is unknown: {reason}; read before you write again")
+        super().__init__(
+            f"the outcome of writing {subject} is unknown: {reason}; read before you write again"
+        )
 
 
 class StorageFullError(KvorumError):
@@ -324,7 +364,9 @@ class StorageFullError(KvorumError):
 
     def __init__(self, detail: str) -> None:
         self.detail = detail
-        super().__init__(f"etcd takes no more writes: {detail}; compact, defragment and disarm the alarm")
+        super().__init__(
+            f"etcd takes no more writes: {detail}; compact, defragment and disarm the alarm"
+        )
 
 
 class ServerError(KvorumError):
@@ -367,22 +409,31 @@ class ClientClosedError(KvorumError):
 
     @classmethod
     def closed(cls, failure: BaseException | None = None) -> Self:
-        """Say that the client was closed; with a failure that it was closed for that, which is the error's cause."""
+        """Say that the client was closed.
+
+        With a failure that it was closed for that, which is the error's cause.
+        """
         if failure is None:
             return cls("the client has been closed")
-        error = cls(f"the client has been closed, since a task of its own failed: {type(failure).__name__}: {failure}")
+        error = cls(
+            f"the client has been closed, since a task of its own failed: {type(failure).__name__}: {failure}"
+        )
         error.__cause__ = failure
         return error
 
     @classmethod
     def on_another_loop(cls) -> Self:
         """Say that it is open, but not for whoever runs this."""
-        return cls("the client was opened on another event loop; connect on this one, or hand the work to that one")
+        return cls(
+            "the client was opened on another event loop; connect on this one, or hand the work to that one"
+        )
 
     @classmethod
     def in_another_process(cls) -> Self:
         """Say that a fork has not taken the connection along."""
-        return cls("the client was opened before this process was forked off; fork before connecting, or spawn")
+        return cls(
+            "the client was opened before this process was forked off; fork before connecting, or spawn"
+        )
 
     @classmethod
     def where_grpc_was_inherited(cls) -> Self:
@@ -404,7 +455,9 @@ class InternalError(KvorumError):
     def __init__(self, subject: str, reason: Exception) -> None:
         self.subject = subject
         self.reason: str = repr(reason)
-        super().__init__(f"{subject} has ended by a mistake of Kvorum's: {self.reason}; please report it")
+        super().__init__(
+            f"{subject} has ended by a mistake of Kvorum's: {self.reason}; please report it"
+        )
 
 
 class EmbeddedEtcdError(KvorumError):

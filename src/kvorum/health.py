@@ -6,8 +6,8 @@ import msgspec
 class EndpointHealth(msgspec.Struct, frozen=True):
     """One server.
 
-    Some versions of etcd (3.6, and 3.5 since 3.5.28) tell nobody but root how they are. Then there is no more than that
-    it answered, and has a leader.
+    Some versions of etcd (3.6, and 3.5 since 3.5.28) tell nobody but root how they are. Then there
+    is no more than that it answered, and has a leader.
 
     Attributes:
         endpoint: where it is.
@@ -40,8 +40,10 @@ class Health(msgspec.Struct, frozen=True):
 
     Attributes:
         endpoints: its servers; none if it is in memory.
-        alarms: what the cluster has raised: `NOSPACE` (it takes no more writes), `CORRUPT`; None if nobody told.
-        error: why the cluster did not tell its alarms, as while it elects a leader; empty if it did, or may not.
+        alarms: what the cluster has raised: `NOSPACE` (it takes no more writes), `CORRUPT`; None if
+            nobody told.
+        error: why the cluster did not tell its alarms, as while it elects a leader; empty if it
+            did, or may not.
     """
 
     endpoints: tuple[EndpointHealth, ...] = ()
@@ -51,4 +53,8 @@ class Health(msgspec.Struct, frozen=True):
     @property
     def is_healthy(self) -> bool:
         """Whether every server is up, and the cluster tells of no alarm."""
-        return all(endpoint.is_up for endpoint in self.endpoints) and not self.alarms and not self.error
+        return (
+            all(endpoint.is_up for endpoint in self.endpoints)
+            and not self.alarms
+            and not self.error
+        )

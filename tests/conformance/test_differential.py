@@ -1,4 +1,7 @@
-"""The same steps on etcd and in memory: whatever one answers, the other answers, too. A difference is a bug in one."""
+"""The same steps on etcd and in memory: whatever one answers, the other answers, too.
+
+A difference is a bug in one.
+"""
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,19 +15,32 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 import kvorum
-from kvorum import Change, Entry, KvorumError, MemoryStorageBackend, Operation, Page, StorageBackend, StorageWatch
+from kvorum import (
+    Change,
+    Entry,
+    KvorumError,
+    MemoryStorageBackend,
+    Operation,
+    Page,
+    StorageBackend,
+    StorageWatch,
+)
 from kvorum.etcd.admin import compact
-from kvorum.storage import Selection
+from kvorum.storage.values import Selection
 
 DEADLINE = 10.0
 KEYS = ["a", "a/b", "a\0", "\udcff"]
 PREFIXES = ["", "a", "a/", "\udcff", "x"]
 LEASES = 2
 
-# What of an error the port leaves open: which lease of a transaction was missing, how far the store was compacted, and
-# the words of a problem, which may name keys as they are in the store.
+# What of an error the port leaves open: which lease of a transaction was missing, how far the store
+# was compacted, and the words of a problem, which may name keys as they are in the store.
 UNTOLD = frozenset({"lease", "compact_revision", "problems"})
-LABELLED = [b'{"metadata":{"labels":{"a":"1"}}}', b'{"metadata":{"labels":{"a":"2"}}}', b'{"metadata":{}}']
+LABELLED = [
+    b'{"metadata":{"labels":{"a":"1"}}}',
+    b'{"metadata":{"labels":{"a":"2"}}}',
+    b'{"metadata":{}}',
+]
 
 
 class World:
@@ -46,7 +62,10 @@ class World:
         return self.start + relative
 
     def lease(self, number: int | None) -> int | None:
-        """Turn a number into a lease: None keeps one, 0 is none, 1 and more are those that were granted, or unknown."""
+        """Turn a number into a lease.
+
+        None keeps one, 0 is none, 1 and more are those that were granted, or unknown.
+        """
         if not number:
             return number
         return self.leases[number - 1] if number <= len(self.leases) else 0x7E57
@@ -56,14 +75,27 @@ class World:
         match value:
             case Entry():
                 lease = self.leases.index(value.lease) + 1 if value.lease else 0
-                revisions = [revision - self.start for revision in (value.mod_revision, value.create_revision)]
+                revisions = [
+                    revision - self.start
+                    for revision in (value.mod_revision, value.create_revision)
+                ]
                 return value.key, value.value, *revisions, value.version, lease
             case Change():
-                return value.key, value.revision - self.start, self.plain(value.entry), self.plain(value.previous)
+                return (
+                    value.key,
+                    value.revision - self.start,
+                    self.plain(value.entry),
+                    self.plain(value.previous),
+                )
             case Page():
                 return self.plain(value.entries), value.revision - self.start, value.remaining
             case Selection():
-                return self.plain(value.items), value.revision - self.start, value.remaining, value.last
+                return (
+                    self.plain(value.items),
+                    value.revision - self.start,
+                    value.remaining,
+                    value.last,
+                )
             case KvorumError():
                 return self._plain_error(value)
             case list() | tuple():
@@ -72,12 +104,16 @@ class World:
                 return value
 
     def _plain_error(self, error: KvorumError) -> Any:
-        facts = {name: self.plain(value) for name, value in vars(error).items() if name not in UNTOLD}
+        facts = {
+            name: self.plain(value) for name, value in vars(error).items() if name not in UNTOLD
+        }
         for name in ("revision", "expected", "current"):
             if isinstance(facts.get(name), int) and facts[name] > 0:
                 facts[name] -= self.start
         if "subject" in facts:
-            facts["subject"] = facts["subject"].removeprefix(self.backend.location("")).removeprefix("/")
+            facts["subject"] = (
+                facts["subject"].removeprefix(self.backend.location("")).removeprefix("/")
+            )
         return type(error).__name__, facts
 
     async def run(self, step: tuple[Any, ...]) -> Any:
@@ -116,7 +152,9 @@ class World:
 
     async def swap(self, key: str, value: bytes, expected: str | int, lease: int | None) -> Any:
         found = await self._expected(key, expected)
-        revision = await self.backend.compare_and_swap(key, value, expected=found or 0, lease=self.lease(lease))
+        revision = await self.backend.compare_and_swap(
+            key, value, expected=found or 0, lease=self.lease(lease)
+        )
         return revision - self.start
 
     async def delete(self, key: str, expected: str | int | None) -> Any:
@@ -126,7 +164,9 @@ class World:
         operations = [await self._operation(*part) for part in parts]
         return await self.backend.commit(operations) - self.start
 
-    async def _operation(self, kind: str, key: str, value: bytes, expected: str | int, lease: int | None) -> Operation:
+    async def _operation(
+        self, kind: str, key: str, value: bytes, expected: str | int, lease: int | None
+    ) -> Operation:
         found = await self._expected(key, expected) or 0
         match kind:
             case "put":
@@ -157,7 +197,8 @@ class World:
     async def forget(self, relative: int) -> Any:
         """Compact, if that is possible at all: how it is refused is no matter of the port.
 
-        The watches are read first: how much of what is forgotten a slow one still shows is up to the store.
+        The watches are read first: how much of what is forgotten a slow one still shows is up to
+        the store.
         """
         current = (await self.backend.list("", limit=1)).revision
         if self.start < self.revision(relative) <= current:
@@ -173,7 +214,9 @@ class World:
 
     async def catch_up(self) -> None:
         """Note all that the watches show by now."""
-        last = await self.backend.commit([Operation.put(f"{prefix}zz-end", b"") for prefix in PREFIXES])
+        last = await self.backend.commit(
+            [Operation.put(f"{prefix}zz-end", b"") for prefix in PREFIXES]
+        )
         for watch, shown in zip(self.watches, self.shown, strict=True):
             shown.extend(await self.read(watch, last))
 
@@ -194,7 +237,19 @@ class World:
 STEPS = {
     name: getattr(World, name)
     for name in (
-        *("get", "page", "list_with_labels", "count", "keys", "exists", "set", "create", "swap", "delete", "commit"),
+        *(
+            "get",
+            "page",
+            "list_with_labels",
+            "count",
+            "keys",
+            "exists",
+            "set",
+            "create",
+            "swap",
+            "delete",
+            "commit",
+        ),
         *("grant", "revoke", "forget", "watch"),
     )
 }
@@ -207,7 +262,10 @@ class EtcdWorld(World):
         self._host, _, self._port = client.settings.endpoints[0].partition(":")
 
     async def compact(self, revision: int) -> None:
-        """Compact once all watches have caught up: else they lose history or do not, as it happens."""
+        """Compact once all watches have caught up.
+
+        Else they lose history or do not, as it happens.
+        """
         with anyio.fail_after(DEADLINE):
             while "\netcd_debugging_mvcc_slow_watcher_total 0\n" not in await self._metrics():  # noqa: ASYNC110 - no event tells
                 await anyio.sleep(0.01)
@@ -230,7 +288,7 @@ class MemoryWorld(World):
             await self.backend.compact(revision)
 
 
-# --- what may happen -------------------------------------------------------------------------------------------------
+# --- what may happen ------------------------------------------------------------------------------
 
 _key = st.sampled_from(KEYS)
 _prefix = st.sampled_from(PREFIXES)
@@ -238,10 +296,16 @@ _value = st.one_of(st.binary(max_size=3), st.sampled_from(LABELLED))
 _lease = st.integers(0, LEASES + 1)  # one more than there are
 _past = st.integers(1, 15)
 _at = st.none() | st.integers(0, 15)
-_since = st.none() | st.integers(-1, 15)  # counted from the start: in memory, where that is 1, -1 is revision 0
+_since = st.none() | st.integers(
+    -1, 15
+)  # counted from the start: in memory, where that is 1, -1 is revision 0
 _expected = st.one_of(st.just("current"), st.just("current"), st.just("created"), st.just(0), _past)
 _part = st.tuples(
-    st.sampled_from(["put", "create", "swap", "delete", "check"]), _key, _value, _expected, st.none() | _lease
+    st.sampled_from(["put", "create", "swap", "delete", "check"]),
+    _key,
+    _value,
+    _expected,
+    st.none() | _lease,
 )
 _step = st.one_of(
     st.tuples(st.just("set"), _key, _value, _lease),
@@ -252,7 +316,12 @@ _step = st.one_of(
     st.tuples(st.just("commit"), st.lists(_part, max_size=4)),
     st.tuples(st.just("get"), _key, _at),
     st.tuples(st.just("page"), _prefix, st.none() | st.integers(0, 3), st.none() | _key, _at),
-    st.tuples(st.just("list_with_labels"), _prefix, st.sampled_from(["a=1", "a", "!a"]), st.none() | st.integers(1, 3)),
+    st.tuples(
+        st.just("list_with_labels"),
+        _prefix,
+        st.sampled_from(["a=1", "a", "!a"]),
+        st.none() | st.integers(1, 3),
+    ),
     st.tuples(st.just("count"), _prefix, _at),
     st.tuples(st.just("keys"), st.sampled_from(["*", "a*", "?", "a/?", "[!a]*", "a"])),
     st.tuples(st.just("exists"), _key),
@@ -299,17 +368,23 @@ def check(client: kvorum.Client, runner: asyncio.Runner) -> Callable[..., None]:
     """Compare etcd with backends of a kind in so many sequences of steps."""
     numbers = count()
 
-    def check(make: Callable[[], MemoryStorageBackend], examples: int, *, derandomize: bool = False) -> None:
+    def check(
+        make: Callable[[], MemoryStorageBackend], examples: int, *, derandomize: bool = False
+    ) -> None:
         async def run(steps: list[tuple[Any, ...]]) -> None:
             start = (await client.backend.list("", limit=1)).revision
-            await compare([EtcdWorld(client, f"world-{next(numbers)}", start), MemoryWorld(make())], steps)
+            await compare(
+                [EtcdWorld(client, f"world-{next(numbers)}", start), MemoryWorld(make())], steps
+            )
 
         @settings(
             max_examples=examples,
             deadline=None,
             database=None,
             derandomize=derandomize,
-            phases=[Phase.generate],  # steps are few, and shrinking them takes longer than reading them
+            phases=[
+                Phase.generate
+            ],  # steps are few, and shrinking them takes longer than reading them
             suppress_health_check=[HealthCheck.too_slow],
         )
         @given(st.lists(_step, min_size=10, max_size=40))
@@ -325,17 +400,21 @@ def test_etcd_and_memory_answer_the_same(check: Callable[..., None]) -> None:
     check(MemoryStorageBackend, 250)
 
 
-# --- and the check would find it if they did not ----------------------------------------------------------------------
+# --- and the check would find it if they did not --------------------------------------------------
 
 
 class SetKeepsLeases(MemoryStorageBackend):
     async def set(self, key: str, value: bytes, *, lease: int = 0, unique: bool = False) -> int:
         current = await self.get(key)
-        return await super().set(key, value, lease=lease or (current.lease if current else 0), unique=unique)
+        return await super().set(
+            key, value, lease=lease or (current.lease if current else 0), unique=unique
+        )
 
 
 class EveryDeleteIsARevision(MemoryStorageBackend):
-    async def delete(self, key: str, *, expected: int | None = None, expected_value: bytes | None = None) -> Change:
+    async def delete(
+        self, key: str, *, expected: int | None = None, expected_value: bytes | None = None
+    ) -> Change:
         if not await self.exists(key):
             self._store.timeline.revision += 1
             self._store.timeline._log.append(())
@@ -363,14 +442,25 @@ class SwapsCompareVersions(MemoryStorageBackend):
 
 class PagesRepeatTheirFirstKey(MemoryStorageBackend):
     async def list(
-        self, prefix: str, *, limit: int | None = None, after: str | None = None, revision: int | None = None
+        self,
+        prefix: str,
+        *,
+        limit: int | None = None,
+        after: str | None = None,
+        revision: int | None = None,
     ) -> Page:
-        return await super().list(prefix, limit=limit, after=after[:-1] or None if after else None, revision=revision)
+        return await super().list(
+            prefix, limit=limit, after=after[:-1] or None if after else None, revision=revision
+        )
 
 
 class WatchesShowTheirStart(MemoryStorageBackend):
-    def watch(self, prefix: str, *, since: int | None = None, bookmarks: bool = False) -> StorageWatch:
-        return super().watch(prefix, since=max(since - 1, 0) if since else since, bookmarks=bookmarks)
+    def watch(
+        self, prefix: str, *, since: int | None = None, bookmarks: bool = False
+    ) -> StorageWatch:
+        return super().watch(
+            prefix, since=max(since - 1, 0) if since else since, bookmarks=bookmarks
+        )
 
 
 class RevocationsTakeARevisionForEachKey(MemoryStorageBackend):
@@ -408,6 +498,8 @@ FAULTS = [
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_planted_fault_is_found(check: Callable[..., None], fault: type[MemoryStorageBackend]) -> None:
+def test_a_planted_fault_is_found(
+    check: Callable[..., None], fault: type[MemoryStorageBackend]
+) -> None:
     with pytest.raises(AssertionError):
         check(fault, 1000, derandomize=True)

@@ -18,7 +18,10 @@ from kvorum.testing import OpenStore, StorageConformance, Store
 
 class EtcdStore(Store):
     def __init__(
-        self, backend: kvorum.StorageBackend, deployment: Any, count: Callable[[kvorum.EmbeddedEtcd], Awaitable[int]]
+        self,
+        backend: kvorum.StorageBackend,
+        deployment: Any,
+        count: Callable[[kvorum.EmbeddedEtcd], Awaitable[int]],
     ) -> None:
         self._backend = backend
         self._deployment = deployment
@@ -40,18 +43,27 @@ class TestEtcdStorageBackend(StorageConformance):
     """On each way to deploy etcd: see `conftest`."""
 
     @pytest.fixture
-    def open_store(self, deployment: Any, count_watchers: Callable[[kvorum.EmbeddedEtcd], Awaitable[int]]) -> OpenStore:
+    def open_store(
+        self, deployment: Any, count_watchers: Callable[[kvorum.EmbeddedEtcd], Awaitable[int]]
+    ) -> OpenStore:
         @asynccontextmanager
         async def open_etcd() -> AsyncIterator[Store]:
             async with kvorum.connect(deployment.user) as client:
-                backend = kvorum.EtcdStorageBackend(client, f"{client.settings.prefix}/{uuid.uuid4()}")
+                backend = kvorum.EtcdStorageBackend(
+                    client, f"{client.settings.prefix}/{uuid.uuid4()}"
+                )
                 yield EtcdStore(backend, deployment, count_watchers)
 
         return open_etcd
 
 
-async def test_a_slow_reader_of_a_long_backlog_has_a_bounded_buffer(kvorum_client: kvorum.Client) -> None:
-    """The server keeps what its reader does not take: 100,000 changes cost the client a few thousand."""
+async def test_a_slow_reader_of_a_long_backlog_has_a_bounded_buffer(
+    kvorum_client: kvorum.Client,
+) -> None:
+    """The server keeps what its reader does not take.
+
+    100,000 changes cost the client a few thousand.
+    """
     backend = kvorum_client.backend
     start = await backend.set("a", b"")
     limiter = anyio.Semaphore(64)

@@ -1,4 +1,7 @@
-"""The suite finds what is wrong with a backend; else it would be worth nothing to whoever writes one."""
+"""The suite finds what is wrong with a backend.
+
+Else it would be worth nothing to whoever writes one.
+"""
 
 import inspect
 from collections.abc import Sequence
@@ -67,7 +70,9 @@ def printable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONIOENCODING", "utf-8:backslashreplace")
 
 
-def run_suite(pytester: pytest.Pytester, backend: type[MemoryStorageBackend], *arguments: str) -> pytest.RunResult:
+def run_suite(
+    pytester: pytest.Pytester, backend: type[MemoryStorageBackend], *arguments: str
+) -> pytest.RunResult:
     """Run the suite as somebody would who has written a backend, in a project and a process of their own."""
     fault = "" if backend is MemoryStorageBackend else inspect.getsource(backend)
     pytester.makepyfile(PROJECT.format(fault=fault, name=backend.__name__))
@@ -96,7 +101,7 @@ def test_who_does_not_say_how_to_open_a_store_is_told_how(pytester: pytest.Pytes
     result.stdout.fnmatch_lines(["*NotImplementedError: TestMine needs a fixture `open_store`*"])
 
 
-# --- planted faults --------------------------------------------------------------------------------------------------
+# --- planted faults -------------------------------------------------------------------------------
 
 
 class BlindSwaps(MemoryStorageBackend):
@@ -121,7 +126,12 @@ class CreatesThatOverwrite(MemoryStorageBackend):
 
 class ListsOfNow(MemoryStorageBackend):
     async def list(
-        self, prefix: str, *, limit: int | None = None, after: str | None = None, revision: int | None = None
+        self,
+        prefix: str,
+        *,
+        limit: int | None = None,
+        after: str | None = None,
+        revision: int | None = None,
     ) -> Page:
         del revision
         return await super().list(prefix, limit=limit, after=after)
@@ -133,7 +143,9 @@ class PrefixesWithoutAnEnd(MemoryStorageBackend):
 
 
 class WatchesThatRepeat(MemoryStorageBackend):
-    def watch(self, prefix: str, *, since: int | None = None, bookmarks: bool = False) -> StorageWatch:
+    def watch(
+        self, prefix: str, *, since: int | None = None, bookmarks: bool = False
+    ) -> StorageWatch:
         return super().watch(prefix, since=since - 1 if since else since, bookmarks=bookmarks)
 
 
@@ -158,7 +170,9 @@ class WatchesInPieces(MemoryStorageBackend):
                 self._pieces += await anext(self._whole)
             return (self._pieces.pop(0),)
 
-    def watch(self, prefix: str, *, since: int | None = None, bookmarks: bool = False) -> StorageWatch:
+    def watch(
+        self, prefix: str, *, since: int | None = None, bookmarks: bool = False
+    ) -> StorageWatch:
         return self.Pieces(super().watch(prefix, since=since, bookmarks=bookmarks))
 
 
@@ -171,7 +185,9 @@ class ErrorsAsNone(MemoryStorageBackend):
 
 
 class DeletionsOfNothing(MemoryStorageBackend):
-    async def delete(self, key: str, *, expected: int | None = None, expected_value: bytes | None = None) -> Change:
+    async def delete(
+        self, key: str, *, expected: int | None = None, expected_value: bytes | None = None
+    ) -> Change:
         try:
             return await super().delete(key, expected=expected, expected_value=expected_value)
         except NotFoundError:
@@ -188,7 +204,9 @@ class CommitsInSteps(MemoryStorageBackend):
 
 
 class ConflictsWithoutTheCurrentEntry(MemoryStorageBackend):
-    async def delete(self, key: str, *, expected: int | None = None, expected_value: bytes | None = None) -> Change:
+    async def delete(
+        self, key: str, *, expected: int | None = None, expected_value: bytes | None = None
+    ) -> Change:
         try:
             return await super().delete(key, expected=expected, expected_value=expected_value)
         except ConflictError as exc:
@@ -223,7 +241,9 @@ FAULTS: list[type[MemoryStorageBackend]] = [
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_planted_fault_is_found(pytester: pytest.Pytester, fault: type[MemoryStorageBackend]) -> None:
+def test_a_planted_fault_is_found(
+    pytester: pytest.Pytester, fault: type[MemoryStorageBackend]
+) -> None:
     result = run_suite(pytester, fault, "-x", "-q")
 
     assert result.ret == pytest.ExitCode.TESTS_FAILED

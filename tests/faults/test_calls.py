@@ -1,6 +1,7 @@
 """Each kind of call under each fault: what its caller is told, how long that takes, and that nothing is written twice.
 
-`pytest -s tests/faults/test_calls.py` prints what "What each kind of call sees" in docs/failures.md is made of.
+`pytest -s tests/faults/test_calls.py` prints what "What each kind of call sees" in docs/failures.md
+is made of.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
@@ -13,8 +14,15 @@ from aetcd import rpc
 from anyio.abc import TaskStatus
 
 import kvorum
-from kvorum import EmbeddedEtcd, EtcdSettings, KvorumError, Operation, StorageBackend, StorageFullError
-from kvorum.etcd.versions import hazards_of
+from kvorum import (
+    EmbeddedEtcd,
+    EtcdSettings,
+    KvorumError,
+    Operation,
+    StorageBackend,
+    StorageFullError,
+)
+from kvorum.etcd.transport.versions import hazards_of
 from kvorum.testing import (
     FaultProxy,
     History,
@@ -36,14 +44,16 @@ pytestmark = pytest.mark.timeout(120)
 class Site:
     """Servers, a client in trouble, and one that has none of it."""
 
-    def __init__(self, etcd: EmbeddedEtcd, proxy: FaultProxy, troubled: kvorum.Client, sound: kvorum.Client) -> None:
+    def __init__(
+        self, etcd: EmbeddedEtcd, proxy: FaultProxy, troubled: kvorum.Client, sound: kvorum.Client
+    ) -> None:
         self.etcd = etcd
         self.proxy = proxy
         self.troubled = troubled
         self.sound = sound
 
 
-# --- faults: each says that it has begun, and ends by itself ---------------------------------------------------------
+# --- faults: each says that it has begun, and ends by itself --------------------------------------
 
 Began = TaskStatus[None]
 
@@ -130,7 +140,7 @@ FAULTS: Final[dict[str, Callable[..., Coroutine[Any, Any, None]]]] = {
     "the token is forgotten": the_token_is_forgotten,
 }
 
-# --- calls, and what may come of them --------------------------------------------------------------------------------
+# --- calls, and what may come of them -------------------------------------------------------------
 
 
 def unmistakable(name: str) -> bytes:
@@ -167,9 +177,13 @@ CALLS: Final[dict[str, Callable[[StorageBackend, Before], Awaitable[object]]]] =
 READS, FENCED, SOUGHT = {"get", "list", "count"}, {"swap", "commit"}, {"create", "set"}
 EVERY = {*CALLS, "watch"}
 UNKNOWN, AWAY, FULL = "OutcomeUnknownError", "UnavailableError", "StorageFullError"
-# Of writes that are under way together some may have been sent, and others not yet. Nothing that is unavailable was
-# written: the history is checked.
-IN_VAIN = [({*READS, "grant"}, {AWAY}), ({*SOUGHT, "delete"}, {"done", UNKNOWN, AWAY}), (EVERY, {"done"})]
+# Of writes that are under way together some may have been sent, and others not yet. Nothing that is
+# unavailable was written: the history is checked.
+IN_VAIN = [
+    ({*READS, "grant"}, {AWAY}),
+    ({*SOUGHT, "delete"}, {"done", UNKNOWN, AWAY}),
+    (EVERY, {"done"}),
+]
 
 EXPECTED: Final[dict[str, list[tuple[set[str], set[str]]]]] = {
     "answers are lost": [({*SOUGHT, "delete"}, {"done", UNKNOWN}), (EVERY, {"done"})],
@@ -177,23 +191,32 @@ EXPECTED: Final[dict[str, list[tuple[set[str], set[str]]]]] = {
     "connections are cut": [({*SOUGHT, "delete"}, {"done", UNKNOWN}), (EVERY, {"done"})],
     "the server hangs": IN_VAIN,
     "the server is killed": [({*SOUGHT, "delete"}, {"done", UNKNOWN}), (EVERY, {"done"})],
-    "the quorum is lost": [({*READS, "grant"}, {AWAY}), ({"watch"}, {"done"}), (EVERY, {"done", AWAY, UNKNOWN})],
+    "the quorum is lost": [
+        ({*READS, "grant"}, {AWAY}),
+        ({"watch"}, {"done"}),
+        (EVERY, {"done", AWAY, UNKNOWN}),
+    ],
     "the quota is used up": [({*FENCED, *SOUGHT, "grant"}, {FULL}), (EVERY, {"done"})],
     "the token is forgotten": [(EVERY, {"done"})],
 }
 
 
 def expected(fault: str, name: str, hazards: set[str]) -> set[str]:
-    if (fault, name) == ("the quota is used up", "delete") and "deletions-stop-at-the-quota" in hazards:
+    if (fault, name) == (
+        "the quota is used up",
+        "delete",
+    ) and "deletions-stop-at-the-quota" in hazards:
         return {FULL}
     return next(told for names, told in EXPECTED[fault] if name in names)
 
 
-# --- the matrix ------------------------------------------------------------------------------------------------------
+# --- the matrix -----------------------------------------------------------------------------------
 
 
 @asynccontextmanager
-async def opened(fault: str, binary: Any, roles_of: Callable[[kvorum.Client], Any]) -> AsyncIterator[Site]:
+async def opened(
+    fault: str, binary: Any, roles_of: Callable[[kvorum.Client], Any]
+) -> AsyncIterator[Site]:
     flags = {
         "the quota is used up": ["--quota-backend-bytes", str(4 << 20)],
         "the token is forgotten": ["--auth-token=simple", "--bcrypt-cost=4"],
@@ -250,10 +273,14 @@ async def test_every_kind_of_call_is_told_what_the_documentation_says(
         pytest.skip("this version may lose what it has promised when it is killed")
     history, told = History(), Told()
     async with opened(fault, kvorum_etcd.binary, roles_of) as site:
-        store, sound = (RecordingBackend(c.backend, history, "c") for c in (site.troubled, site.sound))
+        store, sound = (
+            RecordingBackend(c.backend, history, "c") for c in (site.troubled, site.sound)
+        )
         start = (await sound.list("")).revision
         before = Before(
-            await sound.commit([Operation.put(name, b"0") for name in ("swap", "commit", "delete")]),
+            await sound.commit(
+                [Operation.put(name, b"0") for name in ("swap", "commit", "delete")]
+            ),
             lease=await sound.grant_lease(60),
         )
         await sound.set("leased", b"0", lease=before.lease)
@@ -274,7 +301,10 @@ async def test_every_kind_of_call_is_told_what_the_documentation_says(
             await roles_of(site.sound)._call("AuthDisable", rpc.AuthDisableRequest())
         truth = await read_truth(site.etcd.endpoints[0], PREFIX, since=start)
 
-    print(f"\n{fault}: " + ", ".join(f"{name} {what} {after:.1f} s" for name, (what, after) in told.answers.items()))
+    print(
+        f"\n{fault}: "
+        + ", ".join(f"{name} {what} {after:.1f} s" for name, (what, after) in told.answers.items())
+    )
     assert check_revisions(history, truth) == []
     assert check_watch(stream, truth) == []
     for name, (what, after) in told.answers.items():

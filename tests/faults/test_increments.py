@@ -1,4 +1,7 @@
-"""Counting on one resource while answers are lost and requests come late: each count is made once, and known."""
+"""Counting on one resource while answers are lost and requests come late.
+
+Each count is made once, and known.
+"""
 
 from collections.abc import AsyncIterator
 from typing import ClassVar
@@ -8,7 +11,15 @@ import msgspec
 import pytest
 
 import kvorum
-from kvorum import ConflictError, EtcdSettings, Kind, Metadata, OutcomeUnknownError, Resource, UnavailableError
+from kvorum import (
+    ConflictError,
+    EtcdSettings,
+    Kind,
+    Metadata,
+    OutcomeUnknownError,
+    Resource,
+    UnavailableError,
+)
 from kvorum.testing import FaultProxy
 
 WRITERS = 16
@@ -36,7 +47,9 @@ async def proxy(kvorum_etcd: kvorum.EmbeddedEtcd) -> AsyncIterator[FaultProxy]:
 @pytest.fixture
 async def troubled(proxy: FaultProxy, kvorum_url: str) -> AsyncIterator[kvorum.Client]:
     prefix = kvorum_url.rpartition("/")[2]
-    async with kvorum.connect(EtcdSettings(endpoints=(proxy.endpoint,), prefix=prefix, timeout=TIMEOUT)) as client:
+    async with kvorum.connect(
+        EtcdSettings(endpoints=(proxy.endpoint,), prefix=prefix, timeout=TIMEOUT)
+    ) as client:
         yield client
 
 
@@ -101,7 +114,9 @@ async def test_increments_end_at_exactly_the_number_that_was_acknowledged_or_pro
     """Sixteen tasks; half of the faults lose answers, half deliver requests late."""
     enough, faults = (10_000, 500) if is_long else (400, 20)
     counters = kvorum_client.repository(Counter)
-    await counters.add(Counter(metadata=Metadata(name="c"), spec=CounterSpec(), status=CounterStatus()))
+    await counters.add(
+        Counter(metadata=Metadata(name="c"), spec=CounterSpec(), status=CounterStatus())
+    )
     counting = Counting(troubled.repository(Counter), enough)
     made = 0
     async with anyio.create_task_group() as group:
@@ -120,6 +135,8 @@ async def test_increments_end_at_exactly_the_number_that_was_acknowledged_or_pro
             continue
         proven += 1
     counter = await counters.get("c")
-    print(f"{counter.spec.number} counted: {counting.acknowledged} acknowledged, {proven} proven later, {made} faults")
+    print(
+        f"{counter.spec.number} counted: {counting.acknowledged} acknowledged, {proven} proven later, {made} faults"
+    )
     assert counter.spec.number == counting.acknowledged + proven
     assert made >= faults

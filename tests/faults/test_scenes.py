@@ -1,4 +1,7 @@
-"""Scenes: clusters in the long run, with clients at work. Each plays in its short form, and finds a planted fault."""
+"""Scenes: clusters in the long run, with clients at work.
+
+Each plays in its short form, and finds a planted fault.
+"""
 
 import os
 from collections.abc import Callable
@@ -11,12 +14,13 @@ import kvorum
 from kvorum import EmbeddedEtcd, EtcdStorageBackend, OutcomeUnknownError, UnavailableError
 from kvorum.cli import main
 from kvorum.errors import StorageFullError
-from kvorum.etcd.floor import Floor
-from kvorum.etcd.watch import EtcdStorageWatch
-from kvorum.shown import Shown
-from kvorum.storage import Change, Entry
-from kvorum.testing import Rule, operator
-from kvorum.testing.operator import OperatorError
+from kvorum.etcd.transport.floor import Floor
+from kvorum.etcd.watch.watch import EtcdStorageWatch
+from kvorum.repository.known import Shown
+from kvorum.storage.values import Change, Entry
+from kvorum.testing import Rule
+from kvorum.testing.faults import operator
+from kvorum.testing.faults.operator import OperatorError
 from kvorum.testing.scenes import SCENES, Stage, UnplayableError, crowd, play_scene, stage, users
 
 pytestmark = pytest.mark.timeout(900)
@@ -35,7 +39,9 @@ async def test_nothing_is_lost_or_wrong_in_a_scene(
     upgrade = Path(newer) if newer else None
     rounds = 8 if is_long else 1
     try:
-        verdict = await play_scene(SCENES[name], binary=kvorum_etcd.binary, rounds=rounds, seed=seed, newer=upgrade)
+        verdict = await play_scene(
+            SCENES[name], binary=kvorum_etcd.binary, rounds=rounds, seed=seed, newer=upgrade
+        )
     except UnplayableError as exc:
         pytest.skip(str(exc))
     print(f"\n{name}: {verdict}")
@@ -43,7 +49,7 @@ async def test_nothing_is_lost_or_wrong_in_a_scene(
     assert verdict.is_right, str(verdict)
 
 
-# --- the scenes find what is planted ---------------------------------------------------------------------------------
+# --- the scenes find what is planted --------------------------------------------------------------
 
 set_ = EtcdStorageBackend.set
 get = EtcdStorageBackend.get
@@ -109,7 +115,10 @@ def what_was_written_is_sent_again(patch: pytest.MonkeyPatch) -> None:
 
 
 def a_read_that_is_refused_splits_the_members(patch: pytest.MonkeyPatch) -> None:
-    """The real thing: a transaction of a limited user that reads what it may not, beside a write."""
+    """The real thing.
+
+    A transaction of a limited user that reads what it may not, beside a write.
+    """
 
     async def split(self: Stage, name: str) -> Any:
         cluster, root = self.operator, self.operator.credentials
@@ -126,7 +135,9 @@ def a_read_that_is_refused_splits_the_members(patch: pytest.MonkeyPatch) -> None
 
 
 def a_client_stays_with_a_learner(patch: pytest.MonkeyPatch) -> None:
-    async def stays(self: EtcdStorageBackend, key: str, *, revision: int | None = None) -> Entry | None:
+    async def stays(
+        self: EtcdStorageBackend, key: str, *, revision: int | None = None
+    ) -> Entry | None:
         if len(self._client.connection.settings.endpoints) > 3:
             raise UnavailableError("a learner", "rpc not supported for learner")
         return await get(self, key, revision=revision)
@@ -187,7 +198,10 @@ PLANTED: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], set[Rule]]] = {
 async def test_a_scene_finds_a_planted_fault(
     kvorum_etcd: EmbeddedEtcd, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """Else it would prove nothing. To upgrade to the same version restarts the members, which is enough here."""
+    """Else it would prove nothing.
+
+    To upgrade to the same version restarts the members, which is enough here.
+    """
     plant, rules = PLANTED[name]
     plant(monkeypatch)
     for module in (stage, operator):
@@ -195,9 +209,13 @@ async def test_a_scene_finds_a_planted_fault(
     monkeypatch.setattr(crowd, "WRITES", 100)
 
     found: set[Rule] = set()
-    for _ in range(5):  # some need a chance or two: which writes are under way when the server is hit
+    for _ in range(
+        5
+    ):  # some need a chance or two: which writes are under way when the server is hit
         try:
-            verdict = await play_scene(SCENES[name], binary=kvorum_etcd.binary, newer=kvorum_etcd.binary)
+            verdict = await play_scene(
+                SCENES[name], binary=kvorum_etcd.binary, newer=kvorum_etcd.binary
+            )
         except UnplayableError as exc:
             pytest.skip(str(exc))
         found |= {violation.rule for violation in verdict.violations}
@@ -219,9 +237,13 @@ def test_scenes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(name in printed for name in SCENES)
 
 
-def test_a_scene_is_played_by_the_command(capsys: pytest.CaptureFixture[str], kvorum_etcd: EmbeddedEtcd) -> None:
+def test_a_scene_is_played_by_the_command(
+    capsys: pytest.CaptureFixture[str], kvorum_etcd: EmbeddedEtcd
+) -> None:
     with pytest.raises(SystemExit) as caught:
-        main(["trial", "--scene", "starting", "--rounds", "1", "--etcd-bin", str(kvorum_etcd.binary)])
+        main(
+            ["trial", "--scene", "starting", "--rounds", "1", "--etcd-bin", str(kvorum_etcd.binary)]
+        )
 
     assert caught.value.code == 0, capsys.readouterr().out
 

@@ -1,4 +1,7 @@
-"""What watches cost that nobody reads: a fixed amount of memory, whatever waits for them, and nobody else's time."""
+"""What watches cost that nobody reads.
+
+A fixed amount of memory, whatever waits for them, and nobody else's time.
+"""
 
 import sys
 from collections.abc import Awaitable, Callable, Mapping
@@ -17,7 +20,8 @@ PER_REVISION = 4
 
 # Bounds that the documentation names, in MiB.
 NEVER_READ = 16  # for all of them
-PER_READ_AHEAD = 16  # for each: a message of a thousand revisions, of four changes of 0.4 KB with what was before
+# for each: a message of a thousand revisions, of four changes of 0.4 KB with what was before
+PER_READ_AHEAD = 16
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -49,7 +53,9 @@ async def backlog(kvorum_client: kvorum.Client, events: int) -> tuple[int, int]:
 
 
 @pytest.fixture
-def measured(kvorum_etcd: kvorum.EmbeddedEtcd, kvorum_url: str, backlog: tuple[int, int]) -> Measured:
+def measured(
+    kvorum_etcd: kvorum.EmbeddedEtcd, kvorum_url: str, backlog: tuple[int, int]
+) -> Measured:
     async def run(watchers: int, reads_first: int) -> Mapping[str, Any]:
         script = Path(__file__).with_name("watch_memory.py")
         arguments = map(str, (kvorum_url, kvorum_etcd.pid, *backlog, watchers, reads_first))
@@ -61,8 +67,13 @@ def measured(kvorum_etcd: kvorum.EmbeddedEtcd, kvorum_url: str, backlog: tuple[i
     return run
 
 
-async def test_fifty_watches_that_nobody_reads_cost_a_fixed_amount_of_memory(measured: Measured, events: int) -> None:
-    """And one that is read gets everything meanwhile, at its own speed; so do others once somebody reads them."""
+async def test_fifty_watches_that_nobody_reads_cost_a_fixed_amount_of_memory(
+    measured: Measured, events: int
+) -> None:
+    """And one that is read gets everything meanwhile, at its own speed.
+
+    So do others once somebody reads them.
+    """
     figures = await measured(WATCHERS, 0)
 
     assert figures["idle"] < NEVER_READ
@@ -73,8 +84,13 @@ async def test_fifty_watches_that_nobody_reads_cost_a_fixed_amount_of_memory(mea
     assert figures["seconds"]["beside"] < 3 * figures["seconds"]["alone"]
 
 
-async def test_a_watch_that_is_not_read_any_more_costs_a_message_of_etcd(measured: Measured, events: int) -> None:
-    """Of a catch-up that is a thousand revisions, however large: etcd makes messages of them, which come whole."""
+async def test_a_watch_that_is_not_read_any_more_costs_a_message_of_etcd(
+    measured: Measured, events: int
+) -> None:
+    """Of a catch-up that is a thousand revisions, however large.
+
+    Etcd makes messages of them, which come whole.
+    """
     figures = await measured(10, 1)
 
     assert figures["idle"] < 10 * PER_READ_AHEAD

@@ -1,8 +1,8 @@
 """Watches of every kind under random faults at random times, judged by what really happened.
 
-Each follower reads through proxies of its own, so that what was done to it is known; the writers write past them, to
-the servers themselves, which are paused, restarted and killed. The truth is read from etcd by other means, piece by
-piece before each compaction.
+Each follower reads through proxies of its own, so that what was done to it is known; the writers
+write past them, to the servers themselves, which are paused, restarted and killed. The truth is
+read from etcd by other means, piece by piece before each compaction.
 """
 
 import asyncio
@@ -21,9 +21,10 @@ import pytest
 import kvorum
 from kvorum import EmbeddedEtcd, EtcdSettings, HistoryLostError, Kind, Resource, UnavailableError
 from kvorum.etcd.admin import compact
-from kvorum.etcd.connection import Connection
-from kvorum.etcd.feed import Feed
-from kvorum.storage import Entry, StorageWatch
+from kvorum.etcd.transport.connection import Connection
+from kvorum.etcd.watch.reader import WatchReader
+from kvorum.storage.port import StorageWatch
+from kvorum.storage.values import Entry
 from kvorum.testing import (
     FaultProxy,
     History,
@@ -35,10 +36,11 @@ from kvorum.testing import (
     check_resumed,
     read_truth,
 )
-from kvorum.testing.operator import Operator, OperatorError
+from kvorum.testing.faults.operator import Operator, OperatorError
 
 PATIENCE: Final = 60.0  # seconds in which a watch has to be up to date again, once all is well
-SILENCE: Final = 15.0  # seconds after which a watch has noticed that its server says nothing, on a busy machine too
+# seconds after which a watch has noticed that its server says nothing, on a busy machine too
+SILENCE: Final = 15.0
 HANDSHAKE: Final = 4_000  # bytes; connecting, asking for the version and creating a watch take less
 OFTEN: Final = "--experimental-watch-progress-notify-interval=100ms"
 
@@ -59,14 +61,23 @@ class Item(Resource[ItemSpec, ItemStatus]):
 
 
 def value_of(key: str, unique: str) -> bytes:
-    """Make an item. Now and then it comes to match a selector, ceases to, or is another one of the same name."""
+    """Make an item.
+
+    Now and then it comes to match a selector, ceases to, or is another one of the same name.
+    """
     draw = random.Random(zlib.crc32(unique.encode()))
     name = key.rpartition("/")[2]
     labels = {"on": "yes"} if draw.random() < 0.6 else {}
     metadata = {"name": name, "uid": f"{name}-{draw.randrange(2)}", "labels": labels}
     spec = {"owner": draw.choice(["ann", "bob"]), "text": unique + "x" * draw.randrange(400)}
     return msgspec.json.encode(
-        {"apiVersion": "test.kvorum.dev/v1", "kind": "Item", "metadata": metadata, "spec": spec, "status": {}}
+        {
+            "apiVersion": "test.kvorum.dev/v1",
+            "kind": "Item",
+            "metadata": metadata,
+            "spec": spec,
+            "status": {},
+        }
     )
 
 
@@ -89,7 +100,7 @@ WORKLOAD: Final = Workload(
 )
 
 
-# --- those who watch -------------------------------------------------------------------------------------------------
+# --- those who watch ------------------------------------------------------------------------------
 
 
 class Follower:
@@ -143,12 +154,16 @@ class Follower:
         """Up to where it has shown everything."""
         if self.watch is None:
             return 0
-        return self.watch.checkpoint if isinstance(self.watch, kvorum.Watch) else self.watch.revision
+        return (
+            self.watch.checkpoint if isinstance(self.watch, kvorum.Watch) else self.watch.revision
+        )
 
     @property
     def events(self) -> int:
         streams = [stream for chain in self.chains for stream in chain]
-        return sum(len(each) for stream in streams for each in stream.shown if isinstance(each, tuple))
+        return sum(
+            len(each) for stream in streams for each in stream.shown if isinstance(each, tuple)
+        )
 
     async def run(self) -> None:
         while True:
@@ -159,7 +174,9 @@ class Follower:
                 await self._list()
                 self.chains.append([])
             except UnavailableError:
-                await anyio.sleep(0.05)  # only while a new one is opened: one that is open waits by itself
+                await anyio.sleep(
+                    0.05
+                )  # only while a new one is opened: one that is open waits by itself
 
     async def _list(self) -> None:
         while True:
@@ -309,7 +326,7 @@ KINDS: Final = (
 )
 
 
-# --- the soak --------------------------------------------------------------------------------------------------------
+# --- the soak -------------------------------------------------------------------------------------
 
 
 class Soak:
@@ -379,7 +396,9 @@ class Soak:
             await self.until(lambda: all(follower.watch is not None for follower in self.followers))
             async with anyio.create_task_group() as writing:
                 workload = msgspec.structs.replace(WORKLOAD, seed=self.seed)
-                writing.start_soon(partial(workload.run, [self.client.backend], self.history, until=writers_stop))
+                writing.start_soon(
+                    partial(workload.run, [self.client.backend], self.history, until=writers_stop)
+                )
                 for fault in faults:
                     await anyio.sleep(self.random.uniform(0, 0.3))
                     await fault(self)
@@ -405,7 +424,9 @@ class Soak:
             # One that says that history is lost must not say so in vain.
             for revision in follower.lost:
                 if not 0 < revision <= self._compacted:
-                    self.violations.append(Violation(Rule.LOST_EVENT, f"{revision} is not lost, as {follower} said"))
+                    self.violations.append(
+                        Violation(Rule.LOST_EVENT, f"{revision} is not lost, as {follower} said")
+                    )
 
     # --- means of those who do it ---
 
@@ -436,11 +457,15 @@ class Soak:
 
     def some(self, *, least: Sequence[Follower] = ()) -> list[Follower]:
         """Draw whom to do it to."""
-        drawn = self.random.sample(self.followers, self.random.randrange(1, len(self.followers) + 1))
+        drawn = self.random.sample(
+            self.followers, self.random.randrange(1, len(self.followers) + 1)
+        )
         return [follower for follower in self.followers if follower in drawn or follower in least]
 
     async def read_truth(self) -> None:
-        later = await read_truth(self.etcd.endpoints[0], self.client.settings.prefix, since=self.truth.end)
+        later = await read_truth(
+            self.etcd.endpoints[0], self.client.settings.prefix, since=self.truth.end
+        )
         self.truth = self.truth.followed_by(later)
 
     async def forget(self) -> None:
@@ -462,15 +487,21 @@ class Soak:
 
 
 @asynccontextmanager
-async def follower_of(etcd: EmbeddedEtcd, kind: type[Follower], seed: int) -> AsyncIterator[Follower]:
+async def follower_of(
+    etcd: EmbeddedEtcd, kind: type[Follower], seed: int
+) -> AsyncIterator[Follower]:
     """Open a client for a follower, through proxies of its own."""
     async with AsyncExitStack() as stack:
-        proxies = [await stack.enter_async_context(FaultProxy(endpoint)) for endpoint in etcd.endpoints]
-        settings = EtcdSettings(endpoints=tuple(proxy.endpoint for proxy in proxies), prefix="soak", timeout=2)
+        proxies = [
+            await stack.enter_async_context(FaultProxy(endpoint)) for endpoint in etcd.endpoints
+        ]
+        settings = EtcdSettings(
+            endpoints=tuple(proxy.endpoint for proxy in proxies), prefix="soak", timeout=2
+        )
         yield kind(await stack.enter_async_context(kvorum.connect(settings)), proxies, seed)
 
 
-# --- what is done ----------------------------------------------------------------------------------------------------
+# --- what is done ---------------------------------------------------------------------------------
 
 FaultOfSoak: TypeAlias = Callable[[Soak], Awaitable[None]]
 
@@ -529,11 +560,17 @@ async def resume_in_a_batch(soak: Soak, follower: Follower, target: int, size: i
         proxy.cut_after(size, "replies")
 
     def is_cut() -> bool:
-        return any(proxy.statistics().cuts > cut for proxy, cut in zip(follower.proxies, cuts, strict=True))
+        return any(
+            proxy.statistics().cuts > cut for proxy, cut in zip(follower.proxies, cuts, strict=True)
+        )
 
     await soak.until(lambda: is_cut() or follower.shown >= target)
-    # It was created again, has got more than a handshake, and yet not all that it had missed: so it was cut in that.
-    resumes, passed = follower.resumes, sum(proxy.statistics().replies for proxy in follower.proxies) - first
+    # It was created again, has got more than a handshake, and yet not all that it had missed: so it
+    # was cut in that.
+    resumes, passed = (
+        follower.resumes,
+        sum(proxy.statistics().replies for proxy in follower.proxies) - first,
+    )
     is_within = is_cut() and resumes > before and passed > HANDSHAKE and follower.position < target
     await follower.heal()
     await soak.until(lambda: follower.position >= target)
@@ -541,7 +578,10 @@ async def resume_in_a_batch(soak: Soak, follower: Follower, target: int, size: i
 
 
 def paused(seconds: Callable[[random.Random], float], *, cut: bool, name: str) -> FaultOfSoak:
-    """Make a pause of a server, the leader if there are several; count who had to take over because of it."""
+    """Make a pause of a server, the leader if there are several.
+
+    Count who had to take over because of it.
+    """
 
     async def fault(soak: Soak) -> None:
         member = await soak.leader()
@@ -602,7 +642,9 @@ async def compact_while_one_lags(soak: Soak) -> None:
     before = [follower.position for follower in lagging]
     await soak.strike("compaction while one lags")
     await soak.forget()
-    soak.counts["watches behind a compaction"] += sum(position < soak.truth.end for position in before)
+    soak.counts["watches behind a compaction"] += sum(
+        position < soak.truth.end for position in before
+    )
     for follower in lagging:
         follower.is_held = False
 
@@ -643,8 +685,12 @@ IN_THE_NETWORK: Final = (
     CUT,
     CUT,
     in_the_network("cut in a request", cut_in_a_request),
-    in_the_network("cut in a reply", lambda proxy, draw: proxy.cut_after(draw.randrange(1, 2_000), "replies")),
-    in_the_network("cut in a reply", lambda proxy, draw: proxy.cut_after(draw.randrange(1, 60_000), "replies")),
+    in_the_network(
+        "cut in a reply", lambda proxy, draw: proxy.cut_after(draw.randrange(1, 2_000), "replies")
+    ),
+    in_the_network(
+        "cut in a reply", lambda proxy, draw: proxy.cut_after(draw.randrange(1, 60_000), "replies")
+    ),
     in_the_network("delay", lambda proxy, draw: proxy.delay(draw.uniform(0.01, 0.2))),
     in_the_network("throttle", lambda proxy, _: proxy.throttle(100_000)),
     in_the_network("hold replies", lambda proxy, _: proxy.hold("replies")),
@@ -662,8 +708,13 @@ def shuffled(faults: Sequence[FaultOfSoak], seed: int) -> list[FaultOfSoak]:
     return random.Random(seed).sample(faults, len(faults))
 
 
-def faults_for(version: tuple[int, ...], members: int, seed: int, *, is_long: bool) -> list[FaultOfSoak]:
-    """Return what to do. 3.5.1 is not killed: it loses committed entries then, which no watch can show."""
+def faults_for(
+    version: tuple[int, ...], members: int, seed: int, *, is_long: bool
+) -> list[FaultOfSoak]:
+    """Return what to do. 3.5.1 is not killed.
+
+    It loses committed entries then, which no watch can show.
+    """
     kills = [kill] if version < (3, 5) or version >= (3, 5, 3) else [restart]
     servers = [restart, *kills, SHORT_PAUSE, PAUSE_AND_CUT]
     compactions = [compact_during_a_disconnect, compact_while_one_lags, compact_behind_a_slow_link]
@@ -671,12 +722,20 @@ def faults_for(version: tuple[int, ...], members: int, seed: int, *, is_long: bo
         leaders = [hand_over, hand_over, restart_in_turn, compact_during_a_disconnect]
         return shuffled([*IN_THE_NETWORK[::3], *servers, *leaders] * (4 if is_long else 1), seed)
     if not is_long:
-        return shuffled([*IN_THE_NETWORK, *servers, *compactions, cut_in_a_batch, cut_in_a_batch], seed)
-    often = [*IN_THE_NETWORK * 9, *servers * 12, *compactions * 12, *[cut_in_a_batch] * 26, *[LONG_PAUSE] * 3]
+        return shuffled(
+            [*IN_THE_NETWORK, *servers, *compactions, cut_in_a_batch, cut_in_a_batch], seed
+        )
+    often = [
+        *IN_THE_NETWORK * 9,
+        *servers * 12,
+        *compactions * 12,
+        *[cut_in_a_batch] * 26,
+        *[LONG_PAUSE] * 3,
+    ]
     return shuffled(often, seed)
 
 
-# --- the tests -------------------------------------------------------------------------------------------------------
+# --- the tests ------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -685,13 +744,17 @@ def seed(request: pytest.FixtureRequest) -> int:
 
 
 @pytest.fixture
-def open_soak(kvorum_etcd: EmbeddedEtcd, seed: int) -> Callable[[int], AbstractAsyncContextManager[Soak]]:
+def open_soak(
+    kvorum_etcd: EmbeddedEtcd, seed: int
+) -> Callable[[int], AbstractAsyncContextManager[Soak]]:
     """Open one on servers of its own, so many."""
 
     @asynccontextmanager
     async def opened(members: int) -> AsyncIterator[Soak]:
         arguments = [OFTEN] if kvorum_etcd.version >= (3, 5) else []
-        async with EmbeddedEtcd(binary=kvorum_etcd.binary, members=members, arguments=arguments) as etcd:
+        async with EmbeddedEtcd(
+            binary=kvorum_etcd.binary, members=members, arguments=arguments
+        ) as etcd:
             settings = EtcdSettings(endpoints=etcd.endpoints, prefix="soak", timeout=2)
             async with kvorum.connect(settings) as client:
                 yield Soak(etcd, client, seed)
@@ -733,7 +796,9 @@ async def test_watches_lose_nothing_while_leaders_fail(open_soak: Opened, *, is_
     assert min(soak.in_flight) > 0
 
 
-async def take_over_at_the_header(feed: Feed, connection: Connection, since: int, deadline: float) -> Any:
+async def take_over_at_the_header(
+    feed: WatchReader, connection: Connection, since: int, deadline: float
+) -> Any:
     """The classical mistake: the header of what etcd answers first is the store's revision."""
     stream = await create(feed, connection, since, deadline)
     if feed.is_open:
@@ -741,21 +806,30 @@ async def take_over_at_the_header(feed: Feed, connection: Connection, since: int
     return stream
 
 
-async def take_over_one_later(feed: Feed, connection: Connection, since: int, deadline: float) -> Any:
+async def take_over_one_later(
+    feed: WatchReader, connection: Connection, since: int, deadline: float
+) -> Any:
     stream = await create(feed, connection, since, deadline)
     feed.position += feed.is_open
     return stream
 
 
-async def take_over_one_earlier(feed: Feed, connection: Connection, since: int, deadline: float) -> Any:
+async def take_over_one_earlier(
+    feed: WatchReader, connection: Connection, since: int, deadline: float
+) -> Any:
     stream = await create(feed, connection, since, deadline)
     feed.position -= feed.is_open
     feed._last.change = None  # else it finds out that this is not what it has read, and says so
     return stream
 
 
-async def take_over_without_one_event(feed: Feed, connection: Connection, since: int, deadline: float) -> Any:
-    """Drop one event of the first message that comes: the last one, which may be the last of several of a revision."""
+async def take_over_without_one_event(
+    feed: WatchReader, connection: Connection, since: int, deadline: float
+) -> Any:
+    """Drop one event of the first message that comes.
+
+    The last one, which may be the last of several of a revision.
+    """
     stream: Any = await create(feed, connection, since, deadline)
     read = stream.read
 
@@ -770,7 +844,7 @@ async def take_over_without_one_event(feed: Feed, connection: Connection, since:
     return stream
 
 
-create = Feed._create
+create = WatchReader._create
 PLANTED: Final = {
     take_over_at_the_header: {Rule.LOST_EVENT},
     take_over_one_later: {Rule.LOST_EVENT},
@@ -780,9 +854,11 @@ PLANTED: Final = {
 
 
 @pytest.mark.parametrize("fault", PLANTED, ids=lambda fault: fault.__name__)
-async def test_the_soak_finds_a_planted_fault(open_soak: Opened, monkeypatch: pytest.MonkeyPatch, fault: Any) -> None:
+async def test_the_soak_finds_a_planted_fault(
+    open_soak: Opened, monkeypatch: pytest.MonkeyPatch, fault: Any
+) -> None:
     """Else it would prove nothing."""
-    monkeypatch.setattr(Feed, "_create", fault)
+    monkeypatch.setattr(WatchReader, "_create", fault)
     async with open_soak(1) as soak:
         soak.patience = 2
         await soak.run([refuse, CUT, refuse, CUT])

@@ -1,4 +1,7 @@
-"""From any start, whatever happens on the way, a watch shows what came after it: drawn by Hypothesis."""
+"""From any start, whatever happens on the way, a watch shows what came after it.
+
+Drawn by Hypothesis.
+"""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -27,7 +30,9 @@ pytestmark = pytest.mark.timeout(900)
 class Scene:
     """A server, one client behind a proxy and one that is not, and what the second has written."""
 
-    def __init__(self, etcd: EmbeddedEtcd, proxy: FaultProxy, watching: kvorum.Client, writing: kvorum.Client) -> None:
+    def __init__(
+        self, etcd: EmbeddedEtcd, proxy: FaultProxy, watching: kvorum.Client, writing: kvorum.Client
+    ) -> None:
         self.etcd = etcd
         self.proxy = proxy
         self.watching = watching
@@ -42,7 +47,8 @@ class Scene:
         keys = [f"k{number % 7 + n}" for n in range(number % 3 + 1)]
         there = [entry.key for entry in (await self.writing.backend.list("k")).entries]
         operations = [
-            Operation.delete(key) if number % 2 and key in there else Operation.put(key, bytes(200)) for key in keys
+            Operation.delete(key) if number % 2 and key in there else Operation.put(key, bytes(200))
+            for key in keys
         ]
         self.written[await self.writing.backend.commit(operations)] = set(keys)
 
@@ -100,7 +106,10 @@ async def a_scene(binary: Path) -> AsyncIterator[Scene]:
 
 
 async def follow(scene: Scene, back: int, events: Mapping[int, str]) -> list[tuple[int, set[str]]]:
-    """Watch from so many revisions ago, while more are written; before some of these something happens."""
+    """Watch from so many revisions ago, while more are written.
+
+    Before some of these something happens.
+    """
     while sum(revision >= scene.compacted for revision in scene.written) <= back:
         await scene.write()
     scene.start = sorted(scene.written)[-1 - back]
@@ -115,7 +124,10 @@ async def follow(scene: Scene, back: int, events: Mapping[int, str]) -> list[tup
         await scene.proxy.heal()
         scene.written[await writing.set(end, b"")] = {end}
 
-    async with scene.watching.backend.watch("k", since=scene.start) as watch, anyio.create_task_group() as group:
+    async with (
+        scene.watching.backend.watch("k", since=scene.start) as watch,
+        anyio.create_task_group() as group,
+    ):
         group.start_soon(write)
         with anyio.fail_after(DEADLINE):
             while not shown or end not in shown[-1][1]:
@@ -125,19 +137,30 @@ async def follow(scene: Scene, back: int, events: Mapping[int, str]) -> list[tup
     return shown
 
 
-def test_from_any_start_a_watch_shows_what_came_after_it(kvorum_etcd: EmbeddedEtcd, *, is_long: bool) -> None:
+def test_from_any_start_a_watch_shows_what_came_after_it(
+    kvorum_etcd: EmbeddedEtcd, *, is_long: bool
+) -> None:
     """Since any of the last hundred revisions, over cut connections and restarts, while older history is compacted."""
-    happenings = st.dictionaries(st.integers(0, LATER - 1), st.sampled_from(sorted(ACTIONS)), max_size=5)
+    happenings = st.dictionaries(
+        st.integers(0, LATER - 1), st.sampled_from(sorted(ACTIONS)), max_size=5
+    )
 
     # In a task of a thread of its own, which enters and leaves the proxy.
     opened = a_scene(kvorum_etcd.binary)
     with start_blocking_portal() as portal, portal.wrap_async_context_manager(opened) as scene:
 
-        @settings(max_examples=300 if is_long else 15, deadline=None, database=None, phases=[Phase.generate])
+        @settings(
+            max_examples=300 if is_long else 15,
+            deadline=None,
+            database=None,
+            phases=[Phase.generate],
+        )
         @given(st.integers(0, RECENT - 1), happenings)
         def examples(back: int, events: dict[int, str]) -> None:
             shown = portal.call(follow, scene, back, events)
 
-            assert shown == [(at, keys) for at, keys in sorted(scene.written.items()) if at > scene.start]
+            assert shown == [
+                (at, keys) for at, keys in sorted(scene.written.items()) if at > scene.start
+            ]
 
         examples()

@@ -1,8 +1,8 @@
 """Measure what watches cost that nobody reads. Run by `test_watch_memory.py`, in a process that does nothing else.
 
-Arguments: the URL, the process id of the server, the revision before the backlog, its last one, how many watches nobody
-reads, and how many revisions each of them reads before that. It prints its figures as JSON: memory in MiB, time in
-seconds.
+Arguments: the URL, the process id of the server, the revision before the backlog, its last one, how
+many watches nobody reads, and how many revisions each of them reads before that. It prints its
+figures as JSON: memory in MiB, time in seconds.
 """
 
 import asyncio
@@ -23,7 +23,10 @@ def cpu_seconds(pid: int) -> float:
 
 
 async def settled(pid: int) -> float:
-    """Wait until the server has done what it can for watches that are not read: it makes a message for each of them."""
+    """Wait until the server has done what it can for watches that are not read.
+
+    It makes a message for each of them.
+    """
     started, last = time.perf_counter(), -1.0
     while cpu_seconds(pid) - last > 0.02:
         last = cpu_seconds(pid)
@@ -100,7 +103,8 @@ async def measure(
 
 async def main() -> None:
     url, *numbers = sys.argv[1:]
-    # Creating a watch waits for etcd's lock, which it holds while it reads a long backlog for another one.
+    # Creating a watch waits for etcd's lock, which it holds while it reads a long backlog for
+    # another one.
     async with kvorum.connect(url, settings=kvorum.EtcdSettings(timeout=30)) as client:
         figures = await measure(client, *map(int, numbers))
     sys.stdout.buffer.write(msgspec.json.encode(figures))

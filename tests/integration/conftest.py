@@ -1,4 +1,7 @@
-"""A test that takes `client` or `store_url` runs on both stores; what it says about resources is the same on either."""
+"""A test that takes `client` or `store_url` runs on both stores.
+
+What it says about resources is the same on either.
+"""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 
@@ -31,7 +34,9 @@ async def client(store_url: str) -> AsyncIterator[kvorum.Client]:
 
 
 @pytest.fixture
-def compact(client: kvorum.Client, request: pytest.FixtureRequest) -> Callable[[int], Awaitable[None]]:
+def compact(
+    client: kvorum.Client, request: pytest.FixtureRequest
+) -> Callable[[int], Awaitable[None]]:
     """Forget all history before a revision."""
     backend = client.backend
     if isinstance(backend, kvorum.MemoryStorageBackend):

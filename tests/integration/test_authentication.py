@@ -9,14 +9,26 @@ import anyio
 import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
 from grpc import StatusCode
 from grpc.aio import AioRpcError, Metadata
 
 import kvorum
-from kvorum import AuthenticationError, ConfigurationError, EmbeddedEtcd, EtcdSettings, Operation, PermissionDeniedError
-from kvorum.etcd.faults import meaning_of
-from kvorum.etcd.server import Server
+from kvorum import (
+    AuthenticationError,
+    ConfigurationError,
+    EmbeddedEtcd,
+    EtcdSettings,
+    Operation,
+    PermissionDeniedError,
+)
+from kvorum.etcd.transport.errors import error_for
+from kvorum.etcd.transport.server import Server
 from kvorum.testing import FaultProxy
 
 ROOT = "a secret of root"
@@ -31,8 +43,12 @@ def jwt_flags(folder: Path) -> list[str]:
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     private, public = folder / "token.key", folder / "token.pub"
     private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    public.write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
-    return [f"--auth-token=jwt,pub-key={public},priv-key={private},sign-method=RS256,ttl={JWT_TTL:g}s"]
+    public.write_bytes(
+        key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    )
+    return [
+        f"--auth-token=jwt,pub-key={public},priv-key={private},sign-method=RS256,ttl={JWT_TTL:g}s"
+    ]
 
 
 @pytest.fixture(params=["simple", "jwt"])
@@ -95,10 +111,12 @@ def refusals(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return refused
 
 
-# --- what a user may do ----------------------------------------------------------------------------------------------
+# --- what a user may do ---------------------------------------------------------------------------
 
 
-async def test_a_role_reads_one_prefix_and_writes_another(alice: kvorum.Client, root: kvorum.Client) -> None:
+async def test_a_role_reads_one_prefix_and_writes_another(
+    alice: kvorum.Client, root: kvorum.Client
+) -> None:
     await root.backend.set("open/a", b"1")
     mine, store = await alice.backend.create("mine/a", b"1"), alice.backend
 
@@ -140,7 +158,9 @@ async def test_what_a_user_may_not_do_is_named_with_its_key_and_is_not_done(
     assert await root.backend.keys("*") == ["open/a"]
 
 
-async def test_a_user_that_may_read_nothing_there_is_answered_all_the_same(alice: kvorum.Client) -> None:
+async def test_a_user_that_may_read_nothing_there_is_answered_all_the_same(
+    alice: kvorum.Client,
+) -> None:
     """A readiness probe asks whether etcd answers; that it says no is an answer."""
     assert await alice.ping() > 0
     assert (await alice.health()).is_healthy
@@ -159,14 +179,16 @@ def secretive(guarded: EmbeddedEtcd, monkeypatch: pytest.MonkeyPatch) -> Embedde
         if "token" not in dict(metadata):
             code, words = StatusCode.INVALID_ARGUMENT, "etcdserver: user name is empty"
         error = AioRpcError(code, Metadata(), Metadata(), details=words)
-        raise meaning_of(error, call, self.address) from error
+        raise error_for(error, call, self.address) from error
 
     monkeypatch.setattr(Server, "call", refuse)
     return guarded
 
 
 @pytest.mark.parametrize("kind", ["simple"], indirect=True)
-async def test_a_server_that_tells_only_root_how_it_is_serves_others_all_the_same(secretive: EmbeddedEtcd) -> None:
+async def test_a_server_that_tells_only_root_how_it_is_serves_others_all_the_same(
+    secretive: EmbeddedEtcd,
+) -> None:
     """Which version it is stays unknown, so it is trusted with no more than the oldest that does that."""
     async with kvorum.connect(settings(secretive, "alice", ALICE)) as client:
         await client.backend.set("mine/a", b"1")
@@ -186,7 +208,7 @@ async def test_a_server_that_tells_nobody_how_it_is_lets_nobody_in(secretive: Em
             pass
 
 
-# --- who is let in ---------------------------------------------------------------------------------------------------
+# --- who is let in --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["simple"], indirect=True)
@@ -227,7 +249,9 @@ async def test_a_password_comes_from_a_file_and_is_read_again_when_it_is_needed(
     """Secrets that are mounted into containers change while the process runs."""
     path = tmp_path / "password"
     path.write_text(f"{ALICE}\n")
-    given = EtcdSettings(endpoints=guarded.endpoints, prefix="lab", user="alice", password_file=str(path))
+    given = EtcdSettings(
+        endpoints=guarded.endpoints, prefix="lab", user="alice", password_file=str(path)
+    )
     async with kvorum.connect(given) as client:
         await client.backend.set("mine/a", b"1")
         await roles_of(root).change_password("alice", "a newer secret")
@@ -237,10 +261,14 @@ async def test_a_password_comes_from_a_file_and_is_read_again_when_it_is_needed(
         await client.backend.set("mine/a", b"2")
 
 
-async def test_a_password_file_that_is_not_there_is_named(kvorum_etcd: EmbeddedEtcd, tmp_path: Path) -> None:
+async def test_a_password_file_that_is_not_there_is_named(
+    kvorum_etcd: EmbeddedEtcd, tmp_path: Path
+) -> None:
     path = str(tmp_path / "nothing")
     with pytest.raises(ConfigurationError, match=path):
-        async with kvorum.connect(EtcdSettings(endpoints=kvorum_etcd.endpoints, user="alice", password_file=path)):
+        async with kvorum.connect(
+            EtcdSettings(endpoints=kvorum_etcd.endpoints, user="alice", password_file=path)
+        ):
             pass
 
 
@@ -249,15 +277,20 @@ async def test_a_password_file_that_is_not_there_is_named(kvorum_etcd: EmbeddedE
     [
         (EtcdSettings(user="alice"), "has no password"),
         (EtcdSettings(password=ALICE), "no user"),
-        (EtcdSettings(user="alice", password=ALICE, password_file="/run/secrets/etcd"), "exclude each other"),
+        (
+            EtcdSettings(user="alice", password=ALICE, password_file="/run/secrets/etcd"),
+            "exclude each other",
+        ),
     ],
 )
-def test_half_a_user_is_refused_before_anything_is_opened(given: EtcdSettings, complaint: str) -> None:
+def test_half_a_user_is_refused_before_anything_is_opened(
+    given: EtcdSettings, complaint: str
+) -> None:
     with pytest.raises(ConfigurationError, match=complaint):
         kvorum.connect(given)
 
 
-# --- tokens ----------------------------------------------------------------------------------------------------------
+# --- tokens ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["simple"], indirect=True)
@@ -269,7 +302,9 @@ async def test_a_server_that_has_forgotten_the_token_gets_another(
     await store.set("mine/a", b"1")
     token = alice.connection.cluster.tokens.token
     await guarded.restart()
-    await alice.connection.cluster.prepare(alice.connection.cluster.current, anyio.current_time() + 5)
+    await alice.connection.cluster.prepare(
+        alice.connection.cluster.current, anyio.current_time() + 5
+    )
 
     async with anyio.create_task_group() as group:
         for number in range(16):
@@ -281,7 +316,9 @@ async def test_a_server_that_has_forgotten_the_token_gets_another(
 
 
 @pytest.mark.parametrize("kind", ["simple"], indirect=True)
-async def test_a_call_waits_for_the_token_of_another_task_no_longer_than_its_own_deadline(alice: kvorum.Client) -> None:
+async def test_a_call_waits_for_the_token_of_another_task_no_longer_than_its_own_deadline(
+    alice: kvorum.Client,
+) -> None:
     tokens = alice.connection.cluster.tokens
     tokens.metadata = (("token", "forgotten.1"),)
     started = anyio.current_time()
@@ -290,7 +327,10 @@ async def test_a_call_waits_for_the_token_of_another_task_no_longer_than_its_own
         with anyio.fail_after(5), kvorum.deadline(0.2), pytest.raises(kvorum.UnavailableError):
             await alice.backend.get("mine/a")
 
-    async with tokens._renewing, anyio.create_task_group() as group:  # the task that fetches one has more time
+    async with (
+        tokens._renewing,
+        anyio.create_task_group() as group,
+    ):  # the task that fetches one has more time
         group.start_soon(wait)
     assert anyio.current_time() - started < 2
     assert await alice.backend.get("mine/a") is None
@@ -308,7 +348,9 @@ async def test_a_watch_gets_another_token_too(guarded: EmbeddedEtcd, alice: kvor
 
 
 @pytest.mark.parametrize("kind", ["jwt"], indirect=True)
-async def test_a_token_that_ends_is_renewed_before(alice: kvorum.Client, refusals: list[str]) -> None:
+async def test_a_token_that_ends_is_renewed_before(
+    alice: kvorum.Client, refusals: list[str]
+) -> None:
     """Three lives of a token long, calls go on, and so does a watch; not one call is refused."""
     store = alice.backend
     tokens = {alice.connection.cluster.tokens.token}
@@ -354,7 +396,9 @@ async def test_a_watch_that_is_cut_off_when_its_token_has_ended_goes_on(
 ) -> None:
     """etcd looks at the token when a watch begins; the one that takes over needs another."""
     async with FaultProxy(guarded.endpoints[0]) as proxy:
-        given = msgspec.structs.replace(settings(guarded, "alice", ALICE), endpoints=(proxy.endpoint,))
+        given = msgspec.structs.replace(
+            settings(guarded, "alice", ALICE), endpoints=(proxy.endpoint,)
+        )
         async with kvorum.connect(given) as client, client.backend.watch("mine/") as watch:
             tokens = client.connection.cluster.tokens
             monkeypatch.setattr(tokens, "_ends", float("inf"))
@@ -376,9 +420,15 @@ async def test_a_watch_that_is_cut_off_when_its_token_has_ended_goes_on(
 
 @pytest.mark.parametrize("kind", ["jwt"], indirect=True)
 async def test_users_that_change_while_a_token_is_fetched_disturb_nobody_either(
-    alice: kvorum.Client, root: kvorum.Client, roles_of: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    alice: kvorum.Client,
+    root: kvorum.Client,
+    roles_of: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """That takes as long as hashing a password; a JWT is of one state of the list, and may be old by then."""
+    """That takes as long as hashing a password.
+
+    A JWT is of one state of the list, and may be old by then.
+    """
     tokens = alice.connection.cluster.tokens
     await roles_of(root).add_user("first", "a secret")
     renew, changed = tokens.renew, 0
@@ -416,17 +466,27 @@ async def test_a_change_of_the_users_disturbs_nobody(
         await anext(watch)
 
 
-# --- secrets ---------------------------------------------------------------------------------------------------------
+# --- secrets --------------------------------------------------------------------------------------
 
 
-async def test_no_secret_shows_in_reprs_logs_or_errors(guarded: EmbeddedEtcd, caplog: pytest.LogCaptureFixture) -> None:
+async def test_no_secret_shows_in_reprs_logs_or_errors(
+    guarded: EmbeddedEtcd, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.DEBUG)
     async with kvorum.connect(settings(guarded, "alice", ALICE)) as client:
         await client.backend.set("mine/a", b"1")
         with pytest.raises(PermissionDeniedError) as caught:
             await client.backend.set("other", b"1")
         cluster = client.connection.cluster
-        shown = [client, client.settings, client.connection, cluster, cluster.tokens, *cluster.servers, caught.value]
+        shown = [
+            client,
+            client.settings,
+            client.connection,
+            cluster,
+            cluster.tokens,
+            *cluster.servers,
+            caught.value,
+        ]
         texts = [*map(repr, shown), str(caught.value), caplog.text, repr(caught.value.__dict__)]
         token = cluster.tokens.token
 

@@ -1,4 +1,7 @@
-"""Many writes of one key wait for each other, and for nobody else; each costs as much as if there were few."""
+"""Many writes of one key wait for each other, and for nobody else.
+
+Each costs as much as if there were few.
+"""
 
 import asyncio
 from collections.abc import Awaitable
@@ -9,7 +12,7 @@ import pytest
 
 import kvorum
 from kvorum import ConflictError, UnavailableError
-from kvorum.etcd.batch import Pending, plan_batch
+from kvorum.etcd.pipeline.batch import Pending, plan_batch
 
 DEADLINE = 30
 
@@ -33,9 +36,11 @@ async def test_writes_of_one_key_are_looked_at_once_each(
         looks += len(waiting)
         return plan_batch(waiting, *args)
 
-    monkeypatch.setattr("kvorum.etcd.lane.plan_batch", counted)
+    monkeypatch.setattr("kvorum.etcd.pipeline.queue.plan_batch", counted)
     with kvorum.deadline(DEADLINE):
-        revisions = await all_of(*(kvorum_client.backend.set("a", b"%d" % number) for number in range(1_000)))
+        revisions = await all_of(
+            *(kvorum_client.backend.set("a", b"%d" % number) for number in range(1_000))
+        )
 
     assert revisions == sorted(set(revisions))
     entry = await kvorum_client.backend.get("a")
@@ -44,7 +49,9 @@ async def test_writes_of_one_key_are_looked_at_once_each(
     assert looks <= 1_100
 
 
-async def test_writes_of_other_keys_pass_those_that_wait_for_their_turn(kvorum_client: kvorum.Client) -> None:
+async def test_writes_of_other_keys_pass_those_that_wait_for_their_turn(
+    kvorum_client: kvorum.Client,
+) -> None:
     store = kvorum_client.backend
     with kvorum.deadline(DEADLINE):
         busy = [asyncio.ensure_future(store.set("a", b"%d" % number)) for number in range(500)]
@@ -56,10 +63,17 @@ async def test_writes_of_other_keys_pass_those_that_wait_for_their_turn(kvorum_c
         await all_of(*busy)
 
 
-async def test_writes_that_were_given_up_leave_their_places_in_line(kvorum_client: kvorum.Client) -> None:
-    """The first, in the middle, the last, and whole lines: those behind them have their turn all the same."""
+async def test_writes_that_were_given_up_leave_their_places_in_line(
+    kvorum_client: kvorum.Client,
+) -> None:
+    """The first, in the middle, the last, and whole lines.
+
+    Those behind them have their turn all the same.
+    """
     store = kvorum_client.backend
-    calls = [asyncio.ensure_future(store.set(f"k{number % 5}", b"%d" % number)) for number in range(100)]
+    calls = [
+        asyncio.ensure_future(store.set(f"k{number % 5}", b"%d" % number)) for number in range(100)
+    ]
     await asyncio.sleep(0)
     gone = {*range(10), 42, 43, *range(3, 100, 5), 99}
     for number in gone:
@@ -72,7 +86,9 @@ async def test_writes_that_were_given_up_leave_their_places_in_line(kvorum_clien
     assert kvorum_client.pipeline.statistics().waiting == 0
 
 
-async def test_a_write_whose_deadline_passes_in_line_was_not_sent(kvorum_client: kvorum.Client) -> None:
+async def test_a_write_whose_deadline_passes_in_line_was_not_sent(
+    kvorum_client: kvorum.Client,
+) -> None:
     store = kvorum_client.backend
 
     async def impatient() -> int:
@@ -91,13 +107,18 @@ async def test_a_write_whose_deadline_passes_in_line_was_not_sent(kvorum_client:
     assert (await store.count("")) == 1
 
 
-async def test_swaps_in_a_line_that_can_never_apply_are_not_sent(kvorum_client: kvorum.Client) -> None:
+async def test_swaps_in_a_line_that_can_never_apply_are_not_sent(
+    kvorum_client: kvorum.Client,
+) -> None:
     store = kvorum_client.backend
     first = await store.set("a", b"0")
     before = kvorum_client.pipeline.statistics()
     calls = []
     for number in range(50):
-        calls += [store.set("a", b"%d" % number), store.compare_and_swap("a", b"swap", expected=first)]
+        calls += [
+            store.set("a", b"%d" % number),
+            store.compare_and_swap("a", b"swap", expected=first),
+        ]
     answers = await all_of(*calls)
 
     put, swapped = answers[::2], answers[1::2]

@@ -1,4 +1,7 @@
-"""A cancelled call is cancelled as its caller sees it: by asyncio, or by the very scope of anyio's that did it."""
+"""A cancelled call is cancelled as its caller sees it.
+
+By asyncio, or by the very scope of anyio's that did it.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -37,7 +40,10 @@ CALLS: dict[str, Callable[[StorageBackend], Coroutine[Any, Any, object]]] = {
 
 @pytest.mark.parametrize("name", CALLS)
 async def test_a_scope_knows_its_own_cancellation_again(silent: StorageBackend, name: str) -> None:
-    """grpc.aio raises an error of its own in place of the one that cancelled it; a scope would let that one pass."""
+    """grpc.aio raises an error of its own in place of the one that cancelled it.
+
+    A scope would let that one pass.
+    """
     with anyio.move_on_after(0.05) as scope:
         await CALLS[name](silent)
 
@@ -52,7 +58,9 @@ async def test_a_timeout_of_asyncio_ends_a_call(silent: StorageBackend, name: st
 
 
 @pytest.mark.parametrize("name", CALLS)
-async def test_a_call_may_be_cancelled_at_any_of_its_steps(silent: StorageBackend, name: str) -> None:
+async def test_a_call_may_be_cancelled_at_any_of_its_steps(
+    silent: StorageBackend, name: str
+) -> None:
     for patience in range(30):
         with anyio.CancelScope() as scope:
             async with anyio.create_task_group() as group:
@@ -83,11 +91,16 @@ async def test_a_task_group_that_fails_takes_its_calls_along(silent: StorageBack
 
 
 def test_calls_that_were_cut_off_leave_nothing_for_the_next_event_loop(kvorum_url: str) -> None:
-    """All loops of a process share a queue of grpc.aio's: what one leaves there raises in another."""
+    """All loops of a process share a queue of grpc.aio's.
+
+    What one leaves there raises in another.
+    """
     problems: list[object] = []
 
     async def cut_off(patience: int) -> None:
-        asyncio.get_running_loop().set_exception_handler(lambda _, context: problems.append(context))
+        asyncio.get_running_loop().set_exception_handler(
+            lambda _, context: problems.append(context)
+        )
         async with kvorum.connect(kvorum_url) as client:
             calls = [asyncio.ensure_future(client.backend.get("a")) for _ in range(20)]
             calls += [asyncio.ensure_future(client.backend.watch("").open()) for _ in range(10)]

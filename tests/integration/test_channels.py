@@ -29,14 +29,22 @@ async def server(kvorum_etcd: EmbeddedEtcd) -> AsyncIterator[EmbeddedEtcd]:
 
 
 async def child(
-    code: str, *arguments: object, command: tuple[str, ...] = (), environment: Mapping[str, str] | None = None
+    code: str,
+    *arguments: object,
+    command: tuple[str, ...] = (),
+    environment: Mapping[str, str] | None = None,
 ) -> str:
     """Run a program in a process of its own; return what it prints."""
 
     def run() -> str:
         argv = [*command, sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)]
         done = subprocess.run(
-            argv, capture_output=True, text=True, timeout=40, check=False, env={**os.environ, **(environment or {})}
+            argv,
+            capture_output=True,
+            text=True,
+            timeout=40,
+            check=False,
+            env={**os.environ, **(environment or {})},
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -44,7 +52,7 @@ async def child(
     return await anyio.to_thread.run_sync(run)
 
 
-# --- the environment -------------------------------------------------------------------------------------------------
+# --- the environment ------------------------------------------------------------------------------
 
 WRITES = """
     import asyncio, sys
@@ -69,16 +77,21 @@ NOWHERE = "http://127.0.0.1:9"
 async def test_a_proxy_for_the_web_is_not_asked_for_etcd(
     variable: str, embedded: bool, kvorum_etcd: EmbeddedEtcd, kvorum_url: str
 ) -> None:
-    """gRPC reads the environment by itself: behind a company's proxy nothing would connect, not even to this host."""
+    """gRPC reads the environment by itself.
+
+    Behind a company's proxy nothing would connect, not even to this host.
+    """
     url = "embedded://" if embedded else kvorum_url
     path = f"{kvorum_etcd.binary.parent}{os.pathsep}{os.environ['PATH']}"
 
-    printed = await child(WRITES, url, environment={"PATH": path, "no_proxy": "", variable: NOWHERE})
+    printed = await child(
+        WRITES, url, environment={"PATH": path, "no_proxy": "", variable: NOWHERE}
+    )
 
     assert printed == "done\n"
 
 
-# --- names -----------------------------------------------------------------------------------------------------------
+# --- names ----------------------------------------------------------------------------------------
 
 MOVES = """
     import asyncio, subprocess, sys, tempfile, time
@@ -135,7 +148,9 @@ MOVES = """
 """
 
 
-async def test_a_name_that_gets_another_address_is_looked_up_again(kvorum_etcd: EmbeddedEtcd) -> None:
+async def test_a_name_that_gets_another_address_is_looked_up_again(
+    kvorum_etcd: EmbeddedEtcd,
+) -> None:
     """As a container does that was replaced. gRPC would look it up every 30 seconds."""
     namespace = ("unshare", "--mount")
     try:
@@ -148,17 +163,25 @@ async def test_a_name_that_gets_another_address_is_looked_up_again(kvorum_etcd: 
     assert seconds < 8
 
 
-# --- pauses ----------------------------------------------------------------------------------------------------------
+# --- pauses ---------------------------------------------------------------------------------------
 
 
 async def test_a_pause_of_the_server_costs_no_write_its_outcome(server: EmbeddedEtcd) -> None:
-    """As of a virtual machine that is moved, or a disk that hangs: the deadline is what says how long to wait."""
+    """As of a virtual machine that is moved, or a disk that hangs.
+
+    The deadline is what says how long to wait.
+    """
     settings = EtcdSettings(endpoints=server.endpoints, timeout=30, pipeline=False)
     async with kvorum.connect(settings) as client:
-        await asyncio.gather(*(client.backend.set(f"k{number}", b"0" * 1000) for number in range(20)))
+        await asyncio.gather(
+            *(client.backend.set(f"k{number}", b"0" * 1000) for number in range(20))
+        )
         os.kill(server.pid, signal.SIGSTOP)
         try:
-            writes = [asyncio.create_task(client.backend.set(f"k{number}", b"1" * 1000)) for number in range(20)]
+            writes = [
+                asyncio.create_task(client.backend.set(f"k{number}", b"1" * 1000))
+                for number in range(20)
+            ]
             await anyio.sleep(4)  # the pause
         finally:
             os.kill(server.pid, signal.SIGCONT)
@@ -172,7 +195,9 @@ async def set_for_ever(client: kvorum.Client) -> None:
         await client.backend.set("a", b"1")
 
 
-async def test_a_server_that_stays_stopped_is_noticed_long_before_the_deadline(server: EmbeddedEtcd) -> None:
+async def test_a_server_that_stays_stopped_is_noticed_long_before_the_deadline(
+    server: EmbeddedEtcd,
+) -> None:
     settings = EtcdSettings(endpoints=server.endpoints, timeout=30, pipeline=False)
     async with kvorum.connect(settings) as client:
         await client.backend.set("a", b"0")
@@ -186,11 +211,16 @@ async def test_a_server_that_stays_stopped_is_noticed_long_before_the_deadline(s
             os.kill(server.pid, signal.SIGCONT)
 
 
-# --- the end of a channel --------------------------------------------------------------------------------------------
+# --- the end of a channel -------------------------------------------------------------------------
 
 
-async def test_a_watch_that_is_about_to_be_opened_on_a_closed_connection_is_told_so(kvorum_url: str) -> None:
-    """What starts a call is within the border, too: what a driver says of its channels is for nobody else."""
+async def test_a_watch_that_is_about_to_be_opened_on_a_closed_connection_is_told_so(
+    kvorum_url: str,
+) -> None:
+    """What starts a call is within the border, too.
+
+    What a driver says of its channels is for nobody else.
+    """
     async with kvorum.connect(kvorum_url) as client:
         await client.backend.get("a")
         connection = client.connection
@@ -212,13 +242,19 @@ def no_collector() -> Iterator[None]:
 
 
 def readers_of_grpc() -> list[threading.Thread]:
-    """Return the threads in which grpc.aio reads: there is one while there is any channel or call."""
+    """Return the threads in which grpc.aio reads.
+
+    There is one while there is any channel or call.
+    """
     return [thread for thread in threading.enumerate() if "_poll_wrapper" in thread.name]
 
 
 @pytest.mark.usefixtures("no_collector")
 async def test_a_closed_client_leaves_nothing_of_grpc(kvorum_url: str) -> None:
-    """Nor do errors that are kept keep it. What stays crashes a process that is forked off later."""
+    """Nor do errors that are kept keep it.
+
+    What stays crashes a process that is forked off later.
+    """
     kept: list[object] = []
     before = len(readers_of_grpc())
     async with kvorum.connect(kvorum_url) as client:
@@ -228,7 +264,9 @@ async def test_a_closed_client_leaves_nothing_of_grpc(kvorum_url: str) -> None:
         with pytest.raises(kvorum.FutureRevisionError) as caught:
             await client.backend.list("", revision=10**9)
         kept.append(caught.value)
-        late: list[asyncio.Task[object]] = [asyncio.create_task(client.backend.get("k0")) for _ in range(5)]
+        late: list[asyncio.Task[object]] = [
+            asyncio.create_task(client.backend.get("k0")) for _ in range(5)
+        ]
         late.append(asyncio.create_task(anext(forgotten)))
         await asyncio.sleep(0)
         assert readers_of_grpc()
@@ -244,14 +282,29 @@ def sockets_to(endpoint: str) -> int:
     """Count the sockets of this process that are connected there."""
     port = int(endpoint.rpartition(":")[2])
     mine = {str(file.readlink()) for file in Path("/proc/self/fd").iterdir() if file.is_symlink()}
-    lines = [line.split() for table in ("tcp", "tcp6") for line in Path(f"/proc/net/{table}").read_text().splitlines()]
-    return sum(f"socket:[{line[9]}]" in mine for line in lines[1:] if line[2].rpartition(":")[2] == format(port, "04X"))
+    lines = [
+        line.split()
+        for table in ("tcp", "tcp6")
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()
+    ]
+    return sum(
+        f"socket:[{line[9]}]" in mine
+        for line in lines[1:]
+        if line[2].rpartition(":")[2] == format(port, "04X")
+    )
 
 
-@pytest.mark.parametrize("pause", [0, 0.3], ids=["before their closing has begun", "while it waits"])
+@pytest.mark.parametrize(
+    "pause", [0, 0.3], ids=["before their closing has begun", "while it waits"]
+)
 @pytest.mark.usefixtures("no_collector")
-async def test_channels_that_were_replaced_leave_no_sockets(kvorum_etcd: EmbeddedEtcd, pause: float) -> None:
-    """They have some seconds to end what is under way. If the client is closed before, they are closed with it."""
+async def test_channels_that_were_replaced_leave_no_sockets(
+    kvorum_etcd: EmbeddedEtcd, pause: float
+) -> None:
+    """They have some seconds to end what is under way.
+
+    If the client is closed before, they are closed with it.
+    """
     endpoint = kvorum_etcd.endpoints[0]
     async with kvorum.connect(f"etcd://{endpoint}") as client, client.backend.watch(""):
         cluster = client.connection.cluster
@@ -267,11 +320,14 @@ async def test_channels_that_were_replaced_leave_no_sockets(kvorum_etcd: Embedde
             await anyio.sleep(0.01)
 
 
-# --- the end of the tasks of a client --------------------------------------------------------------------------------
+# --- the end of the tasks of a client -------------------------------------------------------------
 
 
 async def test_a_client_whose_tasks_have_failed_says_why_to_everybody(kvorum_url: str) -> None:
-    """It is a bug. What rests on those tasks cannot go on, and no call or watch is to wait in vain, or in the dark."""
+    """It is a bug.
+
+    What rests on those tasks cannot go on, and no call or watch is to wait in vain, or in the dark.
+    """
 
     async def fail() -> None:
         raise LookupError("a mistake")
@@ -317,5 +373,9 @@ async def late(client: kvorum.Client) -> None:
 async def error_of(client: kvorum.Client, method: str) -> BaseException:
     store = client.backend
     with pytest.raises(kvorum.KvorumError) as caught:
-        await {"get": lambda: store.get("a"), "list": lambda: store.list(""), "watch": store.watch("").open}[method]()
+        await {
+            "get": lambda: store.get("a"),
+            "list": lambda: store.list(""),
+            "watch": store.watch("").open,
+        }[method]()
     return caught.value

@@ -8,7 +8,9 @@ from kvorum import AlreadyExistsError, ConflictError, InvalidResourceError
 from kvorum.lab import LabWorker, LabWorkerRepository
 
 
-async def test_what_was_saved_is_there_after_a_restart(store_url: str, client: kvorum.Client) -> None:
+async def test_what_was_saved_is_there_after_a_restart(
+    store_url: str, client: kvorum.Client
+) -> None:
     revision = await client.backend.set("a", b"1")
     assert await client.checkpoint("billing").load() is None
     await client.checkpoint("billing").save(revision)
@@ -20,7 +22,9 @@ async def test_what_was_saved_is_there_after_a_restart(store_url: str, client: k
             assert await again.checkpoint("billing").load() == revision
 
 
-async def test_a_consumer_that_stops_anywhere_sees_everything_at_least_once(client: kvorum.Client) -> None:
+async def test_a_consumer_that_stops_anywhere_sees_everything_at_least_once(
+    client: kvorum.Client,
+) -> None:
     """It saves after each third revision, and is stopped after each fifth."""
     workers = LabWorkerRepository(client)
     await client.checkpoint("c").save((await workers.list()).resource_version)
@@ -60,7 +64,9 @@ async def test_a_save_that_is_cancelled_is_made_up_for_by_the_next_one(
     checkpoint = client.checkpoint("c")
     await checkpoint.save(10)
     with monkeypatch.context() as patch:
-        patch.setattr(type(client.backend), "compare_and_swap", lambda *_, **__: anyio.sleep_forever())
+        patch.setattr(
+            type(client.backend), "compare_and_swap", lambda *_, **__: anyio.sleep_forever()
+        )
         with anyio.move_on_after(0.05):
             await checkpoint.save(20)
     await checkpoint.save(20)
@@ -68,7 +74,9 @@ async def test_a_save_that_is_cancelled_is_made_up_for_by_the_next_one(
     assert await client.checkpoint("c").load() == 20
 
 
-async def test_of_two_consumers_of_one_name_the_second_one_learns_of_the_first(client: kvorum.Client) -> None:
+async def test_of_two_consumers_of_one_name_the_second_one_learns_of_the_first(
+    client: kvorum.Client,
+) -> None:
     one, other = client.checkpoint("c"), client.checkpoint("c")
     await one.save(5)
     assert await other.load() == 5

@@ -1,4 +1,7 @@
-"""How a client lives and ends: in order, in the wrong order, on a server that is slow, silent or dead."""
+"""How a client lives and ends.
+
+In order, in the wrong order, on a server that is slow, silent or dead.
+"""
 
 import asyncio
 import contextlib
@@ -54,7 +57,9 @@ def connections_to(port: int) -> int:
     for table in ("tcp", "tcp6"):
         for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
             fields = line.split()
-            found += int(fields[2].rpartition(":")[2], 16) == port and f"socket:[{fields[9]}]" in ours
+            found += (
+                int(fields[2].rpartition(":")[2], 16) == port and f"socket:[{fields[9]}]" in ours
+            )
     return found
 
 
@@ -95,17 +100,22 @@ def free_port() -> Iterator[int]:
 
 @pytest.fixture
 async def server(kvorum_etcd: EmbeddedEtcd) -> AsyncIterator[EmbeddedEtcd]:
-    """A server of the test's own, of the same version as the session's: it can be paused and killed."""
+    """A server of the test's own, of the same version as the session's.
+
+    It can be paused and killed.
+    """
     async with EmbeddedEtcd(binary=kvorum_etcd.binary) as etcd:
         yield etcd
 
 
 def impatient(etcd: EmbeddedEtcd, timeout: float = 0.5, *, pipeline: bool = True) -> Client:
-    settings = EtcdSettings(endpoints=etcd.endpoints, prefix="test", timeout=timeout, pipeline=pipeline)
+    settings = EtcdSettings(
+        endpoints=etcd.endpoints, prefix="test", timeout=timeout, pipeline=pipeline
+    )
     return kvorum.connect(settings)
 
 
-# --- the wrong order -------------------------------------------------------------------------------------------------
+# --- the wrong order ------------------------------------------------------------------------------
 
 USES: dict[str, Callable[[StorageBackend], Awaitable[object]]] = {
     "get": lambda store: store.get("a"),
@@ -146,7 +156,9 @@ async def test_a_client_that_was_left_is_closed_to_every_use(
         await use(client.backend)
 
 
-async def test_a_repository_made_before_the_client_was_entered_works_inside(kvorum_url: str) -> None:
+async def test_a_repository_made_before_the_client_was_entered_works_inside(
+    kvorum_url: str,
+) -> None:
     client = kvorum.connect(kvorum_url)
     workers = LabWorkerRepository(client)
     watch = workers.watch()
@@ -183,7 +195,9 @@ async def test_a_client_that_was_closed_before_it_was_entered_stays_closed(kvoru
         await client.backend.get("a")
 
 
-async def test_a_client_says_where_it_is_and_whether_it_is_open(kvorum_url: str, kvorum_etcd: EmbeddedEtcd) -> None:
+async def test_a_client_says_where_it_is_and_whether_it_is_open(
+    kvorum_url: str, kvorum_etcd: EmbeddedEtcd
+) -> None:
     client = kvorum.connect(kvorum_url)
     (endpoint,) = kvorum_etcd.endpoints
     assert repr(client) == f"<Client {endpoint} [not open]>"
@@ -193,7 +207,9 @@ async def test_a_client_says_where_it_is_and_whether_it_is_open(kvorum_url: str,
     assert repr(client) == f"<Client {endpoint} [closed]>"
 
 
-async def test_clients_whose_prefixes_begin_alike_see_nothing_of_each_other(kvorum_url: str) -> None:
+async def test_clients_whose_prefixes_begin_alike_see_nothing_of_each_other(
+    kvorum_url: str,
+) -> None:
     async with kvorum.connect(kvorum_url) as one, kvorum.connect(f"{kvorum_url}-old") as other:
         async with one.backend.watch("") as watch:
             await other.backend.set("a", b"")
@@ -206,7 +222,7 @@ async def test_clients_whose_prefixes_begin_alike_see_nothing_of_each_other(kvor
         assert await other.backend.keys() == ["a"]
 
 
-# --- closing ---------------------------------------------------------------------------------------------------------
+# --- closing --------------------------------------------------------------------------------------
 
 
 async def test_a_client_that_was_left_leaves_no_task_and_no_socket(
@@ -293,7 +309,10 @@ async def test_a_watch_learns_once_that_its_client_was_closed(kvorum_url: str) -
 async def test_closing_a_client_ends_its_calls_with_an_error_and_not_with_a_cancellation(
     server: EmbeddedEtcd, *, pipeline: bool
 ) -> None:
-    """Who awaits a call was not cancelled; a CancelledError would look as if its own task had been."""
+    """Who awaits a call was not cancelled.
+
+    A CancelledError would look as if its own task had been.
+    """
     async with impatient(server, timeout=60, pipeline=pipeline) as client:
         await client.backend.set("a", b"")
         watch = client.backend.watch("")
@@ -312,15 +331,20 @@ async def test_closing_a_client_ends_its_calls_with_an_error_and_not_with_a_canc
 
         assert time.monotonic() - started < 2
         errors = {
-            name: call.result() if name == "waiting" else ("cancelled" if call.cancelled() else call.exception())
+            name: call.result()
+            if name == "waiting"
+            else ("cancelled" if call.cancelled() else call.exception())
             for name, call in calls.items()
         }
-        # Writes of one key follow each other in the pipeline: those that were not sent have done nothing.
+        # Writes of one key follow each other in the pipeline: those that were not sent have done
+        # nothing.
         may_wait = {"create", "swap", "delete", "commit"} if pipeline else set()
         sent = {"set", "create", "swap", "delete", "commit", "revoke"} - may_wait
         for name, error in errors.items():
             expected = OutcomeUnknownError if name in sent else ClientClosedError
-            assert type(error) is expected or (name in may_wait and type(error) is OutcomeUnknownError), name
+            assert type(error) is expected or (
+                name in may_wait and type(error) is OutcomeUnknownError
+            ), name
 
 
 async def test_a_client_may_be_closed_at_any_point_of_its_calls(
@@ -361,7 +385,7 @@ async def test_a_cancellation_of_the_caller_stays_a_cancellation(server: Embedde
     assert writing.cancelled()
 
 
-# --- entering --------------------------------------------------------------------------------------------------------
+# --- entering -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("way", ["task", "scope"])
@@ -394,7 +418,10 @@ async def test_entering_may_be_cancelled_at_any_point(
 async def test_a_client_may_be_closed_while_it_is_being_entered(
     kvorum_url: str, nothing_left: Callable[[], Awaitable[None]]
 ) -> None:
-    """By another task that shuts the program down: whoever enters must not get an open client that nobody closes."""
+    """By another task that shuts the program down.
+
+    Whoever enters must not get an open client that nobody closes.
+    """
     for patience in range(25):
         client = kvorum.connect(kvorum_url)
         entering = asyncio.create_task(client.__aenter__())
@@ -412,7 +439,9 @@ async def test_a_client_may_be_closed_while_it_is_being_entered(
     await nothing_left()
 
 
-async def test_a_port_that_nobody_listens_on_is_an_error_within_the_timeout_that_leaves_nothing(free_port: int) -> None:
+async def test_a_port_that_nobody_listens_on_is_an_error_within_the_timeout_that_leaves_nothing(
+    free_port: int,
+) -> None:
     """Not at once: the server may be about to start."""
     started = time.monotonic()
     client = kvorum.connect(kvorum.EtcdSettings(endpoints=(f"127.0.0.1:{free_port}",), timeout=1.0))
@@ -435,7 +464,9 @@ async def test_a_name_that_no_host_has_is_an_error_in_time() -> None:
     started = time.monotonic()
 
     with pytest.raises(UnavailableError):
-        await kvorum.connect(EtcdSettings(endpoints=("no-such-host.invalid:2379",), timeout=2)).__aenter__()
+        await kvorum.connect(
+            EtcdSettings(endpoints=("no-such-host.invalid:2379",), timeout=2)
+        ).__aenter__()
 
     assert time.monotonic() - started < 4
 
@@ -455,7 +486,9 @@ async def test_a_server_that_says_nothing_is_an_error_within_the_timeout() -> No
             group.start_soon(listener.serve, say_nothing)
             started = time.monotonic()
             with pytest.raises(UnavailableError):
-                await kvorum.connect(EtcdSettings(endpoints=(f"127.0.0.1:{port}",), timeout=0.5)).__aenter__()
+                await kvorum.connect(
+                    EtcdSettings(endpoints=(f"127.0.0.1:{port}",), timeout=0.5)
+                ).__aenter__()
             elapsed = time.monotonic() - started
             group.cancel_scope.cancel()
 
@@ -467,14 +500,20 @@ async def test_a_server_on_a_long_link_is_reached(kvorum_etcd: EmbeddedEtcd) -> 
     host, _, port = kvorum_etcd.endpoints[0].partition(":")
 
     async def pass_on(source: anyio.abc.ByteStream, target: anyio.abc.ByteStream) -> None:
-        with contextlib.suppress(anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
+        with contextlib.suppress(
+            anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError
+        ):
             while True:
                 data = await source.receive()
                 await anyio.sleep(0.15)
                 await target.send(data)
 
     async def relay(near: anyio.abc.SocketStream) -> None:
-        async with near, await anyio.connect_tcp(host, int(port)) as far, anyio.create_task_group() as group:
+        async with (
+            near,
+            await anyio.connect_tcp(host, int(port)) as far,
+            anyio.create_task_group() as group,
+        ):
             group.start_soon(pass_on, near, far)
             await pass_on(far, near)
             group.cancel_scope.cancel()
@@ -484,7 +523,9 @@ async def test_a_server_on_a_long_link_is_reached(kvorum_etcd: EmbeddedEtcd) -> 
         async with anyio.create_task_group() as group:
             group.start_soon(listener.serve, relay)
             try:
-                async with kvorum.connect(EtcdSettings(endpoints=(f"127.0.0.1:{slow}",), prefix="test")) as client:
+                async with kvorum.connect(
+                    EtcdSettings(endpoints=(f"127.0.0.1:{slow}",), prefix="test")
+                ) as client:
                     await client.backend.get("a")
             finally:
                 group.cancel_scope.cancel()
@@ -501,31 +542,40 @@ async def test_a_server_that_is_no_etcd_is_an_error_at_once() -> None:
             group.start_soon(listener.serve, say_something_else)
             started = time.monotonic()
             with pytest.raises(UnavailableError):
-                await kvorum.connect(EtcdSettings(endpoints=(f"127.0.0.1:{port}",), timeout=5)).__aenter__()
+                await kvorum.connect(
+                    EtcdSettings(endpoints=(f"127.0.0.1:{port}",), timeout=5)
+                ).__aenter__()
             elapsed = time.monotonic() - started
             group.cancel_scope.cancel()
 
     assert elapsed < 5.5
 
 
-# --- a server that stops ---------------------------------------------------------------------------------------------
+# --- a server that stops --------------------------------------------------------------------------
 
 
-async def test_a_paused_server_is_unavailable_to_reads_and_leaves_writes_unknown(server: EmbeddedEtcd) -> None:
+async def test_a_paused_server_is_unavailable_to_reads_and_leaves_writes_unknown(
+    server: EmbeddedEtcd,
+) -> None:
     async with impatient(server) as client:
         store = client.backend
         await store.set("a", b"1")
         await server.pause()
         started = time.monotonic()
-        outcomes = await asyncio.gather(*(use(store) for use in USES.values()), return_exceptions=True)
+        outcomes = await asyncio.gather(
+            *(use(store) for use in USES.values()), return_exceptions=True
+        )
         elapsed = time.monotonic() - started
         await server.resume()
 
-        # Of the writes of one key one was sent, and the others waited for it: that those did nothing is known.
+        # Of the writes of one key one was sent, and the others waited for it: that those did
+        # nothing is known.
         sent, may_wait = {"set", "revoke"}, {"create", "swap", "delete", "commit"}
         for name, outcome in zip(USES, outcomes, strict=True):
             expected = OutcomeUnknownError if name in sent else UnavailableError
-            assert type(outcome) is expected or (name in may_wait and type(outcome) is OutcomeUnknownError), name
+            assert type(outcome) is expected or (
+                name in may_wait and type(outcome) is OutcomeUnknownError
+            ), name
         assert 0.4 < elapsed < 2
 
 
@@ -582,7 +632,9 @@ async def anext_of_ended(watch: kvorum.StorageWatch) -> str:
     return "went on"
 
 
-async def test_a_dead_server_is_unavailable_and_its_watches_wait_for_it(server: EmbeddedEtcd) -> None:
+async def test_a_dead_server_is_unavailable_and_its_watches_wait_for_it(
+    server: EmbeddedEtcd,
+) -> None:
     async with impatient(server, timeout=1) as client:
         store = client.backend
         watch = store.watch("")
@@ -595,7 +647,9 @@ async def test_a_dead_server_is_unavailable_and_its_watches_wait_for_it(server: 
                     await anext(watch)
             with pytest.raises(UnavailableError):
                 await store.get("a")
-            with pytest.raises(UnavailableError):  # not unknown: there is no connection that it could be sent on
+            with pytest.raises(
+                UnavailableError
+            ):  # not unknown: there is no connection that it could be sent on
                 await store.set("a", b"1")
             with pytest.raises(UnavailableError):
                 await store.watch("").open()
@@ -620,7 +674,7 @@ async def test_a_client_outlives_a_restart_of_the_server(server: EmbeddedEtcd) -
             assert change.previous.value == b"1"
 
 
-# --- what can be connected to ----------------------------------------------------------------------------------------
+# --- what can be connected to ---------------------------------------------------------------------
 
 
 def test_connecting_needs_neither_a_loop_nor_a_server(free_port: int) -> None:
@@ -644,7 +698,9 @@ def test_connecting_needs_neither_a_loop_nor_a_server(free_port: int) -> None:
         ("etcd://10.0.0.1", ("10.0.0.1:2379",), "kvorum"),
     ],
 )
-def test_a_url_names_endpoints_and_a_prefix(url: str, endpoints: tuple[str, ...], prefix: str) -> None:
+def test_a_url_names_endpoints_and_a_prefix(
+    url: str, endpoints: tuple[str, ...], prefix: str
+) -> None:
     settings = kvorum.connect(url).settings
 
     assert settings == EtcdSettings(endpoints=endpoints, prefix=prefix)
@@ -709,7 +765,9 @@ async def test_without_a_target_the_environment_says_where_etcd_is(
     async with kvorum.connect(kvorum_url) as other:
         assert await other.backend.exists("a")
 
-    assert client.settings == EtcdSettings(endpoints=(f"{host}:{port}",), prefix=prefix, timeout=2.5)
+    assert client.settings == EtcdSettings(
+        endpoints=(f"{host}:{port}",), prefix=prefix, timeout=2.5
+    )
 
 
 @pytest.mark.parametrize(
@@ -735,7 +793,9 @@ def test_the_environment_names_what_it_wants_to_be_different(
     assert kvorum.connect().settings == EtcdSettings(**expected)
 
 
-@pytest.mark.parametrize("variables", [{"TIMEOUT": "soon"}, {"TIMEOUT": "-1"}, {"PORT": "x"}, {"PREFIX": "a b"}])
+@pytest.mark.parametrize(
+    "variables", [{"TIMEOUT": "soon"}, {"TIMEOUT": "-1"}, {"PORT": "x"}, {"PREFIX": "a b"}]
+)
 def test_an_environment_that_cannot_be_used_is_refused_by_name(
     monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
 ) -> None:
@@ -746,7 +806,7 @@ def test_an_environment_that_cannot_be_used_is_refused_by_name(
         kvorum.connect()
 
 
-# --- a server of the client's own ------------------------------------------------------------------------------------
+# --- a server of the client's own -----------------------------------------------------------------
 
 
 @pytest.fixture
@@ -772,7 +832,9 @@ async def test_an_embedded_server_with_a_folder_keeps_its_data_there(tmp_path: P
     folder = tmp_path / "etcd"
     async with kvorum.connect(f"embedded://{folder}") as client:
         revision = await client.backend.set("a", b"1")
-    async with kvorum.connect(f"embedded://{folder}", settings=EtcdSettings(prefix="other")) as other:
+    async with kvorum.connect(
+        f"embedded://{folder}", settings=EtcdSettings(prefix="other")
+    ) as other:
         assert other.settings.prefix == "other"
         assert not await other.backend.exists("a")
     async with kvorum.connect(f"embedded://{folder}") as client:

@@ -18,8 +18,8 @@ from kvorum import (
     StaleReadError,
     UnavailableError,
 )
-from kvorum.etcd import _rpc as rpc
-from kvorum.etcd.faults import Call
+from kvorum.etcd.transport import _rpc as rpc
+from kvorum.etcd.transport.errors import Call
 from kvorum.testing import FaultProxy
 
 pytestmark = pytest.mark.timeout(60)
@@ -51,9 +51,15 @@ async def keys_of(etcd: EmbeddedEtcd) -> list[str]:
 
 
 async def test_an_address_that_was_given_to_another_cluster_is_not_used(
-    proxy: FaultProxy, another: EmbeddedEtcd, kvorum_etcd: EmbeddedEtcd, caplog: pytest.LogCaptureFixture
+    proxy: FaultProxy,
+    another: EmbeddedEtcd,
+    kvorum_etcd: EmbeddedEtcd,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Before anything is sent: no read says "not found", no write goes there, and the error names both ids."""
+    """Before anything is sent.
+
+    No read says "not found", no write goes there, and the error names both ids.
+    """
     settings = EtcdSettings(endpoints=(proxy.endpoint,), prefix="identity", timeout=2)
     async with kvorum.connect(settings) as client:
         await client.backend.set("mine", b"1")
@@ -85,7 +91,9 @@ async def settled(client: kvorum.Client) -> kvorum.storage.Entry:
                 return entry
 
 
-async def test_a_wrong_endpoint_among_right_ones_is_passed_over(proxy: FaultProxy, another: EmbeddedEtcd) -> None:
+async def test_a_wrong_endpoint_among_right_ones_is_passed_over(
+    proxy: FaultProxy, another: EmbeddedEtcd
+) -> None:
     """When the right one fails the client looks at the wrong one, and waits for the right one."""
     settings = EtcdSettings(endpoints=(proxy.endpoint,), prefix="identity", timeout=2)
     async with kvorum.connect(settings) as client:
@@ -103,8 +111,13 @@ async def test_a_wrong_endpoint_among_right_ones_is_passed_over(proxy: FaultProx
     assert await keys_of(another) == []
 
 
-async def test_an_answer_of_another_cluster_is_never_a_success(kvorum_client: kvorum.Client) -> None:
-    """A connection may be made anew between the look and the call: the last check is the answer's own header."""
+async def test_an_answer_of_another_cluster_is_never_a_success(
+    kvorum_client: kvorum.Client,
+) -> None:
+    """A connection may be made anew between the look and the call.
+
+    The last check is the answer's own header.
+    """
     cluster = kvorum_client.connection.cluster
     await kvorum_client.backend.set("a", b"1")
     right, cluster.floor.cluster_id = cluster.floor.cluster_id, 1
@@ -118,7 +131,7 @@ async def test_an_answer_of_another_cluster_is_never_a_success(kvorum_client: kv
     cluster.floor.cluster_id = right
 
 
-# --- a store that goes back ------------------------------------------------------------------------------------------
+# --- a store that goes back -----------------------------------------------------------------------
 
 
 class Store:
@@ -159,7 +172,9 @@ async def test_a_read_of_a_store_that_was_put_back_is_not_believed(store: Store)
             while not client.connection.cluster.current.calls.is_connected:
                 with suppress(UnavailableError, StaleReadError):
                     await client.backend.get("a")
-        found = await asyncio.gather(*(client.backend.get("a") for _ in range(8)), return_exceptions=True)
+        found = await asyncio.gather(
+            *(client.backend.get("a") for _ in range(8)), return_exceptions=True
+        )
         assert {type(each) for each in found} == {StaleReadError}
         with pytest.raises(StaleReadError, match="put back to an older state") as caught:
             await client.backend.list("")
@@ -182,8 +197,13 @@ async def test_a_write_to_a_store_that_was_put_back_is_not_reported_as_done(stor
             await client.backend.create("c", b"2")
 
 
-async def test_a_new_write_at_a_revision_that_was_seen_before_is_not_reported_as_done(store: Store) -> None:
-    """The revision of another write: what makes a revision of its own must be above all that were seen."""
+async def test_a_new_write_at_a_revision_that_was_seen_before_is_not_reported_as_done(
+    store: Store,
+) -> None:
+    """The revision of another write.
+
+    What makes a revision of its own must be above all that were seen.
+    """
     await store.back_up()
     async with kvorum.connect(EtcdSettings(endpoints=store.etcd.endpoints, timeout=1)) as client:
         *_, last = [await client.backend.set("a", b"1") for _ in range(3)]
@@ -203,7 +223,10 @@ async def test_a_new_write_at_a_revision_that_was_seen_before_is_not_reported_as
 async def test_a_member_that_is_behind_is_left_for_one_that_is_not(
     kvorum_etcd: EmbeddedEtcd, proxy: FaultProxy, kvorum_url: str
 ) -> None:
-    """The floor is what another one has told; whoever is below it is asked no more, for this read."""
+    """The floor is what another one has told.
+
+    Whoever is below it is asked no more, for this read.
+    """
     prefix = kvorum_url.rpartition("/")[2]
     settings = EtcdSettings(endpoints=(proxy.endpoint,), prefix=prefix, timeout=5)
     async with kvorum.connect(settings) as client:
@@ -221,7 +244,9 @@ async def test_a_member_that_is_behind_is_left_for_one_that_is_not(
         assert entry.mod_revision == revision
 
 
-async def test_reads_and_refused_writes_at_the_revision_of_now_are_believed(kvorum_client: kvorum.Client) -> None:
+async def test_reads_and_refused_writes_at_the_revision_of_now_are_believed(
+    kvorum_client: kvorum.Client,
+) -> None:
     """They make no revision of their own."""
     revision = await kvorum_client.backend.set("a", b"1")
     assert await kvorum_client.backend.get("a") is not None

@@ -1,4 +1,7 @@
-"""A connection that was lost while the client was idle: nothing passes on the next one before it has been looked at."""
+"""A connection that was lost while the client was idle.
+
+Nothing passes on the next one before it has been looked at.
+"""
 
 import asyncio
 import time
@@ -10,9 +13,9 @@ import pytest
 
 import kvorum
 from kvorum import AnotherClusterError, EmbeddedEtcd, EtcdSettings
-from kvorum.etcd import _rpc as rpc
-from kvorum.etcd.faults import Call, TokenRefusedError
-from kvorum.etcd.server import Server
+from kvorum.etcd.transport import _rpc as rpc
+from kvorum.etcd.transport.errors import Call, TokenRefusedError
+from kvorum.etcd.transport.server import Server
 from kvorum.testing import FaultProxy
 
 pytestmark = pytest.mark.timeout(60)
@@ -26,7 +29,9 @@ async def proxy(kvorum_etcd: EmbeddedEtcd) -> AsyncIterator[FaultProxy]:
 
 @pytest.fixture
 async def client(proxy: FaultProxy, kvorum_url: str) -> AsyncIterator[kvorum.Client]:
-    settings = EtcdSettings(endpoints=(proxy.endpoint,), prefix=kvorum_url.rpartition("/")[2], timeout=3)
+    settings = EtcdSettings(
+        endpoints=(proxy.endpoint,), prefix=kvorum_url.rpartition("/")[2], timeout=3
+    )
     async with kvorum.connect(settings) as client:
         yield client
 
@@ -58,7 +63,10 @@ async def lose(client: kvorum.Client, proxy: FaultProxy) -> None:
 
 
 async def test_no_write_gets_to_another_cluster_while_it_is_looked_at(
-    client: kvorum.Client, proxy: FaultProxy, kvorum_etcd: EmbeddedEtcd, monkeypatch: pytest.MonkeyPatch
+    client: kvorum.Client,
+    proxy: FaultProxy,
+    kvorum_etcd: EmbeddedEtcd,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     await client.backend.set("mine", b"1")
     async with EmbeddedEtcd(binary=kvorum_etcd.binary) as stranger:
@@ -69,14 +77,19 @@ async def test_no_write_gets_to_another_cluster_while_it_is_looked_at(
         with anyio.fail_after(5):
             await look.came.wait()
         assert client.connection.cluster.current.calls.is_connected
-        calls += [asyncio.create_task(client.backend.set(f"{number}", b"2", unique=True)) for number in range(10)]
+        calls += [
+            asyncio.create_task(client.backend.set(f"{number}", b"2", unique=True))
+            for number in range(10)
+        ]
         await asyncio.wait(calls, timeout=0.2)
         look.end.set()
         ends = await asyncio.gather(*calls, return_exceptions=True)
 
         assert {type(end) for end in ends} <= {AnotherClusterError, kvorum.UnavailableError}
         async with kvorum.connect(stranger.url) as other:
-            answer = await other.connection.range(rpc.RangeRequest(key=b"\0", range_end=b"\0"), "all")
+            answer = await other.connection.range(
+                rpc.RangeRequest(key=b"\0", range_end=b"\0"), "all"
+            )
         assert [pair.key for pair in answer.kvs] == []
 
 
@@ -126,7 +139,9 @@ async def test_fetching_a_token_does_not_pass_for_a_look_at_the_server(
     cluster.tokens._ends = time.monotonic() + 0.05
 
     async def renew_token(server: Server, _refused: str, deadline: float) -> None:
-        request = rpc.StatusRequest()  # in place of Authenticate, which makes the connection as well
+        request = (
+            rpc.StatusRequest()
+        )  # in place of Authenticate, which makes the connection as well
         await server.calls.maintenance.Status(request, timeout=deadline - anyio.current_time())
         cluster.tokens._ends = float("inf")
 
@@ -163,4 +178,8 @@ async def test_a_call_whose_token_was_refused_is_not_sent_again_on_a_connection_
     monkeypatch.setattr(cluster, "renew_token", renew_token)
     await client.backend.set("a", b"1")
 
-    assert [operation for operation in sent if operation in {"put", "status"}] == ["put", "status", "put"]
+    assert [operation for operation in sent if operation in {"put", "status"}] == [
+        "put",
+        "status",
+        "put",
+    ]

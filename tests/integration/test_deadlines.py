@@ -21,7 +21,9 @@ async def proxy(kvorum_etcd: kvorum.EmbeddedEtcd) -> AsyncIterator[FaultProxy]:
 async def patient(proxy: FaultProxy, kvorum_url: str) -> AsyncIterator[kvorum.Client]:
     """A client that would wait for a minute."""
     prefix = kvorum_url.rpartition("/")[2]
-    async with kvorum.connect(EtcdSettings(endpoints=(proxy.endpoint,), prefix=prefix, timeout=60)) as client:
+    async with kvorum.connect(
+        EtcdSettings(endpoints=(proxy.endpoint,), prefix=prefix, timeout=60)
+    ) as client:
         yield client
 
 
@@ -32,18 +34,24 @@ async def seconds_of(call: object, error: type[kvorum.KvorumError]) -> float:
     return anyio.current_time() - started
 
 
-async def test_calls_in_a_block_share_its_deadline(proxy: FaultProxy, patient: kvorum.Client) -> None:
+async def test_calls_in_a_block_share_its_deadline(
+    proxy: FaultProxy, patient: kvorum.Client
+) -> None:
     await patient.backend.set("a", b"1")
     proxy.mute()
     started = anyio.current_time()
     with kvorum.deadline(0.3):
         await seconds_of(patient.backend.get("a"), UnavailableError)
-        assert await seconds_of(patient.backend.get("a"), UnavailableError) < 0.1  # there was nothing left
+        assert (
+            await seconds_of(patient.backend.get("a"), UnavailableError) < 0.1
+        )  # there was nothing left
 
     assert 0.3 <= anyio.current_time() - started < 2
 
 
-async def test_a_write_that_is_not_answered_by_then_is_unknown(proxy: FaultProxy, patient: kvorum.Client) -> None:
+async def test_a_write_that_is_not_answered_by_then_is_unknown(
+    proxy: FaultProxy, patient: kvorum.Client
+) -> None:
     first = await patient.backend.set("a", b"1")
     proxy.mute()
     with kvorum.deadline(0.3):
@@ -51,7 +59,9 @@ async def test_a_write_that_is_not_answered_by_then_is_unknown(proxy: FaultProxy
         assert await seconds_of(swap, OutcomeUnknownError) < 2
 
 
-async def test_a_call_after_the_deadline_sends_nothing(proxy: FaultProxy, patient: kvorum.Client) -> None:
+async def test_a_call_after_the_deadline_sends_nothing(
+    proxy: FaultProxy, patient: kvorum.Client
+) -> None:
     with kvorum.deadline(0.01):
         await anyio.sleep(0.02)
         before = proxy.statistics().requests
@@ -68,7 +78,9 @@ async def test_the_earliest_deadline_counts(proxy: FaultProxy, patient: kvorum.C
         assert await seconds_of(patient.backend.get("a"), UnavailableError) < 2
 
 
-async def test_a_task_that_starts_in_the_block_has_its_deadline(proxy: FaultProxy, patient: kvorum.Client) -> None:
+async def test_a_task_that_starts_in_the_block_has_its_deadline(
+    proxy: FaultProxy, patient: kvorum.Client
+) -> None:
     await patient.backend.set("a", b"1")
     proxy.mute()
     with kvorum.deadline(0.2):

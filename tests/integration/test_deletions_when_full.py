@@ -1,6 +1,7 @@
 """Deletions while the store is full: they make room, so nothing that others write may keep them from being done.
 
-Newer servers refuse a batch for one put in it. So does the stand-in here, in front of a real etcd of any version.
+Newer servers refuse a batch for one put in it. So does the stand-in here, in front of a real etcd
+of any version.
 """
 
 import asyncio
@@ -15,10 +16,10 @@ from grpc.aio import Metadata as GrpcMetadata
 
 import kvorum
 from kvorum import ConflictError, StorageFullError
-from kvorum.etcd import _rpc as rpc
-from kvorum.etcd.faults import meaning_of
-from kvorum.etcd.forms import Forms
-from kvorum.etcd.server import Server
+from kvorum.etcd.pipeline.capabilities import Capabilities
+from kvorum.etcd.transport import _rpc as rpc
+from kvorum.etcd.transport.errors import error_for
+from kvorum.etcd.transport.server import Server
 
 WRITERS = 20
 
@@ -32,7 +33,10 @@ def steps_of(request: rpc.TxnRequest) -> Iterator[rpc.RequestOp]:
 
 
 class FullServer:
-    """Refuses what has a put in it, once `is_full`; counts refused requests that would have deleted, too."""
+    """Refuses what has a put in it, once `is_full`.
+
+    Counts refused requests that would have deleted, too.
+    """
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.is_full = False
@@ -41,15 +45,19 @@ class FullServer:
 
         async def call(server: Server, stub: Any, request: Any, call: Any, *rest: Any) -> Any:
             steps = list(steps_of(request)) if isinstance(request, rpc.TxnRequest) else []
-            has_put = isinstance(request, rpc.PutRequest) or any(step.HasField("request_put") for step in steps)
+            has_put = isinstance(request, rpc.PutRequest) or any(
+                step.HasField("request_put") for step in steps
+            )
             if not self.is_full or not has_put:
                 return await send(server, stub, request, call, *rest)
             self.refused += 1
             self.mixed += any(step.HasField("request_delete_range") for step in steps)
             await asyncio.sleep(0)
             words = "etcdserver: mvcc: database space exceeded"
-            error = AioRpcError(StatusCode.RESOURCE_EXHAUSTED, GrpcMetadata(), GrpcMetadata(), details=words)
-            raise meaning_of(error, call, server.address) from error
+            error = AioRpcError(
+                StatusCode.RESOURCE_EXHAUSTED, GrpcMetadata(), GrpcMetadata(), details=words
+            )
+            raise error_for(error, call, server.address) from error
 
         patch.setattr(Server, "call", call)
 
@@ -57,8 +65,8 @@ class FullServer:
 @pytest.fixture
 def full(monkeypatch: pytest.MonkeyPatch) -> FullServer:
     """A server that counts nested puts: those are sent to it in batches although it is full."""
-    forms = Forms("flat", writes=True, probe=True, guard_quota=False)
-    monkeypatch.setattr("kvorum.etcd.pipeline.forms_of", lambda *_, **__: forms)
+    forms = Capabilities("flat", writes=True, probe=True, guard_quota=False)
+    monkeypatch.setattr("kvorum.etcd.pipeline.pipeline.capabilities_of", lambda *_, **__: forms)
     return FullServer(monkeypatch)
 
 
@@ -73,7 +81,13 @@ async def client(kvorum_url: str, full: FullServer) -> AsyncIterator[kvorum.Clie
 async def keys(client: kvorum.Client) -> dict[str, int]:
     """Keys, and their revisions."""
     names = [f"old-{number}" for number in range(WRITERS)]
-    return dict(zip(names, await asyncio.gather(*(client.backend.set(name, b"1") for name in names)), strict=True))
+    return dict(
+        zip(
+            names,
+            await asyncio.gather(*(client.backend.set(name, b"1") for name in names)),
+            strict=True,
+        )
+    )
 
 
 async def test_a_deletion_that_was_refused_for_a_put_in_its_batch_is_done_by_itself(
@@ -84,7 +98,10 @@ async def test_a_deletion_that_was_refused_for_a_put_in_its_batch_is_done_by_its
     calls = [
         call
         for key, revision in keys.items()
-        for call in (store.delete(key, expected=revision), store.set(f"new-{key}", b"1", unique=True))
+        for call in (
+            store.delete(key, expected=revision),
+            store.set(f"new-{key}", b"1", unique=True),
+        )
     ]
     with anyio.fail_after(10):
         answers = await asyncio.gather(*calls, return_exceptions=True)

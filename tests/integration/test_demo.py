@@ -70,7 +70,9 @@ async def test_an_update_that_overwrites_another_is_found_out(
     update = LabWorkerRepository.update
 
     async def overwrite(workers: LabWorkerRepository, worker: LabWorker) -> LabWorker:
-        worker.metadata.resource_version = (await workers.get(worker.metadata.name)).metadata.resource_version
+        worker.metadata.resource_version = (
+            await workers.get(worker.metadata.name)
+        ).metadata.resource_version
         return await update(workers, worker)
 
     monkeypatch.setattr(LabWorkerRepository, "update", overwrite)
@@ -89,7 +91,9 @@ def test_the_command_exits_with_0_once_it_has_proven_its_claims(
 
 
 @pytest.mark.parametrize("target", ["etcd://127.0.0.1:1", "localhost:2379"])
-def test_the_command_says_what_is_wrong_and_exits_with_1(target: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_says_what_is_wrong_and_exits_with_1(
+    target: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["demo", "--target", target])
 
@@ -97,7 +101,9 @@ def test_the_command_says_what_is_wrong_and_exits_with_1(target: str, capsys: py
     assert "failed: " in capsys.readouterr().out
 
 
-def test_without_the_extra_the_command_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extra_the_command_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(sys.modules, "kvorum.cli.app", None)
     monkeypatch.setitem(sys.modules, "cyclopts", None)
     monkeypatch.delitem(sys.modules, "kvorum.cli.app")

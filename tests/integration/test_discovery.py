@@ -11,8 +11,8 @@ from aetcd import rpc
 
 import kvorum
 from kvorum import EmbeddedEtcd, EtcdSettings, PermissionDeniedError, UnavailableError
-from kvorum.etcd.cluster import Cluster
-from kvorum.etcd.server import Server
+from kvorum.etcd.transport.cluster import Cluster
+from kvorum.etcd.transport.server import Server
 from kvorum.testing import FaultProxy
 
 pytestmark = pytest.mark.timeout(60)
@@ -39,7 +39,9 @@ class Found:
 @pytest.fixture
 def settings(kvorum_etcd: EmbeddedEtcd, kvorum_url: str) -> EtcdSettings:
     """With a prefix of the test's own."""
-    return EtcdSettings(endpoints=kvorum_etcd.endpoints, prefix=kvorum_url.rpartition("/")[2], timeout=5)
+    return EtcdSettings(
+        endpoints=kvorum_etcd.endpoints, prefix=kvorum_url.rpartition("/")[2], timeout=5
+    )
 
 
 @pytest.fixture
@@ -133,11 +135,16 @@ async def test_a_mistake_in_a_question_of_the_background_is_logged_and_ends_no_c
         monkeypatch.undo()
         await channel.aclose()
 
-    for words in ("look after a server", "look for alarms", "close a channel", "list of etcd's members"):
+    for words in (
+        "look after a server",
+        "look for alarms",
+        "close a channel",
+        "list of etcd's members",
+    ):
         assert words in caplog.text
 
 
-# --- the list --------------------------------------------------------------------------------------------------------
+# --- the list -------------------------------------------------------------------------------------
 
 
 async def test_a_list_of_members_that_is_root_s_alone_keeps_no_client_from_opening(
@@ -164,7 +171,9 @@ async def test_a_list_of_members_that_is_root_s_alone_keeps_no_client_from_openi
     assert caplog.text.count("are not discovered") == 1
 
 
-async def test_the_list_of_members_is_of_now(kvorum_etcd: EmbeddedEtcd, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_list_of_members_is_of_now(
+    kvorum_etcd: EmbeddedEtcd, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A member that lags has an older one, by which those that joined would be forgotten."""
     asked: list[bool] = []
     right = Server.call

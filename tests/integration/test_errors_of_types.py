@@ -75,7 +75,9 @@ async def test_an_error_in_a_spec_makes_the_value_corrupt_wherever_it_is_read(
         assert isinstance(caught.value.__cause__, KeyError)
 
 
-@pytest.mark.parametrize("error", [KeyError("x"), ZeroDivisionError(), StopIteration(), TypeError("no"), OSError(5)])
+@pytest.mark.parametrize(
+    "error", [KeyError("x"), ZeroDivisionError(), StopIteration(), TypeError("no"), OSError(5)]
+)
 async def test_an_error_in_a_resource_makes_the_value_corrupt(
     machines: Repository[Machine], client: kvorum.Client, error: Exception
 ) -> None:
@@ -171,7 +173,9 @@ class Positive(Resource[PositiveSpec, MachineStatus]):
 async def test_a_type_that_refuses_its_own_defaults_can_be_stored(client: kvorum.Client) -> None:
     """The bytes have to say then what it is."""
     positives = client.repository(Positive)
-    await positives.add(Positive(metadata=Metadata(name="a"), spec=PositiveSpec(3), status=MachineStatus()))
+    await positives.add(
+        Positive(metadata=Metadata(name="a"), spec=PositiveSpec(3), status=MachineStatus())
+    )
     text = b'{"apiVersion": "test.kvorum.dev/v1", "kind": "Positive", "metadata": {"name": "b"}}'
     await client.backend.set("positives/b", text)
 

@@ -9,7 +9,7 @@ import pytest
 
 import kvorum
 from kvorum import EmbeddedEtcd, EtcdSettings, UnavailableError
-from kvorum.etcd.cluster import addresses_of
+from kvorum.etcd.transport.cluster import addresses_of
 from kvorum.testing import FaultProxy
 
 pytestmark = pytest.mark.timeout(120)
@@ -31,7 +31,9 @@ async def client(cluster: EmbeddedEtcd) -> AsyncIterator[kvorum.Client]:
 
 async def leader(client: kvorum.Client, cluster: EmbeddedEtcd) -> int:
     """Return which member leads."""
-    found = [endpoint.endpoint for endpoint in (await client.health()).endpoints if endpoint.is_leader]
+    found = [
+        endpoint.endpoint for endpoint in (await client.health()).endpoints if endpoint.is_leader
+    ]
     return cluster.endpoints.index(found[0])
 
 
@@ -54,11 +56,18 @@ async def write(store: kvorum.StorageBackend, number: int) -> None:
 
 
 @pytest.mark.parametrize("victim", ["the one it talks to", "the leader", "another"])
-async def test_calls_survive_the_death_of_any_member(client: kvorum.Client, cluster: EmbeddedEtcd, victim: str) -> None:
-    """While one of three is killed, calls go on; a new leader is there within its election timeout, half a second."""
+async def test_calls_survive_the_death_of_any_member(
+    client: kvorum.Client, cluster: EmbeddedEtcd, victim: str
+) -> None:
+    """While one of three is killed, calls go on.
+
+    A new leader is there within its election timeout, half a second.
+    """
     await write(client.backend, 0)
     mine, first = used(client, cluster), await leader(client, cluster)
-    chosen = {"the one it talks to": mine, "the leader": first, "another": (mine + 1) % MEMBERS}[victim]
+    chosen = {"the one it talks to": mine, "the leader": first, "another": (mine + 1) % MEMBERS}[
+        victim
+    ]
     await cluster.kill(chosen)
 
     started = anyio.current_time()
@@ -72,7 +81,9 @@ async def test_calls_survive_the_death_of_any_member(client: kvorum.Client, clus
     assert entry.version == 20  # none was applied twice
 
 
-async def test_a_client_finds_the_one_member_that_is_left_of_its_list(cluster: EmbeddedEtcd) -> None:
+async def test_a_client_finds_the_one_member_that_is_left_of_its_list(
+    cluster: EmbeddedEtcd,
+) -> None:
     """The others were never there, as after a move."""
     endpoints = ("127.0.0.1:1", "127.0.0.1:2", cluster.endpoints[0])
     for _ in range(5):  # it starts with any of them
@@ -81,7 +92,9 @@ async def test_a_client_finds_the_one_member_that_is_left_of_its_list(cluster: E
             assert client.connection.endpoint == cluster.endpoints[0]
 
 
-async def test_a_member_that_hangs_costs_a_part_of_the_deadline(client: kvorum.Client, cluster: EmbeddedEtcd) -> None:
+async def test_a_member_that_hangs_costs_a_part_of_the_deadline(
+    client: kvorum.Client, cluster: EmbeddedEtcd
+) -> None:
     """A paused process keeps its connections open and says nothing."""
     await client.backend.set("a", b"1")
     mine = used(client, cluster)
@@ -98,7 +111,10 @@ async def test_a_member_that_hangs_costs_a_part_of_the_deadline(client: kvorum.C
 async def test_a_lost_quorum_is_unavailable_and_over_once_a_member_is_back(
     client: kvorum.Client, cluster: EmbeddedEtcd
 ) -> None:
-    """Paused, not killed: what was killed must not come back on 3.5.1, which can lose its entries."""
+    """Paused, not killed.
+
+    What was killed must not come back on 3.5.1, which can lose its entries.
+    """
     await client.backend.set("a", b"1")
     await cluster.pause(0)
     await cluster.pause(1)
@@ -134,20 +150,29 @@ async def test_health_tells_of_each_member(client: kvorum.Client, cluster: Embed
     assert not health.is_healthy
 
 
-# --- what a member says of the others --------------------------------------------------------------------------------
+# --- what a member says of the others -------------------------------------------------------------
 
 
 async def test_further_members_are_found_by_one(cluster: EmbeddedEtcd) -> None:
     settings = EtcdSettings(endpoints=cluster.endpoints[:1], discover_interval=60)
     async with kvorum.connect(settings) as client:
-        assert {endpoint.endpoint for endpoint in (await client.health()).endpoints} == set(cluster.endpoints)
+        assert {endpoint.endpoint for endpoint in (await client.health()).endpoints} == set(
+            cluster.endpoints
+        )
         await cluster.kill(0)
 
         await write(client.backend, 1)
 
 
 def test_only_addresses_that_this_client_can_use_are_taken_from_what_members_say() -> None:
-    urls = ["http://a:1", "https://b:2", "unix://c:3", "http://0.0.0.0:4", "http://[::]:5", "http://[fd00::1]:6/"]
+    urls = [
+        "http://a:1",
+        "https://b:2",
+        "unix://c:3",
+        "http://0.0.0.0:4",
+        "http://[::]:5",
+        "http://[fd00::1]:6/",
+    ]
 
     assert addresses_of(urls, tls=False) == ["a:1", "[fd00::1]:6"]
     assert addresses_of(urls, tls=True) == ["b:2"]
@@ -165,9 +190,14 @@ async def test_members_are_not_looked_for_unless_asked(cluster: EmbeddedEtcd) ->
         assert len((await client.health()).endpoints) == 1
 
 
-async def test_a_member_that_joins_later_is_found(kvorum_etcd: EmbeddedEtcd, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_member_that_joins_later_is_found(
+    kvorum_etcd: EmbeddedEtcd, caplog: pytest.LogCaptureFixture
+) -> None:
     """The list is read again and again, also after a time in which nobody answered."""
-    async with EmbeddedEtcd(binary=kvorum_etcd.binary) as etcd, FaultProxy(etcd.endpoints[0]) as proxy:
+    async with (
+        EmbeddedEtcd(binary=kvorum_etcd.binary) as etcd,
+        FaultProxy(etcd.endpoints[0]) as proxy,
+    ):
         settings = EtcdSettings(endpoints=(proxy.endpoint,), discover_interval=0.05, timeout=0.2)
         async with kvorum.connect(settings) as client:
             client.connection.cluster.servers[1:] = []
@@ -184,7 +214,7 @@ async def test_a_member_that_joins_later_is_found(kvorum_etcd: EmbeddedEtcd, cap
             assert client.connection.cluster.servers[1].address == etcd.endpoints[0]
 
 
-# --- addresses -------------------------------------------------------------------------------------------------------
+# --- addresses ------------------------------------------------------------------------------------
 
 
 async def test_an_address_may_be_ipv6(kvorum_etcd: EmbeddedEtcd) -> None:
@@ -199,6 +229,8 @@ async def test_an_address_may_be_ipv6(kvorum_etcd: EmbeddedEtcd) -> None:
 
 async def test_an_address_may_be_a_name(kvorum_etcd: EmbeddedEtcd) -> None:
     port = kvorum_etcd.endpoints[0].rpartition(":")[2]
-    settings = msgspec.structs.replace(EtcdSettings.from_url(f"etcd://localhost:{port}/name"), timeout=5)
+    settings = msgspec.structs.replace(
+        EtcdSettings.from_url(f"etcd://localhost:{port}/name"), timeout=5
+    )
     async with kvorum.connect(settings) as client:
         assert not await client.backend.exists("a")

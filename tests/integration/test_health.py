@@ -8,7 +8,7 @@ import pytest
 
 import kvorum
 from kvorum import ClientClosedError, EmbeddedEtcd, UnavailableError
-from kvorum.etcd.versions import hazards_of
+from kvorum.etcd.transport.versions import hazards_of
 
 
 @pytest.fixture
@@ -31,7 +31,9 @@ async def test_a_server_that_is_well_is_healthy(kvorum_client: kvorum.Client) ->
     assert endpoint.db_size > 0
     assert endpoint.latency is not None
     assert 0 < endpoint.latency < 5
-    assert endpoint.hazards == tuple(hazard.name for hazard in hazards_of(kvorum_client.connection.version))
+    assert endpoint.hazards == tuple(
+        hazard.name for hazard in hazards_of(kvorum_client.connection.version)
+    )
     assert 0 < await kvorum_client.ping() < 5
 
 
@@ -48,7 +50,9 @@ async def test_a_server_that_is_away_is_a_finding_and_no_error(server: EmbeddedE
             await client.ping()
 
 
-async def test_a_server_that_says_nothing_is_found_within_the_deadline(server: EmbeddedEtcd) -> None:
+async def test_a_server_that_says_nothing_is_found_within_the_deadline(
+    server: EmbeddedEtcd,
+) -> None:
     async with kvorum.connect(server.url, settings=kvorum.EtcdSettings(timeout=0.5)) as client:
         await server.pause()
 
@@ -57,10 +61,14 @@ async def test_a_server_that_says_nothing_is_found_within_the_deadline(server: E
         await server.resume()
 
 
-async def test_a_quota_that_is_used_up_is_an_alarm_and_writes_say_so_at_once(kvorum_etcd: EmbeddedEtcd) -> None:
+async def test_a_quota_that_is_used_up_is_an_alarm_and_writes_say_so_at_once(
+    kvorum_etcd: EmbeddedEtcd,
+) -> None:
     """It is not waited out: only an operator can help. Reads go on."""
     async with (
-        EmbeddedEtcd(binary=kvorum_etcd.binary, arguments=["--quota-backend-bytes", str(4 << 20)]) as server,
+        EmbeddedEtcd(
+            binary=kvorum_etcd.binary, arguments=["--quota-backend-bytes", str(4 << 20)]
+        ) as server,
         kvorum.connect(server.url, settings=kvorum.EtcdSettings(timeout=10)) as client,
     ):
 
@@ -101,7 +109,9 @@ def test_an_alarm_is_no_health() -> None:
 
     assert kvorum.Health((endpoint,)).is_healthy
     assert not kvorum.Health((endpoint,), ("NOSPACE",)).is_healthy
-    assert not kvorum.Health((kvorum.EndpointHealth("a:1", 0.1, "3.5.1"),)).is_healthy  # nobody leads
+    assert not kvorum.Health(
+        (kvorum.EndpointHealth("a:1", 0.1, "3.5.1"),)
+    ).is_healthy  # nobody leads
 
 
 async def test_what_a_version_cannot_be_trusted_with_is_logged_on_connecting(

@@ -7,7 +7,13 @@ import pytest
 
 import kvorum
 from kvorum import EmbeddedEtcd, HistoryLostError
-from kvorum.etcd.history import DELETE, check_readable, first_change, revision_now, with_oldest
+from kvorum.etcd.watch.history import (
+    DELETE,
+    check_readable,
+    first_change,
+    revision_now,
+    with_oldest,
+)
 
 
 @pytest.fixture
@@ -18,7 +24,9 @@ async def client(kvorum_etcd: EmbeddedEtcd) -> kvorum.Client:
 async def first(client: kvorum.Client, after: int) -> tuple[int, int]:
     """Return the type of the first change of key `a`, and its revision."""
     with anyio.fail_after(10):
-        event = await first_change(client.connection, b"/history/a", after, "a", anyio.current_time() + 5)
+        event = await first_change(
+            client.connection, b"/history/a", after, "a", anyio.current_time() + 5
+        )
     return event.type, event.kv.mod_revision
 
 

@@ -31,7 +31,11 @@ class StricterQueue(Resource[QueueSpec, QueueStatus]):
 
     def validate(self) -> list[str]:
         problems = [] if self.spec.size > 0 else ["spec.size must be above 0"]
-        return problems if self.status.length >= 0 else [*problems, "status.length must not be negative"]
+        return (
+            problems
+            if self.status.length >= 0
+            else [*problems, "status.length must not be negative"]
+        )
 
 
 class BrokenRule(Resource[QueueSpec, QueueStatus]):
@@ -43,7 +47,12 @@ class BrokenRule(Resource[QueueSpec, QueueStatus]):
 
 def by_hand(**metadata: Any) -> bytes:
     return msgspec.json.encode(
-        {"apiVersion": KIND.api_version, "kind": KIND.name, "metadata": {"name": "q", **metadata}, "spec": {}}
+        {
+            "apiVersion": KIND.api_version,
+            "kind": KIND.name,
+            "metadata": {"name": "q", **metadata},
+            "spec": {},
+        }
     )
 
 
@@ -79,7 +88,9 @@ async def test_what_no_longer_validates_gets_a_status_and_can_be_deleted(
 ) -> None:
     """Else a rule that got stricter makes what is there immortal."""
     spec = QueueSpec(owner="ann")
-    await client.repository(Queue).add(Queue(metadata=Metadata(name="q"), spec=spec, status=QueueStatus()))
+    await client.repository(Queue).add(
+        Queue(metadata=Metadata(name="q"), spec=spec, status=QueueStatus())
+    )
 
     await assert_goes_as_any_other(client.repository(stricter))
 
@@ -124,7 +135,9 @@ async def test_what_a_write_changes_is_judged_by_the_rules_of_now(
 
 
 async def test_a_rule_that_fails_on_what_is_new_comes_out_as_it_is(client: kvorum.Client) -> None:
-    queue = BrokenRule(metadata=Metadata(name="q"), spec=QueueSpec(owner="ann"), status=QueueStatus())
+    queue = BrokenRule(
+        metadata=Metadata(name="q"), spec=QueueSpec(owner="ann"), status=QueueStatus()
+    )
 
     with pytest.raises(KeyError):
         await client.repository(BrokenRule).add(queue)

@@ -7,10 +7,17 @@ import anyio
 import pytest
 
 import kvorum
-from kvorum import CorruptResourceError, EmbeddedEtcd, EtcdSettings, InvalidResourceError, NotFoundError, Operation
-from kvorum.etcd import _rpc as rpc
-from kvorum.keyspace import MAX_KEY_SIZE
+from kvorum import (
+    CorruptResourceError,
+    EmbeddedEtcd,
+    EtcdSettings,
+    InvalidResourceError,
+    NotFoundError,
+    Operation,
+)
+from kvorum.etcd.transport import _rpc as rpc
 from kvorum.lab import LabWorker, LabWorkerRepository
+from kvorum.storage.keyspace import MAX_KEY_SIZE
 from kvorum.testing import FaultProxy
 
 DEADLINE = 20
@@ -36,7 +43,9 @@ async def client(etcd: EmbeddedEtcd) -> AsyncIterator[kvorum.Client]:
 async def put(client: kvorum.Client, key: str, value: bytes = b"?") -> int:
     """Put a key as another program does."""
     full = f"/lab/{key}".encode()
-    return (await client.connection.put(rpc.PutRequest(key=full, value=value), key[:20])).header.revision
+    return (
+        await client.connection.put(rpc.PutRequest(key=full, value=value), key[:20])
+    ).header.revision
 
 
 @pytest.mark.parametrize("key", [LONG, ""])
@@ -100,7 +109,10 @@ async def test_what_lies_at_such_a_key_can_be_removed(client: kvorum.Client) -> 
 
 
 async def test_what_such_a_key_has_held_is_known_when_it_is_removed(client: kvorum.Client) -> None:
-    """A tolerant watch asks the history of the key what it has covered: nothing that could be read."""
+    """A tolerant watch asks the history of the key what it has covered.
+
+    Nothing that could be read.
+    """
     workers = LabWorkerRepository(client)
     await put(client, LONG, b"1")
     since = await put(client, LONG, b"2")
@@ -123,7 +135,9 @@ async def test_nobody_writes_such_a_key(client: kvorum.Client, key: str) -> None
         await store.compare_and_swap(key, b"", expected=1)
 
 
-async def test_a_value_at_such_a_key_is_refused_as_corrupt_where_that_is_asked_for(client: kvorum.Client) -> None:
+async def test_a_value_at_such_a_key_is_refused_as_corrupt_where_that_is_asked_for(
+    client: kvorum.Client,
+) -> None:
     await put(client, LONG)
     with pytest.raises(CorruptResourceError):
         await LabWorkerRepository(client).list()

@@ -39,10 +39,38 @@ async def labs(client: kvorum.Client) -> LabInstanceRepository:
     await client.backend.commit(
         [
             by_hand("ccna", "fresh", "ada@example.org"),
-            by_hand("ccna", "long", "bob", phase="Running", worker="w1", startedAt="2026-01-02T11:00:01Z"),
-            by_hand("ccna", "over", "ada@example.org", phase="Running", worker="w1", startedAt="2026-01-02T11:00:00Z"),
-            by_hand("ccnp", "over", "bob", phase="Running", worker="w2", startedAt="2026-01-01T00:00:00Z"),
-            by_hand("ccnp", "stopping", "a, b = c", phase="Stopping", worker="w1", startedAt="2026-01-01T00:00:00Z"),
+            by_hand(
+                "ccna",
+                "long",
+                "bob",
+                phase="Running",
+                worker="w1",
+                startedAt="2026-01-02T11:00:01Z",
+            ),
+            by_hand(
+                "ccna",
+                "over",
+                "ada@example.org",
+                phase="Running",
+                worker="w1",
+                startedAt="2026-01-02T11:00:00Z",
+            ),
+            by_hand(
+                "ccnp",
+                "over",
+                "bob",
+                phase="Running",
+                worker="w2",
+                startedAt="2026-01-01T00:00:00Z",
+            ),
+            by_hand(
+                "ccnp",
+                "stopping",
+                "a, b = c",
+                phase="Stopping",
+                worker="w1",
+                startedAt="2026-01-01T00:00:00Z",
+            ),
         ]
     )
     return LabInstanceRepository(client)
@@ -58,7 +86,9 @@ async def test_labs_are_found_by_their_worker(labs: LabInstanceRepository) -> No
     assert ids(await labs.find_by_worker("w3")) == []
 
 
-async def test_labs_are_found_by_their_phase_also_if_nobody_has_written_it(labs: LabInstanceRepository) -> None:
+async def test_labs_are_found_by_their_phase_also_if_nobody_has_written_it(
+    labs: LabInstanceRepository,
+) -> None:
     assert ids(await labs.find_by_phase(P.PENDING)) == ["ccna/fresh"]
     assert ids(await labs.find_by_phase(P.RUNNING, namespace="ccna")) == ["ccna/long", "ccna/over"]
 
@@ -71,22 +101,34 @@ async def test_any_text_may_be_asked_for_as_an_owner(labs: LabInstanceRepository
     assert ids(await labs.find_by_owner("bob,status.phase=Running")) == []
 
 
-async def test_labs_whose_time_is_up_are_found_as_long_as_they_run(labs: LabInstanceRepository) -> None:
+async def test_labs_whose_time_is_up_are_found_as_long_as_they_run(
+    labs: LabInstanceRepository,
+) -> None:
     assert ids(await labs.find_expired(NOON)) == ["ccna/over", "ccnp/over"]
     assert ids(await labs.find_expired(NOON, namespace="ccnp")) == ["ccnp/over"]
-    assert ids(await labs.find_expired(NOON + timedelta(seconds=1))) == ["ccna/long", "ccna/over", "ccnp/over"]
+    assert ids(await labs.find_expired(NOON + timedelta(seconds=1))) == [
+        "ccna/long",
+        "ccna/over",
+        "ccnp/over",
+    ]
     assert ids(await labs.find_expired()) == ["ccna/long", "ccna/over", "ccnp/over"]
 
 
 async def test_labs_are_counted_by_phase(labs: LabInstanceRepository) -> None:
     counts = await labs.count_by_phase()
 
-    assert {phase: count for phase, count in counts.items() if count} == {P.PENDING: 1, P.RUNNING: 3, P.STOPPING: 1}
+    assert {phase: count for phase, count in counts.items() if count} == {
+        P.PENDING: 1,
+        P.RUNNING: 3,
+        P.STOPPING: 1,
+    }
     assert set(counts) == set(P)
     assert (await labs.count_by_phase(namespace="ccnp"))[P.RUNNING] == 1
 
 
-async def test_every_finder_shows_one_revision(labs: LabInstanceRepository, client: kvorum.Client) -> None:
+async def test_every_finder_shows_one_revision(
+    labs: LabInstanceRepository, client: kvorum.Client
+) -> None:
     now = (await client.backend.list("", limit=1)).revision
 
     for found in (
@@ -108,15 +150,21 @@ async def test_a_name_is_of_its_namespace(labs: LabInstanceRepository) -> None:
         assert await anext(watch) == kvorum.Deleted(deleted)
 
 
-async def test_a_lab_is_placed_runs_out_of_time_and_is_gone_from_its_worker(client: kvorum.Client) -> None:
+async def test_a_lab_is_placed_runs_out_of_time_and_is_gone_from_its_worker(
+    client: kvorum.Client,
+) -> None:
     workers, labs = LabWorkerRepository(client), LabInstanceRepository(client)
     worker = LabWorker.new("w1", lab_track="ccna")
     worker.status.phase = LabWorkerPhase.READY
-    worker.status.total_capacity = ResourceQuantity(cpu_cores=8, memory_mb=8000, storage_gb=100, nodes=5)
+    worker.status.total_capacity = ResourceQuantity(
+        cpu_cores=8, memory_mb=8000, storage_gb=100, nodes=5
+    )
     await workers.add(worker)
     wanted = ResourceQuantity(cpu_cores=6, nodes=4)
     first, second = [
-        await labs.add(LabInstance.new(name, namespace="ccna", template="t", owner="ada", resources=wanted))
+        await labs.add(
+            LabInstance.new(name, namespace="ccna", template="t", owner="ada", resources=wanted)
+        )
         for name in ("first", "second")
     ]
 

@@ -48,7 +48,9 @@ def names(found: kvorum.ResourceList[LabWorker]) -> list[str]:
     return [worker.metadata.name for worker in found]
 
 
-async def test_workers_are_found_by_their_track_whether_labelled_or_not(workers: LabWorkerRepository) -> None:
+async def test_workers_are_found_by_their_track_whether_labelled_or_not(
+    workers: LabWorkerRepository,
+) -> None:
     """A label can be forgotten; a finder that goes by it would lose a worker without a word."""
     assert names(await workers.find_by_lab_track("security")) == ["pending", "ready-1"]
 
@@ -75,7 +77,9 @@ async def test_workers_are_found_by_their_phase(
     assert names(await workers.find_by_phase(phase)) == expected
 
 
-async def test_ready_draining_and_active_workers_have_finders_of_their_own(workers: LabWorkerRepository) -> None:
+async def test_ready_draining_and_active_workers_have_finders_of_their_own(
+    workers: LabWorkerRepository,
+) -> None:
     assert names(await workers.find_ready_workers()) == ["ready-1", "ready-2"]
     assert names(await workers.find_draining_workers()) == ["draining"]
     assert names(await workers.find_active_workers()) == ["draining", "ready-1", "ready-2"]
@@ -91,17 +95,28 @@ async def test_active_workers_are_found_at_one_revision(workers: LabWorkerReposi
 async def test_a_worker_goes_through_its_life_by_mutations(workers: LabWorkerRepository) -> None:
     """The table of moves and the compare-and-swap together: an illegal move writes nothing."""
     worker = await workers.add(LabWorker.new("w", lab_track="nets"))
-    for phase in (P.PROVISIONING_EC2, P.EC2_READY, P.STARTING, P.READY_UNLICENSED, P.LICENSING, P.READY):
+    for phase in (
+        P.PROVISIONING_EC2,
+        P.EC2_READY,
+        P.STARTING,
+        P.READY_UNLICENSED,
+        P.LICENSING,
+        P.READY,
+    ):
         worker = await workers.mutate("w", move_to(phase))
 
     with pytest.raises(kvorum.InvalidResourceError, match="it cannot go from Ready to Terminated"):
         await workers.mutate("w", move_to(P.TERMINATED))
 
     assert await workers.get("w") == worker
-    assert [condition.status for condition in worker.status.conditions if condition.type == "Ready"] == ["True"]
+    assert [
+        condition.status for condition in worker.status.conditions if condition.type == "Ready"
+    ] == ["True"]
 
 
-async def test_a_worker_that_breaks_rules_is_refused_with_all_of_them(workers: LabWorkerRepository) -> None:
+async def test_a_worker_that_breaks_rules_is_refused_with_all_of_them(
+    workers: LabWorkerRepository,
+) -> None:
     wrong = LabWorker.new("w", lab_track="no track!")
     wrong.spec.aws.ami_id = "foo"
 

@@ -1,4 +1,7 @@
-"""Lists by page: one revision, however many pages; selectors that do not cost a request each; and what is corrupt."""
+"""Lists by page: one revision, however many pages; selectors that do not cost a request each.
+
+And what is corrupt.
+"""
 
 import base64
 from collections.abc import Awaitable, Callable
@@ -39,20 +42,32 @@ class Box(Resource[BoxSpec, BoxStatus]):
 
 
 class Crate(Resource[BoxSpec, BoxStatus]):
-    kind: ClassVar[Kind] = Kind("Crate", plural="crates", api_version="test.kvorum.dev/v1", namespaced=True)
+    kind: ClassVar[Kind] = Kind(
+        "Crate", plural="crates", api_version="test.kvorum.dev/v1", namespaced=True
+    )
 
 
 def box(name: str, *, size: int = 0, **labels: str) -> Box:
-    return Box(metadata=Metadata(name=name, labels=labels), spec=BoxSpec(size=size), status=BoxStatus())
+    return Box(
+        metadata=Metadata(name=name, labels=labels), spec=BoxSpec(size=size), status=BoxStatus()
+    )
 
 
 def crate(namespace: str, name: str) -> Crate:
-    return Crate(metadata=Metadata(name=name, namespace=namespace), spec=BoxSpec(), status=BoxStatus())
+    return Crate(
+        metadata=Metadata(name=name, namespace=namespace), spec=BoxSpec(), status=BoxStatus()
+    )
 
 
 def by_hand(name: str, **labels: str) -> bytes:
     metadata = {"name": name, "labels": labels}
-    value = {"apiVersion": "test.kvorum.dev/v1", "kind": "Box", "metadata": metadata, "spec": {}, "status": {}}
+    value = {
+        "apiVersion": "test.kvorum.dev/v1",
+        "kind": "Box",
+        "metadata": metadata,
+        "spec": {},
+        "status": {},
+    }
     return msgspec.json.encode(value)
 
 
@@ -92,7 +107,7 @@ def page_sizes(client: kvorum.Client, monkeypatch: pytest.MonkeyPatch) -> list[i
     return asked
 
 
-# --- pages -----------------------------------------------------------------------------------------------------------
+# --- pages ----------------------------------------------------------------------------------------
 
 
 async def test_all_pages_show_the_revision_of_the_first(four: Repository[Box]) -> None:
@@ -140,13 +155,18 @@ async def test_a_limit_that_is_not_passed_leaves_nothing_to_go_on_with(
 
 
 async def test_what_remains_is_not_counted_under_a_selector(four: Repository[Box]) -> None:
-    for found in (await four.list(limit=1, labels="colour=red"), await four.list(limit=1, fields="spec.size=0")):
+    for found in (
+        await four.list(limit=1, labels="colour=red"),
+        await four.list(limit=1, fields="spec.size=0"),
+    ):
         assert found.remaining is None
         assert found.continuation is not None
     assert (await four.list(labels="colour=red")).remaining is None
 
 
-async def test_the_next_page_under_a_selector_goes_on_behind_what_was_looked_at(four: Repository[Box]) -> None:
+async def test_the_next_page_under_a_selector_goes_on_behind_what_was_looked_at(
+    four: Repository[Box],
+) -> None:
     first = await four.list(labels="colour=red", limit=1)
     second = await four.list(labels="colour=red", limit=1, continue_from=first.continuation)
     third = await four.list(labels="colour=red", limit=1, continue_from=second.continuation)
@@ -173,7 +193,9 @@ async def test_a_list_of_a_revision_goes_on_at_it(four: Repository[Box]) -> None
     assert second.resource_version == then
 
 
-async def test_a_list_below_the_compaction_is_lost_history(four: Repository[Box], compact: Compact) -> None:
+async def test_a_list_below_the_compaction_is_lost_history(
+    four: Repository[Box], compact: Compact
+) -> None:
     then = (await four.list()).resource_version
     await compact(version_of(await four.delete("a")))
 
@@ -183,10 +205,12 @@ async def test_a_list_below_the_compaction_is_lost_history(four: Repository[Box]
     assert caught.value.continuation is None
 
 
-# --- continuations ---------------------------------------------------------------------------------------------------
+# --- continuations --------------------------------------------------------------------------------
 
 
-async def test_an_expired_continuation_says_how_to_go_on_knowingly(four: Repository[Box], compact: Compact) -> None:
+async def test_an_expired_continuation_says_how_to_go_on_knowingly(
+    four: Repository[Box], compact: Compact
+) -> None:
     first = await four.list(limit=2)
     await four.add(box("e"))
     deletion = await four.delete("c")
@@ -203,19 +227,27 @@ async def test_an_expired_continuation_says_how_to_go_on_knowingly(four: Reposit
     assert third.resource_version == second.resource_version
 
 
-@pytest.mark.parametrize("given", ["", "x", "not one", "ÿ", "====", base64.urlsafe_b64encode(bytes(40)).decode()])
+@pytest.mark.parametrize(
+    "given", ["", "x", "not one", "ÿ", "====", base64.urlsafe_b64encode(bytes(40)).decode()]
+)
 async def test_what_is_no_continuation_is_refused(four: Repository[Box], given: str) -> None:
     with pytest.raises(InvalidResourceError, match="no continuation"):
         await four.list(continue_from=given)
 
 
-async def test_a_continuation_that_was_changed_in_any_place_is_refused(four: Repository[Box]) -> None:
+async def test_a_continuation_that_was_changed_in_any_place_is_refused(
+    four: Repository[Box],
+) -> None:
     good = (await four.list(limit=2)).continuation
     assert good is not None
 
     for place in range(len(good)):
         other = "A" if good[place] != "A" else "B"
-        for changed in (good[:place] + other + good[place + 1 :], good[:place], good[:place] + good[place + 1 :]):
+        for changed in (
+            good[:place] + other + good[place + 1 :],
+            good[:place],
+            good[:place] + good[place + 1 :],
+        ):
             with pytest.raises(InvalidResourceError):
                 await four.list(continue_from=changed)
     for changed in (good + "A", good + "=", " " + good):
@@ -223,7 +255,9 @@ async def test_a_continuation_that_was_changed_in_any_place_is_refused(four: Rep
             await four.list(continue_from=changed)
 
 
-async def test_a_continuation_belongs_to_its_kind_and_query(four: Repository[Box], client: kvorum.Client) -> None:
+async def test_a_continuation_belongs_to_its_kind_and_query(
+    four: Repository[Box], client: kvorum.Client
+) -> None:
     crates = client.repository(Crate)
     for namespace in ("x", "y"):
         for name in ("a", "b"):
@@ -260,7 +294,7 @@ async def test_a_continuation_has_a_revision_of_its_own(four: Repository[Box]) -
         await four.list(continue_from=first.continuation, at=first.resource_version)
 
 
-# --- how many requests -----------------------------------------------------------------------------------------------
+# --- how many requests ----------------------------------------------------------------------------
 
 
 async def fill(client: kvorum.Client, number: int, *, red: set[int]) -> None:
@@ -269,7 +303,8 @@ async def fill(client: kvorum.Client, number: int, *, red: set[int]) -> None:
         await client.backend.commit(
             [
                 kvorum.Operation.put(
-                    f"boxes/b{each:04}", by_hand(f"b{each:04}", colour="red" if each in red else "blue")
+                    f"boxes/b{each:04}",
+                    by_hand(f"b{each:04}", colour="red" if each in red else "blue"),
                 )
                 for each in numbers
             ]
@@ -346,7 +381,7 @@ async def test_a_list_that_a_compaction_overtakes_begins_again(
     assert found[0].metadata.labels == {"time": "2"}
 
 
-# --- scan ------------------------------------------------------------------------------------------------------------
+# --- scan -----------------------------------------------------------------------------------------
 
 
 async def test_a_scan_goes_through_all_pages_at_one_revision(four: Repository[Box]) -> None:
@@ -381,7 +416,11 @@ async def test_a_scan_takes_what_a_list_takes(four: Repository[Box], client: kvo
     assert [each.metadata.name async for each in scan] == ["c", "d"]
     assert [error.name for error in scan.corrupt] == ["bad"]
     first = await four.list(limit=1, at=then)
-    assert [each.metadata.name async for each in four.scan(continue_from=first.continuation)] == ["b", "c", "d"]
+    assert [each.metadata.name async for each in four.scan(continue_from=first.continuation)] == [
+        "b",
+        "c",
+        "d",
+    ]
 
 
 async def test_a_scan_of_nothing_ends_at_once(boxes: Repository[Box]) -> None:
@@ -389,7 +428,9 @@ async def test_a_scan_of_nothing_ends_at_once(boxes: Repository[Box]) -> None:
     assert [names(page) async for page in boxes.scan().pages()] == [[]]
 
 
-async def test_a_scan_whose_history_is_lost_says_how_to_go_on(four: Repository[Box], compact: Compact) -> None:
+async def test_a_scan_whose_history_is_lost_says_how_to_go_on(
+    four: Repository[Box], compact: Compact
+) -> None:
     scan = four.scan(limit=2)
     shown = [(await anext(scan)).metadata.name, (await anext(scan)).metadata.name]
     await compact(version_of(await four.delete("c")))
@@ -403,7 +444,7 @@ async def test_a_scan_whose_history_is_lost_says_how_to_go_on(four: Repository[B
     assert "unread" in repr(scan)
 
 
-# --- what cannot be decoded ------------------------------------------------------------------------------------------
+# --- what cannot be decoded -----------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -446,8 +487,13 @@ async def test_pages_tell_of_what_is_corrupt_where_it_is(seven: Repository[Box])
     assert [error.name for page in pages for error in page.corrupt] == ["Bad Name", "aa", "cc"]
 
 
-async def test_a_label_selector_hides_no_value_whose_labels_cannot_be_read(seven: Repository[Box]) -> None:
-    """Of the two that are JSON the labels are known, and do not match: they would not be shown if they were well."""
+async def test_a_label_selector_hides_no_value_whose_labels_cannot_be_read(
+    seven: Repository[Box],
+) -> None:
+    """Of the two that are JSON the labels are known, and do not match.
+
+    They would not be shown if they were well.
+    """
     found = await seven.list(labels="colour=red", on_corrupt="collect")
 
     assert names(found) == ["a", "c"]
@@ -461,12 +507,16 @@ async def test_an_unknown_way_to_treat_corruption_is_refused(four: Repository[Bo
 
 async def test_what_a_list_has_collected_can_be_removed(seven: Repository[Box]) -> None:
     for error in (await seven.list(on_corrupt="collect")).corrupt:
-        await seven.delete(error.name, namespace=error.namespace, resource_version=error.revision, corrupt=True)
+        await seven.delete(
+            error.name, namespace=error.namespace, resource_version=error.revision, corrupt=True
+        )
 
     assert names(await seven.list()) == ["a", "b", "c", "d"]
 
 
-async def test_a_namespaced_kind_names_and_removes_what_is_corrupt_at_any_depth(client: kvorum.Client) -> None:
+async def test_a_namespaced_kind_names_and_removes_what_is_corrupt_at_any_depth(
+    client: kvorum.Client,
+) -> None:
     crates = client.repository(Crate)
     await crates.add(crate("x", "good"))
     for key in ("no-namespace", "x/bad", "x/too/deep", "UPPER/x"):
@@ -486,7 +536,12 @@ async def test_a_namespaced_kind_names_and_removes_what_is_corrupt_at_any_depth(
 
 @pytest.mark.parametrize(
     ("key", "namespace", "name"),
-    [("crates/x/", "x", ""), ("crates/", None, ""), ("crates/x/Bad Name", "x", "Bad Name"), ("crates/X/a", "X", "a")],
+    [
+        ("crates/x/", "x", ""),
+        ("crates/", None, ""),
+        ("crates/x/Bad Name", "x", "Bad Name"),
+        ("crates/X/a", "X", "a"),
+    ],
 )
 async def test_what_lies_where_no_resource_can_is_named_and_removed(
     client: kvorum.Client, key: str, namespace: str | None, name: str
@@ -550,15 +605,19 @@ async def test_a_value_that_was_mended_meanwhile_is_not_removed_as_corrupt(
     assert await seven.exists("aa")
 
 
-# --- at random -------------------------------------------------------------------------------------------------------
+# --- at random ------------------------------------------------------------------------------------
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     colours=st.lists(st.sampled_from(["red", "blue", "corrupt"]), max_size=30),
     limits=st.lists(st.integers(1, 7), min_size=1, max_size=5),
 )
-async def test_pages_of_any_sizes_make_up_what_one_list_returns(colours: list[str], limits: list[int]) -> None:
+async def test_pages_of_any_sizes_make_up_what_one_list_returns(
+    colours: list[str], limits: list[int]
+) -> None:
     async with kvorum.connect("memory://") as client:
         boxes = client.repository(Box)
         for number, colour in enumerate(colours):
@@ -577,7 +636,10 @@ async def test_pages_of_any_sizes_make_up_what_one_list_returns(colours: list[st
                     break
                 limit = limits[turn % len(limits)]
                 page = await boxes.list(
-                    labels=labels, on_corrupt="collect", limit=limit, continue_from=page.continuation
+                    labels=labels,
+                    on_corrupt="collect",
+                    limit=limit,
+                    continue_from=page.continuation,
                 )
 
             assert found == list(whole)

@@ -1,4 +1,7 @@
-"""Lists whose pages would not arrive in time: smaller ones do, and all of them show one revision."""
+"""Lists whose pages would not arrive in time.
+
+Smaller ones do, and all of them show one revision.
+"""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,8 +12,8 @@ import pytest
 
 import kvorum
 from kvorum import EtcdSettings, Operation, UnavailableError
-from kvorum.etcd.connection import Connection
-from kvorum.etcd.pages import MAX_PAGE
+from kvorum.etcd.transport.connection import Connection
+from kvorum.etcd.transport.page_sizes import MAX_PAGE
 from kvorum.testing import FaultProxy
 
 pytestmark = pytest.mark.anyio
@@ -34,7 +37,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @asynccontextmanager
-async def linked(client: kvorum.Client, **settings: Any) -> AsyncIterator[tuple[kvorum.Client, FaultProxy]]:
+async def linked(
+    client: kvorum.Client, **settings: Any
+) -> AsyncIterator[tuple[kvorum.Client, FaultProxy]]:
     """Connect to the server of a client through a proxy, to the same keys."""
     async with FaultProxy(client.settings.endpoints[0]) as proxy:
         given = EtcdSettings(endpoints=(proxy.endpoint,), prefix=client.settings.prefix, **settings)
@@ -53,10 +58,16 @@ async def fill(backend: kvorum.StorageBackend, number: int, value: bytes = VALUE
 async def test_a_list_that_is_too_much_for_one_call_on_a_slow_link_arrives_in_pages_of_one_revision(
     kvorum_client: kvorum.Client, asked: list[int]
 ) -> None:
-    """A page of 1000 keys was asked for again and again, until the deadline: unavailable for ever."""
+    """A page of 1000 keys was asked for again and again, until the deadline.
+
+    Unavailable for ever.
+    """
     revision = await fill(kvorum_client.backend, 1000)
 
-    async with linked(kvorum_client, timeout=1.5) as (client, proxy), anyio.create_task_group() as group:
+    async with (
+        linked(kvorum_client, timeout=1.5) as (client, proxy),
+        anyio.create_task_group() as group,
+    ):
 
         async def write() -> None:
             await proxy.wait(lambda now: now.replies > 17_000_000)  # some pages have arrived
@@ -67,7 +78,9 @@ async def test_a_list_that_is_too_much_for_one_call_on_a_slow_link_arrives_in_pa
         group.start_soon(write)
         started = anyio.current_time()
         page = await client.backend.list("many/")
-        assert anyio.current_time() - started > 1.5  # more than a call may take, else this shows nothing
+        assert (
+            anyio.current_time() - started > 1.5
+        )  # more than a call may take, else this shows nothing
 
     assert [entry.key for entry in page.entries] == [f"many/{place:04}" for place in range(1000)]
     assert page.revision == revision
@@ -101,7 +114,9 @@ async def test_a_list_of_which_nothing_arrived_makes_the_next_one_ask_for_less(
     assert max(asked[-5:]) < 25
 
 
-async def test_a_list_of_a_server_that_is_silent_ends_at_its_deadline(kvorum_client: kvorum.Client) -> None:
+async def test_a_list_of_a_server_that_is_silent_ends_at_its_deadline(
+    kvorum_client: kvorum.Client,
+) -> None:
     """Smaller pages are asked for within the deadline, not after it."""
     async with linked(kvorum_client, timeout=0.5) as (client, proxy):
         proxy.hold("replies")
@@ -112,7 +127,9 @@ async def test_a_list_of_a_server_that_is_silent_ends_at_its_deadline(kvorum_cli
             assert anyio.current_time() - started < deadline + 0.4
 
 
-async def test_a_page_that_is_slow_and_arrives_within_the_deadline_is_not_lost(kvorum_client: kvorum.Client) -> None:
+async def test_a_page_that_is_slow_and_arrives_within_the_deadline_is_not_lost(
+    kvorum_client: kvorum.Client,
+) -> None:
     """Latency is no reason to give up: it is the same for a small page."""
     await fill(kvorum_client.backend, 3)
 
@@ -123,7 +140,9 @@ async def test_a_page_that_is_slow_and_arrives_within_the_deadline_is_not_lost(k
     assert len(page.entries) == 3
 
 
-async def test_pages_of_large_values_are_cut_by_their_bytes(kvorum_client: kvorum.Client, asked: list[int]) -> None:
+async def test_pages_of_large_values_are_cut_by_their_bytes(
+    kvorum_client: kvorum.Client, asked: list[int]
+) -> None:
     size = 200_000
     for start in range(0, 100, 5):
         await kvorum_client.backend.commit(
@@ -155,7 +174,9 @@ async def test_pages_of_small_values_take_no_more_requests_than_before(
     assert asked == [1000, 1000, 1, 1000, 1000]
 
 
-async def test_a_list_that_is_cancelled_leaves_no_request_behind(kvorum_client: kvorum.Client) -> None:
+async def test_a_list_that_is_cancelled_leaves_no_request_behind(
+    kvorum_client: kvorum.Client,
+) -> None:
     async with linked(kvorum_client, timeout=2.0) as (client, proxy):
         proxy.hold("replies")
         with anyio.move_on_after(1.0) as scope:  # by then smaller pages are asked for, too

@@ -12,11 +12,15 @@ import trustme
 
 import kvorum
 from kvorum import EmbeddedEtcd, EtcdSettings, ServerTls
-from kvorum.etcd.members import UNKNOWN, Known, Members, known_of, version_by_http
-from kvorum.etcd.versions import Version
+from kvorum.etcd.transport.members import UNKNOWN, Known, Members, known_of, version_by_http
+from kvorum.etcd.transport.versions import Version
 from kvorum.testing import FaultProxy
 
-OLD, CHECKS, COUNTS = (3, 5, 16), (3, 5, 30), (3, 5, 33)  # the second checks roles in a batch, the third counts it, too
+OLD, CHECKS, COUNTS = (
+    (3, 5, 16),
+    (3, 5, 30),
+    (3, 5, 33),
+)  # the second checks roles in a batch, the third counts it, too
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -32,12 +36,16 @@ class Cluster:
     @property
     def settings(self) -> EtcdSettings:
         first = self.etcd.endpoints[:1]
-        return EtcdSettings(endpoints=first, prefix="lab", user="root", password="a secret", timeout=20)
+        return EtcdSettings(
+            endpoints=first, prefix="lab", user="root", password="a secret", timeout=20
+        )
 
     async def batches(self) -> bool:
         """Write at once; tell whether it took fewer requests than writes."""
         before = self.client.pipeline.statistics()
-        await asyncio.gather(*(self.client.backend.create(f"{before.writes}-{n}", b"1") for n in range(50)))
+        await asyncio.gather(
+            *(self.client.backend.create(f"{before.writes}-{n}", b"1") for n in range(50))
+        )
         now = self.client.pipeline.statistics()
         return now.write_requests - before.write_requests < now.writes - before.writes
 
@@ -55,7 +63,9 @@ async def until(client: kvorum.Client, known: Known) -> None:
 
 @pytest.fixture
 async def cluster(
-    kvorum_etcd: EmbeddedEtcd, roles_of: Callable[[kvorum.Client], Any], monkeypatch: pytest.MonkeyPatch
+    kvorum_etcd: EmbeddedEtcd,
+    roles_of: Callable[[kvorum.Client], Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> AsyncIterator[Cluster]:
     flags = ["--bcrypt-cost=4", "--auth-token=simple"]
     async with EmbeddedEtcd(binary=kvorum_etcd.binary, members=3, arguments=flags) as etcd:
@@ -77,8 +87,13 @@ async def test_a_user_writes_together_if_every_member_checks(cluster: Cluster) -
         assert await cluster.batches()
 
 
-async def test_a_user_writes_singly_if_a_member_that_it_never_talks_to_does_not_check(cluster: Cluster) -> None:
-    """That one would apply what the others refuse: the client has to know all of them, not those that it asked."""
+async def test_a_user_writes_singly_if_a_member_that_it_never_talks_to_does_not_check(
+    cluster: Cluster,
+) -> None:
+    """That one would apply what the others refuse.
+
+    The client has to know all of them, not those that it asked.
+    """
     cluster.versions[cluster.etcd.endpoints[2]] = OLD
     async with cluster.client:
         await cluster.until_known()
@@ -108,7 +123,9 @@ async def test_members_are_asked_again_when_a_connection_was_made_anew(cluster: 
         assert not await cluster.batches()
 
 
-async def test_what_was_known_does_not_count_for_ever(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_was_known_does_not_count_for_ever(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nobody answers any more: what may have happened in the meantime nobody knows."""
     cluster.versions = dict.fromkeys(cluster.versions, COUNTS)
     async with cluster.client:
@@ -145,7 +162,9 @@ async def test_members_are_not_asked_without_a_pause(
     assert asked[1] - asked[0] > 0.9
 
 
-async def test_who_may_not_ask_for_the_members_writes_singly(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_who_may_not_ask_for_the_members_writes_singly(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def refuse(*_: object) -> Any:
         raise kvorum.PermissionDeniedError("members of the cluster")
 
@@ -156,7 +175,10 @@ async def test_who_may_not_ask_for_the_members_writes_singly(cluster: Cluster, m
 
 
 class Stranger(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no types
-    """A server at an address that a member advertises by mistake: it takes no token, and remembers its calls."""
+    """A server at an address that a member advertises by mistake.
+
+    It takes no token, and remembers its calls.
+    """
 
     def __init__(self) -> None:
         self.calls: list[str] = []
@@ -169,7 +191,9 @@ class Stranger(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no t
         await context.abort(grpc.StatusCode.UNAUTHENTICATED, "etcdserver: invalid auth token")
 
 
-async def test_the_password_does_not_go_to_an_address_that_a_member_advertises(cluster: Cluster) -> None:
+async def test_the_password_does_not_go_to_an_address_that_a_member_advertises(
+    cluster: Cluster,
+) -> None:
     """It may lead to any server, such as another one on `localhost`."""
     stranger, server = Stranger(), grpc.aio.server()
     server.add_generic_rpc_handlers((stranger,))
@@ -183,7 +207,9 @@ async def test_the_password_does_not_go_to_an_address_that_a_member_advertises(c
     assert {*stranger.calls} == {"/etcdserverpb.Cluster/MemberList"}
 
 
-async def test_the_versions_of_all_members_are_known_from_one_of_them(kvorum_etcd: EmbeddedEtcd) -> None:
+async def test_the_versions_of_all_members_are_known_from_one_of_them(
+    kvorum_etcd: EmbeddedEtcd,
+) -> None:
     async with (
         EmbeddedEtcd(binary=kvorum_etcd.binary, members=3) as etcd,
         kvorum.connect(EtcdSettings(endpoints=etcd.endpoints[:1])) as client,
@@ -204,15 +230,21 @@ async def test_a_member_that_advertises_an_address_of_no_use_is_known_by_the_one
         await until(client, known_of([client.connection.version]))
 
 
-async def test_an_address_where_another_cluster_answers_tells_nothing_of_a_member(kvorum_etcd: EmbeddedEtcd) -> None:
+async def test_an_address_where_another_cluster_answers_tells_nothing_of_a_member(
+    kvorum_etcd: EmbeddedEtcd,
+) -> None:
     async with EmbeddedEtcd(binary=kvorum_etcd.binary) as etcd, kvorum.connect(etcd.url) as client:
         versions: dict[int, Version] = {}
-        await client.pipeline._members._ask_at(kvorum_etcd.endpoints[0], 1, versions, anyio.current_time() + 5)
+        await client.pipeline._members._ask_at(
+            kvorum_etcd.endpoints[0], 1, versions, anyio.current_time() + 5
+        )
 
     assert versions == {}
 
 
-async def test_asking_leaves_nothing_behind_when_the_client_is_closed(kvorum_etcd: EmbeddedEtcd) -> None:
+async def test_asking_leaves_nothing_behind_when_the_client_is_closed(
+    kvorum_etcd: EmbeddedEtcd,
+) -> None:
     before = asyncio.all_tasks()
     for _ in range(5):
         async with kvorum.connect(kvorum_etcd.url):
@@ -222,8 +254,13 @@ async def test_asking_leaves_nothing_behind_when_the_client_is_closed(kvorum_etc
 
 
 @pytest.mark.parametrize("tls", [False, True])
-async def test_anybody_may_ask_for_the_version_by_http(kvorum_etcd: EmbeddedEtcd, tmp_path: Path, *, tls: bool) -> None:
-    """Some versions tell it to root alone by gRPC. Also where a client has to show a certificate."""
+async def test_anybody_may_ask_for_the_version_by_http(
+    kvorum_etcd: EmbeddedEtcd, tmp_path: Path, *, tls: bool
+) -> None:
+    """Some versions tell it to root alone by gRPC.
+
+    Also where a client has to show a certificate.
+    """
     server = None
     ca = trustme.CA()
     if tls:
@@ -231,7 +268,9 @@ async def test_anybody_may_ask_for_the_version_by_http(kvorum_etcd: EmbeddedEtcd
         issued = ca.issue_cert("127.0.0.1")
         issued.cert_chain_pems[0].write_to_path(str(tmp_path / "cert.pem"))
         issued.private_key_pem.write_to_path(str(tmp_path / "key.pem"))
-        server = ServerTls(str(tmp_path / "cert.pem"), str(tmp_path / "key.pem"), str(tmp_path / "ca.pem"))
+        server = ServerTls(
+            str(tmp_path / "cert.pem"), str(tmp_path / "key.pem"), str(tmp_path / "ca.pem")
+        )
     async with EmbeddedEtcd(binary=kvorum_etcd.binary, tls=server) as etcd:
         settings = EtcdSettings(endpoints=etcd.endpoints)
         if tls:
@@ -239,7 +278,9 @@ async def test_anybody_may_ask_for_the_version_by_http(kvorum_etcd: EmbeddedEtcd
             settings = EtcdSettings(endpoints=etcd.endpoints, cacert=cacert, cert=cert, key=key)
         async with kvorum.connect(settings) as client:
             with anyio.fail_after(5):
-                assert await version_by_http(etcd.endpoints[0], settings) == client.connection.version
+                assert (
+                    await version_by_http(etcd.endpoints[0], settings) == client.connection.version
+                )
 
 
 async def test_what_answers_without_a_version_is_no_member() -> None:

@@ -1,8 +1,9 @@
 """Two versions of one kind in one running system: nothing that one writes is dropped by the other.
 
-`OldRig` is what a program of last year knows of a rig, `NewRig` what one of this year does; each has a client of its
-own, as two processes would. The newer type has more fields at every level, and has given up one (`legacy`), which is to
-it what the new ones are to the older type: a field it does not know. The rules are those of `docs/stored-form.md`.
+`OldRig` is what a program of last year knows of a rig, `NewRig` what one of this year does; each
+has a client of its own, as two processes would. The newer type has more fields at every level, and
+has given up one (`legacy`), which is to it what the new ones are to the older type: a field it does
+not know. The rules are those of `docs/stored-form.md`.
 """
 
 import asyncio
@@ -135,7 +136,11 @@ def new_rig(name: str = "a", **metadata: Any) -> NewRig:
             priority=7,
             box=NewBox(height=2, vents=[1, 2]),
             disks=[NewDisk("root", 10, 1.5), NewDisk("data", 20, 2.5)],
-            lines=[NewLine("first", 1, "red"), NewLine("second", 2, "blue"), NewLine("third", 3, "green")],
+            lines=[
+                NewLine("first", 1, "red"),
+                NewLine("second", 2, "blue"),
+                NewLine("third", 3, "green"),
+            ],
             ports={
                 "http": NewPort(80, [NewLine("in", 1, "pink")], "tcp"),
                 "dns": NewPort(53, [], "udp"),
@@ -176,16 +181,20 @@ async def document(backend: kvorum.StorageBackend, name: str = "a") -> Json:
     return value
 
 
-async def write_by_hand(backend: kvorum.StorageBackend, change: Callable[[Json], None], name: str = "a") -> None:
+async def write_by_hand(
+    backend: kvorum.StorageBackend, change: Callable[[Json], None], name: str = "a"
+) -> None:
     """Change what is stored as another program would, in the form that Kvorum gives it."""
     entry = await backend.get(f"rigs/{name}")
     assert entry is not None
     value = json.loads(entry.value)
     change(value)
-    await backend.compare_and_swap(entry.key, msgspec.json.encode(value, order="sorted"), expected=entry.mod_revision)
+    await backend.compare_and_swap(
+        entry.key, msgspec.json.encode(value, order="sorted"), expected=entry.mod_revision
+    )
 
 
-# --- the older type writes what the newer one wrote ------------------------------------------------------------------
+# --- the older type writes what the newer one wrote -----------------------------------------------
 
 
 async def update(older: Older) -> None:
@@ -211,13 +220,19 @@ async def mutate_into_another(older: Older) -> None:
     """The change makes a resource of its own, from what it knows."""
 
     def change(rig: OldRig) -> OldRig:
-        return OldRig(metadata=rig.metadata, spec=msgspec.structs.replace(rig.spec, counter=5), status=rig.status)
+        return OldRig(
+            metadata=rig.metadata,
+            spec=msgspec.structs.replace(rig.spec, counter=5),
+            status=rig.status,
+        )
 
     await older.mutate("a", change)
 
 
 async def patch(older: Older) -> None:
-    await older.patch("a", {"spec": {"counter": 5, "ports": {"dns": {"number": 54}}}, "status": {"ticks": 3}})
+    await older.patch(
+        "a", {"spec": {"counter": 5, "ports": {"dns": {"number": 54}}}, "status": {"ticks": 3}}
+    )
 
 
 async def delete(older: Older) -> None:
@@ -234,9 +249,13 @@ WRITES = [
     pytest.param(update_status, {"status.phase": "Busy"}, id="update_status"),
     pytest.param(mutate, {"spec.box.height": 9, "spec.ports.dns.number": 54}, id="mutate"),
     pytest.param(mutate_into_another, {"spec.counter": 5}, id="mutate-into-another"),
-    pytest.param(patch, {"spec.counter": 5, "spec.ports.dns.number": 54, "status.ticks": 3}, id="patch"),
+    pytest.param(
+        patch, {"spec.counter": 5, "spec.ports.dns.number": 54, "status.ticks": 3}, id="patch"
+    ),
     pytest.param(delete, {}, id="delete-with-finalizer"),
-    pytest.param(take_a_finalizer_off, {"metadata.finalizers": ["test.kvorum.dev/other"]}, id="finalizer"),
+    pytest.param(
+        take_a_finalizer_off, {"metadata.finalizers": ["test.kvorum.dev/other"]}, id="finalizer"
+    ),
 ]
 
 
@@ -280,7 +299,10 @@ async def test_what_the_older_type_writes_changes_only_what_it_changed(
     after["metadata"].pop("deletionTimestamp", None)
     assert after == changed(before, changes)
     # ... and so the newer type reads back what it wrote, but for the change.
-    expected = changed(msgspec.to_builtins(seen), {p: v for p, v in changes.items() if not p.startswith("metadata")})
+    expected = changed(
+        msgspec.to_builtins(seen),
+        {p: v for p, v in changes.items() if not p.startswith("metadata")},
+    )
     assert (read.spec, read.status) == (
         msgspec.convert(expected["spec"], NewSpec),
         msgspec.convert(expected["status"], NewStatus),
@@ -311,7 +333,9 @@ async def from_elsewhere(older: Older) -> OldRig:
     return msgspec.convert(msgspec.to_builtins(await older.get("a")), OldRig)
 
 
-@pytest.mark.parametrize("source", [from_get, from_list, from_an_earlier_write, from_a_watch, from_elsewhere])
+@pytest.mark.parametrize(
+    "source", [from_get, from_list, from_an_earlier_write, from_a_watch, from_elsewhere]
+)
 async def test_nothing_is_dropped_however_the_older_type_came_by_its_resource(
     older: Older, newer: Newer, source: Callable[[Older], Awaitable[OldRig]]
 ) -> None:
@@ -324,7 +348,9 @@ async def test_nothing_is_dropped_however_the_older_type_came_by_its_resource(
     assert (await newer.get("a")).spec == added.spec
 
 
-async def test_an_update_of_the_older_type_that_changes_nothing_writes_nothing(older: Older, newer: Newer) -> None:
+async def test_an_update_of_the_older_type_that_changes_nothing_writes_nothing(
+    older: Older, newer: Newer
+) -> None:
     """Else a controller of either version would wake the other for nothing, for ever."""
     added = await newer.add(new_rig())
 
@@ -336,8 +362,13 @@ async def test_an_update_of_the_older_type_that_changes_nothing_writes_nothing(o
     assert await newer.get("a") == added
 
 
-async def test_an_older_update_of_a_stale_resource_still_conflicts(older: Older, newer: Newer) -> None:
-    """Even one to which both states look the same: what it has not seen may matter to what it writes."""
+async def test_an_older_update_of_a_stale_resource_still_conflicts(
+    older: Older, newer: Newer
+) -> None:
+    """Even one to which both states look the same.
+
+    What it has not seen may matter to what it writes.
+    """
     added = await newer.add(new_rig())
     stale = await older.get("a")
     added.spec.priority = 8
@@ -352,7 +383,11 @@ async def test_an_older_update_of_a_stale_resource_still_conflicts(older: Older,
 
 async def test_unknown_fields_survive_a_chain_of_both_types(older: Older, newer: Newer) -> None:
     """The older one starts it, so each has something that the other does not know."""
-    await older.add(OldRig(metadata=Metadata(name="a"), spec=OldSpec(legacy="kept", counter=1), status=OldStatus()))
+    await older.add(
+        OldRig(
+            metadata=Metadata(name="a"), spec=OldSpec(legacy="kept", counter=1), status=OldStatus()
+        )
+    )
 
     def count_up(rig: OldRig | NewRig) -> None:
         rig.spec.counter += 1
@@ -371,11 +406,15 @@ async def test_unknown_fields_survive_a_chain_of_both_types(older: Older, newer:
         await older.mutate("a", grow)
         await newer.mutate("a", count_up)
 
-    assert (await older.get("a")).spec == OldSpec(counter=10, legacy="kept", disks=[OldDisk("root", 13)])
-    assert (await newer.get("a")).spec == NewSpec(counter=10, priority=7, disks=[NewDisk("root", 13, 1.5)])
+    assert (await older.get("a")).spec == OldSpec(
+        counter=10, legacy="kept", disks=[OldDisk("root", 13)]
+    )
+    assert (await newer.get("a")).spec == NewSpec(
+        counter=10, priority=7, disks=[NewDisk("root", 13, 1.5)]
+    )
 
 
-# --- the newer type writes what the older one wrote ------------------------------------------------------------------
+# --- the newer type writes what the older one wrote -----------------------------------------------
 
 
 async def test_the_newer_type_reads_defaults_where_the_older_one_wrote_nothing(
@@ -383,7 +422,9 @@ async def test_the_newer_type_reads_defaults_where_the_older_one_wrote_nothing(
 ) -> None:
     disks = [OldDisk("root", 10)]
     spec = OldSpec(counter=1, legacy="kept", disks=disks, ports={"http": OldPort(80)})
-    added = await older.add(OldRig(metadata=Metadata(name="a"), spec=spec, status=OldStatus(phase="Ready")))
+    added = await older.add(
+        OldRig(metadata=Metadata(name="a"), spec=spec, status=OldStatus(phase="Ready"))
+    )
 
     rig = await newer.get("a")
     assert rig.spec == NewSpec(counter=1, disks=[NewDisk("root", 10)], ports={"http": NewPort(80)})
@@ -411,51 +452,76 @@ async def test_the_newer_type_adds_its_defaults_once_and_that_is_no_change_of_th
     assert once.metadata.generation == 1
 
 
-# --- lists -----------------------------------------------------------------------------------------------------------
+# --- lists ----------------------------------------------------------------------------------------
 
 
-async def disks_after(older: Older, newer: Newer, change: Callable[[list[OldDisk]], None]) -> list[NewDisk]:
+async def disks_after(
+    older: Older, newer: Newer, change: Callable[[list[OldDisk]], None]
+) -> list[NewDisk]:
     """Change a list whose elements have names: root (10, 1.5), data (20, 2.5)."""
     await newer.add(new_rig())
     await older.mutate("a", lambda rig: change(rig.spec.disks))
     return (await newer.get("a")).spec.disks
 
 
-async def lines_after(older: Older, newer: Newer, change: Callable[[list[OldLine]], None]) -> list[NewLine]:
-    """Change a list whose elements have none: first (1, red), second (2, blue), third (3, green)."""
+async def lines_after(
+    older: Older, newer: Newer, change: Callable[[list[OldLine]], None]
+) -> list[NewLine]:
+    """Change a list whose elements have none.
+
+    First (1, red), second (2, blue), third (3, green).
+    """
     await newer.add(new_rig())
     await older.mutate("a", lambda rig: change(rig.spec.lines))
     return (await newer.get("a")).spec.lines
 
 
-async def test_an_element_is_matched_by_content_wherever_it_went(older: Older, newer: Newer) -> None:
+async def test_an_element_is_matched_by_content_wherever_it_went(
+    older: Older, newer: Newer
+) -> None:
     lines = await lines_after(older, newer, lambda lines: lines.reverse())
 
-    assert lines == [NewLine("third", 3, "green"), NewLine("second", 2, "blue"), NewLine("first", 1, "red")]
+    assert lines == [
+        NewLine("third", 3, "green"),
+        NewLine("second", 2, "blue"),
+        NewLine("first", 1, "red"),
+    ]
 
 
-async def test_a_removed_element_takes_its_unknown_fields_with_it(older: Older, newer: Newer) -> None:
+async def test_a_removed_element_takes_its_unknown_fields_with_it(
+    older: Older, newer: Newer
+) -> None:
     lines = await lines_after(older, newer, lambda lines: lines.__delitem__(0))
 
     assert lines == [NewLine("second", 2, "blue"), NewLine("third", 3, "green")]
 
 
-async def test_an_element_that_is_put_in_has_no_unknown_fields_and_moves_none(older: Older, newer: Newer) -> None:
+async def test_an_element_that_is_put_in_has_no_unknown_fields_and_moves_none(
+    older: Older, newer: Newer
+) -> None:
     lines = await lines_after(older, newer, lambda lines: lines.insert(1, OldLine("new", 9)))
 
     assert [line.color for line in lines] == ["red", "", "blue", "green"]
 
 
-async def test_elements_of_equal_content_are_matched_in_their_order(older: Older, newer: Newer) -> None:
+async def test_elements_of_equal_content_are_matched_in_their_order(
+    older: Older, newer: Newer
+) -> None:
     rig = new_rig()
-    rig.spec.lines = [NewLine("same", 1, "red"), NewLine("same", 1, "blue"), NewLine("same", 1, "green")]
+    rig.spec.lines = [
+        NewLine("same", 1, "red"),
+        NewLine("same", 1, "blue"),
+        NewLine("same", 1, "green"),
+    ]
     await newer.add(rig)
     await older.mutate("a", lambda rig: rig.spec.lines.__delitem__(0))
 
     assert [line.color for line in (await newer.get("a")).spec.lines] == ["red", "blue"]
 
 
-async def test_a_changed_element_is_matched_by_its_name_whatever_else_changed(older: Older, newer: Newer) -> None:
+async def test_a_changed_element_is_matched_by_its_name_whatever_else_changed(
+    older: Older, newer: Newer
+) -> None:
     def change(disks: list[OldDisk]) -> None:
         disks[0].size, disks[1].size = 11, 21
         disks.reverse()
@@ -477,7 +543,9 @@ async def test_a_renamed_element_is_a_new_one(older: Older, newer: Newer) -> Non
     assert disks == [NewDisk("boot", 10), NewDisk("data", 20, 2.5)]
 
 
-async def test_a_name_that_several_elements_have_matches_none_of_them(older: Older, newer: Newer) -> None:
+async def test_a_name_that_several_elements_have_matches_none_of_them(
+    older: Older, newer: Newer
+) -> None:
     """It does not tell which one it was; fields at the wrong element are worse than fields lost."""
     rig = new_rig()
     rig.spec.disks = [NewDisk("data", 1, 1.5), NewDisk("data", 2, 2.5), NewDisk("data", 3, 3.5)]
@@ -529,10 +597,12 @@ async def test_a_list_that_a_patch_sets_is_as_the_patch_says(older: Older, newer
     assert rig.spec.lines == new_rig().spec.lines
 
 
-# --- mappings --------------------------------------------------------------------------------------------------------
+# --- mappings -------------------------------------------------------------------------------------
 
 
-async def test_a_value_of_a_mapping_is_matched_by_its_key_whatever_it_became(older: Older, newer: Newer) -> None:
+async def test_a_value_of_a_mapping_is_matched_by_its_key_whatever_it_became(
+    older: Older, newer: Newer
+) -> None:
     """Lists in it follow the rules for lists."""
 
     def change(rig: OldRig) -> None:
@@ -559,7 +629,9 @@ async def test_a_renamed_key_is_a_removal_and_an_addition(older: Older, newer: N
     }
 
 
-async def test_a_key_that_was_removed_and_comes_back_later_has_no_unknown_fields(older: Older, newer: Newer) -> None:
+async def test_a_key_that_was_removed_and_comes_back_later_has_no_unknown_fields(
+    older: Older, newer: Newer
+) -> None:
     await newer.add(new_rig())
     await older.mutate("a", lambda rig: rig.spec.ports.__delitem__("dns"))
     await older.mutate("a", lambda rig: rig.spec.ports.__setitem__("dns", OldPort(53)))
@@ -567,7 +639,7 @@ async def test_a_key_that_was_removed_and_comes_back_later_has_no_unknown_fields
     assert (await newer.get("a")).spec.ports["dns"] == NewPort(53)
 
 
-# --- both at once ----------------------------------------------------------------------------------------------------
+# --- both at once ---------------------------------------------------------------------------------
 
 
 async def test_concurrent_mutations_of_both_types_are_all_there(older: Older, newer: Newer) -> None:
@@ -604,8 +676,13 @@ async def test_concurrent_mutations_of_both_types_are_all_there(older: Older, ne
     assert (await older.get("a")).spec.legacy == "." * rounds
 
 
-async def test_a_watch_of_the_older_type_shows_what_the_newer_one_writes(older: Older, newer: Newer) -> None:
-    """Also a change of which it sees nothing: the resource has another version, to which its next update refers."""
+async def test_a_watch_of_the_older_type_shows_what_the_newer_one_writes(
+    older: Older, newer: Newer
+) -> None:
+    """Also a change of which it sees nothing.
+
+    The resource has another version, to which its next update refers.
+    """
     async with older.watch() as watch:
         added = await newer.add(new_rig())
         first = await older.get("a")
@@ -628,7 +705,9 @@ async def test_a_watch_of_the_older_type_shows_what_the_newer_one_writes(older: 
     assert version_of(second) > version_of(first)
 
 
-async def test_a_watch_of_the_newer_type_shows_what_the_older_one_writes(older: Older, newer: Newer) -> None:
+async def test_a_watch_of_the_newer_type_shows_what_the_older_one_writes(
+    older: Older, newer: Newer
+) -> None:
     """With all that the older one does not know; `previous` too."""
     added = await newer.add(new_rig())
 
@@ -642,11 +721,17 @@ async def test_a_watch_of_the_newer_type_shows_what_the_older_one_writes(older: 
     assert event.resource.spec == msgspec.structs.replace(added.spec, counter=2)
 
 
-async def test_both_types_select_by_labels_and_by_the_fields_they_know(older: Older, newer: Newer) -> None:
+async def test_both_types_select_by_labels_and_by_the_fields_they_know(
+    older: Older, newer: Newer
+) -> None:
     await newer.add(new_rig("by-newer", labels={"team": "x"}))
     spec, status = OldSpec(counter=1), OldStatus(phase="Ready")
-    await older.add(OldRig(metadata=Metadata(name="by-older", labels={"team": "x"}), spec=spec, status=status))
-    await older.add(OldRig(metadata=Metadata(name="other", labels={"team": "y"}), spec=spec, status=OldStatus()))
+    await older.add(
+        OldRig(metadata=Metadata(name="by-older", labels={"team": "x"}), spec=spec, status=status)
+    )
+    await older.add(
+        OldRig(metadata=Metadata(name="other", labels={"team": "y"}), spec=spec, status=OldStatus())
+    )
 
     for repository in (older, newer):
         for selected in (
@@ -655,12 +740,15 @@ async def test_both_types_select_by_labels_and_by_the_fields_they_know(older: Ol
             await repository.list(labels="team=x", fields="spec.counter=1"),
         ):
             assert [rig.metadata.name for rig in selected] == ["by-newer", "by-older"]
-    assert [rig.metadata.name for rig in await newer.list(fields="spec.priority=0")] == ["by-older", "other"]
+    assert [rig.metadata.name for rig in await newer.list(fields="spec.priority=0")] == [
+        "by-older",
+        "other",
+    ]
     with pytest.raises(InvalidSelectorError):
         await older.list(fields="spec.priority=0")
 
 
-# --- what does not go with one api_version ---------------------------------------------------------------------------
+# --- what does not go with one api_version --------------------------------------------------------
 
 
 class Color(Enum):
@@ -705,14 +793,19 @@ class NarrowRig(Resource[NarrowSpec, OldStatus]):
     [
         pytest.param(ColoredRig, "$.spec.color", id="a member that its enum does not have"),
         pytest.param(StrictRig, "unknown field", id="a new field where it forbids them"),
-        pytest.param(DemandingRig, "wanted", id="a field without a default that the other does not write"),
+        pytest.param(
+            DemandingRig, "wanted", id="a field without a default that the other does not write"
+        ),
         pytest.param(NarrowRig, "$.spec.counter", id="a field of another type"),
     ],
 )
 async def test_what_a_type_cannot_take_is_an_error_to_it_and_stays_as_it_is(
     newer: Newer, newer_client: kvorum.Client, rig_type: type[Resource[Any, Any]], path: str
 ) -> None:
-    """Nothing is guessed, and nothing is overwritten with a guess: such a change needs a new `api_version`."""
+    """Nothing is guessed, and nothing is overwritten with a guess.
+
+    Such a change needs a new `api_version`.
+    """
     await newer.add(new_rig())
     await write_by_hand(newer_client.backend, lambda value: value["spec"].update(color="blue"))
     before = await document(newer_client.backend)
@@ -748,7 +841,9 @@ async def test_a_field_that_a_type_has_renamed_is_two_fields(
     assert (await older.get("a")).spec.counter == 1
 
 
-async def test_a_resource_that_the_older_type_removed_and_adds_again_is_another(older: Older, newer: Newer) -> None:
+async def test_a_resource_that_the_older_type_removed_and_adds_again_is_another(
+    older: Older, newer: Newer
+) -> None:
     """What is kept is kept in the resource; with it, it goes."""
     await newer.add(new_rig())
     rig = await older.delete("a")
@@ -760,12 +855,15 @@ async def test_a_resource_that_the_older_type_removed_and_adds_again_is_another(
     assert (await newer.get("a")).spec.priority == 0
 
 
-# --- at random -------------------------------------------------------------------------------------------------------
+# --- at random ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Mapping:
-    """The shape of a mapping. That of an object is the dict of its fields, of a list a list of one; else a default."""
+    """The shape of a mapping. That of an object is the dict of its fields, of a list a list of one.
+
+    Else a default.
+    """
 
     values: "Shape"
 
@@ -804,7 +902,10 @@ SHAPES: dict[str, dict[str, Shape]] = {"older": OLD_SHAPE, "newer": NEW_SHAPE}
 
 
 def known(shape: Shape, value: Json) -> Json:
-    """What a type reads of a value: the fields it knows, with defaults for those that are not there."""
+    """What a type reads of a value.
+
+    The fields it knows, with defaults for those that are not there.
+    """
     match shape:
         case dict():
             there = {name: of for name, of in shape.items() if of != OPTIONAL or name in value}
@@ -827,12 +928,20 @@ def written(shape: Shape, old: Json, new: Json) -> Json:
     match shape:
         case dict():
             unknown = {name: value for name, value in old.items() if name not in shape}
-            return unknown | {n: written(shape[n], old.get(n, absent(shape[n])), value) for n, value in new.items()}
+            return unknown | {
+                n: written(shape[n], old.get(n, absent(shape[n])), value)
+                for n, value in new.items()
+            }
         case Mapping(of):
-            return {name: written(of, old[name], value) if name in old else value for name, value in new.items()}
+            return {
+                name: written(of, old[name], value) if name in old else value
+                for name, value in new.items()
+            }
         case [dict() as of]:
             pairs = zip(new, matched(of, old, new), strict=True)
-            return [value if match is None else written(of, old[match], value) for value, match in pairs]
+            return [
+                value if match is None else written(of, old[match], value) for value, match in pairs
+            ]
         case _:
             return new
 
@@ -846,7 +955,11 @@ def matched(shape: dict[str, Any], old: list[Json], new: list[Json]) -> list[int
         matches[place] = next(equal, None)
     before, after = ([element.get("name") for element in elements] for elements in (contents, new))
     for place, name in enumerate(after):
-        if matches[place] is None and name is not None and before.count(name) == after.count(name) == 1:
+        if (
+            matches[place] is None
+            and name is not None
+            and before.count(name) == after.count(name) == 1
+        ):
             matches[place] = before.index(name)
     for place in range(len(new)):
         free = len(old) == len(new) and matches[place] is None and place not in matches
@@ -859,7 +972,10 @@ class Model:
     """The document in the store."""
 
     def __init__(self) -> None:
-        self.value: Json = {"spec": known(OLD_SHAPE["spec"], {}), "status": known(OLD_SHAPE["status"], {})}
+        self.value: Json = {
+            "spec": known(OLD_SHAPE["spec"], {}),
+            "status": known(OLD_SHAPE["status"], {}),
+        }
         self.generation = 1
 
     def write(self, who: str, change: Callable[[Json], None], *, status_only: bool = False) -> bool:
@@ -912,16 +1028,22 @@ LIST_EDITS: dict[str, Callable[[list[Json], slice, Json], None]] = {
     "insert": lambda elements, place, new: elements.insert(place.start, new),
     "append": lambda elements, _, new: elements.append(new),
     "remove": lambda elements, place, _: elements.__delitem__(place),
-    "replace": lambda elements, place, new: elements.__setitem__(place, [new] * len(elements[place])),
+    "replace": lambda elements, place, new: elements.__setitem__(
+        place, [new] * len(elements[place])
+    ),
     "edit": lambda elements, place, new: overwrite(elements, place, new, "size", "width"),
     "rename": lambda elements, place, new: overwrite(elements, place, new, "name", "text"),
-    "edit what is new": lambda elements, place, new: overwrite(elements, place, new, "topSpeed", "color"),
+    "edit what is new": lambda elements, place, new: overwrite(
+        elements, place, new, "topSpeed", "color"
+    ),
     "reverse": lambda elements, *_: elements.reverse(),
     "sort": lambda elements, *_: elements.sort(key=str),
 }
 
 
-def change_list(how: str, who: str, path: tuple[str, ...], at: int, values: tuple[str, int]) -> Change:
+def change_list(
+    how: str, who: str, path: tuple[str, ...], at: int, values: tuple[str, int]
+) -> Change:
     """Make an edit of a list; a place beyond its end is counted on from its start."""
     element = element_of(who, path, values)
 
@@ -939,7 +1061,9 @@ def change_mapping(how: str, who: str, key: str, other: str, values: tuple[str, 
     def change(value: Json) -> None:
         ports = value["spec"]["ports"]
         if how == "set":
-            ports[key] = copy.deepcopy(element)  # the change is made twice: in the model, and in a resource
+            ports[key] = copy.deepcopy(
+                element
+            )  # the change is made twice: in the model, and in a resource
         elif key in ports:
             match how:
                 case "remove":
@@ -987,7 +1111,14 @@ def steps(draw: st.DrawFn) -> tuple[str, str, list[Change]]:
     """Who writes, how, and which changes it makes with one write (none, at times)."""
     who = draw(_whos)
     changes = st.one_of(
-        st.builds(change_list, _list_edits, st.just(who), st.sampled_from(LISTS), st.integers(0, 5), _values),
+        st.builds(
+            change_list,
+            _list_edits,
+            st.just(who),
+            st.sampled_from(LISTS),
+            st.integers(0, 5),
+            _values,
+        ),
         st.builds(
             change_mapping,
             st.sampled_from(["set", "set", "remove", "rename", "edit", "append"]),
@@ -1021,8 +1152,12 @@ async def write(repository: Repository[Rig], name: str, way: str, change: Change
 STRANGERS = {"extra": {"a": [1]}, "metadata.managedBy": "somebody", "status.later": [{"b": 2}]}
 
 
-async def run(rigs: dict[str, Any], backend: kvorum.StorageBackend, name: str, sequence: list[Any]) -> None:
-    rig = await rigs["older"].add(OldRig(metadata=Metadata(name=name), spec=OldSpec(), status=OldStatus()))
+async def run(
+    rigs: dict[str, Any], backend: kvorum.StorageBackend, name: str, sequence: list[Any]
+) -> None:
+    rig = await rigs["older"].add(
+        OldRig(metadata=Metadata(name=name), spec=OldSpec(), status=OldStatus())
+    )
     await write_by_hand(backend, lambda value: value.update(changed(value, STRANGERS)), name)
     model = Model()
     model.value = changed(model.value | {"metadata": {}}, STRANGERS)
@@ -1034,11 +1169,16 @@ async def run(rigs: dict[str, Any], backend: kvorum.StorageBackend, name: str, s
             for each in changes:
                 each(value)
 
-        last, is_changed = version_of(rig), model.write(who, change, status_only=way == "update_status")
+        last, is_changed = (
+            version_of(rig),
+            model.write(who, change, status_only=way == "update_status"),
+        )
         rig = await write(rigs[who], name, way, change)
 
         found = await document(backend, name)
-        assert {"spec": found["spec"], "status": found["status"]} == {n: model.value[n] for n in ("spec", "status")}
+        assert {"spec": found["spec"], "status": found["status"]} == {
+            n: model.value[n] for n in ("spec", "status")
+        }
         assert (found["extra"], found["metadata"]["managedBy"]) == ({"a": [1]}, "somebody")
         assert found["metadata"]["generation"] == model.generation
         assert (version_of(rig) > last) == is_changed
@@ -1050,7 +1190,9 @@ async def run(rigs: dict[str, Any], backend: kvorum.StorageBackend, name: str, s
         assert msgspec.to_builtins(read.status) == known(shape["status"], model.value["status"])
 
 
-def test_a_random_sequence_of_writes_by_both_types_leaves_what_the_rules_say(kvorum_url: str) -> None:
+def test_a_random_sequence_of_writes_by_both_types_leaves_what_the_rules_say(
+    kvorum_url: str,
+) -> None:
     """Stored bytes, generation, whether anything was written at all, and what each type reads in the end."""
     names = count()
 

@@ -1,4 +1,7 @@
-"""Selectors by name and namespace read no other key; finders and counts go on behind what is corrupt."""
+"""Selectors by name and namespace read no other key.
+
+Finders and counts go on behind what is corrupt.
+"""
 
 from typing import Any, ClassVar
 
@@ -24,7 +27,9 @@ class Box(Resource[BoxSpec, BoxStatus]):
 
 
 class Crate(Resource[BoxSpec, BoxStatus]):
-    kind: ClassVar[Kind] = Kind("Crate", plural="crates", api_version="test.kvorum.dev/v1", namespaced=True)
+    kind: ClassVar[Kind] = Kind(
+        "Crate", plural="crates", api_version="test.kvorum.dev/v1", namespaced=True
+    )
 
 
 def names(found: Any) -> list[str]:
@@ -63,12 +68,16 @@ async def crates(client: kvorum.Client) -> Repository[Crate]:
         ("metadata.name=Not A Name", []),
     ],
 )
-async def test_a_selector_by_name_meets_no_other_key(boxes: Repository[Box], fields: str, found: list[str]) -> None:
+async def test_a_selector_by_name_meets_no_other_key(
+    boxes: Repository[Box], fields: str, found: list[str]
+) -> None:
     assert names(await boxes.list(fields=fields)) == found
     assert names([box async for box in boxes.scan(fields=fields, limit=1)]) == found
     assert await boxes.count(fields=fields) == len(found)
     async with boxes.watch(fields=fields, initial=True) as watch:
-        assert [type(await anext(watch)) for _ in [*found, None]] == [kvorum.Added] * len(found) + [kvorum.Bookmark]
+        assert [type(await anext(watch)) for _ in [*found, None]] == [kvorum.Added] * len(found) + [
+            kvorum.Bookmark
+        ]
 
 
 async def test_a_selector_by_name_still_meets_what_is_corrupt_there(boxes: Repository[Box]) -> None:
@@ -103,7 +112,9 @@ async def test_a_watch_by_name_goes_on_while_another_key_is_corrupt(
         ({"fields": "metadata.namespace=y", "namespace": "x"}, []),
     ],
 )
-async def test_a_namespace_narrows_too(crates: Repository[Crate], selector: dict[str, Any], found: list[str]) -> None:
+async def test_a_namespace_narrows_too(
+    crates: Repository[Crate], selector: dict[str, Any], found: list[str]
+) -> None:
     listed = await crates.list(**selector)
 
     assert [each.metadata.namespace for each in listed] == found
@@ -119,7 +130,7 @@ async def test_a_name_in_all_namespaces_meets_what_is_corrupt_under_that_name_on
     assert [error.namespace for error in found.corrupt] == ["xx"]
 
 
-# --- finders and counts ----------------------------------------------------------------------------------------------
+# --- finders and counts ---------------------------------------------------------------------------
 
 
 async def test_a_count_can_leave_out_what_is_corrupt(boxes: Repository[Box]) -> None:

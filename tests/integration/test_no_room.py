@@ -1,7 +1,7 @@
 """Writes that etcd answers with "database space exceeded", which it also says of some that it has applied.
 
-Which of them it applies depends on what is under way as the quota is used up. So most tests here let a write be
-applied, or not, and then answer it like that; the last ones fill a store.
+Which of them it applies depends on what is under way as the quota is used up. So most tests here
+let a write be applied, or not, and then answer it like that; the last ones fill a store.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -18,8 +18,8 @@ from grpc.aio import Metadata as GrpcMetadata
 
 import kvorum
 from kvorum import Operation, OutcomeUnknownError, StorageBackend, StorageFullError
-from kvorum.etcd.faults import meaning_of
-from kvorum.etcd.server import Server
+from kvorum.etcd.transport.errors import error_for
+from kvorum.etcd.transport.server import Server
 
 UNIQUE = b"only one write has these bytes"
 QUOTA = 2_000_000
@@ -70,8 +70,10 @@ class Full:
                 self.before, self.times = None, 1
             await before(lambda: send(server, stub, request, call, *rest))
             words = "etcdserver: mvcc: database space exceeded"
-            error = AioRpcError(StatusCode.RESOURCE_EXHAUSTED, GrpcMetadata(), GrpcMetadata(), details=words)
-            raise meaning_of(error, call, server.address) from error
+            error = AioRpcError(
+                StatusCode.RESOURCE_EXHAUSTED, GrpcMetadata(), GrpcMetadata(), details=words
+            )
+            raise error_for(error, call, server.address) from error
 
         patch.setattr(Server, "call", call)
 
@@ -101,7 +103,7 @@ def store(kvorum_client: kvorum.Client) -> StorageBackend:
     return kvorum_client.backend
 
 
-# --- one write -------------------------------------------------------------------------------------------------------
+# --- one write ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", WRITES)
@@ -184,7 +186,10 @@ async def test_a_write_that_was_applied_is_found_when_it_was_deleted_since(
 async def test_a_client_that_has_not_heard_for_long_looks_for_a_key_only_so_often(
     store: StorageBackend, other: StorageBackend, full: Full, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whether a key that is not there now has been there is asked at each revision since then: not at any number."""
+    """Whether a key that is not there now has been there is asked at each revision since then.
+
+    Not at any number.
+    """
     await store.set("a", b"1")
     for number in range(6):
         await other.set("beside", b"%d" % number)
@@ -218,7 +223,9 @@ async def refused_create(store: StorageBackend, key: str) -> None:
         await store.create(key, UNIQUE, unique=True)
 
 
-async def test_a_value_that_others_may_have_written_leaves_it_unknown(store: StorageBackend, full: Full) -> None:
+async def test_a_value_that_others_may_have_written_leaves_it_unknown(
+    store: StorageBackend, full: Full
+) -> None:
     await store.set("a", b"1")
     full.before = applied
 
@@ -230,7 +237,10 @@ async def test_a_value_that_others_may_have_written_leaves_it_unknown(store: Sto
 async def test_a_deletion_that_was_applied_is_unknown_and_one_that_was_not_is_refused(
     store: StorageBackend, full: Full
 ) -> None:
-    """Some versions refuse deletions, too, when they are full. What is gone may have been removed by another client."""
+    """Some versions refuse deletions, too, when they are full.
+
+    What is gone may have been removed by another client.
+    """
     first = await store.set("a", b"1")
     full.before, full.times = refused, 2
     with pytest.raises(StorageFullError):
@@ -253,7 +263,7 @@ async def test_what_cannot_be_read_in_time_is_unknown(kvorum_url: str, full: Ful
             await client.backend.set("a", UNIQUE, unique=True)
 
 
-# --- leases ----------------------------------------------------------------------------------------------------------
+# --- leases ---------------------------------------------------------------------------------------
 
 
 async def leases_of(endpoint: str, ask: Callable[..., str]) -> set[int]:
@@ -262,7 +272,10 @@ async def leases_of(endpoint: str, ask: Callable[..., str]) -> set[int]:
 
 
 async def test_a_lease_that_was_granted_although_the_store_is_full_is_revoked(
-    store: StorageBackend, full: Full, kvorum_etcd: kvorum.EmbeddedEtcd, ask_etcd: Callable[..., str]
+    store: StorageBackend,
+    full: Full,
+    kvorum_etcd: kvorum.EmbeddedEtcd,
+    ask_etcd: Callable[..., str],
 ) -> None:
     before = await leases_of(kvorum_etcd.endpoints[0], ask_etcd)
     full.before = applied
@@ -278,7 +291,10 @@ async def test_a_lease_whose_grant_got_no_answer_is_granted_anew_under_another_i
     ask_etcd: Callable[..., str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The first may have been granted long ago, so it is left to end; its id is taken, as etcd says."""
+    """The first may have been granted long ago, so it is left to end.
+
+    Its id is taken, as etcd says.
+    """
     send, asked = Server.call, []
 
     async def call(server: Server, stub: Any, request: Any, call: Any, *rest: Any) -> Any:
@@ -297,12 +313,16 @@ async def test_a_lease_whose_grant_got_no_answer_is_granted_anew_under_another_i
     assert lease != asked[0]
 
 
-# --- a store that becomes full ---------------------------------------------------------------------------------------
+# --- a store that becomes full --------------------------------------------------------------------
 
 
 @asynccontextmanager
-async def small_store(binary: str | None, *, pipeline: bool) -> AsyncIterator[tuple[StorageBackend, StorageBackend]]:
-    async with kvorum.EmbeddedEtcd(binary=binary, arguments=[f"--quota-backend-bytes={QUOTA}"]) as etcd:
+async def small_store(
+    binary: str | None, *, pipeline: bool
+) -> AsyncIterator[tuple[StorageBackend, StorageBackend]]:
+    async with kvorum.EmbeddedEtcd(
+        binary=binary, arguments=[f"--quota-backend-bytes={QUOTA}"]
+    ) as etcd:
         settings = kvorum.EtcdSettings(endpoints=etcd.endpoints, pipeline=pipeline)
         async with kvorum.connect(settings) as client, kvorum.connect(etcd.url) as judge:
             yield client.backend, judge.backend
@@ -315,7 +335,9 @@ class Filling:
         self.store = store
         self.verb = verb
         self.is_over = False
-        self.told: dict[str, tuple[bytes, int | None]] = {}  # by key: the value, and its revision; None if refused
+        self.told: dict[
+            str, tuple[bytes, int | None]
+        ] = {}  # by key: the value, and its revision; None if refused
 
     async def write(self, task: int) -> None:
         number = revision = 0
@@ -329,7 +351,9 @@ class Filling:
                 elif self.verb == "set":
                     revision = await self.store.set(key, value, unique=True)
                 else:
-                    revision = await self.store.compare_and_swap(key, value, expected=revision, unique=True)
+                    revision = await self.store.compare_and_swap(
+                        key, value, expected=revision, unique=True
+                    )
                 self.told[key] = value, revision
             except StorageFullError:
                 self.told[key] = value, None
@@ -342,7 +366,10 @@ async def test_each_write_that_fills_the_store_is_done_or_refused_as_it_was_told
     pytestconfig: pytest.Config, verb: str, *, pipeline: bool
 ) -> None:
     """None is refused and yet there, as most of those that are under way at that moment used to be."""
-    async with small_store(pytestconfig.getoption("--kvorum-etcd-bin"), pipeline=pipeline) as (store, judge):
+    async with small_store(pytestconfig.getoption("--kvorum-etcd-bin"), pipeline=pipeline) as (
+        store,
+        judge,
+    ):
         filling = Filling(store, verb)
         with anyio.fail_after(30):
             async with anyio.create_task_group() as group:

@@ -36,14 +36,19 @@ async def _ask(server: EmbeddedEtcd, method: str, **body: object) -> None:
     """Call etcd's JSON gateway."""
     host, _, port = server.endpoints[0].partition(":")
     content = msgspec.json.encode(body)
-    request = f"POST /v3/{method} HTTP/1.0\r\nHost: {host}\r\nContent-Length: {len(content)}\r\n\r\n".encode() + content
+    request = (
+        f"POST /v3/{method} HTTP/1.0\r\nHost: {host}\r\nContent-Length: {len(content)}\r\n\r\n".encode()
+        + content
+    )
     async with await anyio.connect_tcp(host, int(port)) as stream:
         await stream.send(request)
         answer = b"".join([part async for part in stream])
     assert b" 200 " in answer.split(b"\r\n")[0], answer
 
 
-async def test_a_server_that_wants_a_user_is_told_apart_from_one_that_is_away(server: EmbeddedEtcd) -> None:
+async def test_a_server_that_wants_a_user_is_told_apart_from_one_that_is_away(
+    server: EmbeddedEtcd,
+) -> None:
     async with kvorum.connect(server.url) as client:
         await _ask(server, "auth/user/add", name="root", password="secret")
         await _ask(server, "auth/user/grant", user="root", role="root")

@@ -1,4 +1,7 @@
-"""What becomes of calls whose answers are lost: they are sent again where that is safe, and never applied twice."""
+"""What becomes of calls whose answers are lost.
+
+They are sent again where that is safe, and never applied twice.
+"""
 
 from collections.abc import AsyncIterator
 from typing import Any, ClassVar
@@ -11,11 +14,26 @@ from grpc.aio import AioRpcError
 from grpc.aio import Metadata as GrpcMetadata
 
 import kvorum
-from kvorum import ConflictError, Kind, Metadata, Operation, OutcomeUnknownError, Resource, UnavailableError
-from kvorum.etcd.faults import meaning_of
-from kvorum.etcd.server import Server
-from kvorum.testing import FaultProxy, FaultScript, History, RecordingBackend, check_revisions, read_truth
-from kvorum.testing.store import Compact
+from kvorum import (
+    ConflictError,
+    Kind,
+    Metadata,
+    Operation,
+    OutcomeUnknownError,
+    Resource,
+    UnavailableError,
+)
+from kvorum.etcd.transport.errors import error_for
+from kvorum.etcd.transport.server import Server
+from kvorum.testing import (
+    FaultProxy,
+    FaultScript,
+    History,
+    RecordingBackend,
+    check_revisions,
+    read_truth,
+)
+from kvorum.testing.conformance.store import Compact
 
 TIMEOUT = 0.5
 A_REQUEST = 400  # bytes
@@ -68,8 +86,9 @@ def sound(kvorum_client: kvorum.Client) -> kvorum.StorageBackend:
 async def once_dropped(proxy: FaultProxy, number: int = 1) -> None:
     """Heal the proxy when so many bytes are lost.
 
-    What is lost first may be what gRPC sends for itself. A request that has not left yet as the connection breaks is
-    sent again by gRPC. So a test that must lose one waits for as many bytes as only a request has: `A_REQUEST`.
+    What is lost first may be what gRPC sends for itself. A request that has not left yet as the
+    connection breaks is sent again by gRPC. So a test that must lose one waits for as many bytes as
+    only a request has: `A_REQUEST`.
     """
     with anyio.fail_after(10):
         await proxy.wait(lambda now: now.dropped >= number)
@@ -85,7 +104,7 @@ async def once_applied(proxy: FaultProxy, sound: kvorum.StorageBackend, since: i
     await proxy.heal()
 
 
-# --- compare-and-swap ------------------------------------------------------------------------------------------------
+# --- compare-and-swap -----------------------------------------------------------------------------
 
 
 async def test_a_swap_whose_answer_was_lost_is_known_to_have_been_applied(
@@ -163,7 +182,9 @@ async def test_a_swap_that_never_arrived_and_expects_another_value_is_a_conflict
     async with anyio.create_task_group() as group:
         group.start_soon(once_dropped, proxy, A_REQUEST)
         with pytest.raises(ConflictError) as caught:
-            await lost.compare_and_swap("a", UNMISTAKABLE % 2, expected=first, unique=True, expected_value=b"another")
+            await lost.compare_and_swap(
+                "a", UNMISTAKABLE % 2, expected=first, unique=True, expected_value=b"another"
+            )
 
     assert caught.value.current == await sound.get("a") == kvorum.Entry("a", b"1", first, first, 1)
 
@@ -171,7 +192,10 @@ async def test_a_swap_that_never_arrived_and_expects_another_value_is_a_conflict
 async def test_a_value_that_anybody_could_have_written_proves_nothing(
     proxy: FaultProxy, lost: kvorum.StorageBackend, sound: kvorum.StorageBackend
 ) -> None:
-    """Two who count from 1 to 2 write the same bytes; to take the other's for one's own would lose an increment."""
+    """Two who count from 1 to 2 write the same bytes.
+
+    To take the other's for one's own would lose an increment.
+    """
     first = await lost.set("a", b"1")
     proxy.drop("replies")
     async with anyio.create_task_group() as group:
@@ -181,7 +205,10 @@ async def test_a_value_that_anybody_could_have_written_proves_nothing(
 
 
 async def test_a_swap_whose_history_was_compacted_stays_unknown(
-    proxy: FaultProxy, lost: kvorum.StorageBackend, sound: kvorum.StorageBackend, compact_etcd: Compact
+    proxy: FaultProxy,
+    lost: kvorum.StorageBackend,
+    sound: kvorum.StorageBackend,
+    compact_etcd: Compact,
 ) -> None:
     first = await lost.set("a", b"1")
 
@@ -214,7 +241,10 @@ async def test_a_swap_that_stays_without_an_answer_is_unknown_after_two_deadline
 async def test_finding_out_goes_on_for_the_whole_deadline_while_connections_break(
     proxy: FaultProxy, lost: kvorum.StorageBackend, sound: kvorum.StorageBackend
 ) -> None:
-    """The value is written over, so history has to tell; each attempt to read that breaks for a while."""
+    """The value is written over, so history has to tell.
+
+    Each attempt to read that breaks for a while.
+    """
     first = await lost.set("a", b"1")
 
     async def write_over_and_break() -> None:
@@ -230,14 +260,16 @@ async def test_finding_out_goes_on_for_the_whole_deadline_while_connections_brea
     with kvorum.deadline(10):
         async with anyio.create_task_group() as group:
             group.start_soon(write_over_and_break)
-            revision = await lost.compare_and_swap("a", UNMISTAKABLE % 2, expected=first, unique=True)
+            revision = await lost.compare_and_swap(
+                "a", UNMISTAKABLE % 2, expected=first, unique=True
+            )
 
     entry = await sound.get("a", revision=revision)
     assert entry is not None
     assert entry.value == UNMISTAKABLE % 2
 
 
-# --- create and set --------------------------------------------------------------------------------------------------
+# --- create and set -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("verb", ["create", "set"])
@@ -316,7 +348,7 @@ async def test_bytes_are_no_proof_unless_the_writer_says_that_no_other_write_has
             await lost.set("a", b'{"metadata":{"writeToken":"1"}}')
 
 
-# --- commit and delete -----------------------------------------------------------------------------------------------
+# --- commit and delete ----------------------------------------------------------------------------
 
 
 async def test_a_deletion_that_never_arrived_is_sent_again(
@@ -335,7 +367,10 @@ async def test_a_deletion_that_never_arrived_is_sent_again(
 async def test_a_deletion_whose_answer_was_lost_stays_unknown(
     proxy: FaultProxy, lost: kvorum.StorageBackend, sound: kvorum.StorageBackend
 ) -> None:
-    """A tombstone carries no token: of two who delete the same revision nobody can tell whose it was."""
+    """A tombstone carries no token.
+
+    Of two who delete the same revision nobody can tell whose it was.
+    """
     first = await lost.set("a", b"1")
     proxy.drop("replies")
     async with anyio.create_task_group() as group:
@@ -346,9 +381,16 @@ async def test_a_deletion_whose_answer_was_lost_stays_unknown(
 
 @pytest.mark.parametrize("verb", ["delete", "commit"])
 async def test_a_deletion_that_is_compacted_at_its_own_revision_is_not_taken_for_one_that_never_was(
-    proxy: FaultProxy, lost: kvorum.StorageBackend, sound: kvorum.StorageBackend, compact_etcd: Compact, verb: str
+    proxy: FaultProxy,
+    lost: kvorum.StorageBackend,
+    sound: kvorum.StorageBackend,
+    compact_etcd: Compact,
+    verb: str,
 ) -> None:
-    """Old versions forget the tombstone, and let a watch start there: what it shows first is another's creation."""
+    """Old versions forget the tombstone, and let a watch start there.
+
+    What it shows first is another's creation.
+    """
     first = await lost.set("a", b"1")
     steps = [Operation.delete("a", expected=first), Operation.put("b", b"")]
 
@@ -367,7 +409,10 @@ async def test_a_deletion_that_is_compacted_at_its_own_revision_is_not_taken_for
 
 
 async def test_a_commit_is_known_by_a_value_that_is_there_although_history_is_lost(
-    proxy: FaultProxy, lost: kvorum.StorageBackend, sound: kvorum.StorageBackend, compact_etcd: Compact
+    proxy: FaultProxy,
+    lost: kvorum.StorageBackend,
+    sound: kvorum.StorageBackend,
+    compact_etcd: Compact,
 ) -> None:
     first = await lost.set("a", b"1")
 
@@ -379,7 +424,10 @@ async def test_a_commit_is_known_by_a_value_that_is_there_although_history_is_lo
         await proxy.heal()
 
     proxy.drop("replies")
-    steps = [Operation.delete("a", expected=first), Operation.put("b", UNMISTAKABLE % 1, unique=True)]
+    steps = [
+        Operation.delete("a", expected=first),
+        Operation.put("b", UNMISTAKABLE % 1, unique=True),
+    ]
     async with anyio.create_task_group() as group:
         group.start_soon(forget)
         revision = await lost.commit(steps)
@@ -406,13 +454,19 @@ async def test_a_deletion_that_somebody_wrote_before_is_a_conflict(
 async def test_a_commit_is_known_by_any_of_its_values(
     proxy: FaultProxy, lost: kvorum.StorageBackend, sound: kvorum.StorageBackend
 ) -> None:
-    """The key that is compared is deleted, and says nothing; the one that is written with it does."""
+    """The key that is compared is deleted, and says nothing.
+
+    The one that is written with it does.
+    """
     first = await lost.set("a", b"1")
     proxy.drop("replies")
     async with anyio.create_task_group() as group:
         group.start_soon(once_applied, proxy, sound, first)
         revision = await lost.commit(
-            [Operation.delete("a", expected=first), Operation.put("b", UNMISTAKABLE % 1, unique=True)]
+            [
+                Operation.delete("a", expected=first),
+                Operation.put("b", UNMISTAKABLE % 1, unique=True),
+            ]
         )
 
     entry = await sound.get("b")
@@ -432,7 +486,10 @@ async def test_a_commit_that_somebody_was_faster_than_is_a_conflict(
         group.start_soon(once_dropped, proxy)
         with pytest.raises(ConflictError):
             await lost.commit(
-                [Operation.swap("a", b"2", expected=first), Operation.put("b", UNMISTAKABLE % 8, unique=True)]
+                [
+                    Operation.swap("a", b"2", expected=first),
+                    Operation.put("b", UNMISTAKABLE % 8, unique=True),
+                ]
             )
 
     entry = await sound.get("b")
@@ -450,7 +507,9 @@ async def test_a_commit_that_another_key_stands_in_the_way_of_is_a_conflict(
     async with anyio.create_task_group() as group:
         group.start_soon(once_dropped, proxy)
         with pytest.raises(ConflictError) as caught:
-            await lost.commit([Operation.swap("a", b"2", expected=first), Operation.check("b", expected=second)])
+            await lost.commit(
+                [Operation.swap("a", b"2", expected=first), Operation.check("b", expected=second)]
+            )
 
     assert caught.value.current == kvorum.Entry("b", b"2", third, second, 2)
 
@@ -465,7 +524,9 @@ async def test_a_commit_that_a_key_stands_in_the_way_of_which_may_go_again_stays
     async with anyio.create_task_group() as group:
         group.start_soon(once_dropped, proxy, A_REQUEST)
         with pytest.raises(OutcomeUnknownError):
-            await lost.commit([Operation.swap("a", bytes(A_REQUEST), expected=first), Operation.create("b", b"")])
+            await lost.commit(
+                [Operation.swap("a", bytes(A_REQUEST), expected=first), Operation.create("b", b"")]
+            )
 
 
 async def test_a_lease_whose_revocation_got_no_answer_is_gone(
@@ -481,7 +542,7 @@ async def test_a_lease_whose_revocation_got_no_answer_is_gone(
     assert not await sound.exists("a")
 
 
-# --- later -----------------------------------------------------------------------------------------------------------
+# --- later ----------------------------------------------------------------------------------------
 
 
 async def test_what_was_unknown_can_be_settled_later(
@@ -492,7 +553,9 @@ async def test_what_was_unknown_can_be_settled_later(
     proxy.drop("replies")
     with pytest.raises(OutcomeUnknownError) as caught:
         await lost.compare_and_swap("a", UNMISTAKABLE % 2, expected=first, unique=True)
-    assert caught.value.operations == (Operation.swap("a", UNMISTAKABLE % 2, expected=first, unique=True),)
+    assert caught.value.operations == (
+        Operation.swap("a", UNMISTAKABLE % 2, expected=first, unique=True),
+    )
     await proxy.heal()
 
     revision = await lost.settle(caught.value)
@@ -546,8 +609,8 @@ async def test_a_swap_that_arrives_after_a_later_read_is_not_taken_for_lost(
 ) -> None:
     """The case that a look cannot decide: nothing is there, and then it comes.
 
-    Who gave up on the request has cancelled it, and the server may see that first: then it never comes, and there is
-    another try. What `settle` finds out is right in both cases.
+    Who gave up on the request has cancelled it, and the server may see that first: then it never
+    comes, and there is another try. What `settle` finds out is right in both cases.
     """
     arrived = False
     for number in range(20):
@@ -574,13 +637,16 @@ async def test_a_swap_that_arrives_after_a_later_read_is_not_taken_for_lost(
     assert arrived
 
 
-# --- overload --------------------------------------------------------------------------------------------------------
+# --- overload -------------------------------------------------------------------------------------
 
 
 async def test_a_server_that_has_too_much_to_do_is_waited_for(
     lost: kvorum.StorageBackend, sound: kvorum.StorageBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """etcd refuses before it proposes, so even a write may come again. It takes 5,000 entries to make it do so."""
+    """etcd refuses before it proposes, so even a write may come again.
+
+    It takes 5,000 entries to make it do so.
+    """
     refused: list[str] = []
     send = Server.call
 
@@ -588,8 +654,10 @@ async def test_a_server_that_has_too_much_to_do_is_waited_for(
         if call.operation in {"put", "read"} and refused.count(call.operation) < 3:
             refused.append(call.operation)
             words = "etcdserver: too many requests"
-            error = AioRpcError(StatusCode.RESOURCE_EXHAUSTED, GrpcMetadata(), GrpcMetadata(), details=words)
-            raise meaning_of(error, call, self.address) from error
+            error = AioRpcError(
+                StatusCode.RESOURCE_EXHAUSTED, GrpcMetadata(), GrpcMetadata(), details=words
+            )
+            raise error_for(error, call, self.address) from error
         return await send(self, stub, request, call, *rest)
 
     monkeypatch.setattr(Server, "call", overloaded)
@@ -603,10 +671,12 @@ async def test_a_server_that_has_too_much_to_do_is_waited_for(
     assert entry.version == 1
 
 
-# --- what has done nothing -------------------------------------------------------------------------------------------
+# --- what has done nothing ------------------------------------------------------------------------
 
 
-async def test_a_read_is_tried_again_until_it_is_answered(proxy: FaultProxy, lost: kvorum.StorageBackend) -> None:
+async def test_a_read_is_tried_again_until_it_is_answered(
+    proxy: FaultProxy, lost: kvorum.StorageBackend
+) -> None:
     await lost.set("a", b"1")
     proxy.cut()
 
@@ -641,7 +711,7 @@ async def test_a_server_that_stays_away_is_unavailable_at_the_deadline(
     assert anyio.current_time() - started < 6 * TIMEOUT
 
 
-# --- all of it -------------------------------------------------------------------------------------------------------
+# --- all of it ------------------------------------------------------------------------------------
 
 
 class Counting:

@@ -11,9 +11,18 @@ import pytest
 from aetcd import rpc
 
 import kvorum
-from kvorum import EmbeddedEtcd, EtcdSettings, Kind, Metadata, Operation, OutcomeUnknownError, Repository, Resource
-from kvorum.etcd.faults import Call
-from kvorum.etcd.server import Server
+from kvorum import (
+    EmbeddedEtcd,
+    EtcdSettings,
+    Kind,
+    Metadata,
+    Operation,
+    OutcomeUnknownError,
+    Repository,
+    Resource,
+)
+from kvorum.etcd.transport.errors import Call
+from kvorum.etcd.transport.server import Server
 from kvorum.testing import FaultProxy
 
 ROOT = "a secret"
@@ -84,7 +93,7 @@ async def until(leases: Count, number: int) -> None:
             await anyio.sleep(0.02)
 
 
-# --- whose lease ends ------------------------------------------------------------------------------------------------
+# --- whose lease ends -----------------------------------------------------------------------------
 
 
 async def test_no_lease_is_left_of_resources_that_were_deleted(
@@ -103,7 +112,9 @@ async def test_no_lease_is_left_of_resources_that_were_deleted(
     assert await store.exists("held")
 
 
-async def test_a_lease_ends_when_the_last_finalizer_is_taken_off(notes: Repository[Note], leases: Count) -> None:
+async def test_a_lease_ends_when_the_last_finalizer_is_taken_off(
+    notes: Repository[Note], leases: Count
+) -> None:
     added = await notes.add(note(finalizers=["test.kvorum.dev/f"]), ttl=600)
     ending = await notes.delete("a")
     assert len(await leases()) == 1
@@ -191,14 +202,16 @@ async def test_a_resource_that_was_put_on_another_lease_leaves_that_one(
     await notes.add(note(), ttl=600)
     stored, lease = await store.get("notes/a"), await store.grant_lease(600)
     assert stored is not None
-    await store.compare_and_swap("notes/a", stored.value, expected=stored.mod_revision, lease=lease, unique=True)
+    await store.compare_and_swap(
+        "notes/a", stored.value, expected=stored.mod_revision, lease=lease, unique=True
+    )
 
     await notes.delete("a")
 
     assert lease in await leases()
 
 
-# --- what else may happen meanwhile ----------------------------------------------------------------------------------
+# --- what else may happen meanwhile ---------------------------------------------------------------
 
 
 Act = Callable[[str], Awaitable[None]]
@@ -228,7 +241,9 @@ async def proxy(kvorum_etcd: EmbeddedEtcd) -> AsyncIterator[FaultProxy]:
 @pytest.fixture
 async def troubled(kvorum_client: kvorum.Client, proxy: FaultProxy) -> AsyncIterator[kvorum.Client]:
     """A client behind the proxy."""
-    settings = EtcdSettings(endpoints=(proxy.endpoint,), prefix=kvorum_client.settings.prefix, timeout=2.0)
+    settings = EtcdSettings(
+        endpoints=(proxy.endpoint,), prefix=kvorum_client.settings.prefix, timeout=2.0
+    )
     async with kvorum.connect(settings) as client:
         yield client
 
@@ -284,7 +299,11 @@ async def test_a_deletion_that_is_cancelled_meanwhile_ends_the_lease(
 @pytest.mark.parametrize("operation", ["look at", "revoke"])
 @pytest.mark.parametrize("deadline", [0.3, 30.0])
 async def test_a_deletion_is_done_though_the_server_falls_silent_afterwards(
-    troubled: kvorum.Client, proxy: FaultProxy, before_calls: list[Act], operation: str, deadline: float
+    troubled: kvorum.Client,
+    proxy: FaultProxy,
+    before_calls: list[Act],
+    operation: str,
+    deadline: float,
 ) -> None:
     """It waits a second, or until its deadline."""
     notes = troubled.repository(Note)
@@ -364,13 +383,18 @@ async def test_a_user_who_may_not_see_what_is_on_the_lease_can_delete(
     """That the lease cannot be ended is no reason to fail: the resource is gone."""
     async with AsyncExitStack() as stack:
         flags = ["--bcrypt-cost=4", "--auth-token=simple"]
-        etcd = await stack.enter_async_context(EmbeddedEtcd(binary=kvorum_etcd.binary, arguments=flags))
+        etcd = await stack.enter_async_context(
+            EmbeddedEtcd(binary=kvorum_etcd.binary, arguments=flags)
+        )
         async with kvorum.connect(EtcdSettings(endpoints=etcd.endpoints)) as client:
             roles = roles_of(client)
             await roles.add_role("mine", readwrite="/kvorum/notes/")
             await roles.add_user("ann", ROOT, "mine")
             await roles.enable(ROOT)
-        ann, root = (EtcdSettings(endpoints=etcd.endpoints, user=user, password=ROOT) for user in ("ann", "root"))
+        ann, root = (
+            EtcdSettings(endpoints=etcd.endpoints, user=user, password=ROOT)
+            for user in ("ann", "root")
+        )
         hers = await stack.enter_async_context(kvorum.connect(ann))
         all_ = await stack.enter_async_context(kvorum.connect(root))
         notes = hers.repository(Note)

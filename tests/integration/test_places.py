@@ -12,7 +12,7 @@ import pytest
 
 import kvorum
 from kvorum import ClientClosedError
-from kvorum.etcd import fork
+from kvorum.etcd.transport import fork
 
 
 def elsewhere(call: Any) -> None:
@@ -24,7 +24,9 @@ def elsewhere(call: Any) -> None:
     asyncio.run(run())
 
 
-async def test_another_event_loop_is_told_that_the_client_is_not_its_own(client: kvorum.Client) -> None:
+async def test_another_event_loop_is_told_that_the_client_is_not_its_own(
+    client: kvorum.Client,
+) -> None:
     """As in a thread that runs a loop of its own; the call would never end there."""
     store = client.backend
     calls: dict[str, Callable[[], Awaitable[object]]] = {
@@ -48,7 +50,8 @@ async def test_another_event_loop_is_told_that_the_client_is_not_its_own(client:
     assert change.key == "a"
 
 
-# A parent that has a client open, and a child that uses it, in each of the ways in which it gets there.
+# A parent that has a client open, and a child that uses it, in each of the ways in which it gets
+# there.
 FORKED = """
     import asyncio, os, sys
     import kvorum
@@ -134,10 +137,16 @@ async def run_python(code: str, *arguments: str) -> str:
 
 @pytest.mark.parametrize("ending", ["at once", "as a program does"])
 @pytest.mark.parametrize(
-    "way", ["on the parent's loop", "on the parent's loop, which drops a watch", "on a loop of its own"]
+    "way",
+    ["on the parent's loop", "on the parent's loop, which drops a watch", "on a loop of its own"],
 )
-async def test_a_process_that_was_forked_off_is_told_what_to_do_instead(kvorum_url: str, way: str, ending: str) -> None:
-    """gRPC's threads are not there: a call would never end, or crash. The parent is none the worse for it."""
+async def test_a_process_that_was_forked_off_is_told_what_to_do_instead(
+    kvorum_url: str, way: str, ending: str
+) -> None:
+    """gRPC's threads are not there: a call would never end, or crash.
+
+    The parent is none the worse for it.
+    """
     printed = await run_python(FORKED, kvorum_url, way, ending)
 
     assert printed == "child: 0\nparent: fine\n"
@@ -167,15 +176,21 @@ FORKED_INSIDE = """
 """
 
 
-async def test_a_process_that_was_forked_off_in_the_middle_of_a_coroutine_is_told_so(kvorum_url: str) -> None:
+async def test_a_process_that_was_forked_off_in_the_middle_of_a_coroutine_is_told_so(
+    kvorum_url: str,
+) -> None:
     *told, parent = (await run_python(FORKED_INSIDE, kvorum_url)).splitlines()
 
     assert len(told) == 4
-    assert all(line.startswith("child:") and "fork before connecting, or spawn" in line for line in told)
+    assert all(
+        line.startswith("child:") and "fork before connecting, or spawn" in line for line in told
+    )
     assert parent == "parent: fine"
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell the names of threads")
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="other systems do not tell the names of threads"
+)
 async def test_threads_of_grpc_are_known_by_their_names(kvorum_client: kvorum.Client) -> None:
     """Another version of gRPC may call them otherwise, and a fork would not notice that they are there."""
     await kvorum_client.backend.get("a")
@@ -210,7 +225,9 @@ CLOSED_BEFORE = """
 """
 
 
-async def test_after_its_clients_are_closed_a_process_may_fork_and_its_children_connect(kvorum_url: str) -> None:
+async def test_after_its_clients_are_closed_a_process_may_fork_and_its_children_connect(
+    kvorum_url: str,
+) -> None:
     """As web servers do that load the application, and then fork their workers."""
     printed = await run_python(CLOSED_BEFORE, kvorum_url)
 

@@ -13,16 +13,22 @@ def test_the_server_is_ready_in_a_test_that_is_not_async(kvorum_etcd: kvorum.Emb
     assert kvorum_etcd.pid > 0
 
 
-def test_each_url_is_on_the_server_and_ends_with_a_prefix(kvorum_etcd: kvorum.EmbeddedEtcd, kvorum_url: str) -> None:
+def test_each_url_is_on_the_server_and_ends_with_a_prefix(
+    kvorum_etcd: kvorum.EmbeddedEtcd, kvorum_url: str
+) -> None:
     assert re.fullmatch(re.escape(kvorum_etcd.url) + "/test-[0-9a-f]{12}", kvorum_url)
 
 
-async def test_the_client_is_open_and_sees_nothing_of_other_tests(kvorum_client: kvorum.Client) -> None:
+async def test_the_client_is_open_and_sees_nothing_of_other_tests(
+    kvorum_client: kvorum.Client,
+) -> None:
     assert (await kvorum_client.backend.list("")).entries == []
     await kvorum_client.backend.set("a", b"1")
 
 
-async def test_the_client_of_the_next_test_sees_nothing_either(kvorum_client: kvorum.Client) -> None:
+async def test_the_client_of_the_next_test_sees_nothing_either(
+    kvorum_client: kvorum.Client,
+) -> None:
     """The same as above: one of the two comes second, in whatever order they run."""
     assert (await kvorum_client.backend.list("")).entries == []
     await kvorum_client.backend.set("a", b"1")
@@ -73,7 +79,9 @@ def test_one_server_serves_the_session_and_is_gone_after_it(pytester: pytest.Pyt
     assert not Path(found[2]).exists()
 
 
-def test_the_option_names_the_binary(pytester: pytest.Pytester, kvorum_etcd: kvorum.EmbeddedEtcd) -> None:
+def test_the_option_names_the_binary(
+    pytester: pytest.Pytester, kvorum_etcd: kvorum.EmbeddedEtcd
+) -> None:
     link = pytester.path / "my-etcd"
     link.symlink_to(kvorum_etcd.binary)
 

@@ -14,15 +14,18 @@ from aetcd import rpc
 import kvorum
 from kvorum import EmbeddedEtcd, EtcdSettings, UnavailableError
 from kvorum.deadlines import deadline_of
-from kvorum.etcd import _rpc
-from kvorum.etcd.faults import Call
+from kvorum.etcd.transport import _rpc
+from kvorum.etcd.transport.errors import Call
 from kvorum.testing import FaultProxy
 
 pytestmark = pytest.mark.timeout(60)
 
 
 class Stub(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no types
-    """A server that tells its status, if it is to, and refuses all else; it counts what it was asked by callers."""
+    """A server that tells its status, if it is to, and refuses all else.
+
+    It counts what it was asked by callers.
+    """
 
     def __init__(self) -> None:
         self.endpoint = ""
@@ -53,7 +56,9 @@ class Stub(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no types
     async def _abort(self, _request: bytes, context: grpc.aio.ServicerContext) -> None:
         await context.abort(self.code, self.detail)
 
-    async def _refuse_stream(self, _requests: object, context: grpc.aio.ServicerContext) -> AsyncIterator[bytes]:
+    async def _refuse_stream(
+        self, _requests: object, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[bytes]:
         await self._refuse(b"", context)
         yield b""
 
@@ -93,7 +98,9 @@ async def test_what_a_member_cannot_do_another_one_does(
 ) -> None:
     """Reads, writes and watches alike: nothing was done, so nothing is unknown."""
     stub.code, stub.detail = code, detail
-    settings = EtcdSettings(endpoints=(kvorum_etcd.endpoints[0], stub.endpoint), prefix="refusals", timeout=5)
+    settings = EtcdSettings(
+        endpoints=(kvorum_etcd.endpoints[0], stub.endpoint), prefix="refusals", timeout=5
+    )
     async with kvorum.connect(settings) as client:
         prefer(client, stub.endpoint)
         await client.backend.set("a", b"1")
@@ -111,10 +118,15 @@ async def test_what_a_member_cannot_do_another_one_does(
 async def test_a_member_that_is_busy_is_passed_by_and_not_looked_at_anew(
     stub: Stub, kvorum_etcd: EmbeddedEtcd, code: grpc.StatusCode, detail: str
 ) -> None:
-    """Its refusal is an answer. One that cannot serve at all is left, and says what it is before it is used again."""
+    """Its refusal is an answer.
+
+    One that cannot serve at all is left, and says what it is before it is used again.
+    """
     stub.code, stub.detail = code, detail
     is_busy = any(words in detail for words in ("no leader", "dropped", "too many requests"))
-    settings = EtcdSettings(endpoints=(kvorum_etcd.endpoints[0], stub.endpoint), prefix="refusals", timeout=5)
+    settings = EtcdSettings(
+        endpoints=(kvorum_etcd.endpoints[0], stub.endpoint), prefix="refusals", timeout=5
+    )
     async with kvorum.connect(settings) as client:
         for number in range(4):
             prefer(client, stub.endpoint)
@@ -125,7 +137,10 @@ async def test_a_member_that_is_busy_is_passed_by_and_not_looked_at_anew(
 
 
 async def test_overload_is_not_made_worse(stub: Stub) -> None:
-    """One server that refuses: no other requests than those of the callers, and calls that come together stay so."""
+    """One server that refuses.
+
+    No other requests than those of the callers, and calls that come together stay so.
+    """
     stub.code, stub.detail = grpc.StatusCode.RESOURCE_EXHAUSTED, "etcdserver: too many requests"
     async with kvorum.connect(EtcdSettings(endpoints=(stub.endpoint,), timeout=5)) as client:
         with kvorum.deadline(0.5):
@@ -138,7 +153,9 @@ async def test_overload_is_not_made_worse(stub: Stub) -> None:
     assert stub.asked["MemberList"] <= 2
 
 
-async def test_a_learner_is_left_as_soon_as_it_says_that_it_is_one(stub: Stub, kvorum_etcd: EmbeddedEtcd) -> None:
+async def test_a_learner_is_left_as_soon_as_it_says_that_it_is_one(
+    stub: Stub, kvorum_etcd: EmbeddedEtcd
+) -> None:
     stub.status.isLearner = True
     settings = EtcdSettings(endpoints=(kvorum_etcd.endpoints[0], stub.endpoint), timeout=5)
     async with kvorum.connect(settings) as client:
@@ -148,7 +165,9 @@ async def test_a_learner_is_left_as_soon_as_it_says_that_it_is_one(stub: Stub, k
     assert not stub.asked["Range"]
 
 
-async def test_an_endpoint_that_is_no_etcd_keeps_nobody_out(stub: Stub, kvorum_etcd: EmbeddedEtcd) -> None:
+async def test_an_endpoint_that_is_no_etcd_keeps_nobody_out(
+    stub: Stub, kvorum_etcd: EmbeddedEtcd
+) -> None:
     stub.has_status, stub.detail = False, "Method not found!"
     settings = EtcdSettings(endpoints=(stub.endpoint, kvorum_etcd.endpoints[0]), timeout=5)
     for _ in range(6):  # it begins with either
@@ -165,26 +184,41 @@ async def test_a_refusal_by_all_members_ends_at_the_deadline(stub: Stub) -> None
             await client.backend.create("a", b"1")
 
 
-# --- patience --------------------------------------------------------------------------------------------------------
+# --- patience -------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 async def proxies(kvorum_etcd: EmbeddedEtcd) -> AsyncIterator[list[FaultProxy]]:
     async with AsyncExitStack() as stack:
-        yield [await stack.enter_async_context(FaultProxy(kvorum_etcd.endpoints[0])) for _ in range(3)]
+        yield [
+            await stack.enter_async_context(FaultProxy(kvorum_etcd.endpoints[0])) for _ in range(3)
+        ]
 
 
 def settings_of(proxies: list[FaultProxy], timeout: float) -> EtcdSettings:
-    return EtcdSettings(endpoints=tuple(proxy.endpoint for proxy in proxies), prefix="patience", timeout=timeout)
+    return EtcdSettings(
+        endpoints=tuple(proxy.endpoint for proxy in proxies), prefix="patience", timeout=timeout
+    )
 
 
 @pytest.mark.parametrize("number", [1, 3])
-async def test_a_spent_deadline_changes_nothing_for_others(proxies: list[FaultProxy], number: int) -> None:
-    """Nothing is sent, so it is no evidence about the server: no connection is made anew, and no watch is cut."""
-    async with kvorum.connect(settings_of(proxies[:number], 0.5)) as client, client.backend.watch("") as watch:
+async def test_a_spent_deadline_changes_nothing_for_others(
+    proxies: list[FaultProxy], number: int
+) -> None:
+    """Nothing is sent, so it is no evidence about the server.
+
+    No connection is made anew, and no watch is cut.
+    """
+    async with (
+        kvorum.connect(settings_of(proxies[:number], 0.5)) as client,
+        client.backend.watch("") as watch,
+    ):
         await client.backend.set("a", b"1")
         assert await anext(watch)
-        before, endpoint = [proxy.statistics().accepted for proxy in proxies], client.connection.endpoint
+        before, endpoint = (
+            [proxy.statistics().accepted for proxy in proxies],
+            client.connection.endpoint,
+        )
         for _ in range(3):
             for _ in range(2):  # in a row
                 with suppress(UnavailableError), kvorum.deadline(0.001):
@@ -197,7 +231,9 @@ async def test_a_spent_deadline_changes_nothing_for_others(proxies: list[FaultPr
         assert [proxy.statistics().accepted for proxy in proxies] == before
 
 
-async def test_a_short_deadline_does_not_make_the_client_leave_a_slow_server(proxies: list[FaultProxy]) -> None:
+async def test_a_short_deadline_does_not_make_the_client_leave_a_slow_server(
+    proxies: list[FaultProxy],
+) -> None:
     async with kvorum.connect(settings_of(proxies, 6)) as client:
         await client.backend.set("a", b"1")
         endpoint = client.connection.endpoint
@@ -211,7 +247,9 @@ async def test_a_short_deadline_does_not_make_the_client_leave_a_slow_server(pro
         assert client.connection.endpoint == endpoint
 
 
-async def test_short_deadlines_do_not_keep_the_client_at_a_server_that_hangs(proxies: list[FaultProxy]) -> None:
+async def test_short_deadlines_do_not_keep_the_client_at_a_server_that_hangs(
+    proxies: list[FaultProxy],
+) -> None:
     """No call waits long enough to tell, so the server is asked in the background."""
     async with kvorum.connect(settings_of(proxies, 1.5)) as client:
         await client.backend.set("a", b"1")
@@ -226,7 +264,9 @@ async def test_short_deadlines_do_not_keep_the_client_at_a_server_that_hangs(pro
 
 
 @pytest.mark.parametrize("how", ["delay", "throttle"])
-async def test_a_late_answer_counts_with_several_servers_as_with_one(proxies: list[FaultProxy], how: str) -> None:
+async def test_a_late_answer_counts_with_several_servers_as_with_one(
+    proxies: list[FaultProxy], how: str
+) -> None:
     """It takes longer than a server's share of the deadline, and less than the deadline."""
     async with kvorum.connect(settings_of(proxies, 2.0)) as client:
         await client.backend.set("a", bytes(500_000))
@@ -244,7 +284,9 @@ async def test_a_late_answer_counts_with_several_servers_as_with_one(proxies: li
             await proxy.heal()
 
 
-async def test_a_read_from_a_server_that_hangs_is_answered_by_another_one(proxies: list[FaultProxy]) -> None:
+async def test_a_read_from_a_server_that_hangs_is_answered_by_another_one(
+    proxies: list[FaultProxy],
+) -> None:
     async with kvorum.connect(settings_of(proxies, 3)) as client:
         await client.backend.set("a", b"1")
         hung = next(proxy for proxy in proxies if proxy.endpoint == client.connection.endpoint)
@@ -258,11 +300,15 @@ async def test_a_read_from_a_server_that_hangs_is_answered_by_another_one(proxie
         await hung.heal()
 
 
-async def test_a_batch_is_answered_by_no_server_of_another_version(stub: Stub, kvorum_etcd: EmbeddedEtcd) -> None:
+async def test_a_batch_is_answered_by_no_server_of_another_version(
+    stub: Stub, kvorum_etcd: EmbeddedEtcd
+) -> None:
     """Its form is made for the version of the one that hangs."""
     stub.status.version = "3.5.17"
     async with FaultProxy(kvorum_etcd.endpoints[0]) as proxy:
-        settings = EtcdSettings(endpoints=(proxy.endpoint, stub.endpoint), prefix="versions", timeout=1.2)
+        settings = EtcdSettings(
+            endpoints=(proxy.endpoint, stub.endpoint), prefix="versions", timeout=1.2
+        )
         async with kvorum.connect(settings) as client:
             prefer(client, proxy.endpoint)
             await client.backend.set("a", b"1")
@@ -270,7 +316,10 @@ async def test_a_batch_is_answered_by_no_server_of_another_version(stub: Stub, k
             proxy.mute()
             with pytest.raises(UnavailableError):
                 await client.connection.once(
-                    lambda channel: channel.kv.Range, _rpc.RangeRequest(key=b"a"), Call("read", "a"), deadline_of(1.2)
+                    lambda channel: channel.kv.Range,
+                    _rpc.RangeRequest(key=b"a"),
+                    Call("read", "a"),
+                    deadline_of(1.2),
                 )
             left = client.connection.endpoint
             await proxy.heal()
@@ -279,7 +328,7 @@ async def test_a_batch_is_answered_by_no_server_of_another_version(stub: Stub, k
     assert not stub.asked["Range"]
 
 
-# --- opening ---------------------------------------------------------------------------------------------------------
+# --- opening --------------------------------------------------------------------------------------
 
 
 async def test_opening_waits_for_a_server_that_is_still_starting(kvorum_etcd: EmbeddedEtcd) -> None:
@@ -293,12 +342,17 @@ async def test_opening_waits_for_a_server_that_is_still_starting(kvorum_etcd: Em
 
         async with asyncio.TaskGroup() as group:
             group.create_task(start())
-            async with kvorum.connect(EtcdSettings(endpoints=(proxy.endpoint,), timeout=5)) as client:
+            async with kvorum.connect(
+                EtcdSettings(endpoints=(proxy.endpoint,), timeout=5)
+            ) as client:
                 await client.backend.get("a")
 
 
 async def test_opening_ends_at_its_deadline_however_many_servers_hang() -> None:
-    """They take connections, and say nothing. Nor is more time spent on what may be wrong with TLS."""
+    """They take connections, and say nothing.
+
+    Nor is more time spent on what may be wrong with TLS.
+    """
     with ExitStack() as stack:
         endpoints = []
         for _ in range(3):
@@ -320,7 +374,9 @@ async def test_found_members_that_are_gone_are_forgotten(kvorum_etcd: EmbeddedEt
         settings = EtcdSettings(endpoints=(proxy.endpoint,), discover_interval=60)
         async with kvorum.connect(settings) as client:
             cluster = client.connection.cluster
-            stale = rpc.MemberListResponse(members=[{"clientURLs": [f"http://127.0.0.1:{n}"]} for n in range(1, 41)])
+            stale = rpc.MemberListResponse(
+                members=[{"clientURLs": [f"http://127.0.0.1:{n}"]} for n in range(1, 41)]
+            )
             cluster.add(stale)
             assert len(cluster.servers) >= 41
 

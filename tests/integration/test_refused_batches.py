@@ -1,4 +1,7 @@
-"""A call that is refused costs its owner: those that were under way with it go together all the same."""
+"""A call that is refused costs its owner.
+
+Those that were under way with it go together all the same.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
@@ -18,9 +21,9 @@ from kvorum import (
     StorageFullError,
     UnavailableError,
 )
-from kvorum.etcd import _rpc as rpc
-from kvorum.etcd import pipeline
-from kvorum.etcd.faults import Call
+from kvorum.etcd.pipeline import pipeline
+from kvorum.etcd.transport import _rpc as rpc
+from kvorum.etcd.transport.errors import Call
 from kvorum.testing import FaultProxy
 
 DEADLINE = 20
@@ -37,7 +40,10 @@ async def all_of(*calls: Awaitable[Any]) -> list[Any]:
 
 @pytest.fixture
 async def client(kvorum_url: str) -> AsyncIterator[kvorum.Client]:
-    """A client whose batches of writes are admitted already: old servers are asked for their alarms first."""
+    """A client whose batches of writes are admitted already.
+
+    Old servers are asked for their alarms first.
+    """
     async with kvorum.connect(kvorum_url, settings=EtcdSettings(timeout=DEADLINE)) as client:
         await warmed_up(client)
         yield client
@@ -47,7 +53,9 @@ async def warmed_up(client: kvorum.Client) -> None:
     with anyio.fail_after(DEADLINE):
         while True:
             before = client.pipeline.statistics()
-            await asyncio.gather(*(client.backend.set(f"warm-{number}", b"") for number in range(10)))
+            await asyncio.gather(
+                *(client.backend.set(f"warm-{number}", b"") for number in range(10))
+            )
             now = client.pipeline.statistics()
             if now.write_requests - before.write_requests < now.writes - before.writes:
                 return
@@ -91,8 +99,13 @@ async def test_who_repeats_what_is_refused_undoes_nobodys_batch(client: kvorum.C
     assert now.write_requests - before.write_requests < 0.2 * 2_000
 
 
-async def test_who_repeats_refused_calls_for_many_keys_waits_behind_itself(client: kvorum.Client) -> None:
-    """Its calls have requests of their own. While it makes one round of them the others make many."""
+async def test_who_repeats_refused_calls_for_many_keys_waits_behind_itself(
+    client: kvorum.Client,
+) -> None:
+    """Its calls have requests of their own.
+
+    While it makes one round of them the others make many.
+    """
     is_over, rounds = False, 0
 
     async def poison(number: int) -> None:
@@ -117,10 +130,14 @@ async def test_who_repeats_refused_calls_for_many_keys_waits_behind_itself(clien
     await all_of(*poisoned)
 
     assert answers == [None] * 16
-    assert made < 300  # 320 writes; each waited for up to 300 refused calls when they stood in one queue
+    assert (
+        made < 300
+    )  # 320 writes; each waited for up to 300 refused calls when they stood in one queue
 
 
-async def test_writes_of_a_key_that_was_refused_follow_each_other_also_beside_the_others(client: kvorum.Client) -> None:
+async def test_writes_of_a_key_that_was_refused_follow_each_other_also_beside_the_others(
+    client: kvorum.Client,
+) -> None:
     """They wait elsewhere; but which of them comes first stays as it was asked for."""
     await all_of(*(client.backend.set(f"k{number}", b"1", lease=GONE) for number in range(20)))
     calls = [client.backend.set(f"k{number % 20}", b"%d" % number) for number in range(200)]
@@ -132,18 +149,28 @@ async def test_writes_of_a_key_that_was_refused_follow_each_other_also_beside_th
     assert client.pipeline._writes.is_idle
 
 
-async def test_calls_aside_end_with_their_deadlines_and_with_the_client(kvorum_etcd: EmbeddedEtcd) -> None:
+async def test_calls_aside_end_with_their_deadlines_and_with_the_client(
+    kvorum_etcd: EmbeddedEtcd,
+) -> None:
     async with FaultProxy(kvorum_etcd.endpoints[0]) as proxy:
         settings = EtcdSettings(endpoints=(proxy.endpoint,), prefix="aside", timeout=DEADLINE)
         async with kvorum.connect(settings) as client:
             await warmed_up(client)
-            await all_of(*(client.backend.set(f"k{number}", b"1", lease=GONE) for number in range(20)))
+            await all_of(
+                *(client.backend.set(f"k{number}", b"1", lease=GONE) for number in range(20))
+            )
             proxy.hold("replies")
             first = asyncio.ensure_future(client.backend.set("first", b"1"))
             await asyncio.sleep(0)
             with kvorum.deadline(0.2):
-                hurried = [asyncio.ensure_future(client.backend.set(f"k{number}", b"1")) for number in range(10)]
-            patient = [asyncio.ensure_future(client.backend.set(f"k{number}", b"1")) for number in range(10, 20)]
+                hurried = [
+                    asyncio.ensure_future(client.backend.set(f"k{number}", b"1"))
+                    for number in range(10)
+                ]
+            patient = [
+                asyncio.ensure_future(client.backend.set(f"k{number}", b"1"))
+                for number in range(10, 20)
+            ]
             in_time = await all_of(*hurried)
             assert client.pipeline.statistics().waiting >= 8
         answers = await all_of(first, *patient)
@@ -154,10 +181,15 @@ async def test_calls_aside_end_with_their_deadlines_and_with_the_client(kvorum_e
 
 async def test_several_refused_writes_leave_the_others_done(client: kvorum.Client) -> None:
     answers = await all_of(
-        *(client.backend.set(f"k{number}", b"1", lease=0 if number % 3 else GONE) for number in range(90))
+        *(
+            client.backend.set(f"k{number}", b"1", lease=0 if number % 3 else GONE)
+            for number in range(90)
+        )
     )
 
-    assert [type(answer) for answer in answers] == [int if number % 3 else LeaseNotFoundError for number in range(90)]
+    assert [type(answer) for answer in answers] == [
+        int if number % 3 else LeaseNotFoundError for number in range(90)
+    ]
 
 
 async def test_a_call_that_is_not_refused_any_more_goes_with_others_again(
@@ -202,7 +234,9 @@ async def test_no_write_of_a_batch_for_which_there_was_no_room_is_sent_again(
     first = asyncio.ensure_future(client.backend.set("first", b"1"))
     await asyncio.sleep(0)
     monkeypatch.setattr(client.connection, "once", full)
-    calls = [asyncio.ensure_future(client.pipeline.put(put_of(client, number))) for number in range(20)]
+    calls = [
+        asyncio.ensure_future(client.pipeline.put(put_of(client, number))) for number in range(20)
+    ]
     await asyncio.sleep(0)
     monkeypatch.setattr(client.connection, "put", alone)
     answers = await all_of(first, *calls)
@@ -220,7 +254,7 @@ def put_of(client: kvorum.Client, number: int) -> Any:
     return rpc.PutRequest(key=f"/{client.settings.prefix}/full-{number}".encode(), value=b"1")
 
 
-# --- deadlines -------------------------------------------------------------------------------------------------------
+# --- deadlines ------------------------------------------------------------------------------------
 
 
 async def test_a_long_deadline_counts_also_for_those_who_go_together(
@@ -228,13 +262,18 @@ async def test_a_long_deadline_counts_also_for_those_who_go_together(
 ) -> None:
     """The answers take longer than the timeout, and come before the deadline of those who wait for them."""
     async with FaultProxy(kvorum_etcd.endpoints[0]) as proxy:
-        settings = EtcdSettings(endpoints=(proxy.endpoint,), prefix="long-deadlines", timeout=DEADLINE)
+        settings = EtcdSettings(
+            endpoints=(proxy.endpoint,), prefix="long-deadlines", timeout=DEADLINE
+        )
         async with kvorum.connect(settings) as client:
             await warmed_up(client)
             monkeypatch.setattr(client.pipeline, "_timeout", 0.4)
             proxy.hold("replies")
             with kvorum.deadline(DEADLINE):
-                patient = [asyncio.ensure_future(client.backend.create(f"new-{n}", b"1")) for n in range(20)]
+                patient = [
+                    asyncio.ensure_future(client.backend.create(f"new-{n}", b"1"))
+                    for n in range(20)
+                ]
             (outcome,) = await all_of(client.backend.create("impatient", b"1"))
             (later,) = await all_of(client.backend.create("impatient", b"1"))
             assert not any(call.done() for call in patient)
@@ -246,7 +285,9 @@ async def test_a_long_deadline_counts_also_for_those_who_go_together(
     assert {type(outcome), type(later)} <= {OutcomeUnknownError, UnavailableError}
 
 
-async def test_who_waits_long_for_a_server_that_is_silent_keeps_nobody_else_waiting(kvorum_etcd: EmbeddedEtcd) -> None:
+async def test_who_waits_long_for_a_server_that_is_silent_keeps_nobody_else_waiting(
+    kvorum_etcd: EmbeddedEtcd,
+) -> None:
     """After the usual time others are sent, to a server that answers."""
     async with FaultProxy(kvorum_etcd.endpoints[0]) as proxy:
         endpoints = (proxy.endpoint, kvorum_etcd.endpoints[0])
@@ -259,9 +300,13 @@ async def test_who_waits_long_for_a_server_that_is_silent_keeps_nobody_else_wait
             assert cluster.current.address == proxy.endpoint
             proxy.hold("requests")
             with kvorum.deadline(DEADLINE):
-                patient = [asyncio.ensure_future(client.backend.set(f"k{n}", b"1")) for n in range(20)]
+                patient = [
+                    asyncio.ensure_future(client.backend.set(f"k{n}", b"1")) for n in range(20)
+                ]
             await proxy.wait(lambda now: now.held > 0)
-            await anyio.sleep(0.5)  # so that these are still waiting when the usual time of those has passed
+            await anyio.sleep(
+                0.5
+            )  # so that these are still waiting when the usual time of those has passed
             answers = await all_of(*(client.backend.set(f"n{n}", b"1") for n in range(20)))
             assert not any(call.done() for call in patient)
             assert cluster.current.address != proxy.endpoint
@@ -274,22 +319,29 @@ async def test_who_waits_long_for_a_server_that_is_silent_keeps_nobody_else_wait
 async def test_requests_that_take_long_are_not_sent_without_end(
     kvorum_etcd: EmbeddedEtcd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kvorum.etcd.lane.MAX_OVERDUE", 2)
+    monkeypatch.setattr("kvorum.etcd.pipeline.queue.MAX_OVERDUE", 2)
     async with FaultProxy(kvorum_etcd.endpoints[0]) as proxy:
-        settings = EtcdSettings(endpoints=(proxy.endpoint,), prefix="long-deadlines", timeout=DEADLINE)
+        settings = EtcdSettings(
+            endpoints=(proxy.endpoint,), prefix="long-deadlines", timeout=DEADLINE
+        )
         async with kvorum.connect(settings) as client:
             await warmed_up(client)
             monkeypatch.setattr(client.pipeline, "_timeout", 0.1)
             proxy.hold("replies")
             before = client.pipeline.statistics().read_requests
             with kvorum.deadline(DEADLINE):
-                patient = [asyncio.ensure_future(client.backend.get(f"none-{n}")) for n in range(1_000)]
+                patient = [
+                    asyncio.ensure_future(client.backend.get(f"none-{n}")) for n in range(1_000)
+                ]
             await anyio.sleep(0.6)  # several times as long as it takes until another one is sent
             assert client.pipeline.statistics().read_requests - before <= 2 + 2
             await proxy.heal()
             answers = await all_of(*patient)
             with kvorum.deadline(DEADLINE):
-                assert await all_of(*(client.backend.get(f"none-{n}") for n in range(1_000))) == [None] * 1_000
+                assert (
+                    await all_of(*(client.backend.get(f"none-{n}") for n in range(1_000)))
+                    == [None] * 1_000
+                )
             assert client.pipeline._reads._senders <= 2 + 2
 
     assert answers == [None] * 1_000

@@ -4,6 +4,7 @@ import asyncio
 import copy
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, ClassVar, cast
 
 import anyio
@@ -28,7 +29,7 @@ from kvorum import (
     Resource,
     ResourceTooLargeError,
 )
-from kvorum.etcd.server import Server
+from kvorum.etcd.transport.server import Server
 from kvorum.lab import LabWorker, LabWorkerPhase, LabWorkerRepository
 
 DEADLINE = 10.0
@@ -55,11 +56,15 @@ class OldTask(Resource[TaskSpec, TaskStatus]):
 
 
 class TeamTask(Resource[TaskSpec, TaskStatus]):
-    kind: ClassVar[Kind] = Kind("TeamTask", plural="team-tasks", api_version="test.kvorum.dev/v1", namespaced=True)
+    kind: ClassVar[Kind] = Kind(
+        "TeamTask", plural="team-tasks", api_version="test.kvorum.dev/v1", namespaced=True
+    )
 
 
 def task(name: str = "a", *, owner: str = "", **metadata: Any) -> Task:
-    return Task(metadata=Metadata(name=name, **metadata), spec=TaskSpec(owner=owner), status=TaskStatus())
+    return Task(
+        metadata=Metadata(name=name, **metadata), spec=TaskSpec(owner=owner), status=TaskStatus()
+    )
 
 
 def team_task(namespace: str | None, name: str, *, owner: str = "") -> TeamTask:
@@ -69,7 +74,12 @@ def team_task(namespace: str | None, name: str, *, owner: str = "") -> TeamTask:
 
 def by_hand(name: str, **parts: Any) -> bytes:
     """What somebody might put with etcdctl."""
-    value = {"apiVersion": "test.kvorum.dev/v1", "kind": "Task", "metadata": {"name": name}, "spec": {}} | parts
+    value = {
+        "apiVersion": "test.kvorum.dev/v1",
+        "kind": "Task",
+        "metadata": {"name": name},
+        "spec": {},
+    } | parts
     return msgspec.json.format(msgspec.json.encode(value), indent=2)
 
 
@@ -115,17 +125,23 @@ async def revision_of(store: kvorum.StorageBackend) -> int:
     return (await store.list("", limit=1)).revision
 
 
-# --- add and get -----------------------------------------------------------------------------------------------------
+# --- add and get ----------------------------------------------------------------------------------
 
 
 async def test_add_returns_the_resource_as_a_read_would_give_it(tasks: Repository[Task]) -> None:
     before = datetime.now(UTC)
-    added = await tasks.add(task("a", owner="ann", labels={"x": "y"}, annotations={"n": "m"}, finalizers=["f"]))
+    added = await tasks.add(
+        task("a", owner="ann", labels={"x": "y"}, annotations={"n": "m"}, finalizers=["f"])
+    )
 
     metadata = added.metadata
     assert added == await tasks.get("a")
     assert added.spec.owner == "ann"
-    assert (metadata.labels, metadata.annotations, metadata.finalizers) == ({"x": "y"}, {"n": "m"}, ["f"])
+    assert (metadata.labels, metadata.annotations, metadata.finalizers) == (
+        {"x": "y"},
+        {"n": "m"},
+        ["f"],
+    )
     assert metadata.uid
     assert metadata.generation == 1
     assert metadata.creation_timestamp is not None
@@ -155,7 +171,9 @@ async def test_add_leaves_what_it_was_given_as_it_is(tasks: Repository[Task]) ->
 
 async def test_what_the_store_owns_is_not_taken_from_the_caller(tasks: Repository[Task]) -> None:
     past = datetime(2001, 1, 1, tzinfo=UTC)
-    added = await tasks.add(task(uid="mine", generation=7, creation_timestamp=past, deletion_timestamp=past))
+    added = await tasks.add(
+        task(uid="mine", generation=7, creation_timestamp=past, deletion_timestamp=past)
+    )
 
     assert added.metadata.uid != "mine"
     assert added.metadata.generation == 1
@@ -177,7 +195,9 @@ async def test_a_resource_that_is_stored_already_cannot_be_added(
     assert not await store.exists("tasks/a")
 
 
-async def test_a_second_add_of_a_name_is_refused_and_changes_nothing(tasks: Repository[Task]) -> None:
+async def test_a_second_add_of_a_name_is_refused_and_changes_nothing(
+    tasks: Repository[Task],
+) -> None:
     first = await tasks.add(task(owner="ann"))
 
     with pytest.raises(AlreadyExistsError) as caught:
@@ -216,7 +236,24 @@ async def test_a_resource_exists_until_it_is_deleted(tasks: Repository[Task]) ->
 
 @pytest.mark.parametrize(
     "name",
-    ["", "/", ".", "..", "a/../b", "a/b", "a" * 300, "Capital", "nul\0", "a b", "-a", "a-", "a.", "é", "a\n", "\ud800"],
+    [
+        "",
+        "/",
+        ".",
+        "..",
+        "a/../b",
+        "a/b",
+        "a" * 300,
+        "Capital",
+        "nul\0",
+        "a b",
+        "-a",
+        "a-",
+        "a.",
+        "é",
+        "a\n",
+        "\ud800",
+    ],
 )
 async def test_a_bad_name_is_refused_by_every_verb_without_a_request(
     tasks: Repository[Task], requests: list[str], name: str
@@ -281,7 +318,9 @@ async def test_a_resource_that_could_not_be_read_back_is_never_written(
     assert requests == []
 
 
-async def test_a_resource_over_the_limit_is_refused_by_name_and_size(tasks: Repository[Task]) -> None:
+async def test_a_resource_over_the_limit_is_refused_by_name_and_size(
+    tasks: Repository[Task],
+) -> None:
     stored = await tasks.add(task("b"))
     stored.spec.owner = "x" * 1_000_000
 
@@ -297,9 +336,13 @@ async def test_a_resource_over_the_limit_is_refused_by_name_and_size(tasks: Repo
     assert (await tasks.get("b")).spec.owner == ""
 
 
-async def test_a_resource_that_only_the_store_finds_too_large_is_refused_by_name(store_url: str) -> None:
+async def test_a_resource_that_only_the_store_finds_too_large_is_refused_by_name(
+    store_url: str,
+) -> None:
     """Whoever raises our limit meets etcd's (1.5 MiB), and then gRPC's (2 MiB)."""
-    async with kvorum.connect(store_url, settings=kvorum.EtcdSettings(max_value_size=100_000_000)) as client:
+    async with kvorum.connect(
+        store_url, settings=kvorum.EtcdSettings(max_value_size=100_000_000)
+    ) as client:
         tasks = client.repository(Task)
         for size in (1_600_000, 2_200_000, 12_000_000):
             with pytest.raises(ResourceTooLargeError) as caught:
@@ -330,7 +373,9 @@ async def test_a_server_with_a_limit_of_its_own_is_quoted(kvorum_etcd: kvorum.Em
     assert "request is too large" in str(caught.value)
 
 
-async def test_a_resource_of_another_class_is_refused(tasks: Repository[Task], requests: list[str]) -> None:
+async def test_a_resource_of_another_class_is_refused(
+    tasks: Repository[Task], requests: list[str]
+) -> None:
     worker = cast("Task", LabWorker.new("a", lab_track="x"))
 
     for write in (tasks.add, tasks.update, tasks.update_status):
@@ -352,10 +397,12 @@ def test_a_class_that_is_no_resource_or_declares_no_kind_has_no_repository(kvoru
         client.repository(Undeclared)
 
 
-# --- add with a ttl --------------------------------------------------------------------------------------------------
+# --- add with a ttl -------------------------------------------------------------------------------
 
 
-async def test_a_resource_with_a_ttl_goes_once_with_its_last_state_and_not_too_early(tasks: Repository[Task]) -> None:
+async def test_a_resource_with_a_ttl_goes_once_with_its_last_state_and_not_too_early(
+    tasks: Repository[Task],
+) -> None:
     """Updates in between neither lengthen its life nor make it immortal."""
     started = anyio.current_time()
     added = await tasks.add(task(), ttl=1)
@@ -423,17 +470,21 @@ async def test_an_add_with_a_ttl_that_is_cancelled_leaves_no_lease_without_a_res
 
 
 @pytest.mark.parametrize("ttl", [0, -1, float("nan")])
-async def test_a_ttl_must_be_above_zero(tasks: Repository[Task], requests: list[str], ttl: float) -> None:
+async def test_a_ttl_must_be_above_zero(
+    tasks: Repository[Task], requests: list[str], ttl: float
+) -> None:
     with pytest.raises(InvalidResourceError):
         await tasks.add(task(), ttl=ttl)
 
     assert requests == []
 
 
-# --- update ----------------------------------------------------------------------------------------------------------
+# --- update ---------------------------------------------------------------------------------------
 
 
-async def test_update_stores_the_change_and_returns_it_as_a_read_would_give_it(tasks: Repository[Task]) -> None:
+async def test_update_stores_the_change_and_returns_it_as_a_read_would_give_it(
+    tasks: Repository[Task],
+) -> None:
     added = await tasks.add(task())
     added.spec.owner = "ann"
     updated = await tasks.update(added)
@@ -471,7 +522,9 @@ async def test_an_update_that_changes_nothing_writes_nothing(
     assert await revision_of(store) == revision
 
 
-async def test_an_update_that_changes_only_what_the_store_owns_changes_nothing(tasks: Repository[Task]) -> None:
+async def test_an_update_that_changes_only_what_the_store_owns_changes_nothing(
+    tasks: Repository[Task],
+) -> None:
     added = await tasks.add(task())
     changed = copy.deepcopy(added)
     changed.metadata.uid = "other"
@@ -502,7 +555,9 @@ async def test_a_stale_update_conflicts_whether_it_changes_anything_or_not(
     assert await tasks.get("a") == current
 
 
-async def test_the_resource_that_a_conflict_carries_can_be_updated_at_once(tasks: Repository[Task]) -> None:
+async def test_the_resource_that_a_conflict_carries_can_be_updated_at_once(
+    tasks: Repository[Task],
+) -> None:
     stale = await tasks.add(task())
     await tasks.mutate("a", lambda current: current.metadata.labels.update(x="y"))
     stale.spec.owner = "ann"
@@ -518,7 +573,9 @@ async def test_the_resource_that_a_conflict_carries_can_be_updated_at_once(tasks
 
 
 @pytest.mark.parametrize("owner", ["", "bob"], ids=["equal", "changed"])
-async def test_a_resource_that_is_gone_cannot_be_updated(tasks: Repository[Task], owner: str) -> None:
+async def test_a_resource_that_is_gone_cannot_be_updated(
+    tasks: Repository[Task], owner: str
+) -> None:
     added = await tasks.add(task())
     await tasks.delete("a")
     added.spec.owner = owner
@@ -530,7 +587,9 @@ async def test_a_resource_that_is_gone_cannot_be_updated(tasks: Repository[Task]
     assert not await tasks.exists("a")
 
 
-async def test_a_resource_that_came_again_is_not_the_one_that_was_read(tasks: Repository[Task]) -> None:
+async def test_a_resource_that_came_again_is_not_the_one_that_was_read(
+    tasks: Repository[Task],
+) -> None:
     first = await tasks.add(task())
     await tasks.delete("a")
     second = await tasks.add(task())
@@ -543,7 +602,9 @@ async def test_a_resource_that_came_again_is_not_the_one_that_was_read(tasks: Re
     assert caught.value.current.metadata.uid != first.metadata.uid
 
 
-async def test_a_resource_that_was_never_read_cannot_be_updated(tasks: Repository[Task], requests: list[str]) -> None:
+async def test_a_resource_that_was_never_read_cannot_be_updated(
+    tasks: Repository[Task], requests: list[str]
+) -> None:
     with pytest.raises(InvalidResourceError, match="add it"):
         await tasks.update(task())
 
@@ -594,7 +655,7 @@ async def test_a_copy_is_updated_like_the_original(
     assert updated == await tasks.get("a")
 
 
-# --- many at once ----------------------------------------------------------------------------------------------------
+# --- many at once ---------------------------------------------------------------------------------
 
 
 async def test_of_many_that_are_added_each_has_a_result_of_its_own(tasks: Repository[Task]) -> None:
@@ -602,8 +663,16 @@ async def test_of_many_that_are_added_each_has_a_result_of_its_own(tasks: Reposi
 
     results = await tasks.add_many([task("a"), task("there"), task("No Name"), task("b")])
 
-    assert [type(result) for result in results] == [Task, AlreadyExistsError, InvalidResourceError, Task]
-    assert [result for result in results if isinstance(result, Task)] == [await tasks.get("a"), await tasks.get("b")]
+    assert [type(result) for result in results] == [
+        Task,
+        AlreadyExistsError,
+        InvalidResourceError,
+        Task,
+    ]
+    assert [result for result in results if isinstance(result, Task)] == [
+        await tasks.get("a"),
+        await tasks.get("b"),
+    ]
     assert await tasks.get("there") == there
 
 
@@ -618,7 +687,9 @@ async def test_of_many_that_are_read_each_has_a_result_of_its_own(tasks: Reposit
     assert await tasks.get_many([]) == []
 
 
-async def test_of_many_that_are_updated_each_has_a_result_of_its_own(tasks: Repository[Task]) -> None:
+async def test_of_many_that_are_updated_each_has_a_result_of_its_own(
+    tasks: Repository[Task],
+) -> None:
     await tasks.add_many(task(f"t{number}") for number in range(100))
     mine = list(await tasks.list())
     for each in mine:
@@ -629,7 +700,16 @@ async def test_of_many_that_are_updated_each_has_a_result_of_its_own(tasks: Repo
 
     conflicts = [result for result in results if isinstance(result, ConflictError)]
     assert [conflict.current for conflict in conflicts] == [faster]
-    assert len([result for result in results if isinstance(result, Task) and result.status.phase == "Done"]) == 99
+    assert (
+        len(
+            [
+                result
+                for result in results
+                if isinstance(result, Task) and result.status.phase == "Done"
+            ]
+        )
+        == 99
+    )
 
 
 async def test_an_error_that_is_not_kvorums_is_no_result(
@@ -659,10 +739,12 @@ async def test_many_in_a_namespace_are_found_there(client: kvorum.Client) -> Non
     assert found.metadata.namespace == "y"
 
 
-# --- update of what came from elsewhere ------------------------------------------------------------------------------
+# --- update of what came from elsewhere -----------------------------------------------------------
 
 
-async def test_a_resource_that_came_from_elsewhere_is_updated_by_its_version(tasks: Repository[Task]) -> None:
+async def test_a_resource_that_came_from_elsewhere_is_updated_by_its_version(
+    tasks: Repository[Task],
+) -> None:
     """From an HTTP request, say: it knows its version and not the bytes that it stands for."""
     added = await tasks.add(task(owner="ann", labels={"x": "y"}))
     sent = msgspec.json.decode(msgspec.json.encode(added), type=Task)
@@ -699,10 +781,12 @@ async def test_fields_that_the_sender_of_a_resource_does_not_know_survive(
     assert msgspec.json.decode(entry.value)["spec"] == {"owner": "bob", "colour": "blue"}
 
 
-# --- update_status ---------------------------------------------------------------------------------------------------
+# --- update_status --------------------------------------------------------------------------------
 
 
-async def test_update_status_stores_the_status_alone(tasks: Repository[Task], requests: list[str]) -> None:
+async def test_update_status_stores_the_status_alone(
+    tasks: Repository[Task], requests: list[str]
+) -> None:
     added = await tasks.add(task(owner="ann"))
     added.status.phase = "Done"
     added.spec.owner = "bob"
@@ -740,7 +824,7 @@ async def test_an_update_of_the_status_that_changes_nothing_writes_nothing(
     assert await revision_of(store) == revision
 
 
-# --- mutate ----------------------------------------------------------------------------------------------------------
+# --- mutate ---------------------------------------------------------------------------------------
 
 
 def in_place(current: Task) -> None:
@@ -782,7 +866,9 @@ async def test_a_change_may_be_made_in_place_or_returned_at_once_or_later(
     assert version_of(changed) > version_of(added)
 
 
-async def test_two_mutations_at_once_both_succeed_and_the_second_sees_the_first(tasks: Repository[Task]) -> None:
+async def test_two_mutations_at_once_both_succeed_and_the_second_sees_the_first(
+    tasks: Repository[Task],
+) -> None:
     await tasks.add(task())
     reading, committed = anyio.Event(), anyio.Event()
     seen: list[dict[str, str]] = []
@@ -839,7 +925,9 @@ async def test_what_a_change_raises_comes_out_once_and_nothing_is_written(
 
 
 @pytest.mark.parametrize("later", [False, True], ids=["sync", "async"])
-async def test_a_conflict_that_a_change_raises_itself_is_not_retried(tasks: Repository[Task], later: bool) -> None:
+async def test_a_conflict_that_a_change_raises_itself_is_not_retried(
+    tasks: Repository[Task], later: bool
+) -> None:
     """It is about something else than this write, and calling again would not mend it."""
     await tasks.add(task())
     error = ConflictError("something else", expected=1)
@@ -882,7 +970,9 @@ async def test_a_resource_that_goes_while_it_is_changed_stays_gone(tasks: Reposi
     assert not await tasks.exists("a")
 
 
-async def test_a_mutation_that_changes_nothing_writes_nothing(tasks: Repository[Task], requests: list[str]) -> None:
+async def test_a_mutation_that_changes_nothing_writes_nothing(
+    tasks: Repository[Task], requests: list[str]
+) -> None:
     added = await tasks.add(task())
     requests.clear()
 
@@ -905,13 +995,19 @@ async def test_a_change_may_not_make_another_resource_of_it(tasks: Repository[Ta
     assert list(await tasks.list()) == [added, other]
 
 
-# --- patch -----------------------------------------------------------------------------------------------------------
+# --- patch ----------------------------------------------------------------------------------------
 
 
-async def test_a_patch_sets_removes_and_leaves_the_rest(tasks: Repository[Task], requests: list[str]) -> None:
+async def test_a_patch_sets_removes_and_leaves_the_rest(
+    tasks: Repository[Task], requests: list[str]
+) -> None:
     await tasks.add(task(owner="ann", labels={"x": "1", "y": "2"}, annotations={"n": "m"}))
     requests.clear()
-    patch = {"metadata": {"labels": {"x": None, "z": "3"}}, "spec": {"wantedCopies": 5}, "status": {"phase": "Done"}}
+    patch = {
+        "metadata": {"labels": {"x": None, "z": "3"}},
+        "spec": {"wantedCopies": 5},
+        "status": {"phase": "Done"},
+    }
     patched = await tasks.patch("a", patch)
 
     assert requests == ["read", "transaction on"]
@@ -962,22 +1058,29 @@ async def test_a_patch_of_what_the_store_owns_or_nobody_knows_is_refused(
 
 async def test_no_patch_of_many_at_once_is_lost(tasks: Repository[Task]) -> None:
     await tasks.add(task())
-    await asyncio.gather(*(tasks.patch("a", {"metadata": {"labels": {f"l{n}": "x"}}}) for n in range(20)))
+    await asyncio.gather(
+        *(tasks.patch("a", {"metadata": {"labels": {f"l{n}": "x"}}}) for n in range(20))
+    )
 
     assert len((await tasks.get("a")).metadata.labels) == 20
 
 
-async def test_a_patch_that_changes_nothing_writes_nothing(tasks: Repository[Task], requests: list[str]) -> None:
+async def test_a_patch_that_changes_nothing_writes_nothing(
+    tasks: Repository[Task], requests: list[str]
+) -> None:
     added = await tasks.add(task(owner="ann"))
     requests.clear()
 
-    assert await tasks.patch("a", {"spec": {"owner": "ann"}, "metadata": {"labels": {"x": None}}}) == added
+    assert (
+        await tasks.patch("a", {"spec": {"owner": "ann"}, "metadata": {"labels": {"x": None}}})
+        == added
+    )
     assert requests == ["read"]
     with pytest.raises(NotFoundError):
         await tasks.patch("missing", {})
 
 
-# --- delete ----------------------------------------------------------------------------------------------------------
+# --- delete ---------------------------------------------------------------------------------------
 
 
 async def test_delete_returns_the_last_state_at_the_version_of_the_deletion(
@@ -1043,7 +1146,9 @@ async def test_a_mutation_or_patch_whose_precondition_does_not_hold_is_a_conflic
     assert (await tasks.mutate("a", lambda _: None, **{precondition: value_of(patched)})) == patched
 
 
-async def test_a_mutation_of_a_version_is_not_tried_on_the_next_one(tasks: Repository[Task]) -> None:
+async def test_a_mutation_of_a_version_is_not_tried_on_the_next_one(
+    tasks: Repository[Task],
+) -> None:
     added = await tasks.add(task("a"))
     tries = 0
 
@@ -1075,15 +1180,20 @@ async def test_of_many_who_delete_one_resource_one_succeeds(tasks: Repository[Ta
     assert sum(isinstance(result, NotFoundError) for result in results) == 9
 
 
-async def test_a_deletion_is_not_disturbed_by_those_who_change_the_resource(tasks: Repository[Task]) -> None:
+async def test_a_deletion_is_not_disturbed_by_those_who_change_the_resource(
+    tasks: Repository[Task],
+) -> None:
     await tasks.add(task())
     changed = 0
+
+    def label(current: Task, **labels: str) -> None:
+        current.metadata.labels.update(labels)
 
     async def change() -> None:
         nonlocal changed
         try:
             for number in range(1_000):
-                await tasks.mutate("a", lambda current, n=number: current.metadata.labels.update(x=str(n)))  # type: ignore[misc]  # mypy infers no lambda with a default
+                await tasks.mutate("a", partial(label, x=str(number)))
                 changed += 1
         except NotFoundError:
             return
@@ -1097,7 +1207,7 @@ async def test_a_deletion_is_not_disturbed_by_those_who_change_the_resource(task
     assert changed < 1_000
 
 
-# --- finalizers ------------------------------------------------------------------------------------------------------
+# --- finalizers -----------------------------------------------------------------------------------
 
 
 async def test_a_resource_with_finalizers_is_marked_and_stays(tasks: Repository[Task]) -> None:
@@ -1158,7 +1268,9 @@ async def _previous_of(event: kvorum.WatchEvent[Task]) -> Task:
     return event.previous
 
 
-async def test_a_marked_resource_stays_while_it_has_another_finalizer(tasks: Repository[Task]) -> None:
+async def test_a_marked_resource_stays_while_it_has_another_finalizer(
+    tasks: Repository[Task],
+) -> None:
     await tasks.add(task(finalizers=["x", "y"]))
     marked = await tasks.delete("a")
     left = await tasks.mutate("a", lambda current: current.metadata.finalizers.remove("x"))
@@ -1191,7 +1303,9 @@ async def test_a_marked_resource_takes_no_new_finalizers(tasks: Repository[Task]
     assert await tasks.get("a") == marked
 
 
-async def test_finalizers_that_are_taken_off_before_a_deletion_do_not_hold_it_up(tasks: Repository[Task]) -> None:
+async def test_finalizers_that_are_taken_off_before_a_deletion_do_not_hold_it_up(
+    tasks: Repository[Task],
+) -> None:
     await tasks.add(task(finalizers=["x"]))
     await by_update(tasks)
     assert await tasks.exists("a")
@@ -1200,7 +1314,9 @@ async def test_finalizers_that_are_taken_off_before_a_deletion_do_not_hold_it_up
     assert not await tasks.exists("a")
 
 
-async def test_the_name_of_a_marked_resource_is_taken_until_it_is_gone(tasks: Repository[Task]) -> None:
+async def test_the_name_of_a_marked_resource_is_taken_until_it_is_gone(
+    tasks: Repository[Task],
+) -> None:
     first = await tasks.add(task(finalizers=["x"]))
     await tasks.delete("a")
     with pytest.raises(AlreadyExistsError):
@@ -1210,7 +1326,7 @@ async def test_the_name_of_a_marked_resource_is_taken_until_it_is_gone(tasks: Re
     assert (await tasks.add(task())).metadata.uid != first.metadata.uid
 
 
-# --- list and count --------------------------------------------------------------------------------------------------
+# --- list and count -------------------------------------------------------------------------------
 
 
 async def test_a_list_is_a_sequence_in_the_order_of_names_at_one_revision(
@@ -1238,7 +1354,11 @@ async def test_an_empty_list_has_a_version_to_watch_from(tasks: Repository[Task]
 
 @pytest.mark.parametrize(("number", "pages"), [(9, 1), (10, 1), (11, 2), (35, 4)])
 async def test_a_list_takes_a_request_for_each_page(
-    small_pages: Repository[Task], store: kvorum.StorageBackend, requests: list[str], number: int, pages: int
+    small_pages: Repository[Task],
+    store: kvorum.StorageBackend,
+    requests: list[str],
+    number: int,
+    pages: int,
 ) -> None:
     names = [f"t{n:03}" for n in range(number)]
     await store.commit([Operation.create(f"tasks/{name}", by_hand(name)) for name in names])
@@ -1254,7 +1374,9 @@ async def test_a_list_of_many_pages_is_of_one_revision_while_others_write(
 ) -> None:
     """The first and the last are always written together, so in no state do they differ."""
     names = [f"t{n:03}" for n in range(45)]
-    await store.commit([Operation.create(f"tasks/{name}", by_hand(name, spec={"owner": "0"})) for name in names])
+    await store.commit(
+        [Operation.create(f"tasks/{name}", by_hand(name, spec={"owner": "0"})) for name in names]
+    )
     stop = False
 
     async def write() -> None:
@@ -1262,7 +1384,9 @@ async def test_a_list_of_many_pages_is_of_one_revision_while_others_write(
         while not stop:
             number += 1
             both = (names[0], names[-1])
-            await store.commit([Operation.put(f"tasks/{n}", by_hand(n, spec={"owner": str(number)})) for n in both])
+            await store.commit(
+                [Operation.put(f"tasks/{n}", by_hand(n, spec={"owner": str(number)})) for n in both]
+            )
             await store.set("tasks/t000-between", by_hand("t000-between"))
             await store.delete("tasks/t000-between")
 
@@ -1272,7 +1396,9 @@ async def test_a_list_of_many_pages_is_of_one_revision_while_others_write(
         listed = await small_pages.list()
         assert listed[0].spec.owner == listed[-1].spec.owner
         assert max(version_of(each) for each in listed) <= listed.resource_version
-        assert [each.metadata.name for each in listed if each.metadata.name != "t000-between"] == names
+        assert [
+            each.metadata.name for each in listed if each.metadata.name != "t000-between"
+        ] == names
         assert list(await small_pages.list(at=listed.resource_version)) == list(listed)
         owners.add(listed[0].spec.owner)
     stop = True
@@ -1333,10 +1459,14 @@ async def test_a_count_without_selectors_reads_no_values(
     assert requests == ["read"]
 
 
-async def test_a_kind_whose_name_begins_like_anothers_is_apart_from_it(client: kvorum.Client) -> None:
+async def test_a_kind_whose_name_begins_like_anothers_is_apart_from_it(
+    client: kvorum.Client,
+) -> None:
     tasks, olds = client.repository(Task), client.repository(OldTask)
     mine = await tasks.add(task("a"))
-    old = await olds.add(OldTask(metadata=Metadata(name="a"), spec=TaskSpec(owner="old"), status=TaskStatus()))
+    old = await olds.add(
+        OldTask(metadata=Metadata(name="a"), spec=TaskSpec(owner="old"), status=TaskStatus())
+    )
     async with tasks.watch(since=version_of(mine)) as watch:
         assert list(await tasks.list()) == [mine]
         assert list(await olds.list()) == [old]
@@ -1352,7 +1482,7 @@ async def test_a_kind_whose_name_begins_like_anothers_is_apart_from_it(client: k
         assert shown[1].resource_version == version_of(again)
 
 
-# --- namespaces ------------------------------------------------------------------------------------------------------
+# --- namespaces -----------------------------------------------------------------------------------
 
 
 async def test_one_name_may_stand_in_each_namespace(client: kvorum.Client) -> None:
@@ -1369,7 +1499,9 @@ async def test_one_name_may_stand_in_each_namespace(client: kvorum.Client) -> No
     assert await tasks.count() == 2
 
 
-async def test_every_verb_works_in_a_namespace(client: kvorum.Client, store: kvorum.StorageBackend) -> None:
+async def test_every_verb_works_in_a_namespace(
+    client: kvorum.Client, store: kvorum.StorageBackend
+) -> None:
     tasks = client.repository(TeamTask)
     current = await tasks.add(team_task("team-a", "x"))
     other = await tasks.add(team_task("team-b", "x"))
@@ -1416,7 +1548,7 @@ async def test_a_namespace_is_needed_where_there_are_some_and_refused_where_ther
     assert requests == []
 
 
-# --- what others have written ----------------------------------------------------------------------------------------
+# --- what others have written ---------------------------------------------------------------------
 
 
 async def test_a_value_written_by_hand_is_read_updated_and_deleted(
@@ -1442,7 +1574,9 @@ async def test_fields_that_this_type_does_not_know_survive_every_write(
     tasks: Repository[Task], store: kvorum.StorageBackend
 ) -> None:
     metadata = {"name": "a", "colour": {"of": "metadata"}}
-    value = by_hand("a", metadata=metadata, spec={"colour": "blue"}, status={"size": 7}, extra=[1, 2.50, None])
+    value = by_hand(
+        "a", metadata=metadata, spec={"colour": "blue"}, status={"size": 7}, extra=[1, 2.50, None]
+    )
     await store.set("tasks/a", value)
     current = await tasks.get("a")
     current.spec.owner = "ann"
@@ -1532,7 +1666,10 @@ async def test_a_value_that_cannot_be_decoded_is_named_by_every_verb_and_left_al
 async def test_a_value_that_cannot_be_decoded_is_named_by_the_key_that_etcdctl_takes(
     tasks: Repository[Task], store: kvorum.StorageBackend
 ) -> None:
-    """`CorruptResourceError.key` is "the key, as etcd knows it": somebody has to go there and mend it."""
+    """`CorruptResourceError.key` is "the key, as etcd knows it".
+
+    Somebody has to go there and mend it.
+    """
     await store.set("tasks/bad", b"")
 
     with pytest.raises(CorruptResourceError) as caught:
@@ -1555,10 +1692,12 @@ async def test_a_value_that_became_corrupt_is_named_when_an_update_meets_it(
         assert caught.value.revision == revision
 
 
-# --- requests --------------------------------------------------------------------------------------------------------
+# --- requests -------------------------------------------------------------------------------------
 
 
-async def test_every_verb_sends_as_few_requests_as_it_can(tasks: Repository[Task], requests: list[str]) -> None:
+async def test_every_verb_sends_as_few_requests_as_it_can(
+    tasks: Repository[Task], requests: list[str]
+) -> None:
     async def sent(action: Awaitable[Any]) -> tuple[Any, list[str]]:
         requests.clear()
         return await action, list(requests)
@@ -1586,18 +1725,23 @@ async def test_every_verb_sends_as_few_requests_as_it_can(tasks: Repository[Task
     assert made == ["read", "transaction on", "look at", "revoke"]
 
 
-async def test_a_write_that_is_cancelled_leaves_a_repository_that_works(tasks: Repository[Task]) -> None:
+async def test_a_write_that_is_cancelled_leaves_a_repository_that_works(
+    tasks: Repository[Task],
+) -> None:
     """At any point: before the request is made, while it is under way, when its answer is there."""
     await tasks.add(task())
     for patience in range(40):
-        writing = asyncio.create_task(tasks.mutate("a", lambda c: c.spec.__setattr__("owner", c.spec.owner + "x")))
+        writing = asyncio.create_task(
+            tasks.mutate("a", lambda c: c.spec.__setattr__("owner", c.spec.owner + "x"))
+        )
         for _ in range(patience):
             await asyncio.sleep(0)
         writing.cancel()
         await asyncio.wait([writing])
         assert writing.cancelled() or writing.exception() is None
 
-    # A write that was cancelled on its way may still arrive, so what there was a moment ago proves nothing.
+    # A write that was cancelled on its way may still arrive, so what there was a moment ago proves
+    # nothing.
     after = await tasks.mutate("a", lambda c: c.spec.__setattr__("owner", c.spec.owner + "!"))
     assert after == await tasks.get("a")
     assert after.spec.owner.strip("x") == "!"

@@ -1,7 +1,8 @@
 """What becomes of writes that rest on reads from before the store was put back to a backup.
 
-Without `--bump-revision` the store then comes to the same revisions again, with other values. The backup here is a copy
-of the folder of a member that does not run, as good as a snapshot, and the same on all versions.
+Without `--bump-revision` the store then comes to the same revisions again, with other values. The
+backup here is a copy of the folder of a member that does not run, as good as a snapshot, and the
+same on all versions.
 """
 
 import shutil
@@ -102,7 +103,9 @@ async def test_what_is_read_after_the_store_was_put_back_can_be_updated(
     await workers.update(worker)
 
 
-async def test_values_are_compared_only_at_revisions_from_before_the_connection(etcd: kvorum.EmbeddedEtcd) -> None:
+async def test_values_are_compared_only_at_revisions_from_before_the_connection(
+    etcd: kvorum.EmbeddedEtcd,
+) -> None:
     """What was read or written by it can be relied on, so most updates cost nothing more."""
     async with kvorum.connect(etcd.url) as client:
         before = await client.backend.set("a", b"1")

@@ -46,7 +46,9 @@ class Files:
     def other_ca(self) -> str:
         return self._write("other-ca.pem", trustme.CA().cert_pem)
 
-    def server(self, *, wants_client: bool = False, identities: tuple[str, ...] = ("127.0.0.1",)) -> ServerTls:
+    def server(
+        self, *, wants_client: bool = False, identities: tuple[str, ...] = ("127.0.0.1",)
+    ) -> ServerTls:
         cert, key = self.issue("server", *identities)
         return ServerTls(cert, key, self.cacert if wants_client else None)
 
@@ -70,9 +72,13 @@ async def mutual(files: Files, kvorum_etcd: EmbeddedEtcd) -> AsyncIterator[Embed
         yield etcd
 
 
-def settings(etcd: EmbeddedEtcd, cacert: str | None = None, pair: tuple[str, str] | None = None) -> EtcdSettings:
+def settings(
+    etcd: EmbeddedEtcd, cacert: str | None = None, pair: tuple[str, str] | None = None
+) -> EtcdSettings:
     cert, key = pair or (None, None)
-    return EtcdSettings(endpoints=etcd.endpoints, tls=True, cacert=cacert, cert=cert, key=key, timeout=2)
+    return EtcdSettings(
+        endpoints=etcd.endpoints, tls=True, cacert=cacert, cert=cert, key=key, timeout=2
+    )
 
 
 async def refusal(settings: EtcdSettings) -> str:
@@ -86,10 +92,12 @@ async def refusal(settings: EtcdSettings) -> str:
     return caught.value.reason
 
 
-# --- what works ------------------------------------------------------------------------------------------------------
+# --- what works -----------------------------------------------------------------------------------
 
 
-async def test_a_client_that_trusts_the_ca_reads_writes_and_watches(tls: EmbeddedEtcd, files: Files) -> None:
+async def test_a_client_that_trusts_the_ca_reads_writes_and_watches(
+    tls: EmbeddedEtcd, files: Files
+) -> None:
     url = f"{tls.url}/lab"
     async with kvorum.connect(url, settings=EtcdSettings(cacert=files.cacert)) as client:
         async with client.backend.watch("") as watch:
@@ -104,7 +112,9 @@ async def test_a_client_that_trusts_the_ca_reads_writes_and_watches(tls: Embedde
 
 
 async def test_a_client_with_a_certificate_is_let_in(mutual: EmbeddedEtcd, files: Files) -> None:
-    async with kvorum.connect(settings(mutual, files.cacert, files.issue("client", "client"))) as client:
+    async with kvorum.connect(
+        settings(mutual, files.cacert, files.issue("client", "client"))
+    ) as client:
         await client.backend.set("a", b"1")
 
         assert await client.backend.exists("a")
@@ -130,7 +140,7 @@ async def test_a_certificate_means_tls() -> None:
     assert EtcdSettings.from_url("etcd://localhost", base=EtcdSettings(cacert="/ca.pem")).tls
 
 
-# --- what does not, and why ------------------------------------------------------------------------------------------
+# --- what does not, and why -----------------------------------------------------------------------
 
 
 async def test_a_plain_client_learns_that_the_server_talks_tls(tls: EmbeddedEtcd) -> None:
@@ -143,10 +153,14 @@ async def test_a_plain_client_learns_that_the_server_talks_tls(tls: EmbeddedEtcd
 async def test_a_plain_client_learns_that_the_server_talks_tls_also_if_that_wants_a_certificate(
     mutual: EmbeddedEtcd,
 ) -> None:
-    assert "the server talks TLS" in await refusal(EtcdSettings(endpoints=mutual.endpoints, timeout=2))
+    assert "the server talks TLS" in await refusal(
+        EtcdSettings(endpoints=mutual.endpoints, timeout=2)
+    )
 
 
-async def test_a_tls_client_learns_that_the_server_is_plain(kvorum_etcd: EmbeddedEtcd, files: Files) -> None:
+async def test_a_tls_client_learns_that_the_server_is_plain(
+    kvorum_etcd: EmbeddedEtcd, files: Files
+) -> None:
     assert "the server does not talk TLS" in await refusal(settings(kvorum_etcd, files.cacert))
 
 
@@ -162,17 +176,23 @@ async def test_a_server_of_a_private_ca_is_not_trusted_by_default(tls: EmbeddedE
     assert "the server's certificate is not accepted" in await refusal(settings(tls))
 
 
-async def test_a_server_whose_certificate_has_expired_is_not_trusted(files: Files, kvorum_etcd: EmbeddedEtcd) -> None:
+async def test_a_server_whose_certificate_has_expired_is_not_trusted(
+    files: Files, kvorum_etcd: EmbeddedEtcd
+) -> None:
     cert, key = files.issue("expired-server", "127.0.0.1", expired=True)
     async with EmbeddedEtcd(binary=kvorum_etcd.binary, tls=ServerTls(cert, key)) as etcd:
         assert "expired" in await refusal(settings(etcd, files.cacert))
 
 
-async def test_a_client_without_a_certificate_learns_that_it_needs_one(mutual: EmbeddedEtcd, files: Files) -> None:
+async def test_a_client_without_a_certificate_learns_that_it_needs_one(
+    mutual: EmbeddedEtcd, files: Files
+) -> None:
     assert "wants a client's certificate" in await refusal(settings(mutual, files.cacert))
 
 
-async def test_a_client_whose_certificate_has_expired_learns_that(mutual: EmbeddedEtcd, files: Files) -> None:
+async def test_a_client_whose_certificate_has_expired_learns_that(
+    mutual: EmbeddedEtcd, files: Files
+) -> None:
     pair = files.issue("expired-client", "client", expired=True)
 
     reason = await refusal(settings(mutual, files.cacert, pair))
@@ -201,12 +221,16 @@ async def test_a_server_that_is_away_is_no_matter_of_tls(files: Files) -> None:
 
 @pytest.mark.parametrize("part", ["cacert", "cert", "key"])
 @pytest.mark.parametrize("fault", ["missing", "nonsense"])
-async def test_a_file_that_cannot_be_used_is_named(files: Files, tmp_path: Path, part: str, fault: str) -> None:
+async def test_a_file_that_cannot_be_used_is_named(
+    files: Files, tmp_path: Path, part: str, fault: str
+) -> None:
     cert, key = files.issue("client", "client")
     bad = tmp_path / "bad.pem"
     if fault == "nonsense":
         bad.write_text("this is no certificate")
-    given = msgspec.structs.replace(EtcdSettings(cacert=files.cacert, cert=cert, key=key), **{part: str(bad)})
+    given = msgspec.structs.replace(
+        EtcdSettings(cacert=files.cacert, cert=cert, key=key), **{part: str(bad)}
+    )
 
     with pytest.raises(ConfigurationError, match=str(bad)):
         async with kvorum.connect(given):
@@ -228,7 +252,7 @@ def test_half_a_pair_is_refused_before_anything_is_opened() -> None:
             kvorum.connect(half)
 
 
-# --- replaced on disk ------------------------------------------------------------------------------------------------
+# --- replaced on disk -----------------------------------------------------------------------------
 
 
 async def test_certificates_that_were_replaced_on_disk_are_used_by_the_next_connection(
@@ -270,7 +294,9 @@ async def test_a_certificate_that_expires_while_the_client_runs_is_named(
         kvorum.connect(settings(etcd, mine.cacert, (cert, key))) as client,
     ):
         await client.backend.set("a", b"1")
-        for source, target in zip(mine.issue("client", "client", expired=True), (cert, key), strict=True):
+        for source, target in zip(
+            mine.issue("client", "client", expired=True), (cert, key), strict=True
+        ):
             shutil.copy(source, target)
         await etcd.restart()
 

@@ -47,7 +47,7 @@ from kvorum.testing import (
     run_trial,
 )
 
-# --- healthy and troubled servers ------------------------------------------------------------------------------------
+# --- healthy and troubled servers -----------------------------------------------------------------
 
 
 @pytest.fixture
@@ -56,7 +56,9 @@ def endpoint(kvorum_etcd: kvorum.EmbeddedEtcd) -> str:
 
 
 async def test_a_healthy_server_is_found_right(endpoint: str, kvorum_client: kvorum.Client) -> None:
-    verdict = await run_trial(endpoint, [kvorum_client], Workload(operations=2000, clients=16, keys=10))
+    verdict = await run_trial(
+        endpoint, [kvorum_client], Workload(operations=2000, clients=16, keys=10)
+    )
 
     assert verdict.is_right, str(verdict)
     assert len(verdict.history.calls) >= 2000
@@ -64,12 +66,24 @@ async def test_a_healthy_server_is_found_right(endpoint: str, kvorum_client: kvo
     (stream,) = verdict.streams
     assert len(stream.shown) == len(verdict.truth.revisions)
     names = Counter(call.name for call in verdict.history.calls)
-    assert set(names) >= {"get", "set", "create", "compare_and_swap", "delete", "commit", "list", "count", "exists"}
+    assert set(names) >= {
+        "get",
+        "set",
+        "create",
+        "compare_and_swap",
+        "delete",
+        "commit",
+        "list",
+        "count",
+        "exists",
+    }
 
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("seed", [1, 2])
-async def test_a_server_behind_a_bad_network_is_found_right(endpoint: str, kvorum_url: str, seed: int) -> None:
+async def test_a_server_behind_a_bad_network_is_found_right(
+    endpoint: str, kvorum_url: str, seed: int
+) -> None:
     """Nothing is lost, invented or applied twice; what is not known is said to be unknown."""
     prefix = kvorum_url.rpartition("/")[2]
     async with FaultProxy(endpoint) as proxy:
@@ -97,7 +111,8 @@ async def test_a_write_that_arrives_after_everybody_has_given_it_up_is_told_from
         async with kvorum.connect(settings) as client:
             late = RecordingBackend(client.backend, history, "late")
             there = RecordingBackend(direct.backend, history, "there")
-            # Not held: the end of the call, half a second later, would arrive together with its beginning, and undo it.
+            # Not held: the end of the call, half a second later, would arrive together with its
+            # beginning, and undo it.
             proxy.delay(1.5, "requests")
             async with direct.backend.watch("k") as watch:
                 with pytest.raises(OutcomeUnknownError):
@@ -121,7 +136,10 @@ async def test_a_trial_needs_an_empty_prefix(endpoint: str, kvorum_client: kvoru
 
 
 async def test_a_workload_is_repeated_by_its_seed() -> None:
-    """What each client asks for, that is; how they meet is up to the store. One alone meets nobody."""
+    """What each client asks for, that is; how they meet is up to the store.
+
+    One alone meets nobody.
+    """
 
     async def asked_for(seed: int) -> list[str]:
         history = History()
@@ -150,7 +168,9 @@ def test_a_script_is_repeated_by_its_seed() -> None:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-async def test_every_fault_of_a_script_is_healed(endpoint: str, kvorum_url: str, fault: str) -> None:
+async def test_every_fault_of_a_script_is_healed(
+    endpoint: str, kvorum_url: str, fault: str
+) -> None:
     prefix = kvorum_url.rpartition("/")[2]
     async with FaultProxy(endpoint) as proxy:
         settings = kvorum.EtcdSettings(endpoints=(proxy.endpoint,), prefix=prefix, timeout=1.0)
@@ -165,18 +185,23 @@ async def test_every_fault_of_a_script_is_healed(endpoint: str, kvorum_url: str,
                         await anyio.sleep(0.01)
 
 
-# --- wrong stores are found out --------------------------------------------------------------------------------------
+# --- wrong stores are found out -------------------------------------------------------------------
 
 
 def truth_of(backend: MemoryStorageBackend) -> Truth:
     timeline = backend._store.timeline
-    return Truth([tuple(change for _, change in changed) for changed in timeline._log], end=timeline.revision)
+    return Truth(
+        [tuple(change for _, change in changed) for changed in timeline._log], end=timeline.revision
+    )
 
 
 async def judged(backend: MemoryStorageBackend, workload: Workload) -> set[Rule]:
     history = History()
     await workload.run([backend], history)
-    violations: list[Violation] = [*check_revisions(history, truth_of(backend)), *check_linearizability(history)]
+    violations: list[Violation] = [
+        *check_revisions(history, truth_of(backend)),
+        *check_linearizability(history),
+    ]
     return {violation.rule for violation in violations}
 
 
@@ -218,10 +243,17 @@ class RemembersReads(MemoryStorageBackend):
 
 class ListsLag(MemoryStorageBackend):
     async def list(
-        self, prefix: str, *, limit: int | None = None, after: str | None = None, revision: int | None = None
+        self,
+        prefix: str,
+        *,
+        limit: int | None = None,
+        after: str | None = None,
+        revision: int | None = None,
     ) -> Page:
         now = (await super().list(prefix)).revision
-        return await super().list(prefix, limit=limit, after=after, revision=revision or max(now - 3, 1))
+        return await super().list(
+            prefix, limit=limit, after=after, revision=revision or max(now - 3, 1)
+        )
 
 
 class WritesTwice(MemoryStorageBackend):
@@ -265,11 +297,13 @@ class TearsCommits(MemoryStorageBackend):
         (TearsCommits, Rule.LOST_WRITE),
     ],
 )
-async def test_a_wrong_store_is_found_out(store: Callable[[], MemoryStorageBackend], rule: Rule) -> None:
+async def test_a_wrong_store_is_found_out(
+    store: Callable[[], MemoryStorageBackend], rule: Rule
+) -> None:
     assert rule in await judged(store(), CONTENDED)
 
 
-# --- what is recorded ------------------------------------------------------------------------------------------------
+# --- what is recorded -----------------------------------------------------------------------------
 
 
 async def test_every_call_is_recorded_with_what_it_wanted_and_what_it_was_told() -> None:
@@ -291,13 +325,20 @@ async def test_every_call_is_recorded_with_what_it_wanted_and_what_it_was_told()
     assert [call.name for call in history.calls] == [
         *("create", "get", "create", "compare_and_swap", "delete", "list", "count", "delete")
     ]
-    assert (created.outcome, created.revision, created.intents[0].expected) == (Outcome.DONE, revision, 0)
+    assert (created.outcome, created.revision, created.intents[0].expected) == (
+        Outcome.DONE,
+        revision,
+        0,
+    )
     assert got.sight == Sight.of("a", entry)
     assert (refused.outcome, refused.sight) == (Outcome.REFUSED, Sight("a", exists=True))
     assert conflict.sight == Sight.of("a", entry, unlike=99)
     assert (missing.outcome, missing.sight) == (Outcome.REFUSED, Sight("b", exists=False))
     assert listed.snapshot is not None
-    assert (list(listed.snapshot.entries), listed.snapshot.revision) == (page.entries, page.revision)
+    assert (list(listed.snapshot.entries), listed.snapshot.revision) == (
+        page.entries,
+        page.revision,
+    )
     assert counted.tally is not None
     assert counted.tally.number == 1
     assert deleted.change == change
@@ -335,12 +376,21 @@ async def test_a_read_that_fails_is_recorded_with_what_it_was_about() -> None:
 
     history = History()
     async with kvorum.connect(Failing()) as client:
-        backend, workers = RecordingBackend(client.backend, history, "c"), LabWorkerRepository(client)
-        for call in (backend.get("a"), RecordingRepository(workers, history, "c").get("worker-001")):
+        backend, workers = (
+            RecordingBackend(client.backend, history, "c"),
+            LabWorkerRepository(client),
+        )
+        for call in (
+            backend.get("a"),
+            RecordingRepository(workers, history, "c").get("worker-001"),
+        ):
             with pytest.raises(UnavailableError):
                 await call
 
-    assert [str(call).split(" [")[0] for call in history.calls] == ["c's get('a')", "c's get('worker-001')"]
+    assert [str(call).split(" [")[0] for call in history.calls] == [
+        "c's get('a')",
+        "c's get('worker-001')",
+    ]
 
 
 async def test_a_repository_is_held_to_what_it_returned() -> None:
@@ -359,7 +409,9 @@ async def test_a_repository_is_held_to_what_it_returned() -> None:
         with pytest.raises(ConflictError):
             await workers.delete("w", uid="another")
         worker = await workers.delete("w")  # only marked
-        await LabWorkerRepository(client).mutate("w", lambda worker: worker.metadata.finalizers.clear())
+        await LabWorkerRepository(client).mutate(
+            "w", lambda worker: worker.metadata.finalizers.clear()
+        )
         await workers.add(LabWorker.new("v", lab_track="x"))
         await workers.delete("v")
 
@@ -367,10 +419,12 @@ async def test_a_repository_is_held_to_what_it_returned() -> None:
         assert check_linearizability(history) != []  # it says nothing about who wrote what
         spoilt = msgspec.structs.replace(history.calls[3], sight=history.calls[0].sight)
         history.calls[3] = spoilt
-        assert {each.rule for each in check_revisions(history, truth_of(store), is_complete=False)} == {Rule.STALE_READ}
+        assert {
+            each.rule for each in check_revisions(history, truth_of(store), is_complete=False)
+        } == {Rule.STALE_READ}
 
 
-# --- the truth -------------------------------------------------------------------------------------------------------
+# --- the truth ------------------------------------------------------------------------------------
 
 
 async def test_the_truth_is_the_whole_history_of_a_prefix(
@@ -392,14 +446,19 @@ async def test_the_truth_is_the_whole_history_of_a_prefix(
     assert list(truth.revisions) == [first, second, third]
     assert truth.revisions[second] == (
         kvorum.Change("a", second, two, one),
-        kvorum.Change("b\udcff", second, Entry("b\udcff", bytes(range(256)), second, second, 1), None),
+        kvorum.Change(
+            "b\udcff", second, Entry("b\udcff", bytes(range(256)), second, second, 1), None
+        ),
     )
     assert truth.revisions[third] == (kvorum.Change("a", third, None, two),)
     assert truth.end >= third
 
 
 async def test_a_truth_that_was_compacted_is_none(kvorum_etcd: kvorum.EmbeddedEtcd) -> None:
-    async with kvorum.EmbeddedEtcd(binary=kvorum_etcd.binary) as etcd, kvorum.connect(etcd.url) as client:
+    async with (
+        kvorum.EmbeddedEtcd(binary=kvorum_etcd.binary) as etcd,
+        kvorum.connect(etcd.url) as client,
+    ):
         await client.backend.set("a", b"1")
         revision = await client.backend.set("a", b"2")
         await compact(client.connection, revision)
@@ -408,7 +467,7 @@ async def test_a_truth_that_was_compacted_is_none(kvorum_etcd: kvorum.EmbeddedEt
             await read_truth(etcd.endpoints[0], client.settings.prefix)
 
 
-# --- the command -----------------------------------------------------------------------------------------------------
+# --- the command ----------------------------------------------------------------------------------
 
 
 @pytest.mark.timeout(120)
@@ -426,13 +485,21 @@ def test_the_command_exits_with_0_if_all_is_right(
 
 
 def test_a_command_that_found_something_exits_with_1(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, kvorum_etcd: kvorum.EmbeddedEtcd
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    kvorum_etcd: kvorum.EmbeddedEtcd,
 ) -> None:
     get = kvorum.EtcdStorageBackend.get
 
-    async def lie(self: kvorum.EtcdStorageBackend, key: str, *, revision: int | None = None) -> Entry | None:
+    async def lie(
+        self: kvorum.EtcdStorageBackend, key: str, *, revision: int | None = None
+    ) -> Entry | None:
         found = await get(self, key, revision=revision)
-        return msgspec.structs.replace(found, value=b"a lie") if found is not None and key == "k0" else found
+        return (
+            msgspec.structs.replace(found, value=b"a lie")
+            if found is not None and key == "k0"
+            else found
+        )
 
     monkeypatch.setattr(kvorum.EtcdStorageBackend, "get", lie)
     with pytest.raises(SystemExit) as caught:
@@ -442,7 +509,9 @@ def test_a_command_that_found_something_exits_with_1(
     assert "invented read" in capsys.readouterr().out
 
 
-def test_without_the_extra_the_command_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extra_the_command_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(sys.modules, "kvorum.testing", None)
 
     with pytest.raises(SystemExit, match=r"pip install 'kvorum\[cli,embedded,testing\]'"):

@@ -1,4 +1,7 @@
-"""What a client may not write is refused by all members of a cluster alike: else they hold different data for ever."""
+"""What a client may not write is refused by all members of a cluster alike.
+
+Else they hold different data for ever.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -11,7 +14,7 @@ from aetcd import rpc
 
 import kvorum
 from kvorum import AuthenticationError, EmbeddedEtcd, EtcdSettings, PermissionDeniedError
-from kvorum.etcd.faults import Call
+from kvorum.etcd.transport.errors import Call
 
 PREFIX = "lab"
 ROOT = "a secret"
@@ -21,7 +24,10 @@ pytestmark = pytest.mark.timeout(120)
 
 
 class State(NamedTuple):
-    """What one member holds: its revision, the hash of its history, and its keys below the prefix."""
+    """What one member holds.
+
+    Its revision, the hash of its history, and its keys below the prefix.
+    """
 
     revision: int
     hash: int
@@ -30,14 +36,20 @@ class State(NamedTuple):
 
 async def state_of(endpoint: str) -> State:
     """Ask a member for its own state, without the others."""
-    async with kvorum.connect(EtcdSettings(endpoints=(endpoint,), user="root", password=ROOT)) as client:
+    async with kvorum.connect(
+        EtcdSettings(endpoints=(endpoint,), user="root", password=ROOT)
+    ) as client:
         cluster, deadline = client.connection.cluster, anyio.current_time() + 5
 
         async def ask(method: Callable[[Any], Any], request: Any) -> Any:
-            return await cluster.call(cluster.current, method, request, Call("ask", endpoint), deadline)
+            return await cluster.call(
+                cluster.current, method, request, Call("ask", endpoint), deadline
+            )
 
         hashed = await ask(lambda channel: channel.maintenance.HashKV, rpc.HashKVRequest())
-        everything = rpc.RangeRequest(key=b"/lab/", range_end=b"/lab0", keys_only=True, serializable=True)
+        everything = rpc.RangeRequest(
+            key=b"/lab/", range_end=b"/lab0", keys_only=True, serializable=True
+        )
         found = await ask(lambda channel: channel.kv.Range, everything)
     return State(hashed.header.revision, hashed.hash, tuple(kv.key.decode() for kv in found.kvs))
 
@@ -65,7 +77,9 @@ class Cluster(NamedTuple):
 
 
 @pytest.fixture
-async def cluster(kvorum_etcd: EmbeddedEtcd, roles_of: Callable[[kvorum.Client], Any]) -> AsyncIterator[Cluster]:
+async def cluster(
+    kvorum_etcd: EmbeddedEtcd, roles_of: Callable[[kvorum.Client], Any]
+) -> AsyncIterator[Cluster]:
     """Three members. Alice may read and write `mine/`; Bob may write it, and not read."""
     flags = ["--bcrypt-cost=4", "--auth-token=simple"]
     async with (
@@ -73,7 +87,10 @@ async def cluster(kvorum_etcd: EmbeddedEtcd, roles_of: Callable[[kvorum.Client],
         kvorum.connect(etcd.url) as client,
         AsyncExitStack() as stack,
     ):
-        nobodies = [await stack.enter_async_context(kvorum.connect(settings_of(each))) for each in etcd.endpoints]
+        nobodies = [
+            await stack.enter_async_context(kvorum.connect(settings_of(each)))
+            for each in etcd.endpoints
+        ]
         roles = roles_of(client)
         await roles.add_role("owner", readwrite="/lab/mine/")
         await roles.add_role("sender", write="/lab/mine/")
@@ -89,7 +106,10 @@ def settings_of(endpoint: str, user: str | None = None) -> EtcdSettings:
 
 
 async def test_writes_without_a_user_are_refused_by_every_member(cluster: Cluster) -> None:
-    """The member that serves the client checks more than the others do: what it refuses they must refuse, too."""
+    """The member that serves the client checks more than the others do.
+
+    What it refuses they must refuse, too.
+    """
     outcomes: list[Any] = []
     for number, nobody in enumerate(cluster.nobodies):
         store = nobody.backend
@@ -125,7 +145,10 @@ async def test_what_a_role_does_not_allow_is_refused_by_every_member(cluster: Cl
 
 
 async def test_a_user_that_may_only_write_puts_what_it_may(cluster: Cluster) -> None:
-    """Nothing is compared for it that its puts do not compare: a comparison needs permission to read."""
+    """Nothing is compared for it that its puts do not compare.
+
+    A comparison needs permission to read.
+    """
     async with kvorum.connect(settings_of(cluster.etcd.endpoints[0], "bob")) as bob:
         put = await all_of(*(bob.backend.set(f"mine/{n}", b"1") for n in range(60)))
         created = await all_of(*(bob.backend.create(f"mine/new-{n}", b"1") for n in range(10)))

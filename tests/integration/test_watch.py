@@ -48,7 +48,9 @@ class Task(Resource[TaskSpec, TaskStatus]):
 
 
 class TeamTask(Resource[TaskSpec, TaskStatus]):
-    kind: ClassVar[Kind] = Kind("TeamTask", plural="team-tasks", api_version="test.kvorum.dev/v1", namespaced=True)
+    kind: ClassVar[Kind] = Kind(
+        "TeamTask", plural="team-tasks", api_version="test.kvorum.dev/v1", namespaced=True
+    )
 
 
 def task(name: str = "a", **metadata: Any) -> Task:
@@ -56,7 +58,12 @@ def task(name: str = "a", **metadata: Any) -> Task:
 
 
 def by_hand(name: str, **parts: Any) -> bytes:
-    value = {"apiVersion": "test.kvorum.dev/v1", "kind": "Task", "metadata": {"name": name}, "spec": {}} | parts
+    value = {
+        "apiVersion": "test.kvorum.dev/v1",
+        "kind": "Task",
+        "metadata": {"name": name},
+        "spec": {},
+    } | parts
     return msgspec.json.encode(value)
 
 
@@ -95,7 +102,10 @@ def tasks_here() -> set[asyncio.Task[Any]]:
 
 @pytest.fixture
 async def nothing_left(client: kvorum.Client, watchers: Watchers) -> AsyncIterator[None]:
-    """Whatever the test does: at its end no watcher is left on the server and no task here, with the client open."""
+    """Whatever the test does.
+
+    At its end no watcher is left on the server and no task here, with the client open.
+    """
     before = tasks_here()
     yield
 
@@ -112,14 +122,17 @@ async def take(watch: Watch[Task], number: int) -> list[WatchEvent[Task]]:
 
 
 async def take_until(watch: Watch[Task], revision: int) -> list[WatchEvent[Task]]:
-    """Take all events up to that of a revision: what a watch has not shown by then it never will."""
+    """Take all events up to that of a revision.
+
+    What a watch has not shown by then it never will.
+    """
     taken: list[WatchEvent[Task]] = []
     while not taken or taken[-1].resource_version < revision:
         taken += await take(watch, 1)
     return taken
 
 
-# --- what it shows ---------------------------------------------------------------------------------------------------
+# --- what it shows --------------------------------------------------------------------------------
 
 
 async def test_a_watch_tells_the_life_of_a_resource(tasks: Repository[Task]) -> None:
@@ -180,7 +193,9 @@ async def test_what_a_watch_shows_can_be_updated_at_once(tasks: Repository[Task]
         assert await tasks.update(event.resource) == await tasks.get("a")
 
 
-async def test_a_watch_since_a_version_shows_what_came_after_it_and_never_itself(tasks: Repository[Task]) -> None:
+async def test_a_watch_since_a_version_shows_what_came_after_it_and_never_itself(
+    tasks: Repository[Task],
+) -> None:
     first = await tasks.add(task("a"))
     second = await tasks.add(task("b"))
     async with tasks.watch(since=version_of(first)) as watch:
@@ -236,7 +251,9 @@ async def test_from_any_start_a_watch_is_ordered_complete_and_whole_by_revision(
         gone = {name for name in names if there[name] and choose.random() < 0.4}
         revision = await store.commit(
             [
-                Operation.delete(f"tasks/{name}") if name in gone else Operation.put(f"tasks/{name}", by_hand(name))
+                Operation.delete(f"tasks/{name}")
+                if name in gone
+                else Operation.put(f"tasks/{name}", by_hand(name))
                 for name in names
             ]
         )
@@ -254,7 +271,11 @@ async def test_from_any_start_a_watch_is_ordered_complete_and_whole_by_revision(
                 versions = {event.resource_version for event in events}
                 assert len(versions) == 1
                 assert watch.checkpoint in versions
-                told = {(type(e), e.resource.metadata.name) for e in events if not isinstance(e, Bookmark)}
+                told = {
+                    (type(e), e.resource.metadata.name)
+                    for e in events
+                    if not isinstance(e, Bookmark)
+                }
                 assert len(told) == len(events)
                 shown.append((watch.checkpoint, told))
                 if any(name == "end" for _, name in told):
@@ -295,10 +316,12 @@ async def test_a_namespace_can_be_watched_alone(client: kvorum.Client) -> None:
         ]
 
 
-# --- selectors -------------------------------------------------------------------------------------------------------
+# --- selectors ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("selector", [{"labels": "on=yes"}, {"fields": "spec.owner=ann"}], ids=["labels", "fields"])
+@pytest.mark.parametrize(
+    "selector", [{"labels": "on=yes"}, {"fields": "spec.owner=ann"}], ids=["labels", "fields"]
+)
 async def test_a_selector_makes_coming_in_an_addition_and_going_out_a_deletion(
     tasks: Repository[Task], selector: dict[str, Any]
 ) -> None:
@@ -321,7 +344,9 @@ async def test_a_selector_makes_coming_in_an_addition_and_going_out_a_deletion(
         deleted = await tasks.delete("a")
         await tasks.add(task())  # outside
         await tasks.delete("a")  # outside
-        end = await tasks.mutate((await tasks.add(task("end"))).metadata.name, switch(on=True, phase="end"))
+        end = await tasks.mutate(
+            (await tasks.add(task("end"))).metadata.name, switch(on=True, phase="end")
+        )
         events = await take_until(watch, version_of(end))
 
     gone = events[2]
@@ -359,10 +384,12 @@ async def test_a_checkpoint_moves_on_over_what_a_selector_hides(tasks: Repositor
         assert watch.checkpoint == version_of(shown)
 
 
-# --- initial ---------------------------------------------------------------------------------------------------------
+# --- initial --------------------------------------------------------------------------------------
 
 
-async def test_an_initial_watch_shows_what_is_there_then_a_bookmark_then_what_follows(tasks: Repository[Task]) -> None:
+async def test_an_initial_watch_shows_what_is_there_then_a_bookmark_then_what_follows(
+    tasks: Repository[Task],
+) -> None:
     there = [await tasks.add(task(name)) for name in ("a", "b")]
     listed = await tasks.list()
     async with tasks.watch(initial=True) as watch:
@@ -377,12 +404,16 @@ async def test_an_initial_watch_shows_what_is_there_then_a_bookmark_then_what_fo
         assert await take(watch, 1) == [Modified(modified, there[0])]
 
 
-async def test_an_initial_watch_of_nothing_begins_with_its_bookmark(tasks: Repository[Task]) -> None:
+async def test_an_initial_watch_of_nothing_begins_with_its_bookmark(
+    tasks: Repository[Task],
+) -> None:
     async with tasks.watch(initial=True) as watch:
         assert [type(event) for event in await take(watch, 1)] == [Bookmark]
 
 
-async def test_an_initial_watch_with_a_selector_shows_what_it_matches(tasks: Repository[Task]) -> None:
+async def test_an_initial_watch_with_a_selector_shows_what_it_matches(
+    tasks: Repository[Task],
+) -> None:
     await tasks.add(task("a"))
     mine = await tasks.add(task("b", labels={"on": "yes"}))
     async with tasks.watch(initial=True, labels="on=yes") as watch:
@@ -429,7 +460,7 @@ def test_a_watch_has_either_a_start_or_an_initial_state(kvorum_url: str) -> None
         kvorum.connect(kvorum_url).repository(Task).watch(since=1, initial=True)
 
 
-# --- several changes in one revision ---------------------------------------------------------------------------------
+# --- several changes in one revision --------------------------------------------------------------
 
 
 async def commit_three(store: kvorum.StorageBackend) -> int:
@@ -443,7 +474,11 @@ async def test_a_transaction_of_three_gives_three_events_of_one_revision(
         revision = await commit_three(store)
 
         events = await take(watch, 3)
-        assert sorted(e.resource.metadata.name for e in events if isinstance(e, Added)) == ["a", "b", "c"]
+        assert sorted(e.resource.metadata.name for e in events if isinstance(e, Added)) == [
+            "a",
+            "b",
+            "c",
+        ]
         assert {event.resource_version for event in events} == {revision}
 
 
@@ -490,7 +525,7 @@ async def test_iterating_over_revisions_ends_with_the_watch(tasks: Repository[Ta
         await watch.next_revision()
 
 
-# --- what it cannot show ---------------------------------------------------------------------------------------------
+# --- what it cannot show --------------------------------------------------------------------------
 
 
 async def assert_ended(watch: Watch[Task]) -> None:
@@ -506,7 +541,9 @@ async def test_a_value_that_cannot_be_decoded_is_named_once_and_nothing_comes_af
     watch = tasks.watch()
     async with watch:
         good = await tasks.add(task("good"))
-        bad = await store.commit([Operation.put("tasks/bad", b"{}"), Operation.put("tasks/c", by_hand("c"))])
+        bad = await store.commit(
+            [Operation.put("tasks/bad", b"{}"), Operation.put("tasks/c", by_hand("c"))]
+        )
         await tasks.add(task("after"))
 
         assert await take(watch, 1) == [Added(good)]
@@ -522,7 +559,10 @@ async def test_a_value_that_cannot_be_decoded_is_named_once_and_nothing_comes_af
 async def test_an_error_whose_wait_was_cancelled_comes_out_of_the_next_one(
     tasks: Repository[Task], store: kvorum.StorageBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The stream is closed before it is raised, which takes a moment; a timeout may end the wait just then."""
+    """The stream is closed before it is raised, which takes a moment.
+
+    A timeout may end the wait just then.
+    """
     watch = tasks.watch()
     async with watch:
         assert watch._stream is not None
@@ -626,7 +666,7 @@ async def test_who_deletes_a_corrupt_value_does_not_stop_those_who_watch(
         assert await take(everything, 1) == [Added(good)]
 
 
-# --- how it ends -----------------------------------------------------------------------------------------------------
+# --- how it ends ----------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("nothing_left")
@@ -666,7 +706,9 @@ async def test_an_initial_loop_that_is_left_at_once_leaves_nothing(tasks: Reposi
 @pytest.mark.parametrize("initial", [False, True])
 @pytest.mark.parametrize("entered", [False, True], ids=["bare", "entered"])
 @pytest.mark.usefixtures("nothing_left")
-async def test_a_consumer_may_be_cancelled_at_any_point(tasks: Repository[Task], initial: bool, entered: bool) -> None:
+async def test_a_consumer_may_be_cancelled_at_any_point(
+    tasks: Repository[Task], initial: bool, entered: bool
+) -> None:
     await tasks.add(task())
 
     async def consume() -> None:
@@ -742,7 +784,10 @@ async def test_closing_a_watch_drops_what_was_not_delivered(
 
 
 async def test_an_initial_watch_that_is_closed_while_it_lists_shows_nothing_and_leaves_nothing(
-    tasks: Repository[Task], store: kvorum.StorageBackend, watchers: Watchers, monkeypatch: pytest.MonkeyPatch
+    tasks: Repository[Task],
+    store: kvorum.StorageBackend,
+    watchers: Watchers,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Its stream must not be opened after it was closed: nobody would close that one."""
     await tasks.add(task())
@@ -772,13 +817,17 @@ async def test_an_initial_watch_that_is_closed_while_it_lists_shows_nothing_and_
 
 
 @pytest.mark.usefixtures("nothing_left")
-async def test_a_timeout_around_a_wait_loses_no_event(tasks: Repository[Task], store: kvorum.StorageBackend) -> None:
+async def test_a_timeout_around_a_wait_loses_no_event(
+    tasks: Repository[Task], store: kvorum.StorageBackend
+) -> None:
     timed_out = asyncio.Event()
 
     async def write() -> list[int]:
         revisions: list[int] = []
         for number in range(60):
-            if number % 10 == 0:  # the reader has to wait in vain now and then, however fast the store is
+            if (
+                number % 10 == 0
+            ):  # the reader has to wait in vain now and then, however fast the store is
                 timed_out.clear()
                 await timed_out.wait()
             revisions += [await commit_three(store)] * 3
@@ -813,7 +862,9 @@ async def test_a_watch_that_nobody_reads_holds_up_no_other(tasks: Repository[Tas
     del unread, watch
 
 
-async def test_a_watch_that_is_dropped_in_a_thread_leaves_nothing(tasks: Repository[Task], watchers: Watchers) -> None:
+async def test_a_watch_that_is_dropped_in_a_thread_leaves_nothing(
+    tasks: Repository[Task], watchers: Watchers
+) -> None:
     """Python's garbage collector runs in whatever thread comes along."""
     held = [tasks.watch()]
     await held[0].__aenter__()
@@ -856,10 +907,12 @@ def test_a_watch_may_be_made_where_no_loop_runs(kvorum_url: str) -> None:
     gc.collect()
 
 
-# --- checkpoint and repr ---------------------------------------------------------------------------------------------
+# --- checkpoint and repr --------------------------------------------------------------------------
 
 
-async def test_the_checkpoint_of_a_bare_watch_is_now_from_its_opening_on(tasks: Repository[Task]) -> None:
+async def test_the_checkpoint_of_a_bare_watch_is_now_from_its_opening_on(
+    tasks: Repository[Task],
+) -> None:
     before = await tasks.add(task())
     watch = tasks.watch()
     assert watch.checkpoint == 0
@@ -870,7 +923,9 @@ async def test_the_checkpoint_of_a_bare_watch_is_now_from_its_opening_on(tasks: 
         assert await take(again, 1) == [Modified(missed, before)]
 
 
-async def test_a_watch_says_what_it_is_and_where(tasks: Repository[Task], store: kvorum.StorageBackend) -> None:
+async def test_a_watch_says_what_it_is_and_where(
+    tasks: Repository[Task], store: kvorum.StorageBackend
+) -> None:
     watch = tasks.watch()
     assert repr(watch) == "<Watch tasks/ [not open, at 0, 0 buffered]>"
     async with watch:

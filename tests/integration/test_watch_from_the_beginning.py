@@ -1,6 +1,7 @@
 """A watch since revision 0: the whole history, on etcd and in memory alike.
 
-The server is the test's own: on one that others share, somebody may have compacted what it is to show.
+The server is the test's own: on one that others share, somebody may have compacted what it is to
+show.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -11,7 +12,7 @@ import pytest
 
 import kvorum
 from kvorum.etcd.admin import compact
-from kvorum.testing.probes import take
+from kvorum.testing.conformance.probes import take
 
 pytestmark = pytest.mark.anyio
 
@@ -51,7 +52,10 @@ async def test_a_watch_since_0_or_1_shows_the_whole_history_once(
     assert [await shown(backend, since, 3) for since in (0, 1)] == [[2, 3, 4], [2, 3, 4]]
     for key in "ab":
         await backend.set(key, b"1")
-    assert [await shown(backend, since, 5) for since in (0, 1)] == [[2, 3, 4, 5, 6], [2, 3, 4, 5, 6]]
+    assert [await shown(backend, since, 5) for since in (0, 1)] == [
+        [2, 3, 4, 5, 6],
+        [2, 3, 4, 5, 6],
+    ]
 
 
 @pytest.mark.parametrize("since", [0, 1])

@@ -1,4 +1,7 @@
-"""What a watch may not pass over in silence: events left out by its server, a start in the past, another history."""
+"""What a watch may not pass over in silence.
+
+Events left out by its server, a start in the past, another history.
+"""
 
 import asyncio
 import shutil
@@ -12,7 +15,7 @@ import pytest
 import kvorum
 from kvorum import EmbeddedEtcd, EtcdSettings, HistoryLostError
 from kvorum.etcd.admin import compact
-from kvorum.etcd.versions import EVENTS_LOST, has_hazard
+from kvorum.etcd.transport.versions import EVENTS_LOST, has_hazard
 from kvorum.lab import LabWorker, LabWorkerRepository
 from kvorum.testing import FaultProxy
 
@@ -43,7 +46,9 @@ async def direct(etcd: EmbeddedEtcd) -> AsyncIterator[kvorum.Client]:
 
 @pytest.fixture
 async def client(proxy: FaultProxy) -> AsyncIterator[kvorum.Client]:
-    async with kvorum.connect(f"etcd://{proxy.endpoint}/lab", settings=EtcdSettings(timeout=5)) as client:
+    async with kvorum.connect(
+        f"etcd://{proxy.endpoint}/lab", settings=EtcdSettings(timeout=5)
+    ) as client:
         yield client
 
 
@@ -70,21 +75,28 @@ class Followed:
                 await anyio.sleep(0.01)
 
 
-# --- a slow link -----------------------------------------------------------------------------------------------------
+# --- a slow link ----------------------------------------------------------------------------------
 
 
 async def test_what_a_server_leaves_out_of_a_slow_stream_is_said_to_be_lost(
     client: kvorum.Client, direct: kvorum.Client, proxy: FaultProxy
 ) -> None:
-    """Old servers go on after a compaction as if nothing were missing. What is shown is whole, up to an error."""
+    """Old servers go on after a compaction as if nothing were missing.
+
+    What is shown is whole, up to an error.
+    """
     async with client.backend.watch("") as watch:
         written = [await direct.backend.create("first", b"")]
         followed = Followed(watch)
         await followed.until(1)
         proxy.throttle(400_000, "replies")
-        written += [await direct.backend.create(f"{number}", bytes(100_000)) for number in range(200)]
+        written += [
+            await direct.backend.create(f"{number}", bytes(100_000)) for number in range(200)
+        ]
         await compact(direct.connection, written[-1])
-        await followed.until(len(followed.shown) + 8)  # the queue at the server moves on, behind the compaction
+        await followed.until(
+            len(followed.shown) + 8
+        )  # the queue at the server moves on, behind the compaction
         written += [await direct.backend.create(f"after/{number}", b"") for number in range(3)]
         proxy.throttle(50_000_000, "replies")
         await followed.until(len(written))
@@ -175,19 +187,25 @@ async def test_servers_that_leave_nothing_out_are_not_asked(
     assert asked <= 5
 
 
-# --- where it starts -------------------------------------------------------------------------------------------------
+# --- where it starts ------------------------------------------------------------------------------
 
 
-async def test_a_watch_from_now_shows_nothing_older_on_a_member_that_lags(kvorum_etcd: EmbeddedEtcd) -> None:
+async def test_a_watch_from_now_shows_nothing_older_on_a_member_that_lags(
+    kvorum_etcd: EmbeddedEtcd,
+) -> None:
     """It answers to the creation of a watch without asking its leader."""
     async with EmbeddedEtcd(binary=kvorum_etcd.binary, members=3) as cluster:
         settings = EtcdSettings(endpoints=cluster.endpoints, prefix="lab", timeout=10)
         async with kvorum.connect(settings) as some:
             health = await some.health()
-        lagging = next(place for place, each in enumerate(cluster.endpoints) if each not in leaders(health))
+        lagging = next(
+            place for place, each in enumerate(cluster.endpoints) if each not in leaders(health)
+        )
         theirs = EtcdSettings(endpoints=(cluster.endpoints[lagging],), prefix="lab", timeout=10)
         others = EtcdSettings(
-            endpoints=tuple(each for each in cluster.endpoints if each != cluster.endpoints[lagging]),
+            endpoints=tuple(
+                each for each in cluster.endpoints if each != cluster.endpoints[lagging]
+            ),
             prefix="lab",
             timeout=10,
         )
@@ -197,7 +215,9 @@ async def test_a_watch_from_now_shows_nothing_older_on_a_member_that_lags(kvorum
             client.backend.watch("elsewhere/"),  # connects its channel
         ):
             await cluster.pause(lagging)
-            acknowledged = [await direct.backend.set("a", b"%d" % number) for number in range(201)][-1]
+            acknowledged = [await direct.backend.set("a", b"%d" % number) for number in range(201)][
+                -1
+            ]
             watch = client.backend.watch("")
             opening = asyncio.ensure_future(watch.open())
             await asyncio.sleep(0)
@@ -218,7 +238,9 @@ def leaders(health: kvorum.Health) -> set[str]:
     return {each.endpoint for each in health.endpoints if each.is_leader}
 
 
-async def test_a_start_that_is_compacted_is_refused_with_the_oldest_revision_there_is(direct: kvorum.Client) -> None:
+async def test_a_start_that_is_compacted_is_refused_with_the_oldest_revision_there_is(
+    direct: kvorum.Client,
+) -> None:
     written = [await direct.backend.set("a", b"") for _ in range(5)]
     await compact(direct.connection, written[3])
 
@@ -227,7 +249,7 @@ async def test_a_start_that_is_compacted_is_refused_with_the_oldest_revision_the
     assert caught.value.compact_revision == written[3]
 
 
-# --- another history -------------------------------------------------------------------------------------------------
+# --- another history ------------------------------------------------------------------------------
 
 
 async def put_back(etcd: EmbeddedEtcd, backup: Path) -> None:
@@ -275,7 +297,10 @@ async def test_a_watch_does_not_go_on_in_a_store_that_was_put_back_and_has_come_
 async def test_a_watch_notices_another_value_at_the_very_revision_that_it_read_last(
     etcd: EmbeddedEtcd, proxy: FaultProxy, client: kvorum.Client, tmp_path: Path, reads_on: bool
 ) -> None:
-    """All numbers are the same. The value comes again with the stream, or is read if something else was read since."""
+    """All numbers are the same.
+
+    The value comes again with the stream, or is read if something else was read since.
+    """
     async with kvorum.connect(f"{etcd.url}/lab") as before:
         await before.backend.set("a", b"kept")
     await copied(etcd, tmp_path / "backup")
@@ -303,7 +328,10 @@ async def test_a_watch_notices_another_value_at_the_very_revision_that_it_read_l
 async def test_a_watch_with_initial_leaves_no_ghost_of_a_store_that_was_put_back(
     etcd: EmbeddedEtcd, proxy: FaultProxy, client: kvorum.Client, tmp_path: Path
 ) -> None:
-    """It lists again, and takes back what is not there; also what has another content at the very same revision."""
+    """It lists again, and takes back what is not there.
+
+    Also what has another content at the very same revision.
+    """
     async with kvorum.connect(f"{etcd.url}/lab") as direct:
         added = await LabWorkerRepository(direct).add(LabWorker.new("stays", lab_track="x"))
     await copied(etcd, tmp_path / "backup")
@@ -319,14 +347,18 @@ async def test_a_watch_with_initial_leaves_no_ghost_of_a_store_that_was_put_back
 
     task = asyncio.ensure_future(follow())
     async with kvorum.connect(f"{etcd.url}/lab") as direct:
-        await LabWorkerRepository(direct).patch("stays", {"metadata": {"labels": {"told": "before"}}})
+        await LabWorkerRepository(direct).patch(
+            "stays", {"metadata": {"labels": {"told": "before"}}}
+        )
         await LabWorkerRepository(direct).add(LabWorker.new("ghost", lab_track="x"))
         await until(lambda: "ghost" in shown)
     await proxy.refuse()
     proxy.cut()
     await put_back(etcd, tmp_path / "backup")
     async with kvorum.connect(f"{etcd.url}/lab") as direct:
-        again = await LabWorkerRepository(direct).patch("stays", {"metadata": {"labels": {"told": "after"}}})
+        again = await LabWorkerRepository(direct).patch(
+            "stays", {"metadata": {"labels": {"told": "after"}}}
+        )
         for number in range(3):
             await direct.backend.set("elsewhere", b"%d" % number)
     await proxy.heal()
@@ -337,7 +369,9 @@ async def test_a_watch_with_initial_leaves_no_ghost_of_a_store_that_was_put_back
     await asyncio.wait([task])
 
     assert again.metadata.resource_version == added.metadata.resource_version + 1
-    assert {name: worker.metadata.labels["told"] for name, worker in shown.items()} == {"stays": "after"}
+    assert {name: worker.metadata.labels["told"] for name, worker in shown.items()} == {
+        "stays": "after"
+    }
 
 
 async def until(holds: Callable[[], bool]) -> None:

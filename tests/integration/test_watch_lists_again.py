@@ -9,8 +9,8 @@ from tests.integration.test_watch_transitions import Pet, put, value
 
 import kvorum
 from kvorum import Added, Bookmark, HistoryLostError, Repository
-from kvorum.query import Query
-from kvorum.storage import Change, Entry
+from kvorum.repository.query import Query
+from kvorum.storage.values import Change, Entry
 
 
 @pytest.fixture
@@ -53,12 +53,18 @@ async def test_history_that_is_lost_between_the_list_and_the_stream_is_listed_ag
 
 
 @pytest.mark.parametrize("before", [value("blue"), b"?"], ids=["other", "corrupt"])
-async def test_a_revision_that_comes_again_is_judged_anew(before: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_revision_that_comes_again_is_judged_anew(
+    before: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In a store that was put back the same revision has other content, of which nothing was shown."""
     red = value("red")
     first = Change("pets/a", 105, Entry("pets/a", red, 105, 5, 1), None)
-    again = Change("pets/a", 110, Entry("pets/a", red, 110, 5, 3), Entry("pets/a", before, 105, 5, 2))
-    told = iter([(first,), HistoryLostError(revision=106, reason="the store was put back"), (again,)])
+    again = Change(
+        "pets/a", 110, Entry("pets/a", red, 110, 5, 3), Entry("pets/a", before, 105, 5, 2)
+    )
+    told = iter(
+        [(first,), HistoryLostError(revision=106, reason="the store was put back"), (again,)]
+    )
 
     async with kvorum.connect("memory://") as client:
         make = client.backend.watch
@@ -77,8 +83,16 @@ async def test_a_revision_that_comes_again_is_judged_anew(before: bytes, monkeyp
             return stream
 
         monkeypatch.setattr(client.backend, "watch", scripted)
-        async with client.repository(Pet).watch(initial=True, labels="team=red", on_corrupt="event") as watch:
+        async with client.repository(Pet).watch(
+            initial=True, labels="team=red", on_corrupt="event"
+        ) as watch:
             shown = [await anext(watch) for _ in range(5)]
 
     # The list finds nothing of what was shown.
-    assert [type(event).__name__ for event in shown] == ["Bookmark", "Added", "Deleted", "Bookmark", "Added"]
+    assert [type(event).__name__ for event in shown] == [
+        "Bookmark",
+        "Added",
+        "Deleted",
+        "Bookmark",
+        "Added",
+    ]

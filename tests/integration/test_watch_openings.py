@@ -1,4 +1,7 @@
-"""Opening a watch: within its caller's deadline, with nothing left behind, however many there are, in one cluster."""
+"""Opening a watch.
+
+Within its caller's deadline, with nothing left behind, however many there are, in one cluster.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -11,18 +14,30 @@ import anyio
 import pytest
 
 import kvorum
-from kvorum import AnotherClusterError, EmbeddedEtcd, EtcdSettings, HistoryLostError, Operation, UnavailableError
-from kvorum.etcd import feed as feeds
-from kvorum.etcd import streams
+from kvorum import (
+    AnotherClusterError,
+    EmbeddedEtcd,
+    EtcdSettings,
+    HistoryLostError,
+    Operation,
+    UnavailableError,
+)
 from kvorum.etcd.admin import compact
-from kvorum.etcd.history import Reading
-from kvorum.etcd.watch_stream import WatchStream
+from kvorum.etcd.transport import streams
+from kvorum.etcd.watch import reader
+from kvorum.etcd.watch.history import Reading
+from kvorum.etcd.watch.stream import WatchStream
 from kvorum.lab import LabWorkerRepository
 from kvorum.testing import FaultProxy
 
 DEADLINE = 20
 
 pytestmark = pytest.mark.timeout(60)
+
+
+def watch_tasks(before: set[asyncio.Task[Any]]) -> list[asyncio.Task[Any]]:
+    new = asyncio.all_tasks() - before
+    return [task for task in new if task.get_name().startswith("watch ")]
 
 
 @pytest.fixture
@@ -42,32 +57,39 @@ def settings_of(proxy: FaultProxy, timeout: float) -> EtcdSettings:
     return EtcdSettings(endpoints=(proxy.endpoint,), prefix="lab", timeout=timeout)
 
 
-# --- deadlines -------------------------------------------------------------------------------------------------------
+# --- deadlines ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("silent", ["the creation", "the check of the past", "the check of the future"])
+@pytest.mark.parametrize(
+    "silent", ["the creation", "the check of the past", "the check of the future"]
+)
 async def test_opening_from_the_past_ends_by_its_callers_deadline_wherever_it_hangs(
     proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch, silent: str
 ) -> None:
-    """Before a read does that starts later and has more time; the client itself would wait for a minute."""
+    """Before a read does that starts later and has more time.
+
+    The client itself would wait for a minute.
+    """
     held = asyncio.Event()
     waits = {"the check of the past": "check_readable", "the check of the future": "revision_now"}
     async with kvorum.connect(settings_of(proxy, 60)) as client, client.backend.watch("elsewhere/"):
         first = await client.backend.set("a", b"1")
         last = await client.backend.set("a", b"2")
         if name := waits.get(silent):
-            check = getattr(feeds, name)
+            check = getattr(reader, name)
 
             async def hold(*arguments: Any) -> Any:
                 proxy.hold("replies")
                 held.set()
                 return await check(*arguments)
 
-            monkeypatch.setattr(feeds, name, hold)
+            monkeypatch.setattr(reader, name, hold)
         else:
             proxy.hold("replies")
             held.set()
-        watch = client.backend.watch("", since=last + 1 if silent == "the check of the future" else first)
+        watch = client.backend.watch(
+            "", since=last + 1 if silent == "the check of the future" else first
+        )
         with kvorum.deadline(0.5):
             opening = asyncio.create_task(watch.open())
         with anyio.fail_after(DEADLINE):
@@ -82,14 +104,14 @@ async def test_opening_from_the_past_ends_by_its_callers_deadline_wherever_it_ha
         await asyncio.wait([reading])
 
 
-# --- where it starts -------------------------------------------------------------------------------------------------
+# --- where it starts ------------------------------------------------------------------------------
 
 
 async def test_a_deletion_just_after_the_start_is_not_lost_if_it_is_compacted_at_once(
     etcd: EmbeddedEtcd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """etcd forgets a deletion whose own revision is compacted, and still lets a watch start there."""
-    read, check = getattr(feeds, "revision_now"), getattr(feeds, "check_readable")  # noqa: B009 - imported there
+    read, check = getattr(reader, "revision_now"), getattr(reader, "check_readable")  # noqa: B009 - imported there
     async with kvorum.connect(f"{etcd.url}/lab") as client, client.backend.watch("elsewhere/"):
         await client.backend.set("a", b"1")
         deleted: list[int] = []
@@ -104,19 +126,22 @@ async def test_a_deletion_just_after_the_start_is_not_lost_if_it_is_compacted_at
             await check(*arguments)
             await compact(client.connection, deleted[0])
 
-        monkeypatch.setattr(feeds, "revision_now", delete_then)
-        monkeypatch.setattr(feeds, "check_readable", compact_then)
+        monkeypatch.setattr(reader, "revision_now", delete_then)
+        monkeypatch.setattr(reader, "check_readable", compact_then)
         watch = client.backend.watch("")
         await watch.open()
         await client.backend.set("b", b"1")
         shown = 0
-        with suppress(HistoryLostError), anyio.fail_after(DEADLINE):  # which says so; or it was told in time
+        with (
+            suppress(HistoryLostError),
+            anyio.fail_after(DEADLINE),
+        ):  # which says so; or it was told in time
             shown = (await anext(watch))[0].revision
         await watch.aclose()
     assert shown in {0, deleted[0]}
 
 
-# --- cancellation ----------------------------------------------------------------------------------------------------
+# --- cancellation ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["of the store", "of a repository", "with initial"])
@@ -152,14 +177,14 @@ async def test_an_opening_that_is_cancelled_at_any_point_leaves_no_watch_on_the_
 
             assert cancelled >= 5
             with anyio.fail_after(DEADLINE):
-                while sum(task.get_name().startswith("watch ") for task in asyncio.all_tasks() - tasks) > 1:  # noqa: ASYNC110
+                while len(watch_tasks(tasks)) > 1:  # noqa: ASYNC110 - a task has no event
                     await anyio.sleep(0.01)
                 while await count_watchers(etcd) > 1:  # noqa: ASYNC110 - a metric has no event
                     await anyio.sleep(0.01)
     assert len(kept) == cancelled + 1
 
 
-# --- pieces ----------------------------------------------------------------------------------------------------------
+# --- pieces ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -194,7 +219,10 @@ def pieces(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 async def test_a_catch_up_that_broke_without_news_comes_in_pieces_and_is_put_together(
     kvorum_etcd: EmbeddedEtcd, asked_for_pieces: list[bool], pieces: list[tuple[int, int]]
 ) -> None:
-    """etcd may cut in the middle of a revision. One that brings news is asked for as a whole again the next time."""
+    """etcd may cut in the middle of a revision.
+
+    One that brings news is asked for as a whole again the next time.
+    """
     small = ["--max-request-bytes=100000"]  # and 512 KiB on top, for a piece
     async with (
         EmbeddedEtcd(binary=kvorum_etcd.binary, arguments=small) as etcd,
@@ -204,14 +232,18 @@ async def test_a_catch_up_that_broke_without_news_comes_in_pieces_and_is_put_tog
     ):
         start = await direct.backend.set("a", b"")
         written = [
-            await direct.backend.commit([Operation.put(f"k{n}", bytes(7_000)) for n in range(7)]) for _ in range(30)
+            await direct.backend.commit([Operation.put(f"k{n}", bytes(7_000)) for n in range(7)])
+            for _ in range(30)
         ]
         async with client.backend.watch("", since=start) as watch:
             proxy.cut_after(1_000, "replies")
             with anyio.fail_after(DEADLINE):
                 shown = [await anext(watch) for _ in written]
             assert [changes[0].revision for changes in shown] == written
-            assert all([change.key for change in changes] == [f"k{n}" for n in range(7)] for changes in shown)
+            assert all(
+                [change.key for change in changes] == [f"k{n}" for n in range(7)]
+                for changes in shown
+            )
             assert asked_for_pieces == [False, True]
             assert len(pieces) >= 3
             assert any(end == begin for (_, end), (begin, _) in pairwise(pieces)), "within one"
@@ -223,7 +255,7 @@ async def test_a_catch_up_that_broke_without_news_comes_in_pieces_and_is_put_tog
     assert asked_for_pieces == [False, True, False]
 
 
-# --- many ------------------------------------------------------------------------------------------------------------
+# --- many -----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -232,7 +264,9 @@ async def narrow(kvorum_etcd: EmbeddedEtcd) -> AsyncIterator[EmbeddedEtcd]:
     told = await anyio.run_process([str(kvorum_etcd.binary), "--help"], stderr=STDOUT, check=False)
     if b"--max-concurrent-streams" not in told.stdout:
         pytest.skip("this version has no limit of streams that could be set")
-    async with EmbeddedEtcd(binary=kvorum_etcd.binary, arguments=["--max-concurrent-streams=8"]) as etcd:
+    async with EmbeddedEtcd(
+        binary=kvorum_etcd.binary, arguments=["--max-concurrent-streams=8"]
+    ) as etcd:
         yield etcd
 
 
@@ -261,9 +295,15 @@ async def test_more_watches_than_a_connection_takes_are_put_on_others(narrow: Em
 async def test_a_watch_that_finds_no_place_says_how_many_there_are(
     narrow: EmbeddedEtcd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And the server stays in use: those that are there go on, and a place that is given up is taken."""
+    """And the server stays in use.
+
+    Those that are there go on, and a place that is given up is taken.
+    """
     monkeypatch.setattr(streams, "MOST", 1)
-    async with FaultProxy(narrow.endpoints[0]) as proxy, kvorum.connect(settings_of(proxy, 2)) as client:
+    async with (
+        FaultProxy(narrow.endpoints[0]) as proxy,
+        kvorum.connect(settings_of(proxy, 2)) as client,
+    ):
         watches = [client.backend.watch("") for _ in range(16)]
         for watch in watches:
             await watch.open()
@@ -283,7 +323,7 @@ async def test_a_watch_that_finds_no_place_says_how_many_there_are(
             await watch.aclose()
 
 
-# --- another cluster -------------------------------------------------------------------------------------------------
+# --- another cluster ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("others", [False, True])
@@ -323,7 +363,10 @@ async def test_a_watch_shows_nothing_of_another_cluster_at_the_same_address(
 async def test_a_connection_of_watches_alone_that_leads_to_another_cluster_is_not_believed(
     etcd: EmbeddedEtcd, proxy: FaultProxy, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The calls' connection, made before, still leads to the client's own; so only the responses tell."""
+    """The calls' connection, made before, still leads to the client's own.
+
+    So only the responses tell.
+    """
     async with (
         EmbeddedEtcd(binary=etcd.binary) as another,
         kvorum.connect(f"{another.url}/lab") as stranger,

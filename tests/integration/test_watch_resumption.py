@@ -1,4 +1,7 @@
-"""Watches whose connection breaks: they go on where they were, whole, in order, once; or say what is lost."""
+"""Watches whose connection breaks: they go on where they were, whole, in order, once.
+
+Or say what is lost.
+"""
 
 import asyncio
 import shutil
@@ -13,7 +16,7 @@ import pytest
 import kvorum
 from kvorum import EmbeddedEtcd, EtcdSettings, FutureRevisionError, HistoryLostError, Operation
 from kvorum.etcd.admin import compact
-from kvorum.etcd.feed import Feed
+from kvorum.etcd.watch.reader import WatchReader
 from kvorum.lab import LabWorker, LabWorkerRepository
 from kvorum.testing import FaultProxy
 
@@ -45,7 +48,9 @@ async def direct(etcd: EmbeddedEtcd) -> AsyncIterator[kvorum.Client]:
 
 @pytest.fixture
 async def client(proxy: FaultProxy) -> AsyncIterator[kvorum.Client]:
-    async with kvorum.connect(f"etcd://{proxy.endpoint}/lab", settings=EtcdSettings(timeout=2)) as client:
+    async with kvorum.connect(
+        f"etcd://{proxy.endpoint}/lab", settings=EtcdSettings(timeout=2)
+    ) as client:
         yield client
 
 
@@ -68,7 +73,7 @@ async def idle(watch: kvorum.StorageWatch) -> asyncio.Task[Any]:
     return task
 
 
-# --- goes on ---------------------------------------------------------------------------------------------------------
+# --- goes on --------------------------------------------------------------------------------------
 
 
 async def test_a_watch_goes_on_over_a_cut_connection(
@@ -108,7 +113,9 @@ async def test_a_watch_goes_on_when_it_is_cut_in_the_middle_of_a_batch(
     assert all(len(changes) == 3 for changes in shown)
 
 
-async def test_a_watch_goes_on_over_a_restarted_server(etcd: EmbeddedEtcd, direct: kvorum.Client) -> None:
+async def test_a_watch_goes_on_over_a_restarted_server(
+    etcd: EmbeddedEtcd, direct: kvorum.Client
+) -> None:
     async with direct.backend.watch("") as watch:
         first = await direct.backend.set("a", b"1")
         assert await revisions_of(watch, 1) == [first]
@@ -118,7 +125,9 @@ async def test_a_watch_goes_on_over_a_restarted_server(etcd: EmbeddedEtcd, direc
         assert await revisions_of(watch, 1) == [second]
 
 
-async def test_a_watch_goes_on_over_a_killed_server(etcd: EmbeddedEtcd, direct: kvorum.Client) -> None:
+async def test_a_watch_goes_on_over_a_killed_server(
+    etcd: EmbeddedEtcd, direct: kvorum.Client
+) -> None:
     """One without load: that is no claim about what a killed 3.5.1 keeps."""
     async with direct.backend.watch("") as watch:
         first = await direct.backend.set("a", b"1")
@@ -137,7 +146,10 @@ async def test_a_watch_goes_on_over_a_killed_server(etcd: EmbeddedEtcd, direct: 
 async def test_a_server_that_says_nothing_is_noticed_and_the_watch_goes_on(
     direct: kvorum.Client, proxy: FaultProxy
 ) -> None:
-    """Its connections stay open: keep-alive finds out about one, a deadline about the other; within 15 seconds."""
+    """Its connections stay open: keep-alive finds out about one, a deadline about the other.
+
+    Within 15 seconds.
+    """
     settings = EtcdSettings(endpoints=(proxy.endpoint,), prefix="lab")
     async with kvorum.connect(settings) as client, client.backend.watch("") as watch:
         await direct.backend.set("a", b"1")
@@ -159,7 +171,9 @@ async def test_a_server_that_says_nothing_is_noticed_and_the_watch_goes_on(
 
 
 @pytest.mark.parametrize("victim", ["the leader", "the one it watches"])
-async def test_a_watch_goes_on_when_a_member_of_three_dies(kvorum_etcd: EmbeddedEtcd, victim: str) -> None:
+async def test_a_watch_goes_on_when_a_member_of_three_dies(
+    kvorum_etcd: EmbeddedEtcd, victim: str
+) -> None:
     async with (
         EmbeddedEtcd(binary=kvorum_etcd.binary, members=3) as etcd,
         kvorum.connect(etcd.url) as client,
@@ -179,7 +193,9 @@ async def test_a_watch_goes_on_when_a_member_of_three_dies(kvorum_etcd: Embedded
                 assert entry is not None
                 value = b'{"metadata":{"writeToken":"%d"}}' % len(written)
                 try:
-                    revision = await client.backend.compare_and_swap("a", value, expected=entry.mod_revision)
+                    revision = await client.backend.compare_and_swap(
+                        "a", value, expected=entry.mod_revision
+                    )
                 except (kvorum.ConflictError, kvorum.UnavailableError):
                     continue
                 written.append(revision)
@@ -322,14 +338,14 @@ async def test_a_mistake_in_the_reader_ends_its_own_watch_and_says_why(
     etcd: EmbeddedEtcd, direct: kvorum.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The other watches of the client, and its calls, have no part in it."""
-    put = Feed._put
+    put = WatchReader._put
 
-    def fail(feed: Feed, response: Any) -> None:
+    def fail(feed: WatchReader, response: Any) -> None:
         if feed.subject.endswith("/bad/"):
             raise ZeroDivisionError
         put(feed, response)
 
-    monkeypatch.setattr(Feed, "_put", fail)
+    monkeypatch.setattr(WatchReader, "_put", fail)
     async with kvorum.connect(f"{etcd.url}/lab") as client:
         watch, other = client.backend.watch("bad/"), client.backend.watch("good/")
         await watch.open()
@@ -345,7 +361,7 @@ async def test_a_mistake_in_the_reader_ends_its_own_watch_and_says_why(
             assert (await anext(other))[0].revision == revision
 
 
-# --- what is lost ----------------------------------------------------------------------------------------------------
+# --- what is lost ---------------------------------------------------------------------------------
 
 
 async def cut_off_while(proxy: FaultProxy, happens: Callable[[], Awaitable[Any]]) -> None:
@@ -445,8 +461,14 @@ async def test_a_store_that_was_put_back_to_an_older_state_is_not_waited_for(
 async def test_a_watch_says_that_there_is_another_cluster(
     client: kvorum.Client, proxy: FaultProxy, direct: kvorum.Client, kvorum_etcd: EmbeddedEtcd
 ) -> None:
-    """As after a restore under a new cluster id: what is there is none of what the watch has read so far."""
-    async with EmbeddedEtcd(binary=kvorum_etcd.binary) as another, client.backend.watch("") as watch:
+    """As after a restore under a new cluster id.
+
+    What is there is none of what the watch has read so far.
+    """
+    async with (
+        EmbeddedEtcd(binary=kvorum_etcd.binary) as another,
+        client.backend.watch("") as watch,
+    ):
         await direct.backend.set("a", b"1")
         await revisions_of(watch, 1)
         waiting = await idle(watch)
@@ -481,7 +503,7 @@ async def follow(watch: kvorum.StorageWatch, shown: list[int]) -> None:
         shown.append(changes[0].revision)  # noqa: PERF401 - what was shown before it fails counts
 
 
-# --- lists again -----------------------------------------------------------------------------------------------------
+# --- lists again ----------------------------------------------------------------------------------
 
 
 async def test_a_watch_with_initial_shows_the_difference_when_history_is_lost(
@@ -576,7 +598,9 @@ async def test_a_watch_without_initial_does_not_list(
 
         async def forget() -> None:
             repository = LabWorkerRepository(direct)
-            added = [await repository.add(LabWorker.new(name, lab_track="x")) for name in ("a", "b")]
+            added = [
+                await repository.add(LabWorker.new(name, lab_track="x")) for name in ("a", "b")
+            ]
             await compact(direct.connection, added[-1].metadata.resource_version)
 
         await cut_off_while(proxy, forget)
@@ -586,7 +610,7 @@ async def test_a_watch_without_initial_does_not_list(
             await anext(watch)
 
 
-# --- bookmarks -------------------------------------------------------------------------------------------------------
+# --- bookmarks ------------------------------------------------------------------------------------
 
 
 async def test_bookmarks_lie_between_the_events(kvorum_etcd: EmbeddedEtcd) -> None:

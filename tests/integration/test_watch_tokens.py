@@ -1,4 +1,7 @@
-"""Watches of a user whose token is not taken: it is renewed where it was refused, and as often as for a call."""
+"""Watches of a user whose token is not taken.
+
+It is renewed where it was refused, and as often as for a call.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -11,11 +14,11 @@ import pytest
 
 import kvorum
 from kvorum import EmbeddedEtcd, EtcdSettings
-from kvorum.etcd import _rpc as rpc
-from kvorum.etcd import feed as feeds
-from kvorum.etcd.feed import Feed
-from kvorum.etcd.last_change import LastChange
-from kvorum.etcd.watch_stream import WatchStream
+from kvorum.etcd.transport import _rpc as rpc
+from kvorum.etcd.watch import reader
+from kvorum.etcd.watch.last_change import LastChange
+from kvorum.etcd.watch.reader import WatchReader
+from kvorum.etcd.watch.stream import WatchStream
 from kvorum.testing import FaultProxy
 
 ROOT, ALICE = "a secret of root", "a secret of alice"
@@ -25,8 +28,13 @@ pytestmark = pytest.mark.timeout(60)
 
 
 @pytest.fixture
-async def etcd(kvorum_etcd: EmbeddedEtcd, roles_of: Callable[..., Any]) -> AsyncIterator[EmbeddedEtcd]:
-    """A server that checks users, and hashes their passwords fast: alice may read and write /lab/."""
+async def etcd(
+    kvorum_etcd: EmbeddedEtcd, roles_of: Callable[..., Any]
+) -> AsyncIterator[EmbeddedEtcd]:
+    """A server that checks users, and hashes their passwords fast.
+
+    Alice may read and write /lab/.
+    """
     async with EmbeddedEtcd(binary=kvorum_etcd.binary, arguments=["--bcrypt-cost=4"]) as etcd:
         async with kvorum.connect(etcd.url) as client:
             roles = roles_of(client)
@@ -37,7 +45,9 @@ async def etcd(kvorum_etcd: EmbeddedEtcd, roles_of: Callable[..., Any]) -> Async
 
 
 @pytest.fixture
-async def forget(etcd: EmbeddedEtcd, roles_of: Callable[..., Any]) -> AsyncIterator[Callable[[], Any]]:
+async def forget(
+    etcd: EmbeddedEtcd, roles_of: Callable[..., Any]
+) -> AsyncIterator[Callable[[], Any]]:
     """Have the server forget alice's tokens, as it does when her password is set."""
     settings = EtcdSettings(endpoints=etcd.endpoints, user="root", password=ROOT)
     async with kvorum.connect(settings) as root:
@@ -53,8 +63,13 @@ def settings_of(*endpoints: str) -> EtcdSettings:
     return EtcdSettings(endpoints=endpoints, prefix="lab", user="alice", password=ALICE, timeout=10)
 
 
-async def test_a_token_is_renewed_at_the_server_that_refused_it(etcd: EmbeddedEtcd, forget: Callable[[], Any]) -> None:
-    """Another one may be the server of now, and not even be connected to. Other watches, and calls, go on."""
+async def test_a_token_is_renewed_at_the_server_that_refused_it(
+    etcd: EmbeddedEtcd, forget: Callable[[], Any]
+) -> None:
+    """Another one may be the server of now, and not even be connected to.
+
+    Other watches, and calls, go on.
+    """
     async with (
         FaultProxy(etcd.endpoints[0]) as one,
         FaultProxy(etcd.endpoints[0]) as two,
@@ -77,13 +92,21 @@ async def test_a_token_is_renewed_at_the_server_that_refused_it(etcd: EmbeddedEt
                 await opening
 
                 revision = await client.backend.set("a", b"2")
-                assert [(await anext(each))[0].revision for each in (watch, other)] == [revision, revision]
+                assert [(await anext(each))[0].revision for each in (watch, other)] == [
+                    revision,
+                    revision,
+                ]
         await watch.aclose()
 
 
 @pytest.fixture
-def refuse(monkeypatch: pytest.MonkeyPatch, forget: Callable[[], Any]) -> Callable[[int], list[str]]:
-    """Have the user changed before each of the next creations of watches: their tokens are refused."""
+def refuse(
+    monkeypatch: pytest.MonkeyPatch, forget: Callable[[], Any]
+) -> Callable[[int], list[str]]:
+    """Have the user changed before each of the next creations of watches.
+
+    Their tokens are refused.
+    """
 
     def begin(times: int) -> list[str]:
         create = WatchStream._create
@@ -104,12 +127,17 @@ def refuse(monkeypatch: pytest.MonkeyPatch, forget: Callable[[], Any]) -> Callab
 async def test_a_watch_renews_its_token_as_often_as_a_call(
     etcd: EmbeddedEtcd, refuse: Callable[[int], list[str]]
 ) -> None:
-    """Three times in one attempt; then a later attempt may be luckier, so it is no refusal of the user."""
+    """Three times in one attempt.
+
+    Then a later attempt may be luckier, so it is no refusal of the user.
+    """
     create = rpc.WatchCreateRequest(key=b"/lab/a", range_end=b"", start_revision=1, prev_kv=False)
     async with kvorum.connect(settings_of(*etcd.endpoints)) as client:
         connection = client.connection
         changed = refuse(3)
-        stream = await WatchStream.open(connection, create, "/lab/a", anyio.current_time() + DEADLINE)
+        stream = await WatchStream.open(
+            connection, create, "/lab/a", anyio.current_time() + DEADLINE
+        )
         stream.cancel()
         assert len(changed) == 3
         refuse(4)
@@ -155,7 +183,10 @@ async def test_a_watch_goes_on_while_its_user_is_changed_again_and_again(
 async def test_a_token_that_is_refused_to_the_checks_of_a_watch_does_not_end_it(
     etcd: EmbeddedEtcd, forget: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A call fails then, and the next one may be luckier. A watch that is open tries again by itself."""
+    """A call fails then, and the next one may be luckier.
+
+    A watch that is open tries again by itself.
+    """
     async with (
         FaultProxy(etcd.endpoints[0]) as proxy,
         kvorum.connect(settings_of(*etcd.endpoints)) as direct,
@@ -188,7 +219,7 @@ async def test_a_token_that_is_refused_to_the_checks_of_a_watch_does_not_end_it(
     assert left == 0
 
 
-# --- users that are no longer checked, and passwords that change ------------------------------------------------------
+# --- users that are no longer checked, and passwords that change ----------------------------------
 
 
 @pytest.fixture
@@ -224,13 +255,15 @@ async def test_a_watch_waits_a_while_for_the_file_with_its_new_password(
     etcd: EmbeddedEtcd, roles: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture, follows: bool
 ) -> None:
     """If none comes the user is refused for good: then the watch says so."""
-    caplog.set_level("DEBUG", "kvorum.etcd.feed")
+    caplog.set_level("DEBUG", "kvorum.etcd.watch.reader")
     file = tmp_path / "password"
     file.write_text(ALICE)
     async with (
         FaultProxy(etcd.endpoints[0]) as proxy,
         kvorum.connect(
-            msgspec.structs.replace(settings_of(proxy.endpoint), password=None, password_file=str(file))
+            msgspec.structs.replace(
+                settings_of(proxy.endpoint), password=None, password_file=str(file)
+            )
         ) as client,
         client.backend.watch("") as watch,
     ):
@@ -238,7 +271,7 @@ async def test_a_watch_waits_a_while_for_the_file_with_its_new_password(
         await roles.change_password("alice", "another")
         with pytest.MonkeyPatch.context() as patch:
             if not follows:
-                patch.setattr(feeds, "_PASSWORD", 0.2)
+                patch.setattr(reader, "_PASSWORD", 0.2)
             proxy.cut()
             with anyio.fail_after(DEADLINE):
                 while "authentication failed" not in caplog.text:  # noqa: ASYNC110 - a log has no event
@@ -256,13 +289,13 @@ async def test_a_watch_waits_a_while_for_the_file_with_its_new_password(
 async def test_a_mistake_while_one_watch_opens_ends_no_other(
     kvorum_client: kvorum.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    open_once = Feed._open_once
+    open_once = WatchReader._open_once
 
-    async def fail(feed: Feed, *rest: Any) -> None:
+    async def fail(feed: WatchReader, *rest: Any) -> None:
         assert not feed.subject.endswith("/bad/")
         await open_once(feed, *rest)
 
-    monkeypatch.setattr(Feed, "_open_once", fail)
+    monkeypatch.setattr(WatchReader, "_open_once", fail)
     async with kvorum_client.backend.watch("") as other:
         with pytest.raises(kvorum.InternalError) as caught:
             await kvorum_client.backend.watch("bad/").open()

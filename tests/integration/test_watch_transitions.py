@@ -1,4 +1,7 @@
-"""What a watch shows of each transition between what can be at a key; and that what was shown is always taken back."""
+"""What a watch shows of each transition between what can be at a key.
+
+And that what was shown is always taken back.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -68,12 +71,18 @@ BEFORE = {
     "corrupt over other": ["selected", "other", "corrupt"],
     "corrupt over broken and other": ["selected", "broken and other", "corrupt"],
 }
-SELECTORS: dict[str, Any] = {"labels": {"labels": "team=red"}, "fields": {"fields": "spec.owner=red"}}
+SELECTORS: dict[str, Any] = {
+    "labels": {"labels": "team=red"},
+    "fields": {"fields": "spec.owner=red"},
+}
 TRANSITIONS = [(before, now) for before in BEFORE for now in VALUES if {before, now} != {"absent"}]
 
 
 def expected(before: str, now: str, start: str = "since") -> type | None:
-    """Return the event of the table in the guide. With `initial` nothing was shown but what was listed."""
+    """Return the event of the table in the guide.
+
+    With `initial` nothing was shown but what was listed.
+    """
     is_shown = before == "selected" or (before.endswith("over selected") and start != "initial")
     if now in CORRUPT:
         return Corrupt
@@ -136,7 +145,11 @@ async def test_each_transition_is_shown_as_the_guide_says(
         assert shown[0].resource.spec.legs == 4
         assert shown[0].resource.metadata.resource_version == revision
     if shown and isinstance(shown[0], Corrupt):
-        assert (shown[0].key, shown[0].name, shown[0].revision) == (store.location(KEY), "a", revision)
+        assert (shown[0].key, shown[0].name, shown[0].revision) == (
+            store.location(KEY),
+            "a",
+            revision,
+        )
 
 
 @pytest.mark.parametrize(("before", "now"), TRANSITIONS)
@@ -154,7 +167,9 @@ async def test_a_watch_that_raises_shows_the_same_but_for_what_is_corrupt(
             return
         shown = await shown_at(watch, client.backend, revision)
 
-    assert [type(event) for event in shown] == ([expected(before, now)] if expected(before, now) else [])
+    assert [type(event) for event in shown] == (
+        [expected(before, now)] if expected(before, now) else []
+    )
 
 
 @pytest.mark.parametrize("selector", SELECTORS.values(), ids=SELECTORS.keys())
@@ -168,10 +183,12 @@ async def test_lists_and_watches_select_alike(
         shown = await shown_at(watch, client.backend, revision)
 
     assert [Added(pet) for pet in found] == [event for event in shown if isinstance(event, Added)]
-    assert [error.revision for error in found.corrupt] == [each.revision for each in shown if isinstance(each, Corrupt)]
+    assert [error.revision for error in found.corrupt] == [
+        each.revision for each in shown if isinstance(each, Corrupt)
+    ]
 
 
-# --- what a watch does not know --------------------------------------------------------------------------------------
+# --- what a watch does not know -------------------------------------------------------------------
 
 
 async def test_what_history_does_not_tell_any_more_is_lost_history(
@@ -241,10 +258,12 @@ async def test_a_store_that_is_away_while_history_is_read_is_waited_for(
             assert isinstance(await anext(watch), Deleted)
 
 
-# --- opening and listing again ---------------------------------------------------------------------------------------
+# --- opening and listing again --------------------------------------------------------------------
 
 
-async def test_a_watch_opens_where_something_is_corrupt(pets: Repository[Pet], client: kvorum.Client) -> None:
+async def test_a_watch_opens_where_something_is_corrupt(
+    pets: Repository[Pet], client: kvorum.Client
+) -> None:
     bad = await put(client.backend, "corrupt")
     good = await pets.add(Pet(metadata=Metadata(name="b"), spec=PetSpec(), status=PetStatus()))
 
@@ -271,7 +290,9 @@ RELISTS: dict[tuple[str, str], list[type]] = {
 
 
 @pytest.mark.parametrize(("before", "now"), RELISTS)
-async def test_a_watch_that_lists_again_tells_what_became_of_what_it_has_shown(before: str, now: str) -> None:
+async def test_a_watch_that_lists_again_tells_what_became_of_what_it_has_shown(
+    before: str, now: str
+) -> None:
     """What is corrupt now is there: it is not taken back before it is gone."""
     async with kvorum.connect("memory://") as client:
         store, pets = client.backend, client.repository(Pet)
@@ -294,7 +315,9 @@ async def test_a_watch_that_lists_again_tells_what_became_of_what_it_has_shown(b
 
         assert watch.statistics().relists == 1
     told = [event for event in shown if not isinstance(event, Bookmark)]
-    about_it = [event for event in told if isinstance(event, Corrupt) or event.resource.metadata.name == "a"]
+    about_it = [
+        event for event in told if isinstance(event, Corrupt) or event.resource.metadata.name == "a"
+    ]
     assert [type(event) for event in about_it] == RELISTS[before, now]
     is_shown = now == "selected" or (now == "corrupt" and before != "corrupt")
     assert [type(event) for event in after] == [Deleted] * is_shown

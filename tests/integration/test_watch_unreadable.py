@@ -20,8 +20,8 @@ from kvorum import (
     Modified,
     Repository,
     Resource,
-    unreadable,
 )
+from kvorum.repository import unreadable
 from kvorum.testing import FaultProxy
 
 refused: set[int] = set()
@@ -69,7 +69,7 @@ def kinds_of(events: list[Any]) -> list[str]:
     return [type(event).__name__ for event in events]
 
 
-# --- bounds ----------------------------------------------------------------------------------------------------------
+# --- bounds ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("bound", "most"), [("MAX_KEYS", 1), ("MAX_BYTES", 1500)])
@@ -81,7 +81,10 @@ async def test_what_a_watch_had_no_room_to_remember_is_lost_history_not_silence(
     bound: str,
     most: int,
 ) -> None:
-    """What was unreadable when the watch began was not shown: that is told by its revision, and loses nothing."""
+    """What was unreadable when the watch began was not shown.
+
+    That is told by its revision, and loses nothing.
+    """
     await client.backend.set("jobs/j0", b"?")
     monkeypatch.setattr(unreadable, bound, most)
     async with jobs.watch(on_corrupt="event") as watch:
@@ -99,7 +102,9 @@ async def test_what_a_watch_had_no_room_to_remember_is_lost_history_not_silence(
             await anext(watch)
 
 
-async def test_a_list_tells_no_corrupt_value_twice_however_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_list_tells_no_corrupt_value_twice_however_many_there_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(unreadable, "MAX_KEYS", 1)
     async with kvorum.connect("memory://") as client:
         store, jobs = client.backend, client.repository(Job)
@@ -127,7 +132,10 @@ async def test_a_value_too_large_for_the_link_does_not_keep_a_watch_waiting(
 ) -> None:
     monkeypatch.setattr(unreadable, "MAX_SECONDS", 0.5)
     place = "slow-lookups"
-    async with FaultProxy(kvorum_etcd.endpoints[0]) as proxy, kvorum.connect(f"{kvorum_etcd.url}/{place}") as direct:
+    async with (
+        FaultProxy(kvorum_etcd.endpoints[0]) as proxy,
+        kvorum.connect(f"{kvorum_etcd.url}/{place}") as direct,
+    ):
         await direct.repository(Job).add(job(1, "x" * 400_000))
         await direct.backend.set("jobs/j1", b"?")
         since = await direct.backend.set("elsewhere", b"")
@@ -142,7 +150,7 @@ async def test_a_value_too_large_for_the_link_does_not_keep_a_watch_waiting(
     assert proxy.statistics().replies < 1_000_000  # it was not asked for again and again
 
 
-# --- what was shown --------------------------------------------------------------------------------------------------
+# --- what was shown -------------------------------------------------------------------------------
 
 
 async def test_with_initial_nothing_is_taken_back_that_the_watch_has_not_shown(
@@ -160,11 +168,13 @@ async def test_with_initial_nothing_is_taken_back_that_the_watch_has_not_shown(
     assert kinds_of(shown) == ["Corrupt", "Bookmark", "Added"]
 
 
-# --- a type that refuses by now what it took -------------------------------------------------------------------------
+# --- a type that refuses by now what it took ------------------------------------------------------
 
 
 @pytest.mark.parametrize("initial", [True, False])
-async def test_a_type_that_refuses_by_now_what_was_shown_ends_no_watch(jobs: Repository[Job], initial: bool) -> None:
+async def test_a_type_that_refuses_by_now_what_was_shown_ends_no_watch(
+    jobs: Repository[Job], initial: bool
+) -> None:
     async with jobs.watch(on_corrupt="event", initial=initial) as watch:
         await events_of(watch, int(initial))
         await jobs.add(job(1))
@@ -183,7 +193,9 @@ async def test_a_type_that_refuses_by_now_what_was_shown_ends_no_watch(jobs: Rep
     assert added.resource.metadata.name == "j2"
 
 
-async def test_a_watch_that_raises_goes_on_behind_what_its_type_refuses_by_now(jobs: Repository[Job]) -> None:
+async def test_a_watch_that_raises_goes_on_behind_what_its_type_refuses_by_now(
+    jobs: Repository[Job],
+) -> None:
     async with jobs.watch() as watch:
         await jobs.add(job(1))
         await events_of(watch, 1)
@@ -218,7 +230,9 @@ async def test_a_list_again_takes_back_what_the_type_refuses_by_now_and_loses_no
     assert shown[2].resource.spec.number == 4  # nobody can read any more what it was
 
 
-async def test_what_was_before_a_change_says_that_its_type_refuses_it_by_now(jobs: Repository[Job]) -> None:
+async def test_what_was_before_a_change_says_that_its_type_refuses_it_by_now(
+    jobs: Repository[Job],
+) -> None:
     async with jobs.watch() as watch:
         one = await jobs.add(job(1))
         one.spec.number = 5
@@ -255,7 +269,9 @@ async def test_a_wait_that_is_cancelled_forgets_nothing_of_what_was_shown(
         await jobs.add(job(2))
         await events_of(watch, 1)
         refused.add(2)
-        await client.backend.commit([kvorum.Operation.delete("jobs/j1"), kvorum.Operation.delete("jobs/j2")])
+        await client.backend.commit(
+            [kvorum.Operation.delete("jobs/j1"), kvorum.Operation.delete("jobs/j2")]
+        )
         monkeypatch.setattr(client.backend, "get", lambda *_, **__: anyio.sleep_forever())
         with anyio.move_on_after(0.2):
             await anext(watch)

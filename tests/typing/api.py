@@ -1,6 +1,7 @@
 """What type checkers see of the public API. Checked by mypy and pyright; never run.
 
-Each line that must be refused carries an ignore for both, and both complain about an ignore that is not needed.
+Each line that must be refused carries an ignore for both, and both complain about an ignore that is
+not needed.
 """
 
 from typing import ClassVar, assert_never, assert_type
@@ -20,7 +21,9 @@ class QueueStatus(msgspec.Struct, rename="camel"):
 
 
 class Queue(kvorum.Resource[QueueSpec, QueueStatus]):
-    kind: ClassVar[kvorum.Kind] = kvorum.Kind("Queue", plural="queues", api_version="example.org/v1")
+    kind: ClassVar[kvorum.Kind] = kvorum.Kind(
+        "Queue", plural="queues", api_version="example.org/v1"
+    )
 
 
 async def a_repository_knows_its_kind(client: kvorum.Client) -> None:
@@ -39,7 +42,9 @@ async def a_repository_knows_its_kind(client: kvorum.Client) -> None:
 
 
 async def a_resource_knows_its_spec_and_status(client: kvorum.Client) -> None:
-    queue = Queue(metadata=kvorum.Metadata(name="q"), spec=QueueSpec(max_length=1), status=QueueStatus())
+    queue = Queue(
+        metadata=kvorum.Metadata(name="q"), spec=QueueSpec(max_length=1), status=QueueStatus()
+    )
     stored = await client.repository(Queue).add(queue, ttl=1.5)
 
     assert_type(stored, Queue)
@@ -86,7 +91,11 @@ async def a_watch_that_was_asked_to_shows_what_is_corrupt(client: kvorum.Client)
     assert_type(watch, kvorum.TolerantWatch[Queue])
     async for event in watch:
         match event:
-            case kvorum.Added(resource=queue) | kvorum.Modified(resource=queue) | kvorum.Deleted(resource=queue):
+            case (
+                kvorum.Added(resource=queue)
+                | kvorum.Modified(resource=queue)
+                | kvorum.Deleted(resource=queue)
+            ):
                 assert_type(queue, Queue)
             case kvorum.Corrupt(key=key, name=name, revision=at, reason=why):
                 assert_type((key, name, at, why), tuple[str, str, int, str])

@@ -1,6 +1,7 @@
 """Arguments of a wrong type or out of range: the error says what, where and what instead, before anything is sent.
 
-What a storage backend refuses is in the conformance suite; here is what lies above it, and beside it.
+What a storage backend refuses is in the conformance suite; here is what lies above it, and beside
+it.
 """
 
 import re
@@ -49,7 +50,7 @@ async def boxes() -> AsyncIterator[Repository[Box]]:
         yield repository
 
 
-# --- repositories ----------------------------------------------------------------------------------------------------
+# --- repositories ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("since", NO_REVISIONS)
@@ -58,7 +59,10 @@ async def test_a_watch_says_what_since_must_be(boxes: Repository[Box], since: An
     with pytest.raises(InvalidResourceError) as caught:
         boxes.watch(since=since)
 
-    assert str(caught.value) == f"boxes/: since must be a revision: an int from 0 to {MAX_INT}, not {shown(since)}"
+    assert (
+        str(caught.value)
+        == f"boxes/: since must be a revision: an int from 0 to {MAX_INT}, not {shown(since)}"
+    )
 
 
 @pytest.mark.parametrize("given", [*NO_REVISIONS, 0])
@@ -67,13 +71,17 @@ async def test_a_list_says_what_at_and_limit_must_be(boxes: Repository[Box], giv
     for name in ("at", "limit"):
         reads: list[Callable[..., Any]] = [boxes.list, boxes.scan]
         for read in reads:
-            with pytest.raises(InvalidResourceError, match=f"{name} must be .*an int from 1 to {MAX_INT}"):
+            with pytest.raises(
+                InvalidResourceError, match=f"{name} must be .*an int from 1 to {MAX_INT}"
+            ):
                 await read(**{name: given})
 
 
 @pytest.mark.parametrize("version", NO_REVISIONS)
 @pytest.mark.anyio
-async def test_a_precondition_that_no_resource_can_have_is_no_conflict(boxes: Repository[Box], version: Any) -> None:
+async def test_a_precondition_that_no_resource_can_have_is_no_conflict(
+    boxes: Repository[Box], version: Any
+) -> None:
     """Whoever is told of a conflict reads again and retries, for ever."""
     for call in (
         lambda: boxes.delete("a", resource_version=version),
@@ -148,7 +156,7 @@ async def test_a_checkpoint_and_a_compaction_take_revisions_only(revision: Any) 
             await backend.compact(revision)
 
 
-# --- settings and deadlines ------------------------------------------------------------------------------------------
+# --- settings and deadlines -----------------------------------------------------------------------
 
 
 NO_TIMES: list[tuple[Any, str]] = [
@@ -164,14 +172,14 @@ NO_TIMES: list[tuple[Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("seconds", "complaint"), NO_TIMES, ids=[complaint for _, complaint in NO_TIMES])
+@pytest.mark.parametrize(
+    ("seconds", "complaint"), NO_TIMES, ids=[complaint for _, complaint in NO_TIMES]
+)
 def test_a_time_is_a_number_of_seconds_within_thirty_years(seconds: Any, complaint: str) -> None:
     for name in ("timeout", "discover_interval"):
         with pytest.raises(ConfigurationError, match=re.escape(f"{name} {complaint}")):
             EtcdSettings(**{name: seconds})
-    complaint = (
-        f"a deadline must be a number of seconds, more than 0 away and at most 1,000,000,000, not {shown(seconds)}"
-    )
+    complaint = f"a deadline must be a number of seconds, more than 0 away and at most 1,000,000,000, not {shown(seconds)}"
     with pytest.raises(ConfigurationError, match=re.escape(complaint)), kvorum.deadline(seconds):
         pass
 
@@ -201,7 +209,10 @@ def test_a_size_is_a_whole_number(count: Any, complaint: str) -> None:
 @pytest.mark.parametrize(
     ("given", "complaint"),
     [
-        ({"endpoints": "localhost:2379"}, "endpoints must be a tuple of host:port, as ('localhost:2379',)"),
+        (
+            {"endpoints": "localhost:2379"},
+            "endpoints must be a tuple of host:port, as ('localhost:2379',)",
+        ),
         ({"endpoints": None}, "endpoints must be a tuple"),
         ({"endpoints": (5,)}, "endpoint 5 is not host:port"),
         ({"prefix": 5}, "prefix must be text, not 5"),
@@ -230,7 +241,9 @@ def test_a_password_of_a_wrong_type_is_not_shown() -> None:
 
 @pytest.mark.parametrize("target", [5, b"etcd://localhost", ["etcd://localhost"], 2379.0])
 def test_connect_says_what_it_takes(target: Any) -> None:
-    with pytest.raises(ConfigurationError, match="connect takes a URL, an EtcdSettings or a storage backend, not"):
+    with pytest.raises(
+        ConfigurationError, match="connect takes a URL, an EtcdSettings or a storage backend, not"
+    ):
         kvorum.connect(target)
 
 
@@ -258,7 +271,7 @@ async def test_calls_about_many_take_many(boxes: Repository[Box], given: Any) ->
             await call(given)
 
 
-# --- what a message shows --------------------------------------------------------------------------------------------
+# --- what a message shows -------------------------------------------------------------------------
 
 
 class Unspeakable:
@@ -267,7 +280,16 @@ class Unspeakable:
 
 
 def test_a_value_is_shown_in_a_few_words_whatever_it_is() -> None:
-    for value in (10**5000, -(10**5000), "x" * 10**6, b"x" * 10**6, [0] * 10**6, Unspeakable(), box(), sys):
+    for value in (
+        10**5000,
+        -(10**5000),
+        "x" * 10**6,
+        b"x" * 10**6,
+        [0] * 10**6,
+        Unspeakable(),
+        box(),
+        sys,
+    ):
         assert 0 < len(shown(value)) < 100
 
 

@@ -1,7 +1,7 @@
 """The checkers, judged: right histories pass, each planted fault is found, and brute force agrees on small ones.
 
-A simulation makes the histories: clients whose calls overlap, take effect somewhere between start and end (or long
-after the client has given up), on a timeline that is plainly right.
+A simulation makes the histories: clients whose calls overlap, take effect somewhere between start
+and end (or long after the client has given up), on a timeline that is plainly right.
 """
 
 import heapq
@@ -15,18 +15,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvorum.memory.timeline import Timeline, Write
-from kvorum.storage import Change, Entry
-from kvorum.testing.history import Call, History, Intent, Outcome, Sight, Snapshot, Tally
-from kvorum.testing.linearizability import Step, check_linearizability, is_linearizable
-from kvorum.testing.revision_order import check_revisions
-from kvorum.testing.truth import Truth
-from kvorum.testing.violation import Rule
-from kvorum.testing.watch_streams import Listing, Mark, Shown, WatchedStream, check_resumed, check_watch
+from kvorum.storage.values import Change, Entry
+from kvorum.testing.checkers.linearizability import Step, check_linearizability, is_linearizable
+from kvorum.testing.checkers.revision_order import check_revisions
+from kvorum.testing.checkers.watch_streams import (
+    Listing,
+    Mark,
+    Shown,
+    WatchedStream,
+    check_resumed,
+    check_watch,
+)
+from kvorum.testing.evidence.history import Call, History, Intent, Outcome, Sight, Snapshot, Tally
+from kvorum.testing.evidence.server_history import Truth
+from kvorum.testing.evidence.violation import Rule
 
 KEYS = ["a", "b", "c/1"]
 
 
-# --- a simulation ----------------------------------------------------------------------------------------------------
+# --- a simulation ---------------------------------------------------------------------------------
 
 
 class Simulation:
@@ -57,7 +64,8 @@ class Simulation:
             if not calls:
                 return
             made = getattr(
-                self, f"_{self.rng.choice(['get', 'get', 'list', 'count', 'set', 'swap', 'delete', 'commit'])}"
+                self,
+                f"_{self.rng.choice(['get', 'get', 'list', 'count', 'set', 'swap', 'delete', 'commit'])}",
             )()
             number = next(self.numbers)
             is_unknown = bool(made.intents) and self.rng.random() < 0.15
@@ -70,15 +78,21 @@ class Simulation:
 
             def finish(now: float) -> None:
                 call = (
-                    answer[0] if answer and not is_unknown else msgspec.structs.replace(made, outcome=Outcome.UNKNOWN)
+                    answer[0]
+                    if answer and not is_unknown
+                    else msgspec.structs.replace(made, outcome=Outcome.UNKNOWN)
                 )
                 ended = next(self.numbers)
-                self.history.calls.append(msgspec.structs.replace(call, client=client, started=number, ended=ended))
+                self.history.calls.append(
+                    msgspec.structs.replace(call, client=client, started=number, ended=ended)
+                )
                 self._at(now + self.rng.random() / 2, self._starts(client, calls - 1))
 
             if is_unknown and self.rng.random() < 0.5:
                 if self.rng.random() < 0.5:
-                    self._at(effect + 5 * self.rng.random(), act)  # perhaps long after the client has given up
+                    self._at(
+                        effect + 5 * self.rng.random(), act
+                    )  # perhaps long after the client has given up
             else:
                 self._at(effect, act)
             self._at(end, finish)
@@ -100,10 +114,14 @@ class Simulation:
         return self.rng.choice([self._known.get(key, 0), self._known.get(key, 0), 0, 999])
 
     def _get(self) -> Call:
-        return msgspec.structs.replace(self._call("get"), sight=Sight(self.rng.choice(KEYS), exists=False))
+        return msgspec.structs.replace(
+            self._call("get"), sight=Sight(self.rng.choice(KEYS), exists=False)
+        )
 
     def _list(self) -> Call:
-        snapshot = Snapshot("c" if self.rng.random() < 0.3 else "", None, self.rng.choice([None, 1, 2]), (), 0, 0)
+        snapshot = Snapshot(
+            "c" if self.rng.random() < 0.3 else "", None, self.rng.choice([None, 1, 2]), (), 0, 0
+        )
         return msgspec.structs.replace(self._call("list"), snapshot=snapshot)
 
     def _count(self) -> Call:
@@ -118,7 +136,9 @@ class Simulation:
 
     def _delete(self) -> Call:
         key = self.rng.choice(KEYS)
-        return self._call("delete", Intent(key, None, self.rng.choice([None, self._known.get(key) or None])))
+        return self._call(
+            "delete", Intent(key, None, self.rng.choice([None, self._known.get(key) or None]))
+        )
 
     def _commit(self) -> Call:
         one, other = self.rng.sample(KEYS, 2)
@@ -159,7 +179,9 @@ class Simulation:
                 sight = Sight.of(intent.key, current, unlike=intent.expected)
                 return msgspec.structs.replace(call, outcome=Outcome.REFUSED, sight=sight)
             if call.name == "delete" and current is None:
-                return msgspec.structs.replace(call, outcome=Outcome.REFUSED, sight=Sight(intent.key, exists=False))
+                return msgspec.structs.replace(
+                    call, outcome=Outcome.REFUSED, sight=Sight(intent.key, exists=False)
+                )
         changes = self.timeline.write(
             {each.key.encode(): Write(each.key, each.value) for each in call.intents if each.writes}
         )
@@ -184,7 +206,7 @@ def rules(violations: Iterable[object]) -> set[Rule]:
     return {violation.rule for violation in violations}  # type: ignore[attr-defined]  # all are violations
 
 
-# --- right histories pass --------------------------------------------------------------------------------------------
+# --- right histories pass -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("part", range(10))
@@ -196,7 +218,9 @@ def test_right_histories_pass(part: int) -> None:
         assert check_linearizability(simulation.history) == [], seed
         for prefix in ("", "c", "x"):
             since = simulation.rng.randrange(simulation.truth.end)
-            assert check_watch(simulation.stream(prefix=prefix, since=since), simulation.truth) == [], seed
+            assert (
+                check_watch(simulation.stream(prefix=prefix, since=since), simulation.truth) == []
+            ), seed
 
 
 def test_the_simulation_has_everything_in_it() -> None:
@@ -204,38 +228,70 @@ def test_the_simulation_has_everything_in_it() -> None:
     calls = [call for seed in range(20) for call in Simulation(seed).history.calls]
 
     assert {call.outcome for call in calls} == set(Outcome)
-    assert {call.name for call in calls} == {"get", "list", "count", "set", "swap", "delete", "commit"}
+    assert {call.name for call in calls} == {
+        "get",
+        "list",
+        "count",
+        "set",
+        "swap",
+        "delete",
+        "commit",
+    }
     overlapping = [a for a, b in itertools.pairwise(calls) if b.started < (a.ended or 0)]
     assert len(overlapping) > len(calls) / 3
 
 
 def unknown(name: str, started: int, *intents: Intent) -> Call:
-    return Call(client="c", name=name, started=started, ended=started + 1, outcome=Outcome.UNKNOWN, intents=intents)
+    return Call(
+        client="c",
+        name=name,
+        started=started,
+        ended=started + 1,
+        outcome=Outcome.UNKNOWN,
+        intents=intents,
+    )
 
 
 @pytest.mark.parametrize("in_order", [True, False])
 def test_of_two_lost_deletions_the_one_that_fits_is_taken_for_the_author(*, in_order: bool) -> None:
     """They look alike: neither carries a value by which it would be known again."""
     one, two = Entry("a", b"1", 2, 2, 1), Entry("b", b"2", 4, 4, 1)
-    creation = Call(client="c", name="set", started=1, ended=2, revision=2, intents=(Intent("a", b"1"),))
+    creation = Call(
+        client="c", name="set", started=1, ended=2, revision=2, intents=(Intent("a", b"1"),)
+    )
     log = [(Change("a", 2, one, None),), (Change("a", 3, None, one),)]
     with_b = [log[0], (Change("a", 3, None, one), Change("b", 3, two, None))]
     for calls, happened in (
-        ([unknown("delete", 3, Intent("a", None, 99)), unknown("delete", 5, Intent("a", None, 2))], log),
-        ([unknown("delete", 3, Intent("a", None)), unknown("commit", 5, Intent("a", None), Intent("b", b"2"))], with_b),
+        (
+            [
+                unknown("delete", 3, Intent("a", None, 99)),
+                unknown("delete", 5, Intent("a", None, 2)),
+            ],
+            log,
+        ),
+        (
+            [
+                unknown("delete", 3, Intent("a", None)),
+                unknown("commit", 5, Intent("a", None), Intent("b", b"2")),
+            ],
+            with_b,
+        ),
     ):
         history = History()
         history.calls = [creation, *(calls if in_order else calls[::-1])]
         assert check_revisions(history, Truth(happened, end=3)) == []
 
 
-# --- planted faults in histories -------------------------------------------------------------------------------------
+# --- planted faults in histories ------------------------------------------------------------------
 
 Plant = Callable[["Case"], bool]
 
 
 class Case:
-    """A right history, about to be spoilt. A plant returns False where there is nothing to spoil."""
+    """A right history, about to be spoilt.
+
+    A plant returns False where there is nothing to spoil.
+    """
 
     def __init__(self, seed: int) -> None:
         simulation = Simulation(seed)
@@ -315,12 +371,16 @@ def a_swap_wrote_over_something_else(case: Case) -> bool:
     if place is None:
         return False
     (intent,) = case.calls[place].intents
-    case.replace(place, intents=(msgspec.structs.replace(intent, expected=(intent.expected or 0) + 1),))
+    case.replace(
+        place, intents=(msgspec.structs.replace(intent, expected=(intent.expected or 0) + 1),)
+    )
     return True
 
 
 def a_transaction_happened_in_part(case: Case) -> bool:
-    place = case.pick(lambda call: case.done("commit")(call) and len(case.truth.revisions[call.revision]) > 1)
+    place = case.pick(
+        lambda call: case.done("commit")(call) and len(case.truth.revisions[call.revision]) > 1
+    )
     if place is None:
         return False
     revision = case.calls[place].revision
@@ -337,7 +397,11 @@ def a_refused_write_happened(case: Case) -> bool:
 
 
 def a_swap_was_refused_for_no_reason(case: Case) -> bool:
-    place = case.pick(lambda call: call.sight is not None and call.sight.unlike is not None and call.sight.revision > 0)
+    place = case.pick(
+        lambda call: (
+            call.sight is not None and call.sight.unlike is not None and call.sight.revision > 0
+        )
+    )
     if place is None:
         return False
     sight = case.calls[place].sight
@@ -352,7 +416,11 @@ def a_read_saw_what_was_over(case: Case) -> bool:
         if call.name == "get" and call.sight is not None and call.sight.revision:
             key, entry = call.sight.key, call.sight.entry
             until = case.truth.until(key, call.sight.revision)
-            writers = [each for each in case.calls if each.revision == until and each.outcome is Outcome.DONE]
+            writers = [
+                each
+                for each in case.calls
+                if each.revision == until and each.outcome is Outcome.DONE
+            ]
             late = [
                 at
                 for at, each in enumerate(case.calls)
@@ -365,7 +433,10 @@ def a_read_saw_what_was_over(case: Case) -> bool:
 
 
 def a_deleted_key_came_back(case: Case) -> bool:
-    """For the store, not for a reader only: what was deleted last is there again, and nobody wrote it."""
+    """For the store, not for a reader only.
+
+    What was deleted last is there again, and nobody wrote it.
+    """
     gone = [change for changes in case.log for change in changes if change.entry is None]
     if not gone or case.truth.entry(gone[-1].key, case.end) is not None:
         return False
@@ -376,9 +447,17 @@ def a_deleted_key_came_back(case: Case) -> bool:
 
 def a_deleted_key_was_seen_again(case: Case) -> bool:
     for call in case.calls:
-        if case.done("delete")(call) and call.change is not None and call.change.previous is not None:
+        if (
+            case.done("delete")(call)
+            and call.change is not None
+            and call.change.previous is not None
+        ):
             entry = call.change.previous
-            late = [at for at, each in enumerate(case.calls) if each.name == "get" and each.started > (call.ended or 0)]
+            late = [
+                at
+                for at, each in enumerate(case.calls)
+                if each.name == "get" and each.started > (call.ended or 0)
+            ]
             if late:
                 case.replace(late[0], sight=Sight.of(entry.key, entry))
                 return True
@@ -386,13 +465,17 @@ def a_deleted_key_was_seen_again(case: Case) -> bool:
 
 
 def a_read_saw_what_never_was(case: Case) -> bool:
-    place = case.pick(lambda call: call.name == "get" and call.sight is not None and call.sight.entry is not None)
+    place = case.pick(
+        lambda call: call.name == "get" and call.sight is not None and call.sight.entry is not None
+    )
     if place is None:
         return False
     sight = case.calls[place].sight
     assert sight is not None
     assert sight.entry is not None
-    case.replace(place, sight=Sight.of(sight.key, msgspec.structs.replace(sight.entry, value=b"never")))
+    case.replace(
+        place, sight=Sight.of(sight.key, msgspec.structs.replace(sight.entry, value=b"never"))
+    )
     return True
 
 
@@ -403,7 +486,11 @@ def a_key_was_not_seen(case: Case) -> bool:
             (intent,) = call.intents
             until = case.truth.until(intent.key, call.revision)
             stays = case.truth.first(intent.key, exists=False, since=call.revision) is None
-            late = [at for at, each in enumerate(case.calls) if each.name == "get" and each.started > (call.ended or 0)]
+            late = [
+                at
+                for at, each in enumerate(case.calls)
+                if each.name == "get" and each.started > (call.ended or 0)
+            ]
             if stays and late and until and place:
                 case.replace(late[0], sight=Sight(intent.key, exists=False))
                 return True
@@ -449,13 +536,17 @@ def a_snapshot_miscounts_what_remains(case: Case) -> bool:
         return False
     snapshot = case.calls[place].snapshot
     assert snapshot is not None
-    case.replace(place, snapshot=msgspec.structs.replace(snapshot, remaining=snapshot.remaining + 1))
+    case.replace(
+        place, snapshot=msgspec.structs.replace(snapshot, remaining=snapshot.remaining + 1)
+    )
     return True
 
 
 def a_snapshot_is_of_the_past(case: Case) -> bool:
     for place, call in enumerate(case.calls):
-        earlier = [each for each in case.calls if each.revision > 5 and (each.ended or 0) < call.started]
+        earlier = [
+            each for each in case.calls if each.revision > 5 and (each.ended or 0) < call.started
+        ]
         if call.snapshot is not None and call.snapshot.prefix == "" and earlier:
             case.replace(place, snapshot=Snapshot("", None, None, (), 0, 1))
             return True
@@ -508,7 +599,9 @@ BY_REVISIONS: list[tuple[Plant, set[Rule]]] = [
 ]
 
 
-@pytest.mark.parametrize(("plant", "expected"), BY_REVISIONS, ids=[plant.__name__ for plant, _ in BY_REVISIONS])
+@pytest.mark.parametrize(
+    ("plant", "expected"), BY_REVISIONS, ids=[plant.__name__ for plant, _ in BY_REVISIONS]
+)
 def test_a_planted_fault_is_found_by_revisions(plant: Plant, expected: set[Rule]) -> None:
     planted = 0
     for seed in range(60):
@@ -530,7 +623,10 @@ BY_SEARCH: list[Plant] = [
 
 @pytest.mark.parametrize("plant", BY_SEARCH)
 def test_a_planted_fault_is_found_by_search(plant: Plant) -> None:
-    """Without a truth: what contradicts itself. A read of what never was can be true for all that clients know."""
+    """Without a truth: what contradicts itself.
+
+    A read of what never was can be true for all that clients know.
+    """
     found = planted = 0
     for seed in range(60):
         case = Case(seed)
@@ -541,13 +637,20 @@ def test_a_planted_fault_is_found_by_search(plant: Plant) -> None:
     assert found >= planted * 0.6
 
 
-@pytest.mark.parametrize(("checkers", "expected"), [("ab", {Rule.WRITE_SKEW}), ("a", set()), ("", set())])
+@pytest.mark.parametrize(
+    ("checkers", "expected"), [("ab", {Rule.WRITE_SKEW}), ("a", set()), ("", set())]
+)
 def test_calls_of_one_revision_of_which_each_checked_what_the_other_wrote_are_found(
     checkers: str, expected: set[Rule]
 ) -> None:
-    """All find what they expect in the state before the revision; but no order of two who both check explains them."""
+    """All find what they expect in the state before the revision.
+
+    But no order of two who both check explains them.
+    """
     before = tuple(Change(key, 2, Entry(key, b"0", 2, 2, 1), None) for key in "ab")
-    after = tuple(Change(change.key, 3, Entry(change.key, b"1", 3, 2, 2), change.entry) for change in before)
+    after = tuple(
+        Change(change.key, 3, Entry(change.key, b"1", 3, 2, 2), change.entry) for change in before
+    )
     history = History()
     history.calls = [
         Call(
@@ -556,12 +659,18 @@ def test_calls_of_one_revision_of_which_each_checked_what_the_other_wrote_are_fo
             started=1 + n,
             ended=5 + n,
             revision=3,
-            intents=(Intent(key, b"1"), *([Intent(other, expected=2, writes=False)] if key in checkers else [])),
+            intents=(
+                Intent(key, b"1"),
+                *([Intent(other, expected=2, writes=False)] if key in checkers else []),
+            ),
         )
         for n, (key, other) in enumerate([("a", "b"), ("b", "a")])
     ]
 
-    assert rules(check_revisions(history, Truth([before, after], end=3), is_complete=False)) == expected
+    assert (
+        rules(check_revisions(history, Truth([before, after], end=3), is_complete=False))
+        == expected
+    )
 
 
 def both_of(expected: int, values: tuple[bytes, bytes]) -> History:
@@ -585,8 +694,21 @@ def test_two_swaps_from_one_revision_are_a_lost_update() -> None:
 
 
 def test_a_write_of_unknown_outcome_may_have_happened_or_not() -> None:
-    unknown = Call(client="c", name="set", started=1, ended=2, outcome=Outcome.UNKNOWN, intents=(Intent("a", b"1"),))
-    seen = Call(client="d", name="get", started=5, ended=6, sight=Sight("a", exists=True, revision=7, value=b"1"))
+    unknown = Call(
+        client="c",
+        name="set",
+        started=1,
+        ended=2,
+        outcome=Outcome.UNKNOWN,
+        intents=(Intent("a", b"1"),),
+    )
+    seen = Call(
+        client="d",
+        name="get",
+        started=5,
+        ended=6,
+        sight=Sight("a", exists=True, revision=7, value=b"1"),
+    )
     absent = Call(client="d", name="get", started=3, ended=4, sight=Sight("a", exists=False))
     again = Call(client="d", name="get", started=7, ended=8, sight=Sight("a", exists=False))
     for calls, is_right in (
@@ -601,7 +723,7 @@ def test_a_write_of_unknown_outcome_may_have_happened_or_not() -> None:
         assert (check_linearizability(history) == []) == is_right, calls
 
 
-# --- brute force agrees ----------------------------------------------------------------------------------------------
+# --- brute force agrees ---------------------------------------------------------------------------
 
 
 @st.composite
@@ -675,13 +797,22 @@ def some_reads(draw: st.DrawFn) -> tuple[list[Call], Truth]:
         start, end = sorted(times[2 * number : 2 * number + 2])
         value = after.value if after is not None else None
         calls.append(
-            Call(client="w", name="set", started=start, ended=end, revision=revision, intents=(Intent("a", value),))
+            Call(
+                client="w",
+                name="set",
+                started=start,
+                ended=end,
+                revision=revision,
+                intents=(Intent("a", value),),
+            )
         )
         entry = after
     for number in range(draw(st.integers(1, 3))):
         start, end = sorted(times[2 * number + 6 : 2 * number + 8])
         seen = draw(st.sampled_from([None, *[changes[0].entry for changes in log]]))
-        calls.append(Call(client="r", name="get", started=start, ended=end, sight=Sight.of("a", seen)))
+        calls.append(
+            Call(client="r", name="get", started=start, ended=end, sight=Sight.of("a", seen))
+        )
     return calls, Truth(log, end=len(log) + 1)
 
 
@@ -714,12 +845,14 @@ def test_the_order_of_revisions_agrees_with_brute_force(given: tuple[list[Call],
     assert (check_revisions(history, truth) == []) == agrees_by_brute_force(calls, truth)
 
 
-# --- planted faults in watches ---------------------------------------------------------------------------------------
+# --- planted faults in watches --------------------------------------------------------------------
 
 Shown_ = tuple[Shown, ...]
 
 
-Spoil = Callable[[WatchedStream, int, int], bool | None]  # a place, and the one after it; False: nothing to spoil
+Spoil = Callable[
+    [WatchedStream, int, int], bool | None
+]  # a place, and the one after it; False: nothing to spoil
 
 
 def events_at(stream: WatchedStream, place: int) -> Shown_:
@@ -765,7 +898,9 @@ def merge(stream: WatchedStream, place: int, following: int) -> None:
 
 def off_by_one(stream: WatchedStream, place: int, _: int) -> None:
     events = events_at(stream, place)
-    stream.shown[place] = tuple(msgspec.structs.replace(each, revision=each.revision + 1) for each in events)
+    stream.shown[place] = tuple(
+        msgspec.structs.replace(each, revision=each.revision + 1) for each in events
+    )
 
 
 def invent(stream: WatchedStream, place: int, _: int) -> None:
@@ -847,7 +982,10 @@ def test_a_watch_that_begins_with_all_there_is_is_checked_against_it() -> None:
     initial = [(Shown("added", entry.mod_revision, entry.key, entry.value),) for entry in there]
     rest = simulation.stream(since=middle).shown
     right = WatchedStream(
-        prefix="", since=None, shown=[*initial, Mark(middle), *rest], complete_to=simulation.truth.end
+        prefix="",
+        since=None,
+        shown=[*initial, Mark(middle), *rest],
+        complete_to=simulation.truth.end,
     )
 
     assert check_watch(right, simulation.truth) == []
@@ -867,7 +1005,9 @@ def difference(truth: Truth, before: int, at: int) -> tuple[Shown, ...]:
     """Return what a watch shows that has shown the state at one revision, and lists at another."""
     was = {key: entry for key in KEYS if (entry := truth.entry(key, before)) is not None}
     now = {key: entry for key in KEYS if (entry := truth.entry(key, at)) is not None}
-    gone = [Shown("deleted", at, key, was[key].value, was[key].value) for key in was.keys() - now.keys()]
+    gone = [
+        Shown("deleted", at, key, was[key].value, was[key].value) for key in was.keys() - now.keys()
+    ]
     others = [
         Shown("modified", entry.mod_revision, key, entry.value, was[key].value)
         if key in was
@@ -882,13 +1022,24 @@ def listing_again(simulation: Simulation) -> tuple[WatchedStream, int]:
     """Return a stream that begins with a list and has listed again in its middle, and the place of that."""
     truth = simulation.truth
     first, lost, again = truth.end // 4, truth.end // 2, truth.end * 3 // 4
-    initial = [(Shown("added", entry.mod_revision, entry.key, entry.value),) for entry in entries(truth, first)]
+    initial = [
+        (Shown("added", entry.mod_revision, entry.key, entry.value),)
+        for entry in entries(truth, first)
+    ]
     rest = [each for each in simulation.stream(since=first).shown if isinstance(each, tuple)]
     before = [each for each in rest if each[0].revision <= lost]
     listing = Listing(again, difference(truth, before[-1][0].revision if before else first, again))
     shown: list[Shown_ | Mark | Listing]
-    shown = [*initial, Mark(first), *before, listing, *[each for each in rest if each[0].revision > again]]
-    return WatchedStream(prefix="", since=None, shown=shown, complete_to=truth.end), shown.index(listing)
+    shown = [
+        *initial,
+        Mark(first),
+        *before,
+        listing,
+        *[each for each in rest if each[0].revision > again],
+    ]
+    return WatchedStream(prefix="", since=None, shown=shown, complete_to=truth.end), shown.index(
+        listing
+    )
 
 
 def entries(truth: Truth, revision: int) -> list[Entry]:
@@ -904,7 +1055,10 @@ def test_a_watch_that_lists_again_shows_the_difference() -> None:
 
 SPOILT_DIFFERENCES: dict[str, tuple[Callable[[Shown], list[Shown]], set[Rule]]] = {
     "one is missing": (lambda _: [], {Rule.LOST_EVENT}),
-    "one comes twice": (lambda event: [event, event], {Rule.WRONG_EVENT, Rule.INVENTED_EVENT, Rule.WRONG_PREVIOUS}),
+    "one comes twice": (
+        lambda event: [event, event],
+        {Rule.WRONG_EVENT, Rule.INVENTED_EVENT, Rule.WRONG_PREVIOUS},
+    ),
     "another value": (
         lambda event: [msgspec.structs.replace(event, value=b"other")],
         {Rule.INVENTED_EVENT, Rule.WRONG_PREVIOUS},
@@ -952,7 +1106,14 @@ def test_a_selector_makes_coming_in_an_addition_and_going_out_a_deletion() -> No
     def entry(revision: int, value: bytes) -> Entry:
         return Entry("a", value, revision, 2, revision)
 
-    states = [None, entry(2, b"no"), entry(3, b"yes"), entry(4, b"yes too"), entry(5, b"no more"), None]
+    states = [
+        None,
+        entry(2, b"no"),
+        entry(3, b"yes"),
+        entry(4, b"yes too"),
+        entry(5, b"no more"),
+        None,
+    ]
     log = [(Change("a", at + 1, states[at], states[at - 1]),) for at in range(1, 6)]
     shown: list[Shown_ | Mark | Listing] = [
         (Shown("added", 3, "a", b"yes"),),
@@ -960,7 +1121,11 @@ def test_a_selector_makes_coming_in_an_addition_and_going_out_a_deletion() -> No
         (Shown("deleted", 5, "a", b"yes too", b"yes too"),),
     ]
     stream = WatchedStream(
-        prefix="", since=0, shown=shown, matches=lambda entry: entry.value.startswith(b"yes"), complete_to=6
+        prefix="",
+        since=0,
+        shown=shown,
+        matches=lambda entry: entry.value.startswith(b"yes"),
+        complete_to=6,
     )
 
     assert check_watch(stream, Truth(log, end=6)) == []
@@ -973,7 +1138,8 @@ def test_resumed_watches_neither_leave_out_nor_repeat() -> None:
     whole = simulation.stream().shown
     whole = [each for each in whole if not isinstance(each, Mark)]
     middle = whole[len(whole) // 2][0].revision  # type: ignore[index]  # no marks
-    first = WatchedStream(prefix="", since=0, shown=[each for each in whole if each[0].revision <= middle])  # type: ignore[index]  # no marks
+    front = [each for each in whole if each[0].revision <= middle]  # type: ignore[index]  # no marks
+    first = WatchedStream(prefix="", since=0, shown=front)
     for since, is_right in ((middle, True), (middle + 1, False), (middle - 1, False)):
         second = simulation.stream(since=since)
         assert (check_resumed([first, second], simulation.truth) == []) == is_right

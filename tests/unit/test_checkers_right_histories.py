@@ -8,7 +8,7 @@ import pytest
 import kvorum
 from kvorum.cli.trial import UNDECIDED, exit_code
 from kvorum.memory import MemoryStorageBackend
-from kvorum.storage import Change, Entry
+from kvorum.storage.values import Change, Entry
 from kvorum.testing import (
     Call,
     History,
@@ -38,15 +38,23 @@ def history(*calls: Call) -> History:
 def call(name: str, started: int, ended: int, *intents: Intent, revision: int = 0) -> Call:
     outcome = Outcome.DONE if revision else Outcome.UNKNOWN
     return Call(
-        client="x", name=name, started=started, ended=ended, outcome=outcome, intents=intents, revision=revision
+        client="x",
+        name=name,
+        started=started,
+        ended=ended,
+        outcome=outcome,
+        intents=intents,
+        revision=revision,
     )
 
 
 def get(started: int, entry: Entry | None) -> Call:
-    return Call(client="y", name="get", started=started, ended=started + 1, sight=Sight.of("a", entry))
+    return Call(
+        client="y", name="get", started=started, ended=started + 1, sight=Sight.of("a", entry)
+    )
 
 
-# --- what was lost, and yet applied ----------------------------------------------------------------------------------
+# --- what was lost, and yet applied ---------------------------------------------------------------
 
 
 def test_a_lost_deletion_may_have_ridden_with_another_call() -> None:
@@ -85,7 +93,9 @@ def test_two_lost_deletions_may_have_ridden_together() -> None:
 
 def test_a_swap_may_name_the_revision_of_a_put_whose_answer_was_lost() -> None:
     """A watch has told it, say: no call of the history has."""
-    made = history(call("set", 1, 2, Intent("a", b"1")), call("swap", 3, 4, Intent("a", b"2", 2), revision=3))
+    made = history(
+        call("set", 1, 2, Intent("a", b"1")), call("swap", 3, 4, Intent("a", b"2", 2), revision=3)
+    )
 
     assert check_linearizability(made) == []
 
@@ -127,7 +137,7 @@ async def test_a_lost_write_that_was_settled_is_known() -> None:
     assert Rule.LOST_WRITE in {each.rule for each in check_revisions(made, Truth([], end=revision))}
 
 
-# --- leases ----------------------------------------------------------------------------------------------------------
+# --- leases ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("ends", ["revoked", "runs out"])
@@ -152,15 +162,20 @@ async def test_a_key_goes_with_its_lease(ends: str) -> None:
     assert check_linearizability(made, truth) == []
 
 
-# --- watches ---------------------------------------------------------------------------------------------------------
+# --- watches --------------------------------------------------------------------------------------
 
 
 def test_a_watch_with_a_selector_goes_on_from_its_checkpoint() -> None:
     """The checkpoint moves over what there was not to show."""
     log = [(Change("a", at, Entry("a", b"%d" % at, at, 2, at - 1), None),) for at in (2,)]
-    log += [(Change(key, at, Entry(key, b"no", at, at, 1), None),) for at, key in ((3, "b"), (4, "c"))]
+    log += [
+        (Change(key, at, Entry(key, b"no", at, at, 1), None),) for at, key in ((3, "b"), (4, "c"))
+    ]
     log += [(Change("d", 5, Entry("d", b"5", 5, 5, 1), None),)]
-    one, other = (WatchedStream(prefix="", since=since, matches=lambda entry: entry.value != b"no") for since in (1, 4))
+    one, other = (
+        WatchedStream(prefix="", since=since, matches=lambda entry: entry.value != b"no")
+        for since in (1, 4)
+    )
     one.add_changes(log[0])
     other.add_changes(log[3])
 
@@ -178,12 +193,15 @@ def test_a_bookmark_of_a_storage_watch_is_none_of_its_events(revision: int) -> N
     assert check_watch(stream, Truth(log, end=3)) == []
 
 
-# --- searches that end -----------------------------------------------------------------------------------------------
+# --- searches that end ----------------------------------------------------------------------------
 
 
 def test_lost_puts_of_one_key_are_judged_in_no_time() -> None:
     """Two to the power of their number orders are possible; nearly all of them are alike."""
-    lost = [call("set", 2 * number + 1, 2 * number + 2, Intent("a", b"%d" % number)) for number in range(24)]
+    lost = [
+        call("set", 2 * number + 1, 2 * number + 2, Intent("a", b"%d" % number))
+        for number in range(24)
+    ]
     made = history(*lost, get(100, Entry("a", b"7", 9, 2, 2)), get(102, Entry("a", b"3", 12, 2, 3)))
     started = time.monotonic()
 
@@ -218,7 +236,9 @@ def test_with_a_truth_there_is_nothing_to_search() -> None:
 
 
 def test_a_verdict_says_what_is_undecided() -> None:
-    verdict = Verdict(History(), Truth([], end=1), [], [], check_linearizability(hopeless(), limit=100))
+    verdict = Verdict(
+        History(), Truth([], end=1), [], [], check_linearizability(hopeless(), limit=100)
+    )
 
     assert not verdict.is_right
     assert "undecided" in str(verdict)
@@ -227,7 +247,9 @@ def test_a_verdict_says_what_is_undecided() -> None:
 
 def test_the_command_has_an_exit_code_for_what_is_undecided() -> None:
     undecided = check_linearizability(hopeless(), limit=100)
-    wrong = check_linearizability(history(call("set", 1, 2, Intent("a", b"1"), revision=2), get(3, None)))
+    wrong = check_linearizability(
+        history(call("set", 1, 2, Intent("a", b"1"), revision=2), get(3, None))
+    )
 
     assert exit_code(Verdict(History(), Truth([], end=1), [], [])) == 0
     assert exit_code(Verdict(History(), Truth([], end=1), [], wrong, undecided)) == 1

@@ -1,4 +1,7 @@
-"""Wrong histories, each with the rule that it breaks: a checker that accepts one of them proves nothing."""
+"""Wrong histories, each with the rule that it breaks.
+
+A checker that accepts one of them proves nothing.
+"""
 
 import msgspec
 import pytest
@@ -6,7 +9,8 @@ import pytest
 import kvorum
 from kvorum.lab import LabWorker, LabWorkerRepository
 from kvorum.memory import MemoryStorageBackend
-from kvorum.storage import Change, Entry, StorageBackend
+from kvorum.storage.port import StorageBackend
+from kvorum.storage.values import Change, Entry
 from kvorum.testing import (
     Call,
     History,
@@ -39,7 +43,12 @@ def history(*calls: Call) -> History:
 
 def done(name: str, started: int, intent: Intent, revision: int, *, ended: int = 0) -> Call:
     return Call(
-        client="x", name=name, started=started, ended=ended or started + 1, intents=(intent,), revision=revision
+        client="x",
+        name=name,
+        started=started,
+        ended=ended or started + 1,
+        intents=(intent,),
+        revision=revision,
     )
 
 
@@ -80,7 +89,9 @@ def test_revisions_do_not_go_back_from_one_key_to_another() -> None:
 
 def test_revisions_do_not_go_back_over_a_deletion() -> None:
     made = history(
-        done("set", 1, Intent("a", b"1"), 3), done("delete", 3, Intent("a"), 10), done("set", 5, Intent("a", b"2"), 5)
+        done("set", 1, Intent("a", b"1"), 3),
+        done("delete", 3, Intent("a"), 10),
+        done("set", 5, Intent("a", b"2"), 5),
     )
 
     assert Rule.REAL_TIME in rules(check_linearizability(made))
@@ -91,7 +102,13 @@ def test_what_was_removed_at_a_later_revision_is_not_read_after_that() -> None:
     made = history(
         done("set", 1, Intent("a", b"1"), 5, ended=4),
         done("delete", 2, Intent("a"), 10, ended=5),
-        Call(client="y", name="get", started=6, ended=7, sight=Sight("a", exists=True, revision=5, value=b"1")),
+        Call(
+            client="y",
+            name="get",
+            started=6,
+            ended=7,
+            sight=Sight("a", exists=True, revision=5, value=b"1"),
+        ),
     )
 
     assert rules(check_linearizability(made)) == {Rule.NOT_LINEARIZABLE}
@@ -99,14 +116,16 @@ def test_what_was_removed_at_a_later_revision_is_not_read_after_that() -> None:
 
 def test_a_swap_is_not_refused_at_the_revision_that_it_expects() -> None:
     conflict = Sight("a", exists=True, revision=2, value=b"1", unlike=2)
-    refused = Call(client="y", name="swap", started=3, ended=4, outcome=Outcome.REFUSED, sight=conflict)
+    refused = Call(
+        client="y", name="swap", started=3, ended=4, outcome=Outcome.REFUSED, sight=conflict
+    )
 
     made = history(done("set", 1, Intent("a", b"1"), 2), refused)
 
     assert rules(check_linearizability(made)) == {Rule.FALSE_REFUSAL}
 
 
-# --- leases ----------------------------------------------------------------------------------------------------------
+# --- leases ---------------------------------------------------------------------------------------
 
 
 async def leased(ttl: float) -> tuple[History, StorageBackend, Entry]:
@@ -122,7 +141,8 @@ async def leased(ttl: float) -> tuple[History, StorageBackend, Entry]:
 def gone(entry: Entry, *, end: int = 0) -> Truth:
     after = entry.mod_revision + 1
     return Truth(
-        [(Change("a", entry.mod_revision, entry, None),), (Change("a", after, None, entry),)], end=end or after
+        [(Change("a", entry.mod_revision, entry, None),), (Change("a", after, None, entry),)],
+        end=end or after,
     )
 
 
@@ -152,7 +172,11 @@ async def test_a_key_is_not_gone_before_its_lease_is_revoked() -> None:
 async def test_without_a_truth_a_key_is_not_gone_before_its_lease_either() -> None:
     made, _, _ = await leased(3600)
     number = made.calls[-1].ended or 0
-    made.calls.append(Call(client="y", name="get", started=number + 1, ended=number + 2, sight=Sight.of("a", None)))
+    made.calls.append(
+        Call(
+            client="y", name="get", started=number + 1, ended=number + 2, sight=Sight.of("a", None)
+        )
+    )
 
     assert rules(check_linearizability(made)) == {Rule.NOT_LINEARIZABLE}
 
@@ -179,7 +203,9 @@ async def test_a_swap_keeps_the_lease_unless_it_is_given_another() -> None:
     await recording.compare_and_swap("a", b"2", expected=entry.mod_revision)
     after = Entry("a", b"2", entry.mod_revision + 1, entry.create_revision, 2, lease=0)
     first = Change("a", entry.mod_revision, entry, None)
-    truth = Truth([(first,), (Change("a", after.mod_revision, after, entry),)], end=after.mod_revision)
+    truth = Truth(
+        [(first,), (Change("a", after.mod_revision, after, entry),)], end=after.mod_revision
+    )
 
     assert rules(check_revisions(made, truth)) == {Rule.WRONG_VALUE}
 
@@ -193,7 +219,7 @@ async def test_a_lease_that_is_there_is_not_missing() -> None:
     assert Rule.FALSE_REFUSAL in rules(check_revisions(made, gone(entry)))
 
 
-# --- refusals --------------------------------------------------------------------------------------------------------
+# --- refusals -------------------------------------------------------------------------------------
 
 
 def test_a_revision_that_was_reached_is_not_the_future() -> None:
@@ -206,7 +232,9 @@ def test_a_revision_that_was_reached_is_not_the_future() -> None:
         subject="a",
         error=str(kvorum.FutureRevisionError(revision=3)),
     )
-    made = history(done("set", 1, Intent("a", b"1"), 2), done("set", 3, Intent("b", b"2"), 3), refused)
+    made = history(
+        done("set", 1, Intent("a", b"1"), 2), done("set", 3, Intent("b", b"2"), 3), refused
+    )
 
     assert rules(check_revisions(made, TWO_KEYS)) == {Rule.FALSE_REFUSAL}
 
@@ -228,7 +256,9 @@ async def test_a_resource_that_is_there_is_not_missing() -> None:
             with pytest.raises(kvorum.NotFoundError):
                 await call
         entry = await MemoryStorageBackend.get(store, "lab-workers/w")
-    truth = Truth([(Change("lab-workers/w", worker.metadata.resource_version, entry, None),)], end=10)
+    truth = Truth(
+        [(Change("lab-workers/w", worker.metadata.resource_version, entry, None),)], end=10
+    )
 
     found = check_revisions(made, truth, is_complete=False)
     assert [violation.rule for violation in found] == [Rule.STALE_READ, Rule.STALE_READ]
@@ -256,12 +286,16 @@ async def test_two_answers_about_one_lost_write_agree() -> None:
     assert rules(check_revisions(made, Truth([(A,)], end=3))) == {Rule.WRONG_CHANGE}
 
 
-# --- watches ---------------------------------------------------------------------------------------------------------
+# --- watches --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("field", "rule"),
-    [("version", Rule.WRONG_EVENT), ("create_revision", Rule.WRONG_EVENT), ("lease", Rule.WRONG_EVENT)],
+    [
+        ("version", Rule.WRONG_EVENT),
+        ("create_revision", Rule.WRONG_EVENT),
+        ("lease", Rule.WRONG_EVENT),
+    ],
 )
 def test_a_watch_tells_all_of_an_entry(field: str, rule: Rule) -> None:
     entry = Entry("a", b"1", 2, 2, 1, 77)

@@ -1,7 +1,7 @@
 """The codec's decisions: what a write stores, whether it stores anything, and what it refuses.
 
-What the bytes look like is the business of test_stored_form.py, what is kept of a newer type's fields that of
-test_unknown_fields.py.
+What the bytes look like is the business of test_stored_form.py, what is kept of a newer type's
+fields that of test_unknown_fields.py.
 """
 
 import copy
@@ -17,10 +17,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvorum._codec import Codec, Draft, codec_for
+from kvorum.encoding.stored import Codec, Draft, codec_for
 from kvorum.errors import ConfigurationError, InvalidResourceError
-from kvorum.resources import Kind, Metadata, Resource, Stored
-from kvorum.storage import Entry
+from kvorum.resources.model import Kind, Metadata, Resource, Stored
+from kvorum.storage.values import Entry
 
 
 class Port(msgspec.Struct, rename="camel"):
@@ -71,8 +71,12 @@ STATUS = '"load":null,"phase":"ready"'
 
 def stored(metadata: str = METADATA, spec: str = SPEC, status: str = STATUS) -> Stored:
     """What a read finds; the arguments are the insides of the three objects."""
-    text = '{"apiVersion":"example.org/v1","kind":"Switch","metadata":{%s},"spec":{%s},"status":{%s}}'
-    read = CODEC.decode(Entry("switches/a", (text % (metadata, spec, status)).encode(), 42, 7, 3)).metadata.stored
+    text = (
+        '{"apiVersion":"example.org/v1","kind":"Switch","metadata":{%s},"spec":{%s},"status":{%s}}'
+    )
+    read = CODEC.decode(
+        Entry("switches/a", (text % (metadata, spec, status)).encode(), 42, 7, 3)
+    ).metadata.stored
     assert read is not None
     return read
 
@@ -96,7 +100,7 @@ def update(change: Callable[[Switch], object], base: Stored | None = None) -> Dr
     return CODEC.draft_update(resource, base)
 
 
-# --- new resources ---------------------------------------------------------------------------------------------------
+# --- new resources --------------------------------------------------------------------------------
 
 
 def test_a_new_resource_gets_what_the_store_owns() -> None:
@@ -167,7 +171,7 @@ def test_a_written_draft_is_what_a_read_gives() -> None:
     )
 
 
-# --- updates ---------------------------------------------------------------------------------------------------------
+# --- updates --------------------------------------------------------------------------------------
 
 
 def test_an_update_stores_what_was_changed() -> None:
@@ -212,7 +216,9 @@ def test_an_update_of_nothing_but_what_the_store_owns_is_none() -> None:
 
 
 def test_a_deletion_timestamp_cannot_be_taken_back() -> None:
-    base = stored(METADATA.replace('"finalizers"', '"deletionTimestamp":"2026-02-03T04:05:06Z","finalizers"'))
+    base = stored(
+        METADATA.replace('"finalizers"', '"deletionTimestamp":"2026-02-03T04:05:06Z","finalizers"')
+    )
 
     def change(switch: Switch) -> None:
         switch.metadata.deletion_timestamp = None
@@ -262,7 +268,10 @@ def test_an_update_that_sets_what_is_there_changes_nothing() -> None:
 
 
 def test_an_int_for_a_float_changes_nothing() -> None:
-    """1 == 1.0: a caller's `weight = 1` must not write, nor count as a new generation, again and again."""
+    """1 == 1.0.
+
+    A caller's `weight = 1` must not write, nor count as a new generation, again and again.
+    """
 
     def change(switch: Switch) -> None:
         switch.spec.weight = 1
@@ -274,7 +283,7 @@ def test_an_int_for_a_float_changes_nothing() -> None:
     assert twice.changed is False
 
 
-# --- generations -----------------------------------------------------------------------------------------------------
+# --- generations ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -292,7 +301,9 @@ def test_an_int_for_a_float_changes_nothing() -> None:
         (lambda s: setattr(s.spec, "anything", {"a": [1]}), 4),
     ],
 )
-def test_generation_counts_changes_of_the_spec_alone(change: Callable[[Switch], None], generation: int) -> None:
+def test_generation_counts_changes_of_the_spec_alone(
+    change: Callable[[Switch], None], generation: int
+) -> None:
     draft = update(change)
 
     assert draft.changed is True
@@ -303,7 +314,7 @@ def test_what_was_written_by_hand_starts_with_generation_one() -> None:
     assert update(lambda _: None, stored('"name":"a"')).resource.metadata.generation == 1
 
 
-# --- written by hand -------------------------------------------------------------------------------------------------
+# --- written by hand ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -347,7 +358,7 @@ def test_a_resource_without_a_uid_gets_one_with_the_first_write() -> None:
     assert str(uuid.UUID(uid)) == uid
 
 
-# --- what is refused -------------------------------------------------------------------------------------------------
+# --- what is refused ------------------------------------------------------------------------------
 
 UNFIT: list[tuple[str, Callable[[Switch], object], str]] = [
     ("text for int", lambda s: setattr(s.spec, "units", "2"), "$.spec.units"),
@@ -362,7 +373,11 @@ UNFIT: list[tuple[str, Callable[[Switch], object], str]] = [
     ("another spec", lambda s: setattr(s, "spec", [1]), "$.spec"),
     ("no labels", lambda s: setattr(s.metadata, "labels", None), "$.metadata.labels"),
     ("int for a label", lambda s: s.metadata.labels.update(a=1), "$.metadata.labels"),  # type: ignore[call-overload]
-    ("text for finalizers", lambda s: setattr(s.metadata, "finalizers", "f"), "$.metadata.finalizers"),
+    (
+        "text for finalizers",
+        lambda s: setattr(s.metadata, "finalizers", "f"),
+        "$.metadata.finalizers",
+    ),
     ("an object", lambda s: setattr(s.spec, "anything", object()), "object"),
     ("a function", lambda s: setattr(s.spec, "anything", len), "unsupported"),
     ("a complex number", lambda s: setattr(s.spec, "anything", [1j]), "complex"),
@@ -372,12 +387,16 @@ UNFIT: list[tuple[str, Callable[[Switch], object], str]] = [
 ]
 
 unfit = pytest.mark.parametrize(
-    ("break_it", "reason"), [(break_it, reason) for _, break_it, reason in UNFIT], ids=[name for name, *_ in UNFIT]
+    ("break_it", "reason"),
+    [(break_it, reason) for _, break_it, reason in UNFIT],
+    ids=[name for name, *_ in UNFIT],
 )
 
 
 @unfit
-def test_what_could_not_be_read_back_is_never_added(break_it: Callable[[Switch], object], reason: str) -> None:
+def test_what_could_not_be_read_back_is_never_added(
+    break_it: Callable[[Switch], object], reason: str
+) -> None:
     """Python lets anybody assign anything; the store is no place to find out."""
     resource = new()
     break_it(resource)
@@ -441,7 +460,9 @@ NOT_A_NUMBER: list[Callable[[Switch], None]] = [
 
 
 @pytest.mark.parametrize("change", NOT_A_NUMBER)
-def test_a_float_that_json_does_not_know_is_refused_and_not_stored_as_null(change: Callable[[Switch], None]) -> None:
+def test_a_float_that_json_does_not_know_is_refused_and_not_stored_as_null(
+    change: Callable[[Switch], None],
+) -> None:
     """msgspec writes NaN as null. Where null is allowed that would lose a value without a word."""
     resource = new()
     change(resource)
@@ -451,7 +472,9 @@ def test_a_float_that_json_does_not_know_is_refused_and_not_stored_as_null(chang
 
 
 @pytest.mark.parametrize("change", NOT_A_NUMBER)
-def test_a_float_that_json_does_not_know_is_no_update_either(change: Callable[[Switch], None]) -> None:
+def test_a_float_that_json_does_not_know_is_no_update_either(
+    change: Callable[[Switch], None],
+) -> None:
     """Nor is it "nothing changed", where null was before."""
     with pytest.raises(InvalidResourceError):
         update(change)
@@ -459,16 +482,25 @@ def test_a_float_that_json_does_not_know_is_no_update_either(change: Callable[[S
 
 @pytest.mark.parametrize(
     "patch",
-    [{"spec": {"height": NAN}}, {"spec": {"anything": {"a": [INFINITY]}}}, {"status": {"load": -INFINITY}}],
+    [
+        {"spec": {"height": NAN}},
+        {"spec": {"anything": {"a": [INFINITY]}}},
+        {"status": {"load": -INFINITY}},
+    ],
 )
 def test_a_float_that_json_does_not_know_is_no_patch(patch: Mapping[str, Any]) -> None:
     with pytest.raises(InvalidResourceError):
         CODEC.patch(stored(), patch)
 
 
-@pytest.mark.parametrize("value", [b"bytes", bytearray(b"bytes"), datetime(2026, 1, 1, tzinfo=UTC), uuid.UUID(int=1)])
+@pytest.mark.parametrize(
+    "value", [b"bytes", bytearray(b"bytes"), datetime(2026, 1, 1, tzinfo=UTC), uuid.UUID(int=1)]
+)
 def test_what_json_would_make_text_of_is_no_text(value: object) -> None:
-    """msgspec writes bytes as base64. Stored, the caller's mistake would come back as another text."""
+    """msgspec writes bytes as base64.
+
+    Stored, the caller's mistake would come back as another text.
+    """
     resource = new()
     resource.spec.rack_name = value  # type: ignore[assignment]  # that is the mistake
 
@@ -489,7 +521,9 @@ def test_what_json_would_make_text_of_is_no_text(value: object) -> None:
         (lambda m: m.finalizers.append(""), "the finalizer ''"),
     ],
 )
-def test_labels_annotations_and_finalizers_follow_the_rules(change: Callable[[Metadata], None], problem: str) -> None:
+def test_labels_annotations_and_finalizers_follow_the_rules(
+    change: Callable[[Metadata], None], problem: str
+) -> None:
     resource = new()
     change(resource.metadata)
 
@@ -524,7 +558,10 @@ def test_all_problems_of_a_new_resource_are_reported_at_once() -> None:
         CODEC.draft_new(resource)
 
     assert len(caught.value.problems) == 6
-    assert caught.value.problems[-2:] == ("spec.units must be 1 or more", "spec.rackName must not be on fire")
+    assert caught.value.problems[-2:] == (
+        "spec.units must be 1 or more",
+        "spec.rackName must not be on fire",
+    )
 
 
 def test_all_problems_of_an_update_are_reported_at_once() -> None:
@@ -561,14 +598,18 @@ def test_an_exception_in_validate_comes_out_as_it_is() -> None:
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        codec_for(Picky).draft_new(Picky(metadata=Metadata(name="a"), spec=SwitchSpec(), status=SwitchStatus()))
+        codec_for(Picky).draft_new(
+            Picky(metadata=Metadata(name="a"), spec=SwitchSpec(), status=SwitchStatus())
+        )
 
 
-# --- patches ---------------------------------------------------------------------------------------------------------
+# --- patches --------------------------------------------------------------------------------------
 
 
 def test_a_patch_changes_what_it_names_and_nothing_else() -> None:
-    draft = CODEC.patch(stored(), {"spec": {"rackName": "r2"}, "metadata": {"labels": {"new": "label"}}})
+    draft = CODEC.patch(
+        stored(), {"spec": {"rackName": "r2"}, "metadata": {"labels": {"new": "label"}}}
+    )
 
     expected = json.loads(stored().value)
     expected["spec"]["rackName"] = "r2"
@@ -596,7 +637,9 @@ def test_a_patch_changes_what_it_names_and_nothing_else() -> None:
         ({"spec": {"units": 5}, "status": {"phase": "busy"}}, 4),
     ],
 )
-def test_a_patch_counts_generations_like_an_update(patch: Mapping[str, Any], generation: int) -> None:
+def test_a_patch_counts_generations_like_an_update(
+    patch: Mapping[str, Any], generation: int
+) -> None:
     draft = CODEC.patch(stored(), patch)
 
     assert draft.changed is True
@@ -607,7 +650,9 @@ def test_null_removes() -> None:
     """A field of the type goes back to its default, an entry of a mapping goes away."""
     base = stored(spec=SPEC.replace('"quotas":{}', '"quotas":{"a":1.0,"b":2.0}'))
 
-    draft = CODEC.patch(base, {"spec": {"units": None, "quotas": {"a": None}}, "metadata": {"labels": None}})
+    draft = CODEC.patch(
+        base, {"spec": {"units": None, "quotas": {"a": None}}, "metadata": {"labels": None}}
+    )
 
     assert draft.resource.spec.units == 1
     assert draft.resource.spec.quotas == {"b": 2.0}
@@ -617,7 +662,9 @@ def test_null_removes() -> None:
 def test_null_for_a_field_that_must_be_there_is_refused() -> None:
     base = stored(spec=SPEC.replace('"ports":[]', '"ports":[{"name":"p","vlanId":1}]'))
 
-    with pytest.raises(InvalidResourceError, match=r"missing required field `name` - at `\$.spec.ports\[0\]`"):
+    with pytest.raises(
+        InvalidResourceError, match=r"missing required field `name` - at `\$.spec.ports\[0\]`"
+    ):
         CODEC.patch(base, {"spec": {"ports": [{"vlanId": 2}]}})
 
 
@@ -667,14 +714,19 @@ def test_a_patch_of_nothing_counts_no_generation_in_bytes_that_are_not_in_our_fo
         ({"metadata": {"name": "b"}}, ["name"]),
         ({"metadata": {"namespace": "b"}}, ["namespace"]),
         ({"metadata": {"uid": "mine", "labels": {}}}, ["uid"]),
-        ({"metadata": {"generation": 99, "creationTimestamp": None}}, ["generation", "creationTimestamp"]),
+        (
+            {"metadata": {"generation": 99, "creationTimestamp": None}},
+            ["generation", "creationTimestamp"],
+        ),
         ({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}}, ["deletionTimestamp"]),
         ({"metadata": {"resourceVersion": 7}}, ["resourceVersion"]),
         ({"metadata": {"formVersion": 2, "writeToken": "mine"}}, ["formVersion", "writeToken"]),
         ({"metadata": {"noSuchField": 1}}, ["noSuchField"]),
     ],
 )
-def test_a_patch_of_what_the_store_owns_is_refused(patch: Mapping[str, Any], named: list[str]) -> None:
+def test_a_patch_of_what_the_store_owns_is_refused(
+    patch: Mapping[str, Any], named: list[str]
+) -> None:
     """Unlike an update, which gets whole resources and reads over it, a patch says that it wants just that."""
     with pytest.raises(InvalidResourceError) as caught:
         CODEC.patch(stored(), patch)
@@ -749,7 +801,10 @@ def test_a_patch_of_a_newer_field_of_the_status_is_no_change_of_the_spec() -> No
 
 @pytest.mark.parametrize("number", ["1e400", "9" * 5000, "1.10"])
 def test_a_patch_need_not_understand_what_it_leaves_alone(number: str) -> None:
-    """A number that Python cannot hold, in a field of a newer type: an update keeps it, and so does a patch."""
+    """A number that Python cannot hold, in a field of a newer type.
+
+    An update keeps it, and so does a patch.
+    """
     base = stored(spec=SPEC + f',"zone":{number}')
 
     draft = CODEC.patch(base, {"status": {"phase": "busy"}})
@@ -792,27 +847,39 @@ specs = st.builds(
     weight=st.floats(allow_nan=False, allow_infinity=False),
     height=st.none() | st.floats(allow_nan=False, allow_infinity=False),
     ports=st.lists(st.builds(Port, name=st.text(max_size=2), vlan_id=st.integers()), max_size=3),
-    quotas=st.dictionaries(st.text(max_size=2), st.floats(allow_nan=False, allow_infinity=False), max_size=3),
+    quotas=st.dictionaries(
+        st.text(max_size=2), st.floats(allow_nan=False, allow_infinity=False), max_size=3
+    ),
 )
 
 
 @given(specs, specs)
-def test_a_patch_with_a_whole_spec_does_what_an_update_does(before: SwitchSpec, after: SwitchSpec) -> None:
-    base = CODEC.draft_new(Switch(metadata=Metadata(name="a"), spec=before, status=SwitchStatus())).stored
+def test_a_patch_with_a_whole_spec_does_what_an_update_does(
+    before: SwitchSpec, after: SwitchSpec
+) -> None:
+    base = CODEC.draft_new(
+        Switch(metadata=Metadata(name="a"), spec=before, status=SwitchStatus())
+    ).stored
     gone = {"quotas": {name: None for name in before.quotas if name not in after.quotas}}
     whole = msgspec.to_builtins(after)
     whole["quotas"] |= gone["quotas"]
 
     patched = CODEC.patch(base, {"spec": whole})
 
-    updated = CODEC.draft_update(Switch(metadata=CODEC.restore(base).metadata, spec=after, status=SwitchStatus()), base)
+    updated = CODEC.draft_update(
+        Switch(metadata=CODEC.restore(base).metadata, spec=after, status=SwitchStatus()), base
+    )
     assert patched.resource == updated.resource
     assert patched.changed == updated.changed
 
 
 @given(specs, specs)
-def test_an_update_writes_just_when_something_changes(before: SwitchSpec, after: SwitchSpec) -> None:
-    base = CODEC.draft_new(Switch(metadata=Metadata(name="a"), spec=before, status=SwitchStatus())).stored
+def test_an_update_writes_just_when_something_changes(
+    before: SwitchSpec, after: SwitchSpec
+) -> None:
+    base = CODEC.draft_new(
+        Switch(metadata=Metadata(name="a"), spec=before, status=SwitchStatus())
+    ).stored
 
     def change(switch: Switch) -> None:
         switch.spec = after
@@ -824,7 +891,7 @@ def test_an_update_writes_just_when_something_changes(before: SwitchSpec, after:
     assert update(change, draft.stored).changed is False
 
 
-# --- classes that have no codec --------------------------------------------------------------------------------------
+# --- classes that have no codec -------------------------------------------------------------------
 
 
 class NoKind(Resource[SwitchSpec, SwitchStatus]):
@@ -854,7 +921,9 @@ class Ambiguous(Resource[Port | SwitchSpec, SwitchStatus]):
         (Ambiguous, "Ambiguous cannot be stored"),
     ],
 )
-def test_a_class_that_cannot_be_stored_is_refused_when_its_codec_is_made(resource_type: Any, complaint: str) -> None:
+def test_a_class_that_cannot_be_stored_is_refused_when_its_codec_is_made(
+    resource_type: Any, complaint: str
+) -> None:
     with pytest.raises(ConfigurationError, match=complaint):
         Codec(resource_type)
 
@@ -867,6 +936,8 @@ def test_spec_and_status_need_not_be_structs() -> None:
     class Loose(Resource[dict[str, int], list[str]]):
         kind: ClassVar[Kind] = Kind("Loose", plural="looses", api_version="v1")
 
-    draft = codec_for(Loose).draft_new(Loose(metadata=Metadata(name="a"), spec={"b": 1}, status=["c"]))
+    draft = codec_for(Loose).draft_new(
+        Loose(metadata=Metadata(name="a"), spec={"b": 1}, status=["c"])
+    )
 
     assert (draft.resource.spec, draft.resource.status) == ({"b": 1}, ["c"])

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvorum import InvalidResourceError
-from kvorum.continuation import Continuation
+from kvorum.repository.continuation import Continuation
 
 QUERY = b"12345678"
 
@@ -36,7 +36,9 @@ def test_no_change_of_a_character_goes_unnoticed(given: Continuation, data: st.D
     text = str(given)
     place = data.draw(st.integers(0, len(text) - 1))
     changed = (
-        text[:place] + data.draw(st.characters(codec="utf-8").filter(lambda c: c != text[place])) + text[place + 1 :]
+        text[:place]
+        + data.draw(st.characters(codec="utf-8").filter(lambda c: c != text[place]))
+        + text[place + 1 :]
     )
 
     with pytest.raises(InvalidResourceError, match="no continuation"):

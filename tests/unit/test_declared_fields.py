@@ -1,4 +1,7 @@
-"""A class that declares more than is stored is refused: a field must not vanish with the first write."""
+"""A class that declares more than is stored is refused.
+
+A field must not vanish with the first write.
+"""
 
 from typing import Any, ClassVar
 
@@ -68,8 +71,14 @@ class Behaved(Box):
 @pytest.mark.parametrize(
     ("resource_type", "complaint"),
     [
-        (WithData, "WithData cannot be stored: it has fields beside metadata, spec and status: data"),
-        (WithRequiredData, "WithRequiredData cannot be stored: .* status: binary, data; put them into the spec"),
+        (
+            WithData,
+            "WithData cannot be stored: it has fields beside metadata, spec and status: data",
+        ),
+        (
+            WithRequiredData,
+            "WithRequiredData cannot be stored: .* status: binary, data; put them into the spec",
+        ),
         (WithOwner, "WithOwner cannot be stored: its metadata is a Owned, not a Metadata"),
         (WithRenamed, "its metadata is a Renamed, not a Metadata"),
         (WithoutMetadata, "its metadata is a .*None, not a Metadata"),
@@ -86,15 +95,21 @@ def test_a_class_with_fields_that_are_not_stored_is_refused_when_its_repository_
 
 
 @pytest.mark.anyio
-async def test_a_resource_of_a_derived_class_with_fields_of_its_own_is_refused_before_anything_is_written() -> None:
+async def test_a_resource_of_a_derived_class_with_fields_of_its_own_is_refused_before_anything_is_written() -> (
+    None
+):
     async with kvorum.connect("memory://") as client:
         boxes = client.repository(Box)
         coloured = Derived(metadata=Metadata(name="a"), spec=Part(), status=Part(), colour="red")
         owned = Box(metadata=Owned(name="a", owner="ada"), spec=Part(), status=Part())
 
-        with pytest.raises(InvalidResourceError, match="a Derived has fields that are not stored: colour"):
+        with pytest.raises(
+            InvalidResourceError, match="a Derived has fields that are not stored: colour"
+        ):
             await boxes.add(coloured)
-        with pytest.raises(InvalidResourceError, match="a Owned has fields that are not stored: owner"):
+        with pytest.raises(
+            InvalidResourceError, match="a Owned has fields that are not stored: owner"
+        ):
             await boxes.add(owned)
         assert await boxes.count() == 0
 
@@ -103,7 +118,9 @@ async def test_a_resource_of_a_derived_class_with_fields_of_its_own_is_refused_b
 async def test_a_derived_class_without_fields_of_its_own_is_stored_like_its_base() -> None:
     async with kvorum.connect("memory://") as client:
         boxes = client.repository(Box)
-        added = await boxes.add(Behaved(metadata=Metadata(name="a"), spec=Part(size=11), status=Part()))
+        added = await boxes.add(
+            Behaved(metadata=Metadata(name="a"), spec=Part(size=11), status=Part())
+        )
         read = await client.repository(Behaved).get("a")
 
         assert added.spec.size == 11

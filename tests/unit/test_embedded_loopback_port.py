@@ -47,10 +47,15 @@ def test_the_kernel_gives_a_held_port_to_nobody_else(port: LoopbackPort) -> None
     assert port.number not in numbers
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it is let go before the server starts")
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="elsewhere it is let go before the server starts"
+)
 def test_a_server_binds_a_held_port_and_binds_it_again_later(port: LoopbackPort) -> None:
     for _ in range(2):
-        with listen(port.number, reuse=True), socket.create_connection(("127.0.0.1", port.number), timeout=5):
+        with (
+            listen(port.number, reuse=True),
+            socket.create_connection(("127.0.0.1", port.number), timeout=5),
+        ):
             pass
 
 

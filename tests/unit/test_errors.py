@@ -34,7 +34,7 @@ from kvorum.errors import (
     TlsError,
     UnavailableError,
 )
-from kvorum.storage import Entry, Operation
+from kvorum.storage.values import Entry, Operation
 
 ENTRY = Entry("lab-workers/a", b"{}", mod_revision=9, create_revision=3, version=4)
 
@@ -63,7 +63,11 @@ EXAMPLES: list[tuple[KvorumError, str, dict[str, object]]] = [
         {"size": None, "limit": None},
     ),
     (NotFoundError("lab-workers/a"), "lab-workers/a does not exist", {"subject": "lab-workers/a"}),
-    (AlreadyExistsError("lab-workers/a"), "lab-workers/a exists already", {"subject": "lab-workers/a"}),
+    (
+        AlreadyExistsError("lab-workers/a"),
+        "lab-workers/a exists already",
+        {"subject": "lab-workers/a"},
+    ),
     (
         ConflictError("lab-workers/a", expected=7, current=ENTRY, found=9),
         "lab-workers/a: expected version 7, but it is at 9 now; read it again and retry",
@@ -119,7 +123,11 @@ EXAMPLES: list[tuple[KvorumError, str, dict[str, object]]] = [
         ),
         {"endpoint": "a:1", "expected": 0xAB, "found": 0xCD},
     ),
-    (FutureRevisionError(revision=7), "revision 7 has not been reached: the store is behind it", {"current": 0}),
+    (
+        FutureRevisionError(revision=7),
+        "revision 7 has not been reached: the store is behind it",
+        {"current": 0},
+    ),
     (LeaseNotFoundError(0xC0FFEE), "lease c0ffee does not exist (any more)", {"lease": 0xC0FFEE}),
     (LeaseNotFoundError(), "the lease does not exist", {"lease": 0}),
     (
@@ -140,17 +148,33 @@ EXAMPLES: list[tuple[KvorumError, str, dict[str, object]]] = [
     (
         OutcomeUnknownError("/lab/a (put)", "timed out", (Operation.put("a", b""),)),
         "the outcome of writing /lab/a (put) is unknown: timed out; read before you write again",
-        {"subject": "/lab/a (put)", "reason": "timed out", "operations": (Operation.put("a", b""),)},
+        {
+            "subject": "/lab/a (put)",
+            "reason": "timed out",
+            "operations": (Operation.put("a", b""),),
+        },
     ),
     (
         StorageFullError("database space exceeded"),
         "etcd takes no more writes: database space exceeded; compact, defragment and disarm the alarm",
         {},
     ),
-    (ServerError("INTERNAL", "boom"), "etcd answered INTERNAL: boom", {"code": "INTERNAL", "detail": "boom"}),
-    (PermissionDeniedError("put /lab/a"), "permission denied: put /lab/a", {"operation": "put /lab/a"}),
+    (
+        ServerError("INTERNAL", "boom"),
+        "etcd answered INTERNAL: boom",
+        {"code": "INTERNAL", "detail": "boom"},
+    ),
+    (
+        PermissionDeniedError("put /lab/a"),
+        "permission denied: put /lab/a",
+        {"operation": "put /lab/a"},
+    ),
     (AuthenticationError("who are you?"), "who are you?", {}),
-    (ClientClosedError.not_open(), "the client is not open; use it inside `async with client:`", {}),
+    (
+        ClientClosedError.not_open(),
+        "the client is not open; use it inside `async with client:`",
+        {},
+    ),
     (ClientClosedError.closed(), "the client has been closed", {}),
     (
         InternalError("the watch of /lab/", ValueError("no such thing")),
@@ -165,7 +189,11 @@ ERRORS = [error for error, _, _ in EXAMPLES]
 
 def test_the_examples_here_show_every_error_there_is() -> None:
     """A new error joins the table above, and with it all tests of this file."""
-    defined = {cls for _, cls in inspect.getmembers(errors, inspect.isclass) if cls.__module__ == errors.__name__}
+    defined = {
+        cls
+        for _, cls in inspect.getmembers(errors, inspect.isclass)
+        if cls.__module__ == errors.__name__
+    }
 
     assert {type(error) for error in ERRORS} == defined
 
@@ -174,7 +202,11 @@ def test_every_exported_exception_is_a_kvorum_error() -> None:
     """`except KvorumError` catches whatever Kvorum raises."""
     exported = [value for name in kvorum.__all__ if inspect.isclass(value := getattr(kvorum, name))]
 
-    assert [cls for cls in exported if issubclass(cls, BaseException) and not issubclass(cls, KvorumError)] == []
+    assert [
+        cls
+        for cls in exported
+        if issubclass(cls, BaseException) and not issubclass(cls, KvorumError)
+    ] == []
 
 
 def test_every_error_can_be_imported_from_the_top() -> None:
@@ -219,7 +251,9 @@ def test_an_error_can_be_copied(error: KvorumError) -> None:
         (LeaseNotFoundError, LookupError),
     ],
 )
-def test_an_error_is_also_what_python_calls_it(error: type[KvorumError], base: type[Exception]) -> None:
+def test_an_error_is_also_what_python_calls_it(
+    error: type[KvorumError], base: type[Exception]
+) -> None:
     """Code that does not know Kvorum (a form validator, a mapping's user) understands these."""
     assert issubclass(error, base)
 
@@ -227,10 +261,15 @@ def test_an_error_is_also_what_python_calls_it(error: type[KvorumError], base: t
 def test_errors_that_ask_for_different_reactions_do_not_catch_each_other() -> None:
     """Each hangs on the root alone: no handler for one catches another by accident.
 
-    But for `TlsError`: whoever waits until a server is there may go on waiting until its certificate is mended. And for
-    `StaleReadError`: a store that was put back has not reached the revision either.
+    But for `TlsError`: whoever waits until a server is there may go on waiting until its
+    certificate is mended. And for `StaleReadError`: a store that was put back has not reached the
+    revision either.
     """
-    leaves = [type(error) for error in ERRORS if type(error) not in {KvorumError, TlsError, StaleReadError}]
+    leaves = [
+        type(error)
+        for error in ERRORS
+        if type(error) not in {KvorumError, TlsError, StaleReadError}
+    ]
 
     assert all(cls.__mro__[1] is KvorumError for cls in leaves)
 

@@ -1,4 +1,7 @@
-"""What goes together into a batch. The rules are checked on drawn queues, and the check on planners that break them."""
+"""What goes together into a batch.
+
+The rules are checked on drawn queues, and the check on planners that break them.
+"""
 
 import asyncio
 from collections import Counter
@@ -9,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvorum.etcd import _rpc as rpc
-from kvorum.etcd.batch import Batch, Limit, Pending, halves_of, known_revision, refusal
-from kvorum.etcd.pipeline import plan_batch
+from kvorum.etcd.pipeline.batch import Batch, Limit, Pending, halves_of, known_revision, refusal
+from kvorum.etcd.pipeline.pipeline import plan_batch
+from kvorum.etcd.transport import _rpc as rpc
 
 Planner: TypeAlias = Callable[[Sequence[Pending[Any]], Limit], tuple[Batch, list[Pending[Any]]]]
 KEYS = [b"a", b"b", b"c", b"d"]
@@ -27,7 +30,9 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
     loop.close()
 
 
-def pending(key: bytes, *, writes: bool, is_over: bool = False, size: int = 10, expected: int = 0) -> Pending[Any]:
+def pending(
+    key: bytes, *, writes: bool, is_over: bool = False, size: int = 10, expected: int = 0
+) -> Pending[Any]:
     write = rpc.PutRequest(key=key, value=bytes(size)) if writes else None
     call: Pending[Any] = Pending(key, 0.0, write, size, expected)
     call.outcome = asyncio.get_event_loop_policy().get_event_loop().create_future()
@@ -53,7 +58,9 @@ def broken_rules(plan: Planner, waiting: Sequence[Pending[Any]], limit: Limit) -
     now, later = plan(waiting, limit)
     sent = [call for group in now.values() for call in group]
     found = set()
-    if Counter(map(id, [*sent, *(call for call in later if not call.is_over)])) != Counter(map(id, alive)):
+    if Counter(map(id, [*sent, *(call for call in later if not call.is_over)])) != Counter(
+        map(id, alive)
+    ):
         found.add("a call is lost, doubled, or was over")
     writes = Counter(call.key for call in sent if call.is_write)
     reads = {call.key for call in sent if not call.is_write}
@@ -61,10 +68,14 @@ def broken_rules(plan: Planner, waiting: Sequence[Pending[Any]], limit: Limit) -
         found.add("a key is written, and touched by another one")
     places = {id(call): place for place, call in enumerate(waiting)}
     for call in sent:
-        passed = [each for each in later if each.key == call.key and places[id(each)] < places[id(call)]]
+        passed = [
+            each for each in later if each.key == call.key and places[id(each)] < places[id(call)]
+        ]
         if any(not each.is_over for each in passed):
             found.add("a call overtakes another one of its key")
-    if len(now) > limit.operations or (len(now) > 1 and sum(group[0].size for group in now.values()) > limit.size):
+    if len(now) > limit.operations or (
+        len(now) > 1 and sum(group[0].size for group in now.values()) > limit.size
+    ):
         found.add("it is too large")
     if [places[id(call)] for call in later] != sorted(places[id(call)] for call in later):
         found.add("the order is lost")
@@ -97,7 +108,9 @@ def test_reads_of_one_key_are_one_operation() -> None:
 
 
 def test_one_that_is_too_large_for_a_batch_goes_by_itself() -> None:
-    small, large, other = (pending(key, writes=True, size=size) for key, size in ((b"a", 1), (b"b", 10**6), (b"c", 1)))
+    small, large, other = (
+        pending(key, writes=True, size=size) for key, size in ((b"a", 1), (b"b", 10**6), (b"c", 1))
+    )
 
     assert plan_batch([small, large, other], Limit()) == ({b"a": [small]}, [large, other])
     assert plan_batch([large, other], Limit()) == ({b"b": [large]}, [other])
@@ -111,10 +124,12 @@ def test_a_batch_is_halved_in_order() -> None:
     assert (len(first), len(second)) == (2, 3)
 
 
-# --- planners that break a rule --------------------------------------------------------------------------------------
+# --- planners that break a rule -------------------------------------------------------------------
 
 
-def without_the_rule_of_keys(waiting: Sequence[Pending[Any]], limit: Limit) -> tuple[Batch, list[Pending[Any]]]:
+def without_the_rule_of_keys(
+    waiting: Sequence[Pending[Any]], limit: Limit
+) -> tuple[Batch, list[Pending[Any]]]:
     """Let whoever comes next go along, whatever it touches."""
     alive = [call for call in waiting if not call.is_over]
     now: Batch = {}
@@ -133,7 +148,9 @@ def losing(waiting: Sequence[Pending[Any]], limit: Limit) -> tuple[Batch, list[P
     return now, later[1:]
 
 
-def sending_what_is_over(waiting: Sequence[Pending[Any]], limit: Limit) -> tuple[Batch, list[Pending[Any]]]:
+def sending_what_is_over(
+    waiting: Sequence[Pending[Any]], limit: Limit
+) -> tuple[Batch, list[Pending[Any]]]:
     over = next((call for call in waiting if call.is_over), None)
     now, later = plan_batch(waiting, limit)
     return (now if over is None else {over.key: [over]} | now), later
@@ -170,7 +187,9 @@ def test_a_planner_that_breaks_a_rule_is_found_out(plan: Planner, rule: str) -> 
 
 
 def batch_of(*sizes: int) -> Batch:
-    return {b"%d" % number: [pending(b"", writes=True, size=size)] for number, size in enumerate(sizes)}
+    return {
+        b"%d" % number: [pending(b"", writes=True, size=size)] for number, size in enumerate(sizes)
+    }
 
 
 def test_a_limit_is_half_of_what_was_refused_however_often() -> None:
@@ -194,7 +213,7 @@ def test_a_call_that_waits_does_not_show_its_value() -> None:
     assert repr(call) == "<Pending write of /a>"
 
 
-# --- what can never apply --------------------------------------------------------------------------------------------
+# --- what can never apply -------------------------------------------------------------------------
 
 
 def test_an_answered_write_tells_where_its_key_is() -> None:

@@ -3,28 +3,38 @@
 import pytest
 
 from kvorum.errors import HistoryLostError
-from kvorum.etcd import _rpc as rpc
-from kvorum.etcd.feed import Feed
-from kvorum.etcd.history import DELETE
-from kvorum.keyspace import KeySpace
-from kvorum.storage import Change, Entry
+from kvorum.etcd.transport import _rpc as rpc
+from kvorum.etcd.watch.history import DELETE
+from kvorum.etcd.watch.reader import WatchReader
+from kvorum.storage.keyspace import KeySpace
+from kvorum.storage.values import Change, Entry
 
 
 def event(*, deleted: bool = False, created: int = 5) -> rpc.Event:
     made = rpc.Event()
-    made.kv.key, made.kv.mod_revision, made.kv.create_revision, made.kv.version = b"/lab/a", 9, created, 2
+    made.kv.key, made.kv.mod_revision, made.kv.create_revision, made.kv.version = (
+        b"/lab/a",
+        9,
+        created,
+        2,
+    )
     if deleted:
         made.type = DELETE
     return made
 
 
-def feed() -> Feed:
-    return Feed(KeySpace("lab"), "", None)
+def feed() -> WatchReader:
+    return WatchReader(KeySpace("lab"), "", None)
 
 
 @pytest.mark.parametrize("deleted", [False, True])
-def test_a_previous_value_that_was_compacted_is_lost_history_and_not_a_wrong_event(deleted: bool) -> None:
-    """etcd leaves it out without an error; whether the change is an addition could not be told any more."""
+def test_a_previous_value_that_was_compacted_is_lost_history_and_not_a_wrong_event(
+    deleted: bool,
+) -> None:
+    """etcd leaves it out without an error.
+
+    Whether the change is an addition could not be told any more.
+    """
     with pytest.raises(HistoryLostError) as caught:
         feed()._change(event(deleted=deleted))
 

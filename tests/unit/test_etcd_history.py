@@ -6,8 +6,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvorum.etcd import _rpc as rpc
-from kvorum.etcd.history import Gapless, Reading
+from kvorum.etcd.transport import _rpc as rpc
+from kvorum.etcd.watch.history import Gapless, Reading
 
 
 def event(revision: int, key: bytes = b"k") -> rpc.Event:
@@ -16,7 +16,9 @@ def event(revision: int, key: bytes = b"k") -> rpc.Event:
 
 def response(*revisions: int, header: int = 1_000, fragment: bool = False) -> rpc.WatchResponse:
     return rpc.WatchResponse(
-        header=rpc.ResponseHeader(revision=header), events=[event(each) for each in revisions], fragment=fragment
+        header=rpc.ResponseHeader(revision=header),
+        events=[event(each) for each in revisions],
+        fragment=fragment,
     )
 
 
@@ -26,7 +28,10 @@ def revisions(news: list[Any]) -> list[tuple[int, int]]:
 
 
 def test_the_revision_in_the_header_of_events_is_no_position() -> None:
-    """During a catch-up it is the store's: a stream that went on from it would lose all that lies between."""
+    """During a catch-up it is the store's.
+
+    A stream that went on from it would lose all that lies between.
+    """
     reading = Reading(5)
 
     assert revisions(reading.news_of(response(6, 6, 7, header=900))) == [(6, 2), (7, 1)]
@@ -56,7 +61,9 @@ def test_a_stream_from_the_beginning_does_not_start_now() -> None:
 
 
 @given(st.lists(st.integers(1, 4), max_size=12), st.data())
-def test_a_response_in_pieces_says_what_it_says_as_a_whole(sizes: list[int], data: st.DataObject) -> None:
+def test_a_response_in_pieces_says_what_it_says_as_a_whole(
+    sizes: list[int], data: st.DataObject
+) -> None:
     """Cut anywhere, also within a revision, each revision comes whole."""
     whole = [revision for revision, size in enumerate(sizes, start=11) for _ in range(size)]
     cuts = sorted(data.draw(st.sets(st.integers(0, len(whole)))) | {len(whole)})
@@ -64,7 +71,9 @@ def test_a_response_in_pieces_says_what_it_says_as_a_whole(sizes: list[int], dat
     for start, end in zip([0, *cuts], cuts, strict=False):
         shown += revisions(reading.news_of(response(*whole[start:end], fragment=end < len(whole))))
 
-    assert [each for each in shown if each[1]] == [(at, len([*those])) for at, those in groupby(whole)]
+    assert [each for each in shown if each[1]] == [
+        (at, len([*those])) for at, those in groupby(whole)
+    ]
 
 
 def test_a_piece_whose_stream_broke_is_read_again() -> None:
@@ -75,7 +84,7 @@ def test_a_piece_whose_stream_broke_is_read_again() -> None:
     assert revisions(reading.news_of(response(11, 12, 12))) == [(12, 2)]
 
 
-# --- servers that leave events out without a sign ---------------------------------------------------------------------
+# --- servers that leave events out without a sign -------------------------------------------------
 
 
 def test_an_idle_watch_is_checked_once_a_burst_and_shown_at_once() -> None:
@@ -117,7 +126,10 @@ def test_what_follows_a_full_queue_waits_for_a_check_that_succeeds() -> None:
 
 
 def test_a_check_that_failed_is_not_repeated_at_each_response() -> None:
-    """Each keeps the reader waiting for as long as it takes; so one a second, and events come in between."""
+    """Each keeps the reader waiting for as long as it takes.
+
+    So one a second, and events come in between.
+    """
     gapless = Gapless(0.0)
     for _ in range(40):
         gapless.count()

@@ -2,7 +2,7 @@
 
 import itertools
 
-from kvorum.etcd.streams import LIMIT, MOST, Streams, StreamSlot
+from kvorum.etcd.transport.streams import LIMIT, MOST, Streams, StreamSlot
 
 
 def placed(number: int) -> tuple[Streams[str], list[StreamSlot[str]]]:

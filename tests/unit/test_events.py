@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from kvorum.errors import CorruptResourceError
-from kvorum.events import Added, Bookmark, Deleted, Modified, WatchEvent
-from kvorum.resources import Kind, Metadata, Resource
+from kvorum.repository.events import Added, Bookmark, Deleted, Modified, WatchEvent
+from kvorum.resources.model import Kind, Metadata, Resource
 
 
 class BoxSpec(msgspec.Struct):
@@ -19,7 +19,9 @@ class BoxStatus(msgspec.Struct):
 
 
 class Box(Resource[BoxSpec, BoxStatus]):
-    kind: ClassVar[Kind] = Kind("Box", plural="boxes", api_version="example.org/v1", namespaced=True)
+    kind: ClassVar[Kind] = Kind(
+        "Box", plural="boxes", api_version="example.org/v1", namespaced=True
+    )
 
 
 def box(size: int = 1, version: int = 7, namespace: str | None = None) -> Box:
@@ -53,7 +55,9 @@ def test_events_are_told_apart_by_matching(event: WatchEvent[Box], description: 
     assert described(event) == description
 
 
-@pytest.mark.parametrize("event", [Added(box()), Modified(box(), box(0, 3)), Deleted(box()), Bookmark(7)])
+@pytest.mark.parametrize(
+    "event", [Added(box()), Modified(box(), box(0, 3)), Deleted(box()), Bookmark(7)]
+)
 def test_every_event_has_a_resource_version(event: WatchEvent[Box]) -> None:
     assert event.resource_version == 7
 

@@ -9,7 +9,7 @@ import pytest
 from anyio.abc import SocketAttribute, SocketStream
 
 from kvorum.testing import FaultProxy
-from kvorum.testing.link import reset
+from kvorum.testing.faults.link import reset
 
 DEADLINE = 5.0
 
@@ -95,7 +95,7 @@ async def comes_nothing(stream: SocketStream) -> bool:
     return True
 
 
-# --- without a fault -------------------------------------------------------------------------------------------------
+# --- without a fault ------------------------------------------------------------------------------
 
 
 async def test_bytes_pass_in_both_directions_and_are_counted(pair: Pair) -> None:
@@ -105,7 +105,14 @@ async def test_bytes_pass_in_both_directions_and_are_counted(pair: Pair) -> None
     assert await receive(pair.client, 7) == b"answer!"
 
     now = pair.proxy.statistics()
-    assert (now.accepted, now.open_links, now.requests, now.replies, now.held, now.dropped) == (1, 1, 8, 7, 0, 0)
+    assert (now.accepted, now.open_links, now.requests, now.replies, now.held, now.dropped) == (
+        1,
+        1,
+        8,
+        7,
+        0,
+        0,
+    )
 
 
 async def test_many_bytes_pass_in_their_order(pair: Pair) -> None:
@@ -154,14 +161,19 @@ async def test_a_reset_reaches_the_other_side_as_one(pair: Pair) -> None:
 async def test_a_server_that_is_not_there_ends_the_connection() -> None:
     with socket.socket() as unused:  # bound, but nobody listens
         unused.bind(("127.0.0.1", 0))
-        async with FaultProxy(f"127.0.0.1:{unused.getsockname()[1]}") as proxy, await connect(proxy) as client:
+        async with (
+            FaultProxy(f"127.0.0.1:{unused.getsockname()[1]}") as proxy,
+            await connect(proxy) as client,
+        ):
             assert (await receive_all(client))[0] == b""
 
 
-# --- cut -------------------------------------------------------------------------------------------------------------
+# --- cut ------------------------------------------------------------------------------------------
 
 
-async def test_a_cut_resets_both_sides_and_new_connections_pass(pair: Pair, server: tuple[Server, str]) -> None:
+async def test_a_cut_resets_both_sides_and_new_connections_pass(
+    pair: Pair, server: tuple[Server, str]
+) -> None:
     pair.proxy.cut()
 
     assert await receive_all(pair.client) == (b"", "reset")
@@ -197,7 +209,7 @@ async def test_a_cut_after_bytes_counts_over_several_portions_and_happens_once(
         assert await receive(client, 10) == b"0123456789"
 
 
-# --- slow ------------------------------------------------------------------------------------------------------------
+# --- slow -----------------------------------------------------------------------------------------
 
 
 async def test_a_delay_makes_bytes_late_and_lets_as_many_pass(pair: Pair) -> None:
@@ -223,7 +235,7 @@ async def test_a_throttle_lets_so_many_bytes_through_in_a_second(pair: Pair) -> 
     assert anyio.current_time() - started >= 0.2
 
 
-# --- hold, drop, mute, refuse ----------------------------------------------------------------------------------------
+# --- hold, drop, mute, refuse ---------------------------------------------------------------------
 
 
 async def test_held_requests_arrive_later_and_in_their_order(pair: Pair) -> None:
@@ -303,7 +315,9 @@ async def test_a_connection_that_has_lost_bytes_is_reset_and_others_are_not(
         assert await receive(other, 4) == b"kept"
 
 
-async def test_a_mute_proxy_accepts_and_says_nothing(pair: Pair, server: tuple[Server, str]) -> None:
+async def test_a_mute_proxy_accepts_and_says_nothing(
+    pair: Pair, server: tuple[Server, str]
+) -> None:
     pair.proxy.mute()
     async with await connect(pair.proxy) as client:
         await client.send(b"hello")
@@ -344,7 +358,7 @@ async def test_refused_connections_are_refused_until_it_is_healed_at_the_same_po
         pass
 
 
-# --- bounds, and the end ---------------------------------------------------------------------------------------------
+# --- bounds, and the end --------------------------------------------------------------------------
 
 
 async def test_a_full_buffer_holds_the_sender_back(pair: Pair) -> None:

@@ -20,7 +20,14 @@ from kvorum.errors import (
     StorageFullError,
     UnavailableError,
 )
-from kvorum.etcd.faults import Call, Cause, TokenRefusedError, cause_of, meaning_of, open_end
+from kvorum.etcd.transport.errors import (
+    Call,
+    Cause,
+    TokenRefusedError,
+    cause_of,
+    error_for,
+    no_answer,
+)
 
 ENDPOINT = "localhost:2379"
 READ = Call("range", "/lab/lab-workers/a", revision=7)
@@ -28,15 +35,23 @@ WRITE = Call("put", "/lab/lab-workers/a", writes=True)
 
 both = pytest.mark.parametrize("call", [READ, WRITE], ids=["read", "write"])
 
-# What means the same for a read and a write: the server (or our end of the wire) refused, so nothing was applied.
-# The texts are those of etcd's rpctypes/error.go and of gRPC.
+# What means the same for a read and a write: the server (or our end of the wire) refused, so
+# nothing was applied. The texts are those of etcd's rpctypes/error.go and of gRPC.
 REFUSED = [
-    ("UNAVAILABLE", "failed to connect to all addresses; last error: Connection refused", UnavailableError),
+    (
+        "UNAVAILABLE",
+        "failed to connect to all addresses; last error: Connection refused",
+        UnavailableError,
+    ),
     ("UNAVAILABLE", "DNS resolution failed for nowhere:2379: not found", UnavailableError),
     ("UNAVAILABLE", "etcdserver: no leader", UnavailableError),
     ("DATA_LOSS", "etcdserver: corrupt cluster", ServerError),
     ("OUT_OF_RANGE", "etcdserver: mvcc: required revision has been compacted", HistoryLostError),
-    ("OUT_OF_RANGE", "etcdserver: mvcc: required revision is a future revision", FutureRevisionError),
+    (
+        "OUT_OF_RANGE",
+        "etcdserver: mvcc: required revision is a future revision",
+        FutureRevisionError,
+    ),
     ("NOT_FOUND", "etcdserver: requested lease not found", LeaseNotFoundError),
     ("PERMISSION_DENIED", "etcdserver: permission denied", PermissionDeniedError),
     ("PERMISSION_DENIED", "", PermissionDeniedError),
@@ -45,7 +60,11 @@ REFUSED = [
     ("UNKNOWN", "auth: revision in header is old", TokenRefusedError),
     ("UNKNOWN", "auth: invalid auth token", TokenRefusedError),
     ("UNKNOWN", "auth: permission denied", PermissionDeniedError),
-    ("INVALID_ARGUMENT", "etcdserver: authentication failed, invalid user ID or password", AuthenticationError),
+    (
+        "INVALID_ARGUMENT",
+        "etcdserver: authentication failed, invalid user ID or password",
+        AuthenticationError,
+    ),
     ("INVALID_ARGUMENT", "etcdserver: user name is empty", TokenRefusedError),
     ("INVALID_ARGUMENT", "etcdserver: request is too large", ResourceTooLargeError),
     ("INVALID_ARGUMENT", "etcdserver: too many operations in txn request", InvalidResourceError),
@@ -123,7 +142,7 @@ def rpc_error(code: str, detail: str | None) -> AioRpcError:
     return AioRpcError(grpc.StatusCode[code], Metadata(), Metadata(), details=detail)
 
 
-# --- the table -------------------------------------------------------------------------------------------------------
+# --- the table ------------------------------------------------------------------------------------
 
 
 @both
@@ -131,23 +150,30 @@ def rpc_error(code: str, detail: str | None) -> AioRpcError:
 def test_a_refusal_means_the_same_for_reads_and_writes(
     code: str, detail: str, meaning: type[KvorumError], call: Call
 ) -> None:
-    error = meaning_of(rpc_error(code, detail), call, ENDPOINT)
+    error = error_for(rpc_error(code, detail), call, ENDPOINT)
 
     assert type(error) is meaning
 
 
 @both
-@pytest.mark.parametrize(("detail", "meaning"), [row[1:] for row in REFUSED if row[1].startswith("etcdserver")])
-def test_a_refusal_is_known_by_its_words_whatever_the_code(detail: str, meaning: type[KvorumError], call: Call) -> None:
+@pytest.mark.parametrize(
+    ("detail", "meaning"), [row[1:] for row in REFUSED if row[1].startswith("etcdserver")]
+)
+def test_a_refusal_is_known_by_its_words_whatever_the_code(
+    detail: str, meaning: type[KvorumError], call: Call
+) -> None:
     """A proxy of etcd's passes each refusal on with code UNKNOWN."""
-    assert type(meaning_of(rpc_error("UNKNOWN", detail), call, ENDPOINT)) is meaning
+    assert type(error_for(rpc_error("UNKNOWN", detail), call, ENDPOINT)) is meaning
 
 
 @pytest.mark.parametrize(("code", "detail"), [row[:2] for row in REFUSED])
 def test_a_refusal_is_of_the_request_or_of_the_member(code: str, detail: str) -> None:
-    """Of the member, maybe for now only: another one is asked. Of the request: every one would say the same."""
+    """Of the member, maybe for now only: another one is asked. Of the request.
+
+    Every one would say the same.
+    """
     driver = rpc_error(code, detail)
-    error = meaning_of(driver, WRITE, ENDPOINT)
+    error = error_for(driver, WRITE, ENDPOINT)
     error.__cause__ = driver
 
     expected = Cause.MEMBER if any(words in detail for words in OF_THE_MEMBER) else Cause.REQUEST
@@ -161,7 +187,7 @@ def test_a_refusal_is_of_the_request_or_of_the_member(code: str, detail: str) ->
 def test_a_deadline_is_told_from_a_failure(code: str, detail: str) -> None:
     """A caller's patience is no evidence about the server."""
     driver = rpc_error(code, detail)
-    error = meaning_of(driver, WRITE, ENDPOINT)
+    error = error_for(driver, WRITE, ENDPOINT)
     error.__cause__ = driver
 
     assert cause_of(error) is (Cause.PATIENCE if code == "DEADLINE_EXCEEDED" else Cause.OPEN)
@@ -173,7 +199,7 @@ def test_an_error_that_no_call_made_is_no_evidence() -> None:
 
 @pytest.mark.parametrize(("code", "detail"), OPEN)
 def test_an_open_end_of_a_write_is_an_unknown_outcome(code: str, detail: str) -> None:
-    error = meaning_of(rpc_error(code, detail), WRITE, ENDPOINT)
+    error = error_for(rpc_error(code, detail), WRITE, ENDPOINT)
 
     assert isinstance(error, OutcomeUnknownError)
     assert error.subject == "/lab/lab-workers/a (put)"
@@ -182,7 +208,7 @@ def test_an_open_end_of_a_write_is_an_unknown_outcome(code: str, detail: str) ->
 
 @pytest.mark.parametrize(("code", "detail"), OPEN)
 def test_an_open_end_of_a_read_means_try_again(code: str, detail: str) -> None:
-    error = meaning_of(rpc_error(code, detail), READ, ENDPOINT)
+    error = error_for(rpc_error(code, detail), READ, ENDPOINT)
 
     assert isinstance(error, UnavailableError)
     assert error.endpoint == "localhost:2379"
@@ -190,11 +216,13 @@ def test_an_open_end_of_a_read_means_try_again(code: str, detail: str) -> None:
 
 
 @both
-@pytest.mark.parametrize("code", [code for code in grpc.StatusCode if code is not grpc.StatusCode.OK])
+@pytest.mark.parametrize(
+    "code", [code for code in grpc.StatusCode if code is not grpc.StatusCode.OK]
+)
 @pytest.mark.parametrize("detail", ["words that no server says", "", None])
 def test_every_code_has_a_meaning(code: grpc.StatusCode, detail: str | None, call: Call) -> None:
     """What the table does not list is open: never "nothing happened" by default."""
-    error = meaning_of(rpc_error(code.name, detail), call, ENDPOINT)
+    error = error_for(rpc_error(code.name, detail), call, ENDPOINT)
 
     listed = {"PERMISSION_DENIED", "UNAUTHENTICATED", "INVALID_ARGUMENT", "FAILED_PRECONDITION"}
     if code.name == "UNIMPLEMENTED":  # no etcd is there: nothing was done, by this one
@@ -205,54 +233,74 @@ def test_every_code_has_a_meaning(code: grpc.StatusCode, detail: str | None, cal
     assert isinstance(error, open_end_of_call) == (code.name not in listed)
 
 
-# --- what the errors carry -------------------------------------------------------------------------------------------
+# --- what the errors carry ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("error", "attributes"),
     [
         (
-            meaning_of(
-                rpc_error("OUT_OF_RANGE", "etcdserver: mvcc: required revision has been compacted"), READ, ENDPOINT
+            error_for(
+                rpc_error("OUT_OF_RANGE", "etcdserver: mvcc: required revision has been compacted"),
+                READ,
+                ENDPOINT,
             ),
             {"revision": 7},
         ),
         (
-            meaning_of(
-                rpc_error("OUT_OF_RANGE", "etcdserver: mvcc: required revision is a future revision"), READ, ENDPOINT
+            error_for(
+                rpc_error(
+                    "OUT_OF_RANGE", "etcdserver: mvcc: required revision is a future revision"
+                ),
+                READ,
+                ENDPOINT,
             ),
             {"revision": 7},
         ),
         (
-            meaning_of(rpc_error("PERMISSION_DENIED", "etcdserver: permission denied"), WRITE, ENDPOINT),
+            error_for(
+                rpc_error("PERMISSION_DENIED", "etcdserver: permission denied"), WRITE, ENDPOINT
+            ),
             {"operation": "put /lab/lab-workers/a"},
         ),
         (
-            meaning_of(rpc_error("INVALID_ARGUMENT", "etcdserver: request is too large"), WRITE, ENDPOINT),
+            error_for(
+                rpc_error("INVALID_ARGUMENT", "etcdserver: request is too large"), WRITE, ENDPOINT
+            ),
             {"subject": "/lab/lab-workers/a", "size": None, "limit": None},
         ),
         (
-            meaning_of(rpc_error("UNAVAILABLE", "failed to connect to all addresses"), WRITE, ENDPOINT),
+            error_for(
+                rpc_error("UNAVAILABLE", "failed to connect to all addresses"), WRITE, ENDPOINT
+            ),
             {"endpoint": "localhost:2379", "reason": "failed to connect to all addresses"},
         ),
         (
-            meaning_of(rpc_error("INVALID_ARGUMENT", "etcdserver: key is not provided"), WRITE, ENDPOINT),
+            error_for(
+                rpc_error("INVALID_ARGUMENT", "etcdserver: key is not provided"), WRITE, ENDPOINT
+            ),
             {"subject": "/lab/lab-workers/a", "problems": ("etcdserver: key is not provided",)},
         ),
         (
-            meaning_of(rpc_error("FAILED_PRECONDITION", "etcdserver: lease already exists"), WRITE, ENDPOINT),
+            error_for(
+                rpc_error("FAILED_PRECONDITION", "etcdserver: lease already exists"),
+                WRITE,
+                ENDPOINT,
+            ),
             {"detail": "etcdserver: lease already exists"},
         ),
     ],
 )
-def test_an_error_carries_what_the_call_was_about(error: KvorumError, attributes: dict[str, object]) -> None:
+def test_an_error_carries_what_the_call_was_about(
+    error: KvorumError, attributes: dict[str, object]
+) -> None:
     assert {name: getattr(error, name) for name in attributes} == attributes
 
 
 @pytest.mark.parametrize("code", ["FAILED_PRECONDITION"])
 def test_a_server_error_tells_the_code_by_its_name(code: str) -> None:
     """`ServerError.code` is documented as gRPC's status code by name, so that handlers can compare it."""
-    error = meaning_of(rpc_error(code, "etcdserver: authentication is not enabled"), WRITE, ENDPOINT)
+    error = error_for(rpc_error(code, "etcdserver: authentication is not enabled"), WRITE, ENDPOINT)
 
     assert isinstance(error, ServerError)
     assert error.code == code
@@ -262,20 +310,22 @@ def test_a_server_error_tells_the_code_by_its_name(code: str) -> None:
     ("make", "text"),
     [
         (
-            lambda: open_end(WRITE, ENDPOINT, "the stream broke"),
+            lambda: no_answer(WRITE, ENDPOINT, "the stream broke"),
             "the outcome of writing /lab/lab-workers/a (put) is unknown",
         ),
         (
-            lambda: open_end(READ, ENDPOINT, "the stream broke"),
+            lambda: no_answer(READ, ENDPOINT, "the stream broke"),
             "etcd at localhost:2379 is unavailable: the stream broke",
         ),
     ],
 )
-def test_a_call_without_an_answer_has_an_open_end(make: Callable[[], KvorumError], text: str) -> None:
+def test_a_call_without_an_answer_has_an_open_end(
+    make: Callable[[], KvorumError], text: str
+) -> None:
     assert str(make()).startswith(text)
 
 
 def test_details_that_are_missing_are_said_to_be() -> None:
-    error = meaning_of(rpc_error("UNAVAILABLE", None), READ, ENDPOINT)
+    error = error_for(rpc_error("UNAVAILABLE", None), READ, ENDPOINT)
 
     assert str(error) == "etcd at localhost:2379 is unavailable: UNAVAILABLE: no details"

@@ -1,14 +1,19 @@
-"""Which forms of a batch a cluster can be trusted with: that depends on its members, and on who asks."""
+"""Which forms of a batch a cluster can be trusted with.
+
+That depends on its members, and on who asks.
+"""
 
 import pytest
 
-from kvorum.etcd.forms import Forms, forms_of
-from kvorum.etcd.members import UNKNOWN, known_of
-from kvorum.etcd.versions import QUOTA, ROLES, Version, names_of
+from kvorum.etcd.pipeline.capabilities import Capabilities, capabilities_of
+from kvorum.etcd.transport.members import UNKNOWN, known_of
+from kvorum.etcd.transport.versions import QUOTA, ROLES, Version, names_of
 
 
-def forms(reads: str, *, writes: bool = True, guard: bool = True, identity: bool = False) -> Forms:
-    return Forms(reads, writes, probe=not identity, guard_quota=guard)  # type: ignore[arg-type]  # one of three words
+def forms(
+    reads: str, *, writes: bool = True, guard: bool = True, identity: bool = False
+) -> Capabilities:
+    return Capabilities(reads, writes, probe=not identity, guard_quota=guard)  # type: ignore[arg-type]  # one of three words
 
 
 @pytest.mark.parametrize(
@@ -23,17 +28,20 @@ def forms(reads: str, *, writes: bool = True, guard: bool = True, identity: bool
         ([(3, 7, 0)], forms("flat")),
         # Of several servers each counts: the oldest is not the worst.
         ([(3, 4, 23), (3, 5, 1)], forms("nested")),
-        # Some members count what is nested, and others do not: what these take is refused by those when it is full.
+        # Some members count what is nested, and others do not: what these take is refused by those
+        # when it is full.
         ([(3, 5, 33), (3, 5, 32)], forms("flat", writes=False)),
         # One whose version is not known may be of either kind.
         ([(3, 5, 33), None], forms("flat", writes=False)),
         ([], forms("flat", writes=False)),
     ],
 )
-def test_what_a_client_without_a_user_may_send(versions: list[Version | None], expected: Forms) -> None:
+def test_what_a_client_without_a_user_may_send(
+    versions: list[Version | None], expected: Capabilities
+) -> None:
     hazards = names_of(*filter(None, versions))
 
-    assert forms_of(hazards, known_of(versions), has_identity=False) == expected
+    assert capabilities_of(hazards, known_of(versions), has_identity=False) == expected
 
 
 @pytest.mark.parametrize(
@@ -46,16 +54,21 @@ def test_what_a_client_without_a_user_may_send(versions: list[Version | None], e
         ([(3, 5, 30)], forms("flat", identity=True)),
         ([(3, 5, 33)], forms("flat", guard=False, identity=True)),
         ([(3, 8, 0)], forms("flat", guard=False, identity=True)),
-        # That each member checks, or nothing: also one that the client never talks to, and one that cannot be asked.
+        # That each member checks, or nothing: also one that the client never talks to, and one that
+        # cannot be asked.
         ([(3, 5, 30), (3, 5, 29)], forms("flat", writes=False, identity=True)),
         ([(3, 5, 30), None], forms("flat", writes=False, identity=True)),
         ([], forms("flat", writes=False, identity=True)),
     ],
 )
-def test_what_a_client_that_may_be_a_user_may_send(versions: list[Version | None], expected: Forms) -> None:
-    asked = names_of(*(version for version in versions[:1] if version))  # by the client, on connecting
+def test_what_a_client_that_may_be_a_user_may_send(
+    versions: list[Version | None], expected: Capabilities
+) -> None:
+    asked = names_of(
+        *(version for version in versions[:1] if version)
+    )  # by the client, on connecting
 
-    assert forms_of(asked, known_of(versions), has_identity=True) == expected
+    assert capabilities_of(asked, known_of(versions), has_identity=True) == expected
 
 
 def test_a_member_of_an_unknown_version_may_have_every_hazard() -> None:

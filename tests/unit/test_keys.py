@@ -5,18 +5,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvorum.errors import InvalidResourceError
-from kvorum.keys import kind_prefix, prefix_end, resource_key, split_key, stray_key
-from kvorum.resources import Kind
+from kvorum.resources.keys import kind_prefix, prefix_end, resource_key, split_key, stray_key
+from kvorum.resources.model import Kind
 
 WORKER = Kind("LabWorker", plural="lab-workers", api_version="lab.kvorum.dev/v1")
 OLD_WORKER = Kind("OldWorker", plural="lab-workers-old", api_version="lab.kvorum.dev/v1")
-INSTANCE = Kind("LabInstance", plural="lab-instances", api_version="lab.kvorum.dev/v1", namespaced=True)
+INSTANCE = Kind(
+    "LabInstance", plural="lab-instances", api_version="lab.kvorum.dev/v1", namespaced=True
+)
 
 labels = st.from_regex(r"[a-z0-9]([-a-z0-9]{0,5}[a-z0-9])?", fullmatch=True)
 names = st.lists(labels, min_size=1, max_size=3).map(".".join)
 
 
-# --- keys of resources -----------------------------------------------------------------------------------------------
+# --- keys of resources ----------------------------------------------------------------------------
 
 
 def test_a_key_is_plural_and_name() -> None:
@@ -27,7 +29,9 @@ def test_the_key_of_a_namespaced_kind_has_a_level_more() -> None:
     assert resource_key(INSTANCE, "lab-7", "team-a") == "lab-instances/team-a/lab-7"
 
 
-@pytest.mark.parametrize("name", ["", "/", ".", "..", "a/../b", "x" * 300, "Worker", "a\0b", "a\n", "a/b"])
+@pytest.mark.parametrize(
+    "name", ["", "/", ".", "..", "a/../b", "x" * 300, "Worker", "a\0b", "a\n", "a/b"]
+)
 def test_a_bad_name_gives_no_key(name: str) -> None:
     """Refused before any request is made: no such key ever gets to the server."""
     with pytest.raises(InvalidResourceError) as caught:
@@ -60,7 +64,9 @@ def test_a_key_is_taken_apart_as_it_was_put_together(name: str) -> None:
 
 
 @given(names, labels)
-def test_a_key_with_a_namespace_is_taken_apart_as_it_was_put_together(name: str, namespace: str) -> None:
+def test_a_key_with_a_namespace_is_taken_apart_as_it_was_put_together(
+    name: str, namespace: str
+) -> None:
     assert split_key(INSTANCE, resource_key(INSTANCE, name, namespace)) == (namespace, name)
 
 
@@ -71,7 +77,7 @@ def test_two_resources_never_share_a_key(one: tuple[str, str], other: tuple[str,
     assert (keys[0] == keys[1]) == (one == other)
 
 
-# --- prefixes of kinds -----------------------------------------------------------------------------------------------
+# --- prefixes of kinds ----------------------------------------------------------------------------
 
 
 def test_a_prefix_ends_in_a_slash_so_that_no_other_kind_fits() -> None:
@@ -85,7 +91,9 @@ def test_a_prefix_can_be_that_of_one_namespace() -> None:
 
 
 @given(names, labels, labels)
-def test_the_prefix_of_a_namespace_covers_its_own_resources_only(name: str, namespace: str, other: str) -> None:
+def test_the_prefix_of_a_namespace_covers_its_own_resources_only(
+    name: str, namespace: str, other: str
+) -> None:
     is_covered = resource_key(INSTANCE, name, other).startswith(kind_prefix(INSTANCE, namespace))
 
     assert is_covered == (namespace == other)
@@ -103,7 +111,7 @@ def test_a_kind_without_namespaces_has_no_prefix_of_one() -> None:
         kind_prefix(WORKER, "team-a")
 
 
-# --- ends of prefixes ------------------------------------------------------------------------------------------------
+# --- ends of prefixes -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -143,7 +151,9 @@ def test_a_range_holds_just_the_keys_that_start_with_its_prefix(prefix: bytes, k
         (INSTANCE, "lab-instances//b", "", "b"),
     ],
 )
-def test_a_stray_key_is_split_into_what_makes_it_again(kind: Kind, key: str, namespace: str | None, name: str) -> None:
+def test_a_stray_key_is_split_into_what_makes_it_again(
+    kind: Kind, key: str, namespace: str | None, name: str
+) -> None:
     assert split_key(kind, key) == (namespace, name)
     assert stray_key(kind, name, namespace) == key
 

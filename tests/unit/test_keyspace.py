@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvorum.errors import InvalidResourceError
-from kvorum.keyspace import MAX_KEY_SIZE, KeySpace
+from kvorum.storage.keyspace import MAX_KEY_SIZE, KeySpace
 
 LAB = KeySpace("lab-resource-manager")
 
@@ -34,7 +34,10 @@ def test_a_resource_lies_where_the_design_says() -> None:
 
 @given(any_key)
 def test_keys_of_any_bytes_come_and_go(key: bytes) -> None:
-    """Other programs may have put such keys there; they are listed, read and deleted like others."""
+    """Other programs may have put such keys there.
+
+    They are listed, read and deleted like others.
+    """
     relative = LAB.relative(b"/lab-resource-manager/" + key)
 
     assert LAB.full(relative) == b"/lab-resource-manager/" + key
@@ -79,7 +82,9 @@ def test_a_key_may_have_as_many_bytes_as_the_limit_says() -> None:
     room = MAX_KEY_SIZE - len("/lab-resource-manager/")
 
     assert len(LAB.full("x" * room)) == MAX_KEY_SIZE
-    with pytest.raises(InvalidResourceError, match=r"the key has 1501 bytes, at most 1500 are allowed"):
+    with pytest.raises(
+        InvalidResourceError, match=r"the key has 1501 bytes, at most 1500 are allowed"
+    ):
         LAB.full("x" * (room + 1))
 
 
@@ -98,5 +103,8 @@ def test_the_message_about_a_long_key_is_short() -> None:
 @given(st.binary(max_size=20))
 def test_what_is_in_the_store_can_be_named_whatever_it_is(key: bytes) -> None:
     """Others may have put keys there that are longer than ours, or the bare prefix."""
-    for full in (b"/lab-resource-manager/" + key, b"/lab-resource-manager/" + key + b"x" * MAX_KEY_SIZE):
+    for full in (
+        b"/lab-resource-manager/" + key,
+        b"/lab-resource-manager/" + key + b"x" * MAX_KEY_SIZE,
+    ):
         assert LAB.stored(LAB.relative(full)) == full

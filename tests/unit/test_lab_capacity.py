@@ -14,11 +14,13 @@ from kvorum.lab import Capacity, InsufficientCapacityError, ResourceQuantity
 NOTHING = ResourceQuantity()
 
 amounts = st.integers(0, 1000)
-quantities = st.builds(ResourceQuantity, cpu_cores=amounts, memory_mb=amounts, storage_gb=amounts, nodes=amounts)
+quantities = st.builds(
+    ResourceQuantity, cpu_cores=amounts, memory_mb=amounts, storage_gb=amounts, nodes=amounts
+)
 requests = st.lists(quantities, max_size=10)
 
 
-# --- quantities ------------------------------------------------------------------------------------------------------
+# --- quantities -----------------------------------------------------------------------------------
 
 
 def test_quantities_add_up_resource_by_resource() -> None:
@@ -34,13 +36,18 @@ def test_what_was_added_can_be_taken_away(one: ResourceQuantity, other: Resource
 
 
 def test_more_than_there_is_cannot_be_taken() -> None:
-    """Also if it is too much of one resource only: a negative amount would make room that does not exist."""
+    """Also if it is too much of one resource only.
+
+    A negative amount would make room that does not exist.
+    """
     with pytest.raises(ValueError, match="cannot take 1 CPU cores from 4 nodes"):
         ResourceQuantity(nodes=4) - ResourceQuantity(cpu_cores=1)
 
 
 @given(quantities, quantities)
-def test_what_fits_can_be_taken_and_nothing_else(one: ResourceQuantity, other: ResourceQuantity) -> None:
+def test_what_fits_can_be_taken_and_nothing_else(
+    one: ResourceQuantity, other: ResourceQuantity
+) -> None:
     if other.fits_in(one):
         assert one - other == one.lessened_by(other)
     else:
@@ -71,14 +78,19 @@ def test_everything_negative_is_named() -> None:
 
 
 def test_a_quantity_is_stored_in_camel_case_without_what_it_has_none_of() -> None:
-    assert msgspec.json.encode(ResourceQuantity(cpu_cores=2, memory_mb=3)) == b'{"cpuCores":2,"memoryMb":3}'
+    assert (
+        msgspec.json.encode(ResourceQuantity(cpu_cores=2, memory_mb=3))
+        == b'{"cpuCores":2,"memoryMb":3}'
+    )
 
 
-# --- capacity --------------------------------------------------------------------------------------------------------
+# --- capacity -------------------------------------------------------------------------------------
 
 
 @given(quantities, requests)
-def test_allocating_stays_within_the_total(total: ResourceQuantity, wanted: list[ResourceQuantity]) -> None:
+def test_allocating_stays_within_the_total(
+    total: ResourceQuantity, wanted: list[ResourceQuantity]
+) -> None:
     capacity = Capacity(total=total)
     for request in wanted:
         if capacity.can_host(request):
@@ -89,7 +101,9 @@ def test_allocating_stays_within_the_total(total: ResourceQuantity, wanted: list
 
 
 @given(requests, st.randoms())
-def test_what_was_allocated_can_be_released_in_any_order(wanted: list[ResourceQuantity], random: Random) -> None:
+def test_what_was_allocated_can_be_released_in_any_order(
+    wanted: list[ResourceQuantity], random: Random
+) -> None:
     capacity = Capacity(total=sum(wanted, NOTHING))
     for request in wanted:
         capacity = capacity.allocate(request)
@@ -114,7 +128,9 @@ def test_what_does_not_fit_is_refused(total: ResourceQuantity, request_: Resourc
 
 
 def test_a_refusal_says_what_was_asked_for_and_what_is_free() -> None:
-    capacity = Capacity(total=ResourceQuantity(cpu_cores=4), allocated=ResourceQuantity(cpu_cores=3))
+    capacity = Capacity(
+        total=ResourceQuantity(cpu_cores=4), allocated=ResourceQuantity(cpu_cores=3)
+    )
 
     with pytest.raises(InsufficientCapacityError) as refusal:
         capacity.allocate(ResourceQuantity(cpu_cores=2), subject="lab-workers/w")
@@ -127,7 +143,9 @@ def test_no_more_can_be_released_than_is_allocated() -> None:
     """A release that is counted twice would let labs share what only one can have."""
     capacity = Capacity(total=ResourceQuantity(nodes=9), allocated=ResourceQuantity(nodes=2))
 
-    with pytest.raises(InvalidResourceError, match="3 nodes cannot be released: allocated are 2 nodes"):
+    with pytest.raises(
+        InvalidResourceError, match="3 nodes cannot be released: allocated are 2 nodes"
+    ):
         capacity.release(ResourceQuantity(nodes=3))
 
 
@@ -136,17 +154,24 @@ def test_a_negative_request_is_refused(verb: str) -> None:
     """To allocate less than nothing would be to release what others hold."""
     capacity = Capacity(total=ResourceQuantity(nodes=9), allocated=ResourceQuantity(nodes=2))
 
-    with pytest.raises(InvalidResourceError, match=r"request\.nodes is -1; it must be at least 0 nodes"):
+    with pytest.raises(
+        InvalidResourceError, match=r"request\.nodes is -1; it must be at least 0 nodes"
+    ):
         getattr(capacity, verb)(ResourceQuantity(nodes=-1))
 
 
 def test_a_host_that_shrank_has_nothing_left_and_can_still_release() -> None:
     """A status has to tell what is; the arithmetic must not fail on it."""
-    capacity = Capacity(total=ResourceQuantity(cpu_cores=2, nodes=9), allocated=ResourceQuantity(cpu_cores=4, nodes=1))
+    capacity = Capacity(
+        total=ResourceQuantity(cpu_cores=2, nodes=9),
+        allocated=ResourceQuantity(cpu_cores=4, nodes=1),
+    )
 
     assert capacity.available == ResourceQuantity(nodes=8)
     assert capacity.utilization["cpu_cores"] == 1.0
-    assert capacity.release(ResourceQuantity(cpu_cores=3)).available == ResourceQuantity(cpu_cores=1, nodes=8)
+    assert capacity.release(ResourceQuantity(cpu_cores=3)).available == ResourceQuantity(
+        cpu_cores=1, nodes=8
+    )
 
 
 def test_utilization_is_told_for_each_resource() -> None:
@@ -155,7 +180,12 @@ def test_utilization_is_told_for_each_resource() -> None:
         allocated=ResourceQuantity(cpu_cores=2, memory_mb=1000, nodes=1),
     )
 
-    assert capacity.utilization == {"cpu_cores": 0.25, "memory_mb": 1.0, "storage_gb": 0.0, "nodes": 1.0}
+    assert capacity.utilization == {
+        "cpu_cores": 0.25,
+        "memory_mb": 1.0,
+        "storage_gb": 0.0,
+        "nodes": 1.0,
+    }
 
 
 @given(quantities, quantities)

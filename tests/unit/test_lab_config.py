@@ -1,4 +1,7 @@
-"""What is asked of AWS and CML: what is malformed is found, what is right is not refused, secrets stay secret."""
+"""What is asked of AWS and CML.
+
+What is malformed is found, what is right is not refused, secrets stay secret.
+"""
 
 import itertools
 
@@ -25,7 +28,7 @@ FULL = AwsEc2Config(
 )
 
 
-# --- AWS -------------------------------------------------------------------------------------------------------------
+# --- AWS ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("config", [AwsEc2Config(), FULL], ids=["defaults", "full"])
@@ -65,7 +68,9 @@ def test_every_problem_of_a_host_is_told_at_once() -> None:
     ]
 
 
-@pytest.mark.parametrize("text", ["ami-0123abc", "ami-0123ABCD", "ami-0123abcd0", "ami-0123abcd\n", "AMI-0123abcd", ""])
+@pytest.mark.parametrize(
+    "text", ["ami-0123abc", "ami-0123ABCD", "ami-0123abcd0", "ami-0123abcd\n", "AMI-0123abcd", ""]
+)
 def test_an_id_must_be_whole(text: str) -> None:
     assert len(AwsEc2Config(ami_id=text).problems("spec.aws")) == 1
 
@@ -85,7 +90,9 @@ def test_instance_types_come_in_many_shapes(name: str) -> None:
     assert AwsEc2Config(instance_type=name).problems("spec.aws") == []
 
 
-@pytest.mark.parametrize("name", ["us-gov-west-1", "ap-southeast-2", "us-isob-east-1", "eusc-de-east-1"])
+@pytest.mark.parametrize(
+    "name", ["us-gov-west-1", "ap-southeast-2", "us-isob-east-1", "eusc-de-east-1"]
+)
 def test_regions_come_in_many_shapes(name: str) -> None:
     assert AwsEc2Config(region=name).problems("spec.aws") == []
 
@@ -132,7 +139,9 @@ VOLUMES = [
 
 
 @pytest.mark.parametrize(("volume_type", "size_gb", "iops", "is_good"), VOLUMES)
-def test_a_volume_must_be_one_that_ebs_sells(volume_type: str, size_gb: int, iops: int | None, is_good: bool) -> None:
+def test_a_volume_must_be_one_that_ebs_sells(
+    volume_type: str, size_gb: int, iops: int | None, is_good: bool
+) -> None:
     problems = EbsVolume(volume_type=volume_type, size_gb=size_gb, iops=iops).problems("ebs")
 
     assert len(problems) == (0 if is_good else 1)
@@ -141,10 +150,12 @@ def test_a_volume_must_be_one_that_ebs_sells(volume_type: str, size_gb: int, iop
 def test_a_volume_that_is_too_fast_for_its_size_is_told_how_fast_it_may_be() -> None:
     volume = EbsVolume(volume_type="io1", size_gb=10, iops=501)
 
-    assert volume.problems("spec.aws.ebs") == ["spec.aws.ebs.iops is 501; 10 GB of io1 take 500 at most"]
+    assert volume.problems("spec.aws.ebs") == [
+        "spec.aws.ebs.iops is 501; 10 GB of io1 take 500 at most"
+    ]
 
 
-# --- CML -------------------------------------------------------------------------------------------------------------
+# --- CML ------------------------------------------------------------------------------------------
 
 # Something that cannot be part of a repr by accident.
 secrets = st.text(min_size=1).map(lambda text: f"!{text}!")
@@ -152,12 +163,21 @@ secrets = st.text(min_size=1).map(lambda text: f"!{text}!")
 
 def test_a_good_setup_has_no_problems() -> None:
     assert CmlConfig().problems("spec.cml") == []
-    assert CmlConfig(license_token="token", admin_password="pass word", max_nodes=20).problems("spec.cml") == []
+    assert (
+        CmlConfig(license_token="token", admin_password="pass word", max_nodes=20).problems(
+            "spec.cml"
+        )
+        == []
+    )
 
 
 def test_every_problem_of_a_setup_is_told_at_once() -> None:
     config = CmlConfig(
-        license_token="hush \n", admin_username="", admin_password="", max_nodes=0, max_unlicensed_nodes=-1
+        license_token="hush \n",
+        admin_username="",
+        admin_password="",
+        max_nodes=0,
+        max_unlicensed_nodes=-1,
     )
 
     assert config.problems("spec.cml") == [
@@ -204,7 +224,7 @@ def test_the_licence_decides_how_many_nodes_may_run() -> None:
     assert config.node_limit(licensed=False) == 7
 
 
-# --- in the bytes ----------------------------------------------------------------------------------------------------
+# --- in the bytes ---------------------------------------------------------------------------------
 
 
 def test_defaults_that_mean_something_are_written_out() -> None:

@@ -9,16 +9,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvorum import Condition, InvalidResourceError
-from kvorum._codec import codec_for
-from kvorum.lab import DEFAULT_DURATION, MAX_DURATION, LabInstance, LabInstancePhase, ResourceQuantity
-from kvorum.storage import Entry
+from kvorum.encoding.stored import codec_for
+from kvorum.lab import (
+    DEFAULT_DURATION,
+    MAX_DURATION,
+    LabInstance,
+    LabInstancePhase,
+    ResourceQuantity,
+)
+from kvorum.storage.values import Entry
 
 P = LabInstancePhase
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 
 
 def lab(phase: LabInstancePhase = P.PENDING, *, worker: str = "") -> LabInstance:
-    made = LabInstance.new("ospf", namespace="ccna", template="ospf-basics", owner="ada@example.org")
+    made = LabInstance.new(
+        "ospf", namespace="ccna", template="ospf-basics", owner="ada@example.org"
+    )
     made.status.phase = phase
     made.status.worker = worker
     return made
@@ -32,7 +40,7 @@ def running(at: datetime = NOON) -> LabInstance:
     return made
 
 
-# --- what it is ------------------------------------------------------------------------------------------------------
+# --- what it is -----------------------------------------------------------------------------------
 
 
 def test_a_new_lab_is_pending_on_no_worker_and_valid() -> None:
@@ -47,8 +55,12 @@ def test_a_new_lab_is_pending_on_no_worker_and_valid() -> None:
 
 def test_labs_share_nothing_that_can_change() -> None:
     labels = {"a": "b"}
-    one = LabInstance.new("a", namespace="x", template="t", owner="o", labels=labels, annotations=labels)
-    other = LabInstance.new("b", namespace="x", template="t", owner="o", labels=labels, annotations=labels)
+    one = LabInstance.new(
+        "a", namespace="x", template="t", owner="o", labels=labels, annotations=labels
+    )
+    other = LabInstance.new(
+        "b", namespace="x", template="t", owner="o", labels=labels, annotations=labels
+    )
     one.metadata.labels["c"] = "d"
     one.metadata.annotations["c"] = "d"
 
@@ -96,7 +108,7 @@ def test_defaults_are_written_out_so_that_a_later_release_cannot_change_them() -
     assert written["status"]["phase"] == "Pending"
 
 
-# --- what it refuses -------------------------------------------------------------------------------------------------
+# --- what it refuses ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -108,15 +120,29 @@ def test_defaults_are_written_out_so_that_a_later_release_cannot_change_them() -
         (lambda lab: setattr(lab.spec, "owner", "two\nlines"), "spec.owner"),
         (lambda lab: setattr(lab.spec, "owner", "x" * 255), "spec.owner"),
         (lambda lab: setattr(lab.spec, "duration", timedelta(0)), "spec.duration"),
-        (lambda lab: setattr(lab.spec, "duration", MAX_DURATION + timedelta(seconds=1)), "spec.duration"),
-        (lambda lab: setattr(lab.spec, "resources", ResourceQuantity(nodes=-1)), "spec.resources.nodes"),
+        (
+            lambda lab: setattr(lab.spec, "duration", MAX_DURATION + timedelta(seconds=1)),
+            "spec.duration",
+        ),
+        (
+            lambda lab: setattr(lab.spec, "resources", ResourceQuantity(nodes=-1)),
+            "spec.resources.nodes",
+        ),
         (lambda lab: setattr(lab.status, "worker", "Not A Name"), "status.worker"),
-        (lambda lab: setattr(lab.status, "worker", "worker-001"), "a lab that is Pending is on none"),
-        (lambda lab: setattr(lab.status, "phase", P.SCHEDULED), "a lab that is Scheduled is on one"),
+        (
+            lambda lab: setattr(lab.status, "worker", "worker-001"),
+            "a lab that is Pending is on none",
+        ),
+        (
+            lambda lab: setattr(lab.status, "phase", P.SCHEDULED),
+            "a lab that is Scheduled is on one",
+        ),
         (lambda lab: setattr(lab.status, "error_count", -1), "status.errorCount"),
     ],
 )
-def test_a_lab_says_what_is_wrong_with_it_and_where(spoil: Callable[[LabInstance], None], problem: str) -> None:
+def test_a_lab_says_what_is_wrong_with_it_and_where(
+    spoil: Callable[[LabInstance], None], problem: str
+) -> None:
     spoilt = lab()
     spoil(spoilt)
 
@@ -127,7 +153,9 @@ def test_a_lab_that_runs_has_to_say_since_when() -> None:
     spoilt = running()
     spoilt.status.started_at = None
 
-    assert spoilt.validate() == ["status.startedAt is missing; a lab that is Running would never expire"]
+    assert spoilt.validate() == [
+        "status.startedAt is missing; a lab that is Running would never expire"
+    ]
 
 
 @pytest.mark.parametrize("owner", ["a", "ada@example.org", "Ada Lovelace", "x" * 254, "ÄÖ, ü = 1"])
@@ -135,13 +163,17 @@ def test_an_owner_may_be_called_anything_on_one_line(owner: str) -> None:
     assert LabInstance.new("a", namespace="x", template="t", owner=owner).validate() == []
 
 
-# --- moving ----------------------------------------------------------------------------------------------------------
+# --- moving ---------------------------------------------------------------------------------------
 
 
 def test_a_lab_goes_through_its_life() -> None:
     it = lab()
     it.assign("worker-001", at=NOON)
-    assert (it.status.phase, it.status.worker, it.status.last_transition_time) == (P.SCHEDULED, "worker-001", NOON)
+    assert (it.status.phase, it.status.worker, it.status.last_transition_time) == (
+        P.SCHEDULED,
+        "worker-001",
+        NOON,
+    )
     it.move_to(P.STARTING)
     it.move_to(P.RUNNING, at=NOON + timedelta(minutes=2))
     assert it.status.started_at == NOON + timedelta(minutes=2)
@@ -170,7 +202,10 @@ def test_an_illegal_move_is_refused_with_what_is_allowed_and_changes_nothing() -
 
     with pytest.raises(InvalidResourceError, match="from Running it may go to Stopping, Failed"):
         it.move_to(P.PENDING)
-    with pytest.raises(InvalidResourceError, match="lab-instances/ccna/ospf: it cannot go from Running to Scheduled"):
+    with pytest.raises(
+        InvalidResourceError,
+        match="lab-instances/ccna/ospf: it cannot go from Running to Scheduled",
+    ):
         it.move_to(P.SCHEDULED)
 
     assert msgspec.json.encode(it.status) == before
@@ -252,7 +287,7 @@ def test_whatever_is_tried_a_lab_stays_valid(tries: list[str]) -> None:
         assert it.validate() == []
 
 
-# --- time ------------------------------------------------------------------------------------------------------------
+# --- time -----------------------------------------------------------------------------------------
 
 
 def test_the_time_of_a_lab_counts_from_when_it_runs() -> None:

@@ -15,7 +15,10 @@ MOVES = """
     Terminated ->
     Failed     -> Stopping Pending
 """
-EXPECTED = {old.strip(): set(new.split()) for old, new in (line.split("->") for line in MOVES.strip().splitlines())}
+EXPECTED = {
+    old.strip(): set(new.split())
+    for old, new in (line.split("->") for line in MOVES.strip().splitlines())
+}
 
 PAIRS = list(itertools.product(LabInstancePhase, repeat=2))
 
@@ -34,7 +37,9 @@ def test_phases_are_called_in_the_bytes_what_they_always_were() -> None:
 
 
 @pytest.mark.parametrize(("old", "new"), PAIRS)
-def test_a_move_is_legal_just_if_it_was_written_down(old: LabInstancePhase, new: LabInstancePhase) -> None:
+def test_a_move_is_legal_just_if_it_was_written_down(
+    old: LabInstancePhase, new: LabInstancePhase
+) -> None:
     assert old.may_become(new) == (old is new or new.value in EXPECTED[old.value])
 
 
@@ -43,7 +48,9 @@ def test_every_phase_has_its_place_in_the_table() -> None:
 
 
 def test_nothing_comes_after_the_end_and_only_after_the_end() -> None:
-    assert [phase for phase in LabInstancePhase if phase.is_terminal] == [LabInstancePhase.TERMINATED]
+    assert [phase for phase in LabInstancePhase if phase.is_terminal] == [
+        LabInstancePhase.TERMINATED
+    ]
 
 
 def test_every_phase_can_be_reached_and_left_for_the_end() -> None:
@@ -58,5 +65,10 @@ def test_every_phase_can_be_reached_and_left_for_the_end() -> None:
 
 
 def test_a_lab_that_may_have_something_on_a_worker_is_placed() -> None:
-    assert {phase for phase in LabInstancePhase if phase.is_placed} == PLACED_PHASES
-    assert [phase for phase in LabInstancePhase if phase.is_placed] == ["Scheduled", "Starting", "Running", "Stopping"]
+    assert {phase for phase in LabInstancePhase if phase.has_owner} == PLACED_PHASES
+    assert [phase for phase in LabInstancePhase if phase.has_owner] == [
+        "Scheduled",
+        "Starting",
+        "Running",
+        "Stopping",
+    ]

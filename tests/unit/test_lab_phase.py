@@ -6,8 +6,8 @@ import pytest
 
 from kvorum.lab import ACTIVE_PHASES, HOSTING_PHASES, LEGAL_MOVES, READY_PHASES, LabWorkerPhase
 
-# Every pair of phases that a worker may go through, as they are called in the bytes. Not derived from the table: it is
-# what the table is checked against.
+# Every pair of phases that a worker may go through, as they are called in the bytes. Not derived
+# from the table: it is what the table is checked against.
 MOVES = """
     Pending          -> ProvisioningEC2 Failed
     ProvisioningEC2  -> EC2Ready TerminatingEC2 Failed
@@ -24,7 +24,9 @@ MOVES = """
     Terminated       ->
     Failed           -> TerminatingEC2 Pending
 """
-EXPECTED = {old: set(new.split()) for old, new in (line.split("->") for line in MOVES.strip().splitlines())}
+EXPECTED = {
+    old: set(new.split()) for old, new in (line.split("->") for line in MOVES.strip().splitlines())
+}
 EXPECTED = {old.strip(): new for old, new in EXPECTED.items()}
 
 PAIRS = list(itertools.product(LabWorkerPhase, repeat=2))
@@ -51,7 +53,9 @@ def test_phases_are_called_in_the_bytes_what_they_always_were() -> None:
 
 
 @pytest.mark.parametrize(("old", "new"), PAIRS)
-def test_a_move_is_legal_just_if_it_was_written_down(old: LabWorkerPhase, new: LabWorkerPhase) -> None:
+def test_a_move_is_legal_just_if_it_was_written_down(
+    old: LabWorkerPhase, new: LabWorkerPhase
+) -> None:
     assert old.may_become(new) == (old is new or new.value in EXPECTED[old.value])
 
 

@@ -1,4 +1,7 @@
-"""A lab worker as a whole: how it is made, stored, checked, moved through its life and filled with labs."""
+"""A lab worker as a whole.
+
+How it is made, stored, checked, moved through its life and filled with labs.
+"""
 
 import itertools
 from datetime import UTC, datetime, timedelta
@@ -45,7 +48,7 @@ def phase_and_labs(worker: LabWorker) -> tuple[LabWorkerPhase, tuple[str, ...]]:
     return worker.status.phase, worker.status.hosted_lab_ids
 
 
-# --- making ----------------------------------------------------------------------------------------------------------
+# --- making ---------------------------------------------------------------------------------------
 
 
 def test_a_new_worker_is_pending_labelled_and_valid() -> None:
@@ -80,7 +83,10 @@ def test_a_new_worker_takes_labels_annotations_and_configuration() -> None:
 def test_workers_share_nothing() -> None:
     """A fleet is made from one configuration; a tag for one host is not one for all."""
     aws, cml, labels = AwsEc2Config(), CmlConfig(), {"room": "b12"}
-    one, other = (LabWorker.new(name, lab_track="x", aws=aws, cml=cml, labels=labels) for name in ("one", "other"))
+    one, other = (
+        LabWorker.new(name, lab_track="x", aws=aws, cml=cml, labels=labels)
+        for name in ("one", "other")
+    )
     one.spec.aws.tags["name"] = "one"
     one.spec.cml.max_nodes = 1
     one.metadata.labels["room"] = "c7"
@@ -96,7 +102,7 @@ def test_its_kind_says_where_it_is_kept() -> None:
     assert not LabWorker.kind.namespaced
 
 
-# --- in the bytes ----------------------------------------------------------------------------------------------------
+# --- in the bytes ---------------------------------------------------------------------------------
 
 
 def test_a_worker_written_by_hand_needs_a_lab_track_and_nothing_else() -> None:
@@ -113,7 +119,8 @@ def test_a_worker_written_by_hand_needs_a_lab_track_and_nothing_else() -> None:
 def test_a_malformed_worker_can_still_be_read() -> None:
     """One bad AMI must not make a whole list unreadable: `validate` speaks up at the next write."""
     spec = msgspec.json.decode(
-        b'{"labTrack":"","aws":{"amiId":"foo","ebs":{"volumeType":"tape","sizeGb":-1}}}', type=LabWorkerSpec
+        b'{"labTrack":"","aws":{"amiId":"foo","ebs":{"volumeType":"tape","sizeGb":-1}}}',
+        type=LabWorkerSpec,
     )
 
     assert spec.aws.ami_id == "foo"
@@ -146,19 +153,23 @@ def test_fields_are_called_as_in_kubernetes() -> None:
     status = msgspec.to_builtins(worker.status)
 
     assert status["lastHeartbeatTime"] == "2026-01-31T12:00:00Z"
-    assert status["hostedLabs"] == {"lab-1": {"cpuCores": 2, "memoryMb": 4000, "storageGb": 10, "nodes": 3}}
+    assert status["hostedLabs"] == {
+        "lab-1": {"cpuCores": 2, "memoryMb": 4000, "storageGb": 10, "nodes": 3}
+    }
     assert status["ec2"] == {"publicIp": "192.0.2.1"}
     assert status["cml"] == {"apiUrl": "https://192.0.2.1/api"}
 
 
 def test_secrets_do_not_show_in_the_repr_of_the_whole_worker() -> None:
-    worker = LabWorker.new("w", lab_track="x", cml=CmlConfig(license_token="hush", admin_password="hushed"))
+    worker = LabWorker.new(
+        "w", lab_track="x", cml=CmlConfig(license_token="hush", admin_password="hushed")
+    )
 
     assert "hush" not in repr(worker)
     assert "license_token='***', admin_username='admin', admin_password='***'" in repr(worker)
 
 
-# --- checking --------------------------------------------------------------------------------------------------------
+# --- checking -------------------------------------------------------------------------------------
 
 
 def test_every_problem_of_a_worker_is_told_at_once() -> None:
@@ -208,11 +219,13 @@ def test_labs_that_take_more_than_there_is_are_no_problem() -> None:
     assert worker.validate() == []
 
 
-# --- moving ----------------------------------------------------------------------------------------------------------
+# --- moving ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("old", "new"), list(itertools.product(P, repeat=2)))
-def test_a_worker_moves_where_it_may_and_nowhere_else(old: LabWorkerPhase, new: LabWorkerPhase) -> None:
+def test_a_worker_moves_where_it_may_and_nowhere_else(
+    old: LabWorkerPhase, new: LabWorkerPhase
+) -> None:
     worker = worker_in(old)
     if old.may_become(new):
         worker.move_to(new)
@@ -293,7 +306,9 @@ def test_staying_changes_nothing() -> None:
     worker = worker_in(P.STARTING)
     worker.move_to(P.FAILED, reason="NoAnswer", message="CML does not answer", at=NOON)
     before = msgspec.json.encode(worker.status)
-    worker.move_to(P.FAILED, reason="NoAnswer", message="CML does not answer", at=NOON + timedelta(hours=1))
+    worker.move_to(
+        P.FAILED, reason="NoAnswer", message="CML does not answer", at=NOON + timedelta(hours=1)
+    )
 
     assert msgspec.json.encode(worker.status) == before
 
@@ -352,7 +367,7 @@ def test_a_new_attempt_has_no_dates_yet() -> None:
     assert worker.status.provisioned_at is None
 
 
-# --- hosting ---------------------------------------------------------------------------------------------------------
+# --- hosting --------------------------------------------------------------------------------------
 
 
 def test_the_first_lab_makes_a_ready_worker_active_and_the_last_one_ready_again() -> None:
@@ -411,7 +426,8 @@ def test_labs_come_only_where_they_may_and_leave_everywhere(phase: LabWorkerPhas
         assert "lab-2" in worker.status.hosted_labs
     else:
         with pytest.raises(
-            InvalidResourceError, match=f"lab-workers/worker-001: a worker that is {phase} takes no labs"
+            InvalidResourceError,
+            match=f"lab-workers/worker-001: a worker that is {phase} takes no labs",
         ):
             worker.host_lab("lab-2", SMALL)
 
@@ -424,7 +440,9 @@ def test_a_worker_without_a_licence_hosts_small_labs_and_stays_what_it_is() -> N
     worker.host_lab("lab-1", SMALL)
 
     assert worker.status.phase is P.READY_UNLICENSED
-    with pytest.raises(InsufficientCapacityError, match=r"no room for 3 nodes: free are .*, 2 nodes"):
+    with pytest.raises(
+        InsufficientCapacityError, match=r"no room for 3 nodes: free are .*, 2 nodes"
+    ):
         worker.host_lab("lab-2", ResourceQuantity(nodes=3))
 
 
@@ -448,7 +466,9 @@ def test_a_worker_that_nobody_has_measured_hosts_nothing() -> None:
         ("lab-2", ResourceQuantity(nodes=-1), "request.nodes is -1"),
     ],
 )
-def test_a_refused_lab_changes_nothing(lab_id: str, request_: ResourceQuantity, problem: str) -> None:
+def test_a_refused_lab_changes_nothing(
+    lab_id: str, request_: ResourceQuantity, problem: str
+) -> None:
     worker = worker_in(P.READY)
     worker.host_lab("lab-1", SMALL)
     before = msgspec.json.encode(worker.status)
@@ -460,7 +480,10 @@ def test_a_refused_lab_changes_nothing(lab_id: str, request_: ResourceQuantity, 
 
 
 def test_the_ids_of_labs_are_only_there_to_be_read() -> None:
-    """They follow from `hosted_labs`; an id without what the lab takes would be a lab that takes nothing."""
+    """They follow from `hosted_labs`.
+
+    An id without what the lab takes would be a lab that takes nothing.
+    """
     status = worker_in(P.READY).status
 
     with pytest.raises(AttributeError):

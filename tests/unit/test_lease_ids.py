@@ -1,6 +1,6 @@
 """A lease tells by its id whether it is for one key alone."""
 
-from kvorum.lease_ids import any_id, id_for, is_for
+from kvorum.storage.lease_ids import any_id, id_for, is_for
 
 
 def test_a_lease_for_a_key_is_known_by_its_id_to_that_key_alone() -> None:

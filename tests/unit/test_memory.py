@@ -1,4 +1,7 @@
-"""What is the memory backend's own: its clock, its bounds, and its end. The rest is in the suite of the port."""
+"""What is the memory backend's own: its clock, its bounds, and its end.
+
+The rest is in the suite of the port.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -7,7 +10,14 @@ import anyio
 import pytest
 
 import kvorum
-from kvorum import Change, ClientClosedError, HistoryLostError, MemoryStorageBackend, Operation, StorageWatch
+from kvorum import (
+    Change,
+    ClientClosedError,
+    HistoryLostError,
+    MemoryStorageBackend,
+    Operation,
+    StorageWatch,
+)
 from kvorum.lab import LabWorker
 
 DEADLINE = 5.0
@@ -38,10 +48,12 @@ async def take(watch: StorageWatch) -> tuple[Change, ...]:
         return await anext(watch)
 
 
-# --- leases by a clock -----------------------------------------------------------------------------------------------
+# --- leases by a clock ----------------------------------------------------------------------------
 
 
-async def test_a_lease_lasts_by_the_injected_clock(backend: MemoryStorageBackend, clock: Clock) -> None:
+async def test_a_lease_lasts_by_the_injected_clock(
+    backend: MemoryStorageBackend, clock: Clock
+) -> None:
     await backend.set("a", b"1", lease=await backend.grant_lease(3600))
     clock.now += 3599.9
     assert await backend.exists("a")
@@ -49,7 +61,9 @@ async def test_a_lease_lasts_by_the_injected_clock(backend: MemoryStorageBackend
     assert not await backend.exists("a")
 
 
-async def test_a_part_of_a_second_counts_as_a_whole_one(backend: MemoryStorageBackend, clock: Clock) -> None:
+async def test_a_part_of_a_second_counts_as_a_whole_one(
+    backend: MemoryStorageBackend, clock: Clock
+) -> None:
     await backend.set("a", b"1", lease=await backend.grant_lease(0.1))
     clock.now += 0.9
     assert await backend.exists("a")
@@ -100,7 +114,9 @@ async def test_leases_expire_in_the_order_of_their_ends_each_at_a_revision(
         assert [change.key for change in await take(watch)] == ["l1", "l2"]
 
 
-async def test_a_lease_without_keys_ends_without_a_revision(backend: MemoryStorageBackend, clock: Clock) -> None:
+async def test_a_lease_without_keys_ends_without_a_revision(
+    backend: MemoryStorageBackend, clock: Clock
+) -> None:
     revision = await backend.set("a", b"")
     await backend.revoke_lease(await backend.grant_lease(10))
     await backend.grant_lease(10)
@@ -109,7 +125,7 @@ async def test_a_lease_without_keys_ends_without_a_revision(backend: MemoryStora
     assert (await backend.list("")).revision == revision
 
 
-# --- bounds ----------------------------------------------------------------------------------------------------------
+# --- bounds ---------------------------------------------------------------------------------------
 
 
 async def test_history_is_kept_up_to_twice_its_limit() -> None:
@@ -127,7 +143,9 @@ async def test_history_is_kept_up_to_twice_its_limit() -> None:
         await backend.get("a", revision=last - 11)
 
 
-async def test_a_watch_keeps_what_it_has_not_read_of_what_is_compacted(backend: MemoryStorageBackend) -> None:
+async def test_a_watch_keeps_what_it_has_not_read_of_what_is_compacted(
+    backend: MemoryStorageBackend,
+) -> None:
     """As a client of etcd has what it had read ahead."""
     async with backend.watch("a") as watch:
         revisions = []
@@ -144,7 +162,10 @@ async def test_a_watch_that_is_far_behind_a_compaction_loses_history_after_what_
     backend: MemoryStorageBackend,
 ) -> None:
     async with backend.watch("") as watch:
-        revisions = [await backend.commit([Operation.put(f"k{n}", b"") for n in range(100)]) for _ in range(12)]
+        revisions = [
+            await backend.commit([Operation.put(f"k{n}", b"") for n in range(100)])
+            for _ in range(12)
+        ]
         await backend.compact(revisions[-1])
 
         for revision in revisions[:10]:
@@ -158,7 +179,9 @@ async def test_a_watch_that_is_far_behind_a_compaction_loses_history_after_what_
     assert backend.open_watches == 0
 
 
-async def test_what_was_compacted_and_removed_leaves_nothing_behind(backend: MemoryStorageBackend) -> None:
+async def test_what_was_compacted_and_removed_leaves_nothing_behind(
+    backend: MemoryStorageBackend,
+) -> None:
     for number in range(100):
         await backend.set(f"k{number}", bytes(1000))
         await backend.delete(f"k{number}")
@@ -181,7 +204,7 @@ async def test_a_compaction_goes_forward_only(backend: MemoryStorageBackend) -> 
     assert await backend.get("a", revision=revision) is not None
 
 
-# --- closing ---------------------------------------------------------------------------------------------------------
+# --- closing --------------------------------------------------------------------------------------
 
 USES: dict[str, Callable[[MemoryStorageBackend], Awaitable[object]]] = {
     "get": lambda backend: backend.get("a"),
@@ -211,7 +234,9 @@ async def test_a_closed_backend_is_closed_to_every_use(
         await use(backend)
 
 
-async def test_a_watch_that_waits_learns_once_that_the_backend_was_closed(backend: MemoryStorageBackend) -> None:
+async def test_a_watch_that_waits_learns_once_that_the_backend_was_closed(
+    backend: MemoryStorageBackend,
+) -> None:
     async with backend.watch("") as watch:
         waiting = asyncio.create_task(take(watch))
         await asyncio.sleep(0)
@@ -241,7 +266,7 @@ def test_its_state_shows() -> None:
     assert backend.page_size == 1000
 
 
-# --- behind a client -------------------------------------------------------------------------------------------------
+# --- behind a client ------------------------------------------------------------------------------
 
 
 async def test_each_client_on_memory_has_a_store_of_its_own() -> None:
@@ -264,7 +289,9 @@ async def test_a_client_closes_the_backend_that_it_was_given(backend: MemoryStor
         await client.repository(LabWorker).get("a")
 
 
-async def test_a_client_that_was_not_entered_gives_no_backend(backend: MemoryStorageBackend) -> None:
+async def test_a_client_that_was_not_entered_gives_no_backend(
+    backend: MemoryStorageBackend,
+) -> None:
     client = kvorum.connect(backend)
 
     with pytest.raises(ClientClosedError, match="async with"):

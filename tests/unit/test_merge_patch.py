@@ -8,14 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvorum._patch import merge_patch
+from kvorum.encoding.merge_patch import merge_patch
 
 Json: TypeAlias = Any
 
 names = st.sampled_from("abcé")
 leaves = st.none() | st.booleans() | st.integers() | st.text(max_size=3)
 values: st.SearchStrategy[Json] = st.recursive(
-    leaves, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=3), max_leaves=10
+    leaves,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=3),
+    max_leaves=10,
 )
 objects = st.dictionaries(names, values, max_size=4)
 
@@ -38,7 +40,7 @@ def naive_merge(target: Json, patch: Json) -> Json:
     return result
 
 
-# --- the RFC ---------------------------------------------------------------------------------------------------------
+# --- the RFC --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -57,7 +59,9 @@ def naive_merge(target: Json, patch: Json) -> Json:
         ("{}", {"a": {"bb": {"ccc": None}}}, '{"a":{"bb":{}}}'),
     ],
 )
-def test_the_examples_of_the_rfc_come_out(target: str, patch: Mapping[str, Any], result: str) -> None:
+def test_the_examples_of_the_rfc_come_out(
+    target: str, patch: Mapping[str, Any], result: str
+) -> None:
     """Appendix A, but for its four examples whose patch is no object: those patch no resource."""
     assert merge_patch(target.encode(), patch) == result.encode()
 
@@ -87,22 +91,28 @@ def test_the_example_in_the_text_of_the_rfc_comes_out() -> None:
 
 
 @given(values, objects)
-def test_any_patch_does_what_the_pseudocode_of_the_rfc_does(target: Json, patch: dict[str, Json]) -> None:
+def test_any_patch_does_what_the_pseudocode_of_the_rfc_does(
+    target: Json, patch: dict[str, Json]
+) -> None:
     assert json.loads(merge_patch(text_of(target), patch)) == naive_merge(target, patch)
 
 
 @given(objects, objects)
-def test_a_patch_applied_twice_does_what_it_did_once(target: dict[str, Json], patch: dict[str, Json]) -> None:
+def test_a_patch_applied_twice_does_what_it_did_once(
+    target: dict[str, Json], patch: dict[str, Json]
+) -> None:
     once = merge_patch(text_of(target), patch)
 
     assert merge_patch(once, patch) == once
 
 
-# --- text ------------------------------------------------------------------------------------------------------------
+# --- text -----------------------------------------------------------------------------------------
 
 
 @given(objects, objects)
-def test_the_result_of_canonical_text_is_canonical(target: dict[str, Json], patch: dict[str, Json]) -> None:
+def test_the_result_of_canonical_text_is_canonical(
+    target: dict[str, Json], patch: dict[str, Json]
+) -> None:
     result = merge_patch(text_of(target), patch)
 
     assert result == text_of(json.loads(result))
@@ -115,7 +125,14 @@ def test_an_empty_patch_changes_no_byte(target: dict[str, Json]) -> None:
 
 @pytest.mark.parametrize(
     "untouched",
-    [b"1.10", b"1e400", b"-0.0", b"123456789012345678901234567890", b"0." + b"1" * 400, b'{"b" : [1.0, 2.50] }'],
+    [
+        b"1.10",
+        b"1e400",
+        b"-0.0",
+        b"123456789012345678901234567890",
+        b"0." + b"1" * 400,
+        b'{"b" : [1.0, 2.50] }',
+    ],
 )
 def test_what_a_patch_does_not_touch_stays_as_it_was_written(untouched: bytes) -> None:
     """Numbers that Python would round, or not read at all, are not ours to change."""

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvorum.names import (
+from kvorum.resources.names import (
     problems_of_label,
     problems_of_label_value,
     problems_of_qualified_name,
@@ -16,7 +16,8 @@ from kvorum.names import (
 LOWER = string.ascii_lowercase + string.digits
 ALNUM = string.ascii_letters + string.digits
 
-# What a hostile or careless caller may pass as any of them. The first eleven are those of conformance.md, rule 9.
+# What a hostile or careless caller may pass as any of them. The first eleven are those of
+# conformance.md, rule 9.
 NEVER = [
     "/",
     ".",
@@ -53,11 +54,16 @@ def near(alphabet: str, size: int) -> st.SearchStrategy[str]:
     return st.text(alphabet + "-_./A \n", max_size=size)
 
 
-# --- a naive second opinion ------------------------------------------------------------------------------------------
+# --- a naive second opinion -----------------------------------------------------------------------
 
 
 def is_word(text: str, ends: str, middle: str) -> bool:
-    return text != "" and text[0] in ends and text[-1] in ends and all(letter in ends + middle for letter in text)
+    return (
+        text != ""
+        and text[0] in ends
+        and text[-1] in ends
+        and all(letter in ends + middle for letter in text)
+    )
 
 
 def is_label(text: str) -> bool:
@@ -74,13 +80,17 @@ def is_bare_name(text: str) -> bool:
 
 def is_qualified_name(text: str) -> bool:
     *prefixes, name = text.split("/")
-    return is_bare_name(name) and (prefixes == [] or (len(prefixes) == 1 and is_subdomain(prefixes[0])))
+    return is_bare_name(name) and (
+        prefixes == [] or (len(prefixes) == 1 and is_subdomain(prefixes[0]))
+    )
 
 
-# --- subdomains: names -----------------------------------------------------------------------------------------------
+# --- subdomains: names ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["a", "0", "worker-001", "a.b.c", "0.1", "a--b", "x" * 253, ".".join(["ab"] * 84)])
+@pytest.mark.parametrize(
+    "name", ["a", "0", "worker-001", "a.b.c", "0.1", "a--b", "x" * 253, ".".join(["ab"] * 84)]
+)
 def test_a_subdomain_is_a_name(name: str) -> None:
     assert problems_of_subdomain(name) == []
 
@@ -100,10 +110,12 @@ def test_subdomains_are_told_as_the_naive_rule_does(text: str) -> None:
 
 def test_a_name_that_is_too_long_is_counted_and_not_repeated() -> None:
     """A message, and the log that it goes to, stays short."""
-    assert problems_of_subdomain("x" * 5000) == ["name has 5000 characters, at most 253 are allowed"]
+    assert problems_of_subdomain("x" * 5000) == [
+        "name has 5000 characters, at most 253 are allowed"
+    ]
 
 
-# --- labels: namespaces and plurals ----------------------------------------------------------------------------------
+# --- labels: namespaces and plurals ---------------------------------------------------------------
 
 
 @pytest.mark.parametrize("label", ["a", "0", "team-a", "a--b", "x" * 63])
@@ -124,18 +136,31 @@ def test_labels_are_told_as_the_naive_rule_does(text: str) -> None:
     assert (problems_of_label(text) == []) == is_label(text)
 
 
-# --- qualified names: keys of labels and annotations, finalizers -----------------------------------------------------
+# --- qualified names: keys of labels and annotations, finalizers ----------------------------------
 
 
 @pytest.mark.parametrize(
-    "name", ["a", "A", "lab-track", "a_b", "a.b", "1", "x" * 63, "example.org/A_b.c", "a/b", f"{'x' * 253}/{'y' * 63}"]
+    "name",
+    [
+        "a",
+        "A",
+        "lab-track",
+        "a_b",
+        "a.b",
+        "1",
+        "x" * 63,
+        "example.org/A_b.c",
+        "a/b",
+        f"{'x' * 253}/{'y' * 63}",
+    ],
 )
 def test_a_qualified_name_may_have_a_prefix(name: str) -> None:
     assert problems_of_qualified_name(name, "the label key") == []
 
 
 @pytest.mark.parametrize(
-    "name", ["", "_a", "a_", "x" * 64, "A/b", "a_b/c", "a/b/c", f"{'x' * 254}/y", f"a/{'y' * 64}", *NEVER]
+    "name",
+    ["", "_a", "a_", "x" * 64, "A/b", "a_b/c", "a/b/c", f"{'x' * 254}/y", f"a/{'y' * 64}", *NEVER],
 )
 def test_what_is_no_qualified_name_is_refused(name: str) -> None:
     problems = problems_of_qualified_name(name, "the label key")
@@ -153,7 +178,7 @@ def test_qualified_names_are_told_as_the_naive_rule_does(text: str) -> None:
     assert (problems_of_qualified_name(text, "it") == []) == is_qualified_name(text)
 
 
-# --- values of labels ------------------------------------------------------------------------------------------------
+# --- values of labels -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("value", ["", "a", "A", "comp-sci-101", "a_b.C", "x" * 63])

@@ -1,4 +1,7 @@
-"""How many keys a page of a list asks for: what is learned from those that arrived, late or not at all."""
+"""How many keys a page of a list asks for.
+
+What is learned from those that arrived, late or not at all.
+"""
 
 from collections.abc import Callable
 
@@ -6,7 +9,7 @@ import anyio
 import pytest
 
 from kvorum import UnavailableError
-from kvorum.etcd.pages import Arrival, PageSizes, first_to_arrive
+from kvorum.etcd.transport.page_sizes import Arrival, PageSizes, first_to_arrive
 
 PREFIX = b"/many/"
 TIMEOUT = 5.0
@@ -16,8 +19,13 @@ def arrival(asked: int, seconds: float, *, is_fallback: bool = False) -> Arrival
     return Arrival(None, asked, seconds, is_fallback)
 
 
-def pages_on(link: Callable[[int], float], sizes: PageSizes, number: int, value: int = 1000) -> list[int]:
-    """Take so many full pages over a link that takes so many seconds for so many keys; return how many each asked."""
+def pages_on(
+    link: Callable[[int], float], sizes: PageSizes, number: int, value: int = 1000
+) -> list[int]:
+    """Take so many full pages over a link that takes so many seconds for so many keys.
+
+    Return how many each asked.
+    """
     asked = []
     for _ in range(number):
         size = sizes.of(PREFIX)

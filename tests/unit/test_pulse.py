@@ -1,4 +1,7 @@
-"""A server that owes an answer is watched over: if it is silent, another one is asked, and the first answer counts."""
+"""A server that owes an answer is watched over.
+
+If it is silent, another one is asked, and the first answer counts.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
@@ -8,8 +11,8 @@ import anyio
 import pytest
 
 from kvorum.errors import ClientClosedError, UnavailableError
-from kvorum.etcd import _rpc as rpc
-from kvorum.etcd.pulse import Owed, Pulse
+from kvorum.etcd.transport import _rpc as rpc
+from kvorum.etcd.transport.pulse import Owed, Pulse
 
 PAUSE = 0.01
 
@@ -48,7 +51,9 @@ class Silent:
         return "from another server"
 
     def owed(self) -> Owed[str]:
-        return Owed(cast("Callable[[Any], rpc.Unary[Any, str]]", lambda _: self.stub), self.ask_another)
+        return Owed(
+            cast("Callable[[Any], rpc.Unary[Any, str]]", lambda _: self.stub), self.ask_another
+        )
 
 
 @pytest.fixture
@@ -75,7 +80,9 @@ async def until(holds: Callable[[], bool]) -> None:
             await anyio.sleep(0.001)
 
 
-async def test_the_answer_of_another_server_ends_the_call_to_a_silent_one(server: Silent, pulse: Pulse) -> None:
+async def test_the_answer_of_another_server_ends_the_call_to_a_silent_one(
+    server: Silent, pulse: Pulse
+) -> None:
     owed = server.owed()
     pulse.enter(owed)
     call = owed.on(None)(b"", timeout=1)
@@ -88,7 +95,10 @@ async def test_the_answer_of_another_server_ends_the_call_to_a_silent_one(server
 
 
 async def test_an_answer_that_is_there_is_not_waited_for(server: Silent, pulse: Pulse) -> None:
-    """It came while the call had ended, and a token was fetched for the next one: that one would never end."""
+    """It came while the call had ended, and a token was fetched for the next one.
+
+    That one would never end.
+    """
     owed = server.owed()
     pulse.enter(owed)
     owed.on(None)(b"", timeout=1).cancel()
@@ -120,7 +130,9 @@ async def test_what_is_answered_in_time_has_nobody_asked(server: Silent, pulse: 
     assert server.questions == 0
 
 
-async def test_a_call_that_is_done_ends_the_question_to_another_server(server: Silent, pulse: Pulse) -> None:
+async def test_a_call_that_is_done_ends_the_question_to_another_server(
+    server: Silent, pulse: Pulse
+) -> None:
     owed = server.owed()
     pulse.enter(owed)
     owed.on(None)(b"", timeout=1)
@@ -132,7 +144,9 @@ async def test_a_call_that_is_done_ends_the_question_to_another_server(server: S
     assert (owed.call, owed.stub) == (None, None)
 
 
-async def test_a_refusal_elsewhere_leaves_the_call_to_the_first_server(server: Silent, pulse: Pulse) -> None:
+async def test_a_refusal_elsewhere_leaves_the_call_to_the_first_server(
+    server: Silent, pulse: Pulse
+) -> None:
     server.refusal = UnavailableError("another", "away")
     server.may_answer.set()
     owed = server.owed()

@@ -1,8 +1,9 @@
 """No request that Kvorum builds can be applied by one member of a cluster and refused by another one.
 
-Before etcd 3.7.0 only the member that serves a client looks at the ranges at the top level of a write transaction; the
-others drop them unseen, together with the check of permissions and revisions that a range brings. So a write
-transaction holds a range at its top level only of what it also compares, and none at a revision.
+Before etcd 3.7.0 only the member that serves a client looks at the ranges at the top level of a
+write transaction; the others drop them unseen, together with the check of permissions and revisions
+that a range brings. So a write transaction holds a range at its top level only of what it also
+compares, and none at a revision.
 """
 
 from collections.abc import Callable
@@ -14,15 +15,18 @@ from hypothesis import strategies as st
 
 import kvorum
 from kvorum import EtcdSettings, Operation
-from kvorum.etcd import _rpc as rpc
 from kvorum.etcd.backend import EtcdStorageBackend
-from kvorum.etcd.batch import Batch, Pending, request_of_reads, request_of_writes
+from kvorum.etcd.pipeline.batch import Batch, Pending, request_of_reads, request_of_writes
+from kvorum.etcd.transport import _rpc as rpc
 
 KEYS = ["a", "b", "c", "d"]
 
 
 def broken_rules(request: Any) -> set[str]:
-    """Return what of a transaction can split a cluster. It is `Any`: this reads what the library never does."""
+    """Return what of a transaction can split a cluster. It is `Any`.
+
+    This reads what the library never does.
+    """
     branches = [*request.success, *request.failure]
     if all(step.HasField("request_range") for step in branches):
         return set()  # it writes nothing: it is not in the cluster's log
@@ -44,13 +48,16 @@ def all_rules(request: Any) -> set[str]:
     steps = [*request.success, *request.failure]
     if any(step.HasField("request_range") and step.request_range.revision for step in steps):
         return {"a range at a revision"}
-    return set().union(*(all_rules(step.request_txn) for step in steps if step.HasField("request_txn")))
+    return set().union(
+        *(all_rules(step.request_txn) for step in steps if step.HasField("request_txn"))
+    )
 
 
 def checks_a_key_first(request: Any) -> bool:
     """Tell whether each member refuses the transaction of a client without a user, before it applies any of it."""
     return bool(request.compare) or any(
-        step.HasField("request_put") or step.HasField("request_delete_range") for step in request.success
+        step.HasField("request_put") or step.HasField("request_delete_range")
+        for step in request.success
     )
 
 
@@ -63,7 +70,11 @@ def operation(key: str, draw: Callable[..., Any]) -> Operation:
     if value is not None:
         kinds += [Operation.put(key, value, lease=lease), Operation.create(key, value, lease=lease)]
         if expected is not None:
-            kinds.append(Operation.swap(key, value, expected=expected, lease=lease if expected == 0 else None))
+            kinds.append(
+                Operation.swap(
+                    key, value, expected=expected, lease=lease if expected == 0 else None
+                )
+            )
     chosen: Operation = draw(st.sampled_from(kinds))
     return chosen
 
@@ -81,18 +92,26 @@ def transaction(operations: list[Operation], *, prev_kv: bool = False) -> rpc.Tx
 
 
 def batch_of(requests: dict[str, rpc.PutRequest | rpc.TxnRequest | None]) -> Batch:
-    return {key.encode(): [Pending(key.encode(), 0.0, request)] for key, request in requests.items()}
+    return {
+        key.encode(): [Pending(key.encode(), 0.0, request)] for key, request in requests.items()
+    }
 
 
 @given(operations_of(KEYS), st.booleans())
-def test_no_transaction_of_the_backend_can_split_a_cluster(operations: list[Operation], prev_kv: bool) -> None:
+def test_no_transaction_of_the_backend_can_split_a_cluster(
+    operations: list[Operation], prev_kv: bool
+) -> None:
     assert broken_rules(transaction(operations, prev_kv=prev_kv)) == set()
 
 
 @given(operations_of(KEYS), st.booleans(), st.booleans())
-def test_no_batch_of_writes_can_split_a_cluster(operations: list[Operation], plain: bool, probe: bool) -> None:
+def test_no_batch_of_writes_can_split_a_cluster(
+    operations: list[Operation], plain: bool, probe: bool
+) -> None:
     writes: dict[str, rpc.PutRequest | rpc.TxnRequest | None] = {
-        each.key: rpc.PutRequest(key=each.key.encode()) if plain and each.value else transaction([each])
+        each.key: rpc.PutRequest(key=each.key.encode())
+        if plain and each.value
+        else transaction([each])
         for each in operations
     }
     request = request_of_writes(batch_of(writes), probe=probe)
@@ -109,7 +128,7 @@ def test_no_batch_of_reads_can_split_a_cluster(nested: bool) -> None:
     assert checks_a_key_first(request) is nested
 
 
-# --- the rule finds what breaks it -----------------------------------------------------------------------------------
+# --- the rule finds what breaks it ----------------------------------------------------------------
 
 
 def test_a_range_of_what_is_not_compared_is_found() -> None:
@@ -124,4 +143,6 @@ def test_a_range_at_a_revision_is_found_at_any_depth() -> None:
     inner.failure.add().request_range.CopyFrom(rpc.RangeRequest(key=b"/lab/a", revision=5))
 
     assert broken_rules(inner) == {"a range at a revision"}
-    assert broken_rules(request_of_writes(batch_of({"a": inner}), probe=True)) == {"a range at a revision"}
+    assert broken_rules(request_of_writes(batch_of({"a": inner}), probe=True)) == {
+        "a range at a revision"
+    }

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvorum.errors import ConfigurationError
-from kvorum.resources import Condition, Kind, Metadata, Resource, Stored, set_condition
+from kvorum.resources.model import Condition, Kind, Metadata, Resource, Stored, set_condition
 
 
 class BoxSpec(msgspec.Struct, rename="camel"):
@@ -35,19 +35,30 @@ LATER = datetime(2026, 1, 2, tzinfo=UTC)
 
 def box(name: str = "a") -> Box:
     """A box as a read gives it."""
-    metadata = Metadata(name=name, resource_version=7, labels={"a": "b"}, finalizers=["f"], creation_timestamp=EARLIER)
+    metadata = Metadata(
+        name=name,
+        resource_version=7,
+        labels={"a": "b"},
+        finalizers=["f"],
+        creation_timestamp=EARLIER,
+    )
     metadata.stored = STORED
     return Box(metadata=metadata, spec=BoxSpec(size=1, items=["x"]), status=BoxStatus())
 
 
-# --- kinds -----------------------------------------------------------------------------------------------------------
+# --- kinds ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("api_version", ["v1", "example.org/v1", "lab.kvorum.dev/v1beta1"])
 def test_a_kind_has_a_name_a_plural_and_a_version(api_version: str) -> None:
     kind = Kind("Box", plural="boxes", api_version=api_version)
 
-    assert (kind.name, kind.plural, kind.api_version, kind.namespaced) == ("Box", "boxes", api_version, False)
+    assert (kind.name, kind.plural, kind.api_version, kind.namespaced) == (
+        "Box",
+        "boxes",
+        api_version,
+        False,
+    )
 
 
 @pytest.mark.parametrize(
@@ -83,7 +94,7 @@ def test_a_kind_does_not_change() -> None:
         Box.kind.plural = "other"  # type: ignore[misc]  # that is what is refused
 
 
-# --- equality --------------------------------------------------------------------------------------------------------
+# --- equality -------------------------------------------------------------------------------------
 
 
 def test_resources_are_equal_if_metadata_spec_and_status_are() -> None:
@@ -118,7 +129,7 @@ def test_the_bytes_do_not_show_in_a_repr() -> None:
     assert "write_token" not in repr(box())
 
 
-# --- the bytes behind a resource -------------------------------------------------------------------------------------
+# --- the bytes behind a resource ------------------------------------------------------------------
 
 
 def test_a_resource_made_by_hand_has_no_bytes_behind_it() -> None:
@@ -212,7 +223,7 @@ def test_a_resource_without_rules_of_its_own_is_valid() -> None:
     assert box().validate() == []
 
 
-# --- conditions ------------------------------------------------------------------------------------------------------
+# --- conditions -----------------------------------------------------------------------------------
 
 
 def test_a_new_condition_goes_to_the_end() -> None:
@@ -220,7 +231,10 @@ def test_a_new_condition_goes_to_the_end() -> None:
 
     set_condition(conditions, Condition(type="Healthy", status="True", last_transition_time=LATER))
 
-    assert [(c.type, c.last_transition_time) for c in conditions] == [("Ready", EARLIER), ("Healthy", LATER)]
+    assert [(c.type, c.last_transition_time) for c in conditions] == [
+        ("Ready", EARLIER),
+        ("Healthy", LATER),
+    ]
 
 
 def test_a_condition_that_changes_its_status_changes_its_time() -> None:
@@ -233,14 +247,22 @@ def test_a_condition_that_changes_its_status_changes_its_time() -> None:
 
 def test_a_condition_that_keeps_its_status_keeps_its_time() -> None:
     """Else a controller that reports each minute would make the time worthless, and write each minute."""
-    conditions = [Condition(type="Ready", status="True", reason="Old", last_transition_time=EARLIER)]
+    conditions = [
+        Condition(type="Ready", status="True", reason="Old", last_transition_time=EARLIER)
+    ]
 
-    set_condition(conditions, Condition(type="Ready", status="True", reason="New", last_transition_time=LATER))
+    set_condition(
+        conditions, Condition(type="Ready", status="True", reason="New", last_transition_time=LATER)
+    )
 
-    assert conditions == [Condition(type="Ready", status="True", reason="New", last_transition_time=EARLIER)]
+    assert conditions == [
+        Condition(type="Ready", status="True", reason="New", last_transition_time=EARLIER)
+    ]
 
 
-@pytest.mark.parametrize("before", [[], [Condition(type="Ready", status="False", last_transition_time=EARLIER)]])
+@pytest.mark.parametrize(
+    "before", [[], [Condition(type="Ready", status="False", last_transition_time=EARLIER)]]
+)
 def test_a_condition_without_a_time_gets_the_present(before: list[Condition]) -> None:
     start = datetime.now(UTC)
     conditions = list(before)
@@ -287,4 +309,6 @@ def test_a_type_stands_once_and_in_the_place_that_it_first_had(reports: list[Con
         set_condition(conditions, report)
 
     assert [c.type for c in conditions] == list(dict.fromkeys(report.type for report in reports))
-    assert {c.type: c.status for c in conditions} == {report.type: report.status for report in reports}
+    assert {c.type: c.status for c in conditions} == {
+        report.type: report.status for report in reports
+    }

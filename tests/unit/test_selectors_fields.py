@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvorum.errors import InvalidSelectorError
-from kvorum.field_selectors import FieldRequirement, FieldSelector, FieldSelectorLike
-from kvorum.resources import Kind, Metadata, Resource
+from kvorum.resources.model import Kind, Metadata, Resource
+from kvorum.selectors.fields import FieldRequirement, FieldSelector, FieldSelectorLike
 
 
 class Phase(StrEnum):
@@ -107,7 +107,7 @@ FULL = Queue(
 )
 
 
-# --- what each requirement selects -----------------------------------------------------------------------------------
+# --- what each requirement selects ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,10 @@ def test_walks_through_structs_dicts_and_optional_fields(text: str) -> None:
 
 
 def test_does_not_take_attributes_of_other_types_for_fields() -> None:
-    """`title` may be a text here, and a text has a method of nearly every name; only fields of structs count."""
+    """`title` may be a text here, and a text has a method of nearly every name.
+
+    Only fields of structs count.
+    """
 
     class Counted(msgspec.Struct):
         count: int = 0
@@ -202,13 +205,15 @@ def test_does_not_take_attributes_of_other_types_for_fields() -> None:
 
     selector = FieldSelector.parse("spec.value.count=", CountedQueue)
 
-    assert selector.matches(CountedQueue(metadata=EMPTY.metadata, spec=CountedSpec("text"), status=QueueStatus()))
+    assert selector.matches(
+        CountedQueue(metadata=EMPTY.metadata, spec=CountedSpec("text"), status=QueueStatus())
+    )
     assert not selector.matches(
         CountedQueue(metadata=EMPTY.metadata, spec=CountedSpec(Counted()), status=QueueStatus())
     )
 
 
-# --- how it may be written -------------------------------------------------------------------------------------------
+# --- how it may be written ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -240,7 +245,10 @@ def test_text_has_one_canonical_form(text: str, canonical: str) -> None:
         ({"status.phase": "Ready"}, "status.phase=Ready"),
         ({"status.phase": Phase.READY, "spec.cores": 8}, "status.phase=Ready,spec.cores=8"),
         ({"spec.is_shared": True}, "spec.isShared=true"),
-        ({"status.startedAt": datetime(2026, 1, 31, tzinfo=UTC)}, "status.startedAt=2026-01-31T00:00:00Z"),
+        (
+            {"status.startedAt": datetime(2026, 1, 31, tzinfo=UTC)},
+            "status.startedAt=2026-01-31T00:00:00Z",
+        ),
         ({"metadata.namespace": None}, "metadata.namespace="),
         ({"spec.lab_track": " a,b=c\\d "}, r"spec.labTrack=\ a\,b\=c\\d\ "),
         (FieldSelector.parse("spec.cores=8", Queue), "spec.cores=8"),
@@ -276,10 +284,13 @@ def test_requirements_can_be_read_to_answer_from_an_index() -> None:
 
 
 def test_shows_its_text_and_type() -> None:
-    assert repr(FieldSelector.parse("spec.cores=8", Queue)) == "<FieldSelector 'spec.cores=8' of Queue>"
+    assert (
+        repr(FieldSelector.parse("spec.cores=8", Queue))
+        == "<FieldSelector 'spec.cores=8' of Queue>"
+    )
 
 
-# --- what is refused, and where --------------------------------------------------------------------------------------
+# --- what is refused, and where -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -300,7 +311,11 @@ def test_shows_its_text_and_type() -> None:
         ("spec.labTrack=a\\", 16, "expected '\\\\', ',', '=' or white space after '\\'"),
         ("kind=Queue", 0, "expected a field (metadata, spec, status), found 'kind'"),
         ("status.fase=Ready", 7, "expected a field (phase, startedAt), found 'fase'"),
-        ("spec.cores=8, status.fase=Ready", 21, "expected a field (phase, startedAt), found 'fase'"),
+        (
+            "spec.cores=8, status.fase=Ready",
+            21,
+            "expected a field (phase, startedAt), found 'fase'",
+        ),
         ("status..phase=Ready", 7, "expected a field (phase, startedAt), found ''"),
         ("status.phase.name=Ready", 13, "expected an operator instead of '.', found 'name'"),
         ("status =Ready", 6, "expected '.' and a field (phase, startedAt)"),
@@ -317,7 +332,9 @@ def test_shows_its_text_and_type() -> None:
         ("spec.tagLists.a.0=x", 14, "expected no list or the like, found 'a.0'"),
     ],
 )
-def test_refuses_a_malformed_text_where_it_stops_making_sense(text: str, position: int, reason: str) -> None:
+def test_refuses_a_malformed_text_where_it_stops_making_sense(
+    text: str, position: int, reason: str
+) -> None:
     with pytest.raises(InvalidSelectorError) as refused:
         FieldSelector.parse(text, Queue)
 
@@ -332,13 +349,19 @@ def test_refuses_a_malformed_text_where_it_stops_making_sense(text: str, positio
         ({"status.phase": {"a": "b"}}, "{'status.phase': {'a': 'b'}}", "expected one plain value"),
         ({"status.phase": 1j}, "{'status.phase': 1j}", "expected one plain value"),
         ({"status.phase!": "Ready"}, "{'status.phase!': 'Ready'}", "expected the path of a field"),
-        ({"spec.cores=8,status.phase": "x"}, "{'spec.cores=8,status.phase': 'x'}", "expected the path of a field"),
+        (
+            {"spec.cores=8,status.phase": "x"},
+            "{'spec.cores=8,status.phase': 'x'}",
+            "expected the path of a field",
+        ),
         ({" ": "x"}, "{' ': 'x'}", "expected the path of a field"),
         ({5: "x"}, "{5: 'x'}", "expected the path of a field"),
         (5, "5", "expected text, a mapping or a FieldSelector"),
     ],
 )
-def test_refuses_a_malformed_mapping_and_shows_the_item(value: object, selector: str, reason: str) -> None:
+def test_refuses_a_malformed_mapping_and_shows_the_item(
+    value: object, selector: str, reason: str
+) -> None:
     with pytest.raises(InvalidSelectorError) as refused:
         FieldSelector.of(cast("FieldSelectorLike", value), Queue)
 
@@ -350,7 +373,10 @@ def test_an_unknown_path_in_a_mapping_is_shown_where_it_stands_in_the_text() -> 
     with pytest.raises(InvalidSelectorError) as refused:
         FieldSelector.of({"spec.cores": 8, "status.fase": "Ready"}, Queue)
 
-    assert (refused.value.selector, refused.value.position) == ("spec.cores=8,status.fase=Ready", 20)
+    assert (refused.value.selector, refused.value.position) == (
+        "spec.cores=8,status.fase=Ready",
+        20,
+    )
 
 
 def test_a_selector_of_another_type_is_refused_if_its_fields_are_missing() -> None:
@@ -358,42 +384,70 @@ def test_a_selector_of_another_type_is_refused_if_its_fields_are_missing() -> No
         FieldSelector.of(FieldSelector.parse("status.host_name=x", OtherQueue), Queue)
 
 
-# --- properties ------------------------------------------------------------------------------------------------------
+# --- properties -----------------------------------------------------------------------------------
 
 tracks = st.text(max_size=5) | st.text("ab\\,=! \t\r\n", max_size=8)
-requirements = st.tuples(st.sampled_from(["spec.labTrack", "spec.lab_track", "metadata.labels.a.b"]), tracks)
+requirements = st.tuples(
+    st.sampled_from(["spec.labTrack", "spec.lab_track", "metadata.labels.a.b"]), tracks
+)
 
 
 def escaped(value: str) -> str:
     """Escape all that may be escaped, needed or not."""
-    return "".join(f"\\{character}" if character in "\\,= \t\r\n" else character for character in value)
+    return "".join(
+        f"\\{character}" if character in "\\,= \t\r\n" else character for character in value
+    )
 
 
-@given(st.lists(st.tuples(requirements, st.booleans()), max_size=4), st.lists(tracks, min_size=2, max_size=2))
+@given(
+    st.lists(st.tuples(requirements, st.booleans()), max_size=4),
+    st.lists(tracks, min_size=2, max_size=2),
+)
 def test_agrees_with_a_naive_evaluation_and_round_trips(
     parts: list[tuple[tuple[str, str], bool]], held: list[str]
 ) -> None:
     track, label = held
     resource = Queue(
-        metadata=Metadata(name="a", labels={"a.b": label}), spec=QueueSpec(lab_track=track), status=QueueStatus()
+        metadata=Metadata(name="a", labels={"a.b": label}),
+        spec=QueueSpec(lab_track=track),
+        status=QueueStatus(),
     )
-    text = ",".join(f"{path}{'=' if is_equal else '!='}{escaped(value)}" for (path, value), is_equal in parts)
+    text = ",".join(
+        f"{path}{'=' if is_equal else '!='}{escaped(value)}" for (path, value), is_equal in parts
+    )
     values = {"spec.labTrack": track, "spec.lab_track": track, "metadata.labels.a.b": label}
 
     selector = FieldSelector.parse(text, Queue)
 
-    assert selector.matches(resource) is all((values[path] == value) is is_equal for (path, value), is_equal in parts)
+    assert selector.matches(resource) is all(
+        (values[path] == value) is is_equal for (path, value), is_equal in parts
+    )
     assert FieldSelector.parse(str(selector), Queue) == selector
 
 
 @given(tracks)
 def test_a_mapping_takes_every_value_literally(value: str) -> None:
-    resource = Queue(metadata=Metadata(name="a"), spec=QueueSpec(lab_track=value), status=QueueStatus())
+    resource = Queue(
+        metadata=Metadata(name="a"), spec=QueueSpec(lab_track=value), status=QueueStatus()
+    )
 
     assert FieldSelector.of({"spec.lab_track": value}, Queue).matches(resource)
 
 
-PIECES = ["metadata.", "labels.", "spec", "labTrack", "settings", ".", ",", "=", "!=", "\\", " ", "x"]
+PIECES = [
+    "metadata.",
+    "labels.",
+    "spec",
+    "labTrack",
+    "settings",
+    ".",
+    ",",
+    "=",
+    "!=",
+    "\\",
+    " ",
+    "x",
+]
 
 
 @given(st.text() | st.lists(st.sampled_from(PIECES)).map("".join))

@@ -9,12 +9,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvorum.errors import InvalidSelectorError
-from kvorum.label_selectors import LabelOperator, LabelRequirement, LabelSelector, LabelSelectorLike
+from kvorum.selectors.labels import (
+    LabelOperator,
+    LabelRequirement,
+    LabelSelector,
+    LabelSelectorLike,
+)
 
-WORKER = {"track": "comp-sci-101", "phase": "ready", "cores": "8", "gpu": "", "example.org/zone": "b"}
+WORKER = {
+    "track": "comp-sci-101",
+    "phase": "ready",
+    "cores": "8",
+    "gpu": "",
+    "example.org/zone": "b",
+}
 
 
-# --- what each requirement selects -----------------------------------------------------------------------------------
+# --- what each requirement selects ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -101,7 +112,7 @@ def test_compares_only_labels_that_are_integers(label: str, is_above: bool, is_b
     assert LabelSelector.parse("n<5").matches({"n": label}) is is_below
 
 
-# --- how it may be written -------------------------------------------------------------------------------------------
+# --- how it may be written ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -151,7 +162,10 @@ def test_text_has_one_canonical_form(text: str, canonical: str) -> None:
         (LabelSelector.one_of("a", "b", "c"), "a in (b,c)"),
         (LabelSelector.one_of("a", "b") & LabelSelector.absent("c"), "!c,a=b"),
         (LabelSelector.none_of("a", "b"), "a!=b"),
-        (LabelSelector.exists("a") & LabelSelector.above("n", 5) & LabelSelector.below("n", 9), "a,n>5,n<9"),
+        (
+            LabelSelector.exists("a") & LabelSelector.above("n", 5) & LabelSelector.below("n", 9),
+            "a,n>5,n<9",
+        ),
     ],
 )
 def test_text_mappings_and_objects_mean_the_same(value: LabelSelectorLike, text: str) -> None:
@@ -168,7 +182,10 @@ def test_members_of_enums_are_taken_as_their_values() -> None:
 
 
 def test_order_and_spelling_make_no_difference() -> None:
-    one, other = LabelSelector.parse("a in (b,c), !d, e==f"), LabelSelector.parse("e=f,!d,a in (c,b,b)")
+    one, other = (
+        LabelSelector.parse("a in (b,c), !d, e==f"),
+        LabelSelector.parse("e=f,!d,a in (c,b,b)"),
+    )
 
     assert one == other
     assert hash(one) == hash(other)
@@ -194,7 +211,7 @@ def test_shows_its_text() -> None:
     assert repr(LabelSelector.parse("a = b")) == "<LabelSelector 'a=b'>"
 
 
-# --- what is refused, and where --------------------------------------------------------------------------------------
+# --- what is refused, and where -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -246,7 +263,9 @@ def test_shows_its_text() -> None:
         ("é=b", 0, "the key 'é' is not a qualified name"),
     ],
 )
-def test_refuses_a_malformed_text_where_it_stops_making_sense(text: str, position: int, reason: str) -> None:
+def test_refuses_a_malformed_text_where_it_stops_making_sense(
+    text: str, position: int, reason: str
+) -> None:
     with pytest.raises(InvalidSelectorError) as refused:
         LabelSelector.parse(text)
 
@@ -259,7 +278,11 @@ def test_refuses_a_malformed_text_where_it_stops_making_sense(text: str, positio
     [
         ({"-a": "b"}, "{'-a': 'b'}", "the key '-a' is not a qualified name"),
         ({"a": "b c"}, "{'a': 'b c'}", "the value 'b c' is not a label value"),
-        ({"a": "b", "c": ["d", "e,f"]}, "{'c': ['d', 'e,f']}", "the value 'e,f' is not a label value"),
+        (
+            {"a": "b", "c": ["d", "e,f"]},
+            "{'c': ['d', 'e,f']}",
+            "the value 'e,f' is not a label value",
+        ),
         ({"a": []}, "{'a': []}", "expected at least one value"),
         ({"a": None}, "{'a': None}", "expected a label value or a collection of them"),
         ({"a": 5}, "{'a': 5}", "expected a label value or a collection of them"),
@@ -270,7 +293,9 @@ def test_refuses_a_malformed_text_where_it_stops_making_sense(text: str, positio
         (5, "5", "expected text, a mapping or a LabelSelector"),
     ],
 )
-def test_refuses_a_malformed_mapping_and_shows_the_item(value: object, selector: str, reason: str) -> None:
+def test_refuses_a_malformed_mapping_and_shows_the_item(
+    value: object, selector: str, reason: str
+) -> None:
     with pytest.raises(InvalidSelectorError) as refused:
         LabelSelector.of(cast("LabelSelectorLike", value))
 
@@ -291,7 +316,7 @@ def test_refuses_what_a_program_builds_wrongly() -> None:
         LabelSelector.below("a", -1)
 
 
-# --- properties ------------------------------------------------------------------------------------------------------
+# --- properties -----------------------------------------------------------------------------------
 
 keys = st.sampled_from(["a", "b", "in", "notin", "example.org/a", "A-b_c.d"])
 values = st.sampled_from(["", "x", "y", "in", "3", "5", "7", "007"])
@@ -351,7 +376,9 @@ def test_canonical_text_parses_to_an_equal_selector(selector: LabelSelector) -> 
 
 
 @given(selectors, st.dictionaries(keys, values))
-def test_agrees_with_a_naive_evaluation_of_its_text(selector: LabelSelector, labels: dict[str, str]) -> None:
+def test_agrees_with_a_naive_evaluation_of_its_text(
+    selector: LabelSelector, labels: dict[str, str]
+) -> None:
     assert selector.matches(labels) is naively_matches(str(selector), labels)
 
 

@@ -16,7 +16,7 @@ from kvorum.settings import EtcdSettings
 SECRET = "s3cr3t"
 
 
-# --- from a URL ------------------------------------------------------------------------------------------------------
+# --- from a URL -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,9 @@ SECRET = "s3cr3t"
         ("ETCD://localhost", ("localhost:2379",), "kvorum"),
     ],
 )
-def test_a_url_names_endpoints_and_prefix(url: str, endpoints: tuple[str, ...], prefix: str) -> None:
+def test_a_url_names_endpoints_and_prefix(
+    url: str, endpoints: tuple[str, ...], prefix: str
+) -> None:
     settings = EtcdSettings.from_url(url)
 
     assert settings == EtcdSettings(endpoints=endpoints, prefix=prefix)
@@ -60,7 +62,9 @@ def test_what_a_url_does_not_say_comes_from_the_base() -> None:
 
     settings = EtcdSettings.from_url("etcd://b", base=base)
 
-    assert settings == EtcdSettings(endpoints=("b:2379",), prefix="lab", timeout=9, user="root", password=SECRET)
+    assert settings == EtcdSettings(
+        endpoints=("b:2379",), prefix="lab", timeout=9, user="root", password=SECRET
+    )
 
 
 @pytest.mark.parametrize(
@@ -100,7 +104,9 @@ def test_a_url_that_cannot_be_used_says_why(url: str, complaint: str) -> None:
         EtcdSettings.from_url(url)
 
 
-@pytest.mark.parametrize("url", ["etcd://[::1", "etcd://::1]", "etcd://[zz]:2379", "etcd://ho\u2100st"])
+@pytest.mark.parametrize(
+    "url", ["etcd://[::1", "etcd://::1]", "etcd://[zz]:2379", "etcd://ho\u2100st"]
+)
 def test_a_url_that_python_cannot_read_is_a_configuration_error_too(url: str) -> None:
     """`urlsplit` raises a bare ValueError for these; no such thing gets out."""
     with pytest.raises(ConfigurationError):
@@ -143,7 +149,7 @@ def test_a_password_in_a_url_never_gets_into_a_message(url: str) -> None:
     assert SECRET not in str(caught.value)
 
 
-# --- from the environment --------------------------------------------------------------------------------------------
+# --- from the environment -------------------------------------------------------------------------
 
 
 def test_an_empty_environment_gives_the_defaults() -> None:
@@ -165,7 +171,10 @@ def test_an_empty_environment_gives_the_defaults() -> None:
         ({"ETCD_PIPELINE": " On "}, EtcdSettings(pipeline=True)),
         ({"ETCD_CACERT": "/ca.pem"}, EtcdSettings(cacert="/ca.pem", tls=True)),
         ({"ETCD_CERT": "/c.pem", "ETCD_KEY": "/k.pem"}, EtcdSettings(cert="/c.pem", key="/k.pem")),
-        ({"ETCD_USER": "root", "ETCD_PASSWORD": SECRET}, EtcdSettings(user="root", password=SECRET)),
+        (
+            {"ETCD_USER": "root", "ETCD_PASSWORD": SECRET},
+            EtcdSettings(user="root", password=SECRET),
+        ),
         ({"ETCD_ENDPOINTS": "a"}, EtcdSettings(endpoints=("a:2379",))),
         ({"ETCD_ENDPOINTS": "a:1,b , c:3,"}, EtcdSettings(endpoints=("a:1", "b:2379", "c:3"))),
         ({"ETCD_ENDPOINTS": "http://a:1,http://b/"}, EtcdSettings(endpoints=("a:1", "b:2379"))),
@@ -188,14 +197,28 @@ def test_endpoints_go_before_host_and_port() -> None:
 @pytest.mark.parametrize("empty", ["", " ", "\t"])
 def test_empty_variables_count_as_not_set(empty: str) -> None:
     """docker-compose and Helm pass variables that nobody filled in as empty ones."""
-    names = ("HOST", "PORT", "PREFIX", "TIMEOUT", "ENDPOINTS", "CACERT", "CERT", "KEY", "USER", "PASSWORD")
+    names = (
+        "HOST",
+        "PORT",
+        "PREFIX",
+        "TIMEOUT",
+        "ENDPOINTS",
+        "CACERT",
+        "CERT",
+        "KEY",
+        "USER",
+        "PASSWORD",
+    )
 
     assert EtcdSettings.from_env({f"ETCD_{name}": empty for name in names}) == EtcdSettings()
 
 
 def test_variables_of_etcd_itself_are_none_of_ours() -> None:
     """etcd reads `ETCD_*` as well: a container of both has more than ours."""
-    assert EtcdSettings.from_env({"ETCD_DATA_DIR": "/data", "ETCD_TLS": "yes", "ETCD_PAGE_SIZE": "x"}) == EtcdSettings()
+    assert (
+        EtcdSettings.from_env({"ETCD_DATA_DIR": "/data", "ETCD_TLS": "yes", "ETCD_PAGE_SIZE": "x"})
+        == EtcdSettings()
+    )
 
 
 @pytest.mark.parametrize("text", ["null", "None", "true", "123", "1e5", "[]"])
@@ -203,7 +226,9 @@ def test_a_password_is_text_whatever_it_looks_like(text: str) -> None:
     assert EtcdSettings.from_env({"ETCD_PASSWORD": text}).password == text
 
 
-def test_without_an_argument_the_process_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_an_argument_the_process_environment_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("ETCD_ENDPOINTS", "from-the-process:1")
 
     assert EtcdSettings.from_env().endpoints == ("from-the-process:1",)
@@ -249,7 +274,7 @@ def test_a_password_never_gets_into_the_message_about_another_variable() -> None
     assert SECRET not in str(caught.value)
 
 
-# --- by hand ---------------------------------------------------------------------------------------------------------
+# --- by hand --------------------------------------------------------------------------------------
 
 
 def test_the_defaults_are_a_local_etcd() -> None:
@@ -275,7 +300,9 @@ def test_the_defaults_are_a_local_etcd() -> None:
         (lambda: EtcdSettings(page_size=0), "page_size must be greater than 0, not 0"),
     ],
 )
-def test_a_value_that_cannot_be_used_is_named(make: Callable[[], EtcdSettings], complaint: str) -> None:
+def test_a_value_that_cannot_be_used_is_named(
+    make: Callable[[], EtcdSettings], complaint: str
+) -> None:
     with pytest.raises(ConfigurationError, match=re.escape(complaint)):
         make()
 
@@ -284,7 +311,9 @@ def test_all_problems_are_reported_at_once() -> None:
     with pytest.raises(ConfigurationError) as caught:
         EtcdSettings(endpoints=("a", "b"), prefix="", timeout=0, page_size=0)
 
-    assert all(part in str(caught.value) for part in ("'a'", "'b'", "prefix", "timeout", "page_size"))
+    assert all(
+        part in str(caught.value) for part in ("'a'", "'b'", "prefix", "timeout", "page_size")
+    )
 
 
 def test_settings_do_not_change() -> None:
@@ -292,7 +321,7 @@ def test_settings_do_not_change() -> None:
         EtcdSettings().prefix = "other"  # type: ignore[misc]  # that is what is refused
 
 
-# --- no secrets ------------------------------------------------------------------------------------------------------
+# --- no secrets -----------------------------------------------------------------------------------
 
 
 def test_a_password_shows_in_no_repr() -> None:
@@ -301,7 +330,13 @@ def test_a_password_shows_in_no_repr() -> None:
     with console.capture() as capture:
         console.print(settings)
 
-    for shown in (repr(settings), str(settings), f"{settings}", pretty_repr(settings), capture.get()):
+    for shown in (
+        repr(settings),
+        str(settings),
+        f"{settings}",
+        pretty_repr(settings),
+        capture.get(),
+    ):
         assert SECRET not in shown
         assert "root" in shown
 

@@ -1,7 +1,7 @@
 """The stored form. Stored bytes are forever: what a released version wrote, every later one reads.
 
-The files in `stored_forms/v1` are what version 1 of the form looks like in etcd. They never change; a newer form gets a
-folder of its own beside them, and both stay readable.
+The files in `stored_forms/v1` are what version 1 of the form looks like in etcd. They never change;
+a newer form gets a folder of its own beside them, and both stay readable.
 """
 
 import json
@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvorum._codec import FORM_VERSION, Codec, codec_for
+from kvorum.encoding.stored import FORM_VERSION, Codec, codec_for
 from kvorum.errors import CorruptResourceError
-from kvorum.resources import AnyResource, Condition, Kind, Metadata, Resource, Stored
-from kvorum.storage import Entry
+from kvorum.resources.model import AnyResource, Condition, Kind, Metadata, Resource, Stored
+from kvorum.storage.values import Entry
 
 FORMS = Path(__file__).parent / "stored_forms"
 
@@ -68,7 +68,9 @@ class InstanceStatus(msgspec.Struct, rename="camel"):
 
 
 class Instance(Resource[InstanceSpec, InstanceStatus]):
-    kind: ClassVar[Kind] = Kind("LabInstance", plural="lab-instances", api_version="lab.kvorum.dev/v1", namespaced=True)
+    kind: ClassVar[Kind] = Kind(
+        "LabInstance", plural="lab-instances", api_version="lab.kvorum.dev/v1", namespaced=True
+    )
 
 
 class BagSpec(msgspec.Struct):
@@ -126,7 +128,9 @@ FULL_WORKER = Worker(
 )
 
 NEW_WORKER = Worker(
-    metadata=Metadata(name="worker-001", uid=UID, resource_version=42, generation=1, creation_timestamp=CREATED),
+    metadata=Metadata(
+        name="worker-001", uid=UID, resource_version=42, generation=1, creation_timestamp=CREATED
+    ),
     spec=WorkerSpec(lab_track="comp-sci-101"),
     status=WorkerStatus(),
 )
@@ -167,7 +171,9 @@ PINNED: list[tuple[str, Codec[Any], str, AnyResource, str]] = [
     ("instance_of_a_newer_type", INSTANCES, INSTANCE_KEY, INSTANCE, "00000000000000ff"),
 ]
 
-pinned = pytest.mark.parametrize(("file", "codec", "key", "resource", "token"), PINNED, ids=[p[0] for p in PINNED])
+pinned = pytest.mark.parametrize(
+    ("file", "codec", "key", "resource", "token"), PINNED, ids=[p[0] for p in PINNED]
+)
 
 
 def bytes_of(file: str) -> bytes:
@@ -198,7 +204,7 @@ def sorted_object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return dict(pairs)
 
 
-# --- pinned bytes ----------------------------------------------------------------------------------------------------
+# --- pinned bytes ---------------------------------------------------------------------------------
 
 
 @pinned
@@ -224,7 +230,9 @@ def test_the_resource_encodes_to_the_pinned_bytes(
 
 
 @pinned
-def test_pinned_bytes_are_canonical(file: str, codec: Codec[Any], key: str, resource: AnyResource, token: str) -> None:
+def test_pinned_bytes_are_canonical(
+    file: str, codec: Codec[Any], key: str, resource: AnyResource, token: str
+) -> None:
     value = bytes_of(file)
 
     document = json.loads(value, object_pairs_hook=dict if "newer" in file else sorted_object)
@@ -249,7 +257,11 @@ def test_this_version_writes_the_newest_form_that_is_pinned() -> None:
 
 def test_a_new_resource_is_written_in_the_pinned_form() -> None:
     """`draft_new` and `draft_update` write the same form; only uid, time and token are new."""
-    new = Worker(metadata=Metadata(name="worker-001"), spec=WorkerSpec(lab_track="comp-sci-101"), status=WorkerStatus())
+    new = Worker(
+        metadata=Metadata(name="worker-001"),
+        spec=WorkerSpec(lab_track="comp-sci-101"),
+        status=WorkerStatus(),
+    )
 
     draft = WORKERS.draft_new(new)
 
@@ -260,7 +272,7 @@ def test_a_new_resource_is_written_in_the_pinned_form() -> None:
     assert written == expected
 
 
-# --- written by hand -------------------------------------------------------------------------------------------------
+# --- written by hand ------------------------------------------------------------------------------
 
 
 def test_what_somebody_wrote_by_hand_is_readable() -> None:
@@ -271,7 +283,9 @@ def test_what_somebody_wrote_by_hand_is_readable() -> None:
         spec=WorkerSpec(lab_track="comp-sci-101"),
         status=WorkerStatus(),
     )
-    assert read.metadata.stored == Stored("lab-workers/worker-001", bytes_of("worker_by_hand"), 42, "")
+    assert read.metadata.stored == Stored(
+        "lab-workers/worker-001", bytes_of("worker_by_hand"), 42, ""
+    )
 
 
 def test_a_namespaced_resource_written_by_hand_is_readable() -> None:
@@ -282,10 +296,16 @@ def test_a_namespaced_resource_written_by_hand_is_readable() -> None:
 
     read = INSTANCES.decode(entry_of(value, INSTANCE_KEY))
 
-    assert (read.metadata.namespace, read.metadata.name, read.spec.template) == ("team-a", "lab-7", "t")
+    assert (read.metadata.namespace, read.metadata.name, read.spec.template) == (
+        "team-a",
+        "lab-7",
+        "t",
+    )
 
 
-@pytest.mark.parametrize("version", ["4711", '"4711"', "null", "{}", "[1]", "1.5", "123456789012345678901234567890"])
+@pytest.mark.parametrize(
+    "version", ["4711", '"4711"', "null", "{}", "[1]", "1.5", "123456789012345678901234567890"]
+)
 def test_a_resource_version_in_the_bytes_is_read_over(version: str) -> None:
     """Copied from the output of a CLI, say. The truth is etcd's."""
     value = by_hand(f'"name":"worker-001","resourceVersion":{version}')
@@ -305,7 +325,9 @@ def test_a_resource_version_in_the_bytes_is_gone_after_the_next_write() -> None:
 
 @given(st.integers(0, 2**63 - 1))
 def test_the_resource_version_is_never_in_the_bytes(version: int) -> None:
-    resource = Worker(metadata=Metadata(name="worker-001"), spec=WorkerSpec(), status=WorkerStatus())
+    resource = Worker(
+        metadata=Metadata(name="worker-001"), spec=WorkerSpec(), status=WorkerStatus()
+    )
 
     new = WORKERS.draft_new(resource).written(version)
     new.spec.lab_track = "other"
@@ -330,7 +352,7 @@ def test_duplicate_fields_are_read_as_json_libraries_do() -> None:
     assert read.spec.lab_track == "b"
 
 
-# --- one resource, one text ------------------------------------------------------------------------------------------
+# --- one resource, one text -----------------------------------------------------------------------
 
 names = st.text("abcé", min_size=1, max_size=3)
 bags = st.builds(
@@ -355,14 +377,23 @@ def shuffled(spec: BagSpec) -> BagSpec:
     )
 
 
-@given(bags, st.dictionaries(st.sampled_from(["a", "b", "c", "example.org/d"]), st.sampled_from(["", "x"])))
-def test_the_order_in_which_a_resource_was_built_does_not_matter(spec: BagSpec, labels: dict[str, str]) -> None:
+@given(
+    bags,
+    st.dictionaries(st.sampled_from(["a", "b", "c", "example.org/d"]), st.sampled_from(["", "x"])),
+)
+def test_the_order_in_which_a_resource_was_built_does_not_matter(
+    spec: BagSpec, labels: dict[str, str]
+) -> None:
     metadata = Metadata(name="a", labels=labels, annotations=labels)
-    backwards = Metadata(name="a", labels=dict(reversed(labels.items())), annotations=dict(reversed(labels.items())))
+    backwards = Metadata(
+        name="a", labels=dict(reversed(labels.items())), annotations=dict(reversed(labels.items()))
+    )
     codec = codec_for(Bag)
     first = codec.draft_new(Bag(metadata=metadata, spec=spec, status=InstanceStatus()))
 
-    again = codec.draft_update(Bag(metadata=backwards, spec=shuffled(spec), status=InstanceStatus()), first.stored)
+    again = codec.draft_update(
+        Bag(metadata=backwards, spec=shuffled(spec), status=InstanceStatus()), first.stored
+    )
 
     assert again.stored.value == first.stored.value
     assert again.changed is False
@@ -370,7 +401,9 @@ def test_the_order_in_which_a_resource_was_built_does_not_matter(spec: BagSpec, 
 
 @given(bags)
 def test_keys_are_sorted_at_every_level(spec: BagSpec) -> None:
-    draft = codec_for(Bag).draft_new(Bag(metadata=Metadata(name="a"), spec=spec, status=InstanceStatus()))
+    draft = codec_for(Bag).draft_new(
+        Bag(metadata=Metadata(name="a"), spec=spec, status=InstanceStatus())
+    )
 
     json.loads(draft.stored.value, object_pairs_hook=sorted_object)
 
@@ -407,10 +440,12 @@ def test_a_time_in_another_zone_stays_that_moment() -> None:
     read = WORKERS.decode(entry_of(value))
 
     assert read.metadata.creation_timestamp == CREATED
-    assert read.metadata.creation_timestamp.utcoffset() == timezone(timedelta(hours=2)).utcoffset(None)
+    assert read.metadata.creation_timestamp.utcoffset() == timezone(timedelta(hours=2)).utcoffset(
+        None
+    )
 
 
-# --- what cannot be decoded ------------------------------------------------------------------------------------------
+# --- what cannot be decoded -----------------------------------------------------------------------
 
 UNREADABLE = [
     ("empty", b"", "truncated"),
@@ -461,9 +496,13 @@ UNREADABLE = [
 
 
 @pytest.mark.parametrize(
-    ("value", "reason"), [(value, reason) for _, value, reason in UNREADABLE], ids=[name for name, *_ in UNREADABLE]
+    ("value", "reason"),
+    [(value, reason) for _, value, reason in UNREADABLE],
+    ids=[name for name, *_ in UNREADABLE],
 )
-def test_what_is_no_such_resource_is_named_with_key_revision_and_reason(value: bytes, reason: str) -> None:
+def test_what_is_no_such_resource_is_named_with_key_revision_and_reason(
+    value: bytes, reason: str
+) -> None:
     with pytest.raises(CorruptResourceError) as caught:
         WORKERS.decode(entry_of(value))
 
@@ -482,7 +521,12 @@ def test_the_revision_of_a_corrupt_value_is_that_of_the_value() -> None:
 
 @pytest.mark.parametrize(
     "metadata",
-    ['"name":"lab-7"', '"name":"lab-7","namespace":"team-b"', '"name":"team-a/lab-7"', '"name":"lab-7","namespace":""'],
+    [
+        '"name":"lab-7"',
+        '"name":"lab-7","namespace":"team-b"',
+        '"name":"team-a/lab-7"',
+        '"name":"lab-7","namespace":""',
+    ],
 )
 def test_a_namespaced_resource_that_lies_elsewhere_is_corrupt(metadata: str) -> None:
     value = by_hand(metadata, spec='{"template":"t"}').replace(b"LabWorker", b"LabInstance")
@@ -491,9 +535,14 @@ def test_a_namespaced_resource_that_lies_elsewhere_is_corrupt(metadata: str) -> 
         INSTANCES.decode(entry_of(value, INSTANCE_KEY))
 
 
-@pytest.mark.parametrize("key", ["lab-workers/worker-0011", "lab-workers-old/worker-001", "worker-001", ""])
+@pytest.mark.parametrize(
+    "key", ["lab-workers/worker-0011", "lab-workers-old/worker-001", "worker-001", ""]
+)
 def test_a_value_under_the_key_of_another_is_corrupt(key: str) -> None:
-    """Copied with `etcdctl`, say: were it shown under its own name, an update would go to the other key."""
+    """Copied with `etcdctl`, say.
+
+    Were it shown under its own name, an update would go to the other key.
+    """
     with pytest.raises(CorruptResourceError):
         WORKERS.decode(entry_of(bytes_of("worker_new"), key))
 
@@ -506,7 +555,10 @@ def test_junk_is_corrupt_and_nothing_else(junk: bytes) -> None:
 
 @given(st.data())
 def test_damaged_bytes_are_corrupt_or_a_resource_of_that_name(data: st.DataObject) -> None:
-    """One byte changed anywhere: whatever comes out, it is no other exception, and no other name."""
+    """One byte changed anywhere.
+
+    Whatever comes out, it is no other exception, and no other name.
+    """
     value = bytearray(bytes_of("worker_full"))
     value[data.draw(st.integers(0, len(value) - 1))] = data.draw(st.integers(0, 255))
 

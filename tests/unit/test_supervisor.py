@@ -7,7 +7,7 @@ import anyio
 import pytest
 
 from kvorum.errors import ClientClosedError
-from kvorum.supervisor import Supervisor
+from kvorum.etcd.supervisor import Supervisor
 
 
 class Child:
@@ -45,7 +45,7 @@ async def until(is_true: Callable[[], bool]) -> None:
             await anyio.lowlevel.checkpoint()
 
 
-# --- running ---------------------------------------------------------------------------------------------------------
+# --- running --------------------------------------------------------------------------------------
 
 
 async def test_a_child_runs_until_the_supervisor_is_closed() -> None:
@@ -139,7 +139,7 @@ async def test_a_child_may_spawn_another() -> None:
     assert child.was_cancelled
 
 
-# --- not running -----------------------------------------------------------------------------------------------------
+# --- not running ----------------------------------------------------------------------------------
 
 
 async def test_nothing_can_be_spawned_before_the_start() -> None:
@@ -187,7 +187,7 @@ async def test_one_that_was_never_started_can_be_closed() -> None:
     assert supervisors() == []
 
 
-# --- closing ---------------------------------------------------------------------------------------------------------
+# --- closing --------------------------------------------------------------------------------------
 
 
 async def test_closing_is_idempotent() -> None:
@@ -203,7 +203,10 @@ async def test_closing_is_idempotent() -> None:
 
 
 async def test_another_task_may_close_it_than_opened_it() -> None:
-    """A web framework's startup and shutdown run in different tasks; anyio's task groups would refuse."""
+    """A web framework's startup and shutdown run in different tasks.
+
+    Anyio's task groups would refuse.
+    """
     supervisor, child = Supervisor(), Child()
 
     async def opening() -> None:
@@ -276,7 +279,7 @@ async def test_a_cancelled_close_goes_on_by_itself() -> None:
     await supervisor.aclose()
 
 
-# --- a start that is cancelled ---------------------------------------------------------------------------------------
+# --- a start that is cancelled --------------------------------------------------------------------
 
 
 async def test_a_start_that_is_cancelled_leaves_no_task() -> None:
@@ -306,7 +309,10 @@ async def test_after_a_start_that_was_cancelled_it_can_be_closed() -> None:
 
 
 async def test_a_start_within_a_cancelled_scope_ends_with_the_scope() -> None:
-    """What comes out is that scope's cancellation, no other: else it would get past the scope's end."""
+    """What comes out is that scope's cancellation, no other.
+
+    Else it would get past the scope's end.
+    """
     supervisor = Supervisor()
 
     with anyio.CancelScope() as scope:
@@ -322,7 +328,7 @@ async def test_a_start_within_a_cancelled_scope_ends_with_the_scope() -> None:
     assert supervisors() == []
 
 
-# --- errors of children ----------------------------------------------------------------------------------------------
+# --- errors of children ---------------------------------------------------------------------------
 
 
 async def test_the_error_of_a_child_comes_out_of_the_close_and_only_once() -> None:
@@ -369,7 +375,9 @@ async def test_of_several_who_close_one_gets_the_error() -> None:
     supervisor = Supervisor()
     await supervisor.start()
     supervisor.spawn(fail, RuntimeError("boom"), name="child")
-    outcomes = await asyncio.gather(supervisor.aclose(), supervisor.aclose(), return_exceptions=True)
+    outcomes = await asyncio.gather(
+        supervisor.aclose(), supervisor.aclose(), return_exceptions=True
+    )
 
     assert sorted(type(outcome).__name__ for outcome in outcomes) == ["ExceptionGroup", "NoneType"]
 
@@ -395,7 +403,9 @@ async def test_an_error_while_children_are_cancelled_comes_out_too() -> None:
     assert [str(error) for error in caught.value.exceptions] == ["while cleaning up"]
 
 
-async def test_a_task_aside_that_fails_is_logged_and_ends_no_other(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_task_aside_that_fails_is_logged_and_ends_no_other(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     supervisor, child = Supervisor(), Child()
     await supervisor.start()
     supervisor.spawn(child.run, name="child")

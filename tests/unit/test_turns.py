@@ -1,4 +1,7 @@
-"""The writes of a key wait in a line of their own: checked against the plain rule, and by the steps that it takes."""
+"""The writes of a key wait in a line of their own.
+
+Checked against the plain rule, and by the steps that it takes.
+"""
 
 import asyncio
 from collections.abc import Iterator
@@ -8,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvorum.etcd import _rpc as rpc
-from kvorum.etcd.batch import Pending, Unanswered
-from kvorum.etcd.turns import Turns
+from kvorum.etcd.pipeline.batch import Pending, Unanswered
+from kvorum.etcd.pipeline.key_order import KeyOrder
+from kvorum.etcd.transport import _rpc as rpc
 
 KEYS = [b"a", b"b", b"c"]
 
@@ -32,15 +35,21 @@ def write(key: bytes, expected: int = 0) -> Pending[Any]:
 
 
 steps = st.lists(
-    st.tuples(st.sampled_from(["come", "come", "come", "give up", "end"]), st.sampled_from(KEYS), st.integers(0, 9)),
+    st.tuples(
+        st.sampled_from(["come", "come", "come", "give up", "end"]),
+        st.sampled_from(KEYS),
+        st.integers(0, 9),
+    ),
     max_size=40,
 )
 
 
 @given(steps)
-def test_each_key_has_one_turn_at_a_time_and_its_writes_follow_each_other(steps: list[tuple[str, bytes, int]]) -> None:
+def test_each_key_has_one_turn_at_a_time_and_its_writes_follow_each_other(
+    steps: list[tuple[str, bytes, int]],
+) -> None:
     """Held against a plain list for each key, whose first has its turn."""
-    turns = Turns()
+    turns = KeyOrder()
     lines: dict[bytes, list[Pending[Any]]] = {key: [] for key in KEYS}
     for step, key, number in steps:
         line = lines[key]
@@ -61,7 +70,7 @@ def test_each_key_has_one_turn_at_a_time_and_its_writes_follow_each_other(steps:
 
 
 def test_a_key_is_free_again_when_the_last_turn_has_ended() -> None:
-    turns = Turns()
+    turns = KeyOrder()
     assert turns.admit(write(b"a"))
     assert turns.end(b"a") is None
     assert turns.end(b"a") is None
@@ -71,7 +80,7 @@ def test_a_key_is_free_again_when_the_last_turn_has_ended() -> None:
 
 def test_turns_behind_which_nobody_stands_end_at_once() -> None:
     """The keys of the others are returned, and nothing is done about them yet."""
-    turns, second = Turns(), write(b"a")
+    turns, second = KeyOrder(), write(b"a")
     for call in (write(b"a"), write(b"b"), second):
         turns.admit(call)
 
@@ -85,7 +94,7 @@ def test_turns_behind_which_nobody_stands_end_at_once() -> None:
 def test_a_swap_at_a_revision_that_has_passed_is_not_sent() -> None:
     """It never comes back; what is at that revision, at none, or at a later one has its turn."""
     stale, put, current = write(b"a", 4), write(b"a"), write(b"a", 5)
-    turns = Turns()
+    turns = KeyOrder()
     for call in (write(b"a"), stale, put, current, write(b"b", 4)):
         turns.admit(call)
 
@@ -108,7 +117,7 @@ class Counted(Pending[Any]):
 
 def test_nobody_looks_at_those_who_stand_behind() -> None:
     """Many writes of one key cost each of them a step when it comes, and one when it has its turn."""
-    turns = Turns()
+    turns = KeyOrder()
     calls = [Counted(b"a", 0.0, rpc.PutRequest(key=b"a")) for _ in range(1_000)]
     for call in calls:
         turns.admit(call)

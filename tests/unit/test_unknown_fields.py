@@ -1,8 +1,9 @@
 """Fields that this version of a type does not know survive an update, by the numbered rules of `kvorum._carry`.
 
-The older type is declared here. Documents of a "newer" type are made by strewing fields over its documents that it has
-no names for. What an update must leave of them is worked out a second time, naively, on plain data, from a description
-of the shape (`Object`, `Mapped`, `Listed`, …) that owes nothing to msgspec.
+The older type is declared here. Documents of a "newer" type are made by strewing fields over its
+documents that it has no names for. What an update must leave of them is worked out a second time,
+naively, on plain data, from a description of the shape (`Object`, `Mapped`, `Listed`, …) that owes
+nothing to msgspec.
 """
 
 # ruff: noqa: PLR0911 - a `match` over shapes returns from each case
@@ -17,11 +18,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvorum._carry import plan_for
-from kvorum._codec import codec_for
+from kvorum.encoding.stored import codec_for
+from kvorum.encoding.unknown_fields import unknown_fields_of
 from kvorum.errors import InvalidResourceError
-from kvorum.resources import Kind, Resource, Stored
-from kvorum.storage import Entry
+from kvorum.resources.model import Kind, Resource, Stored
+from kvorum.storage.values import Entry
 
 Json: TypeAlias = Any
 
@@ -88,7 +89,9 @@ class OldSpec(msgspec.Struct, rename="camel"):
     volumes: list[Local | Remote] = []
     lists: list[list[Plain]] = []
     mappings: list[dict[str, Plain | None]] = []
-    described: Annotated[list[Annotated[Plain, msgspec.Meta(title="t")]], msgspec.Meta(description="d")] = []
+    described: Annotated[
+        list[Annotated[Plain, msgspec.Meta(title="t")]], msgspec.Meta(description="d")
+    ] = []
     tree: Node = msgspec.field(default_factory=Node)
 
 
@@ -104,7 +107,7 @@ class Old(Resource[OldSpec, OldStatus]):
 CODEC = codec_for(Old)
 
 
-# --- the shape of that, once more and by hand ------------------------------------------------------------------------
+# --- the shape of that, once more and by hand -----------------------------------------------------
 
 
 @dataclass
@@ -192,11 +195,14 @@ SPEC = Object(
 STATUS = Object({"phase": WORD, "plain": PLAIN})
 
 
-# --- documents -------------------------------------------------------------------------------------------------------
+# --- documents ------------------------------------------------------------------------------------
 
 
 class Text(str):
-    """JSON text, to stand in a document as it is; and what a number is read as, so that its digits count."""
+    """JSON text, to stand in a document as it is.
+
+    And what a number is read as, so that its digits count.
+    """
 
     __slots__ = ()
 
@@ -207,7 +213,11 @@ def dumped(value: Json) -> str:
         case Text():
             return value
         case dict():
-            return "{" + ",".join(f"{dumped(name)}:{dumped(value[name])}" for name in sorted(value)) + "}"
+            return (
+                "{"
+                + ",".join(f"{dumped(name)}:{dumped(value[name])}" for name in sorted(value))
+                + "}"
+            )
         case list():
             return "[" + ",".join(map(dumped, value)) + "]"
         case _:
@@ -235,7 +245,9 @@ STRANGE_VALUES = st.sampled_from(
         "false",
     ]
 ).map(Text)
-STRANGERS: st.SearchStrategy[dict[str, Json]] = st.just({}) | st.dictionaries(STRANGE_NAMES, STRANGE_VALUES, max_size=2)
+STRANGERS: st.SearchStrategy[dict[str, Json]] = st.just({}) | st.dictionaries(
+    STRANGE_NAMES, STRANGE_VALUES, max_size=2
+)
 
 
 @st.composite
@@ -255,7 +267,9 @@ def documents(draw: st.DrawFn, shape: Shape, *, depth: int = 0, strangers: bool 
         case Maybe(value):
             return inner(value) if few and draw(st.booleans()) else None
         case Mapped(values):
-            return {name: inner(values) for name in draw(st.sets(st.sampled_from("abé"), max_size=few))}
+            return {
+                name: inner(values) for name in draw(st.sets(st.sampled_from("abé"), max_size=few))
+            }
         case Listed(elements):
             return [inner(elements) for _ in range(draw(st.integers(0, few)))]
         case Fixed(places):
@@ -285,7 +299,10 @@ def known(shape: Shape, value: Json) -> Json:
 
 @st.composite
 def edited(draw: st.DrawFn, shape: Shape, value: Json) -> Json:
-    """What a program of the older type may make of what it read: anything, but often much the same."""
+    """What a program of the older type may make of what it read.
+
+    Anything, but often much the same.
+    """
     if draw(st.integers(0, 3)) == 0:
         return value
     match shape, value:
@@ -302,7 +319,10 @@ def edited(draw: st.DrawFn, shape: Shape, value: Json) -> Json:
         case Listed(of), list():
             kept_values = draw(st.permutations(value))[: draw(st.integers(0, len(value)))]
             changed = [draw(edited(of, inner)) for inner in kept_values]
-            return changed + [draw(documents(of, depth=3, strangers=False)) for _ in range(draw(st.integers(0, 1)))]
+            return changed + [
+                draw(documents(of, depth=3, strangers=False))
+                for _ in range(draw(st.integers(0, 1)))
+            ]
         case Fixed(places), list():
             return [draw(edited(of, inner)) for of, inner in zip(places, value, strict=True)]
         case Tagged(members), dict() if draw(st.booleans()):
@@ -311,7 +331,7 @@ def edited(draw: st.DrawFn, shape: Shape, value: Json) -> Json:
             return draw(documents(shape, depth=3, strangers=False))
 
 
-# --- what must come out ----------------------------------------------------------------------------------------------
+# --- what must come out ---------------------------------------------------------------------------
 
 
 def carried(shape: Shape, old: Json, new: Json) -> Json:
@@ -319,11 +339,16 @@ def carried(shape: Shape, old: Json, new: Json) -> Json:
     match shape, old, new:
         case Object(fields), dict(), dict():
             strangers = {name: value for name, value in old.items() if name not in fields}  # rule 1
-            return strangers | {name: carried(of, old[name], new[name]) for name, of in fields.items()}  # rule 2
+            return strangers | {
+                name: carried(of, old[name], new[name]) for name, of in fields.items()
+            }  # rule 2
         case Maybe(of), _, _:
             return carried(of, old, new)
         case Mapped(of), dict(), dict():  # rule 3
-            return {name: carried(of, old[name], value) if name in old else value for name, value in new.items()}
+            return {
+                name: carried(of, old[name], value) if name in old else value
+                for name, value in new.items()
+            }
         case Listed(of, identity), list(), list():  # rule 4
             matches = matched(of, identity, old, new)
             return [
@@ -331,7 +356,10 @@ def carried(shape: Shape, old: Json, new: Json) -> Json:
                 for value, match in zip(new, matches, strict=True)
             ]
         case Fixed(places), list(), list():  # rule 1: each place is an object of its own
-            return [carried(of, before, after) for of, before, after in zip(places, old, new, strict=True)]
+            return [
+                carried(of, before, after)
+                for of, before, after in zip(places, old, new, strict=True)
+            ]
         case Tagged(members), dict(), dict() if old["type"] == new["type"]:
             return carried(members[new["type"]], old, new)
         case _:
@@ -346,13 +374,19 @@ def matched(of: Shape, identity: str | None, old: list[Json], new: list[Json]) -
         for place in range(len(new)):
             free = [candidate for candidate in range(len(old)) if candidate not in matches]
             if matches[place] is None:
-                matches[place] = next((candidate for candidate in free if is_same(candidate, place)), None)
+                matches[place] = next(
+                    (candidate for candidate in free if is_same(candidate, place)), None
+                )
 
     def named(value: Json) -> Json:
         return value[identity] if identity is not None else None
 
     def is_only_one(value: Json) -> bool:
-        return [named(other) for other in old].count(value) == 1 == [named(other) for other in new].count(value)
+        return (
+            [named(other) for other in old].count(value)
+            == 1
+            == [named(other) for other in new].count(value)
+        )
 
     match_where(lambda before, after: bool(known(of, old[before]) == new[after]))
     match_where(
@@ -361,14 +395,18 @@ def matched(of: Shape, identity: str | None, old: list[Json], new: list[Json]) -
         )
     )
     if len(old) == len(new):
-        match_where(lambda before, after: before == after and bool(named(old[before]) == named(new[after])))
+        match_where(
+            lambda before, after: before == after and bool(named(old[before]) == named(new[after]))
+        )
     return matches
 
 
-# --- the codec -------------------------------------------------------------------------------------------------------
+# --- the codec ------------------------------------------------------------------------------------
 
 
-def envelope(spec: Json, status: Json, metadata: dict[str, Json], strangers: dict[str, Json]) -> dict[str, Json]:
+def envelope(
+    spec: Json, status: Json, metadata: dict[str, Json], strangers: dict[str, Json]
+) -> dict[str, Json]:
     """What a newer writer stored."""
     own = {"formVersion": 1, "generation": 3, "name": "a", "uid": "u", "writeToken": "t"}
     return strangers | {
@@ -388,12 +426,20 @@ def stored_of(value: str) -> Stored:
 
 def with_known(old: Old, spec: Json, status: Json) -> Old:
     """Return the resource as an older program hands it to `update`: made of known fields only."""
-    return Old(metadata=old.metadata, spec=msgspec.convert(spec, OldSpec), status=msgspec.convert(status, OldStatus))
+    return Old(
+        metadata=old.metadata,
+        spec=msgspec.convert(spec, OldSpec),
+        status=msgspec.convert(status, OldStatus),
+    )
 
 
 @given(st.data(), documents(SPEC), documents(STATUS), STRANGERS, STRANGERS)
 def test_an_update_by_an_older_type_keeps_what_it_does_not_know(
-    data: st.DataObject, spec: Json, status: Json, metadata: dict[str, Json], strangers: dict[str, Json]
+    data: st.DataObject,
+    spec: Json,
+    status: Json,
+    metadata: dict[str, Json],
+    strangers: dict[str, Json],
 ) -> None:
     """Whatever it does to what it knows. Not more than that, either: nothing is invented."""
     stored = stored_of(dumped(envelope(spec, status, metadata, strangers)))
@@ -405,7 +451,9 @@ def test_an_update_by_an_older_type_keeps_what_it_does_not_know(
     written = loaded(draft.stored.value)
     assert written["spec"] == loaded(dumped(carried(SPEC, spec, new_spec)))
     assert written["status"] == loaded(dumped(carried(STATUS, status, new_status)))
-    assert {n: v for n, v in written["metadata"].items() if n in metadata} == loaded(dumped(metadata))
+    assert {n: v for n, v in written["metadata"].items() if n in metadata} == loaded(
+        dumped(metadata)
+    )
     assert written.keys() - strangers.keys() == {"apiVersion", "kind", "metadata", "spec", "status"}
     assert {n: v for n, v in written.items() if n in strangers} == loaded(dumped(strangers))
 
@@ -423,10 +471,14 @@ def test_an_update_that_changes_nothing_gives_the_very_same_bytes(
 
 
 @given(st.data(), documents(SPEC), documents(STATUS))
-def test_an_update_after_an_update_changes_nothing_more(data: st.DataObject, spec: Json, status: Json) -> None:
+def test_an_update_after_an_update_changes_nothing_more(
+    data: st.DataObject, spec: Json, status: Json
+) -> None:
     """What was carried once is in our form: it is not written again and again."""
     stored = stored_of(dumped(envelope(spec, status, {"x": Text("1.10")}, {})))
-    resource = with_known(CODEC.restore(stored), data.draw(edited(SPEC, known(SPEC, spec))), known(STATUS, status))
+    resource = with_known(
+        CODEC.restore(stored), data.draw(edited(SPEC, known(SPEC, spec))), known(STATUS, status)
+    )
     once = CODEC.draft_update(resource, stored)
 
     again = CODEC.draft_update(once.resource, once.stored)
@@ -436,7 +488,9 @@ def test_an_update_after_an_update_changes_nothing_more(data: st.DataObject, spe
 
 
 @given(documents(SPEC), documents(STATUS), STRANGERS)
-def test_a_patch_keeps_what_it_does_not_touch(spec: Json, status: Json, strangers: dict[str, Json]) -> None:
+def test_a_patch_keeps_what_it_does_not_touch(
+    spec: Json, status: Json, strangers: dict[str, Json]
+) -> None:
     """Also fields with numbers in them that Python cannot read, and that no patch should have to."""
     stored = stored_of(dumped(envelope(spec, status, strangers, strangers)))
 
@@ -448,7 +502,7 @@ def test_a_patch_keeps_what_it_does_not_touch(spec: Json, status: Json, stranger
     assert {n: v for n, v in written.items() if n in strangers} == loaded(dumped(strangers))
 
 
-# --- one rule at a time ----------------------------------------------------------------------------------------------
+# --- one rule at a time ---------------------------------------------------------------------------
 
 
 class Frozen(msgspec.Struct, frozen=True, order=True):
@@ -505,13 +559,15 @@ class Holder(msgspec.Struct, kw_only=True, omit_defaults=True, rename="camel"):
     side: LeftRow | RightRow | None = None
     sides: list[LeftRow | RightRow] = []
     named_pair: Pair | None = None
-    described: Annotated[Plain | None, msgspec.Meta(title="a title is no reason to drop anything")] = None
+    described: Annotated[
+        Plain | None, msgspec.Meta(title="a title is no reason to drop anything")
+    ] = None
     tree: Node | None = None
 
 
 def carried_text(old: str, change: Callable[[Holder], None] = lambda _: None) -> str:
     """Return what an older program makes of `old`, with the fields that it does not know."""
-    plan = plan_for(Holder)
+    plan = unknown_fields_of(Holder)
     assert plan is not None
     holder = msgspec.json.decode(old, type=Holder)
     change(holder)
@@ -637,7 +693,9 @@ def test_an_element_that_changed_is_found_by_its_name() -> None:
 
     old = '{"named":[{"name":"a","size":1,"x":1},{"name":"b","size":2,"x":2}]}'
 
-    assert carried_text(old, change) == '{"named":[{"name":"b","size":9,"x":2},{"name":"c","size":0}]}'
+    assert (
+        carried_text(old, change) == '{"named":[{"name":"b","size":9,"x":2},{"name":"c","size":0}]}'
+    )
 
 
 def test_an_element_that_was_renamed_is_another_one() -> None:
@@ -659,7 +717,10 @@ def test_the_first_identity_counts() -> None:
 
     old = '{"typed":[{"id":1,"type":"a","x":1},{"id":2,"type":"b","x":2}]}'
 
-    assert carried_text(old, change) == '{"typed":[{"id":2,"type":"a","x":1},{"id":1,"type":"b","x":2}]}'
+    assert (
+        carried_text(old, change)
+        == '{"typed":[{"id":2,"type":"a","x":1},{"id":1,"type":"b","x":2}]}'
+    )
 
 
 def test_an_element_without_a_name_is_found_by_its_place_if_the_length_is_the_same() -> None:
@@ -668,11 +729,17 @@ def test_an_element_without_a_name_is_found_by_its_place_if_the_length_is_the_sa
 
     old = '{"plains":[{"note":null,"size":1,"x":1},{"note":null,"size":2,"x":2}]}'
 
-    assert carried_text(old, change) == '{"plains":[{"note":null,"size":1,"x":1},{"note":null,"size":9,"x":2}]}'
+    assert (
+        carried_text(old, change)
+        == '{"plains":[{"note":null,"size":1,"x":1},{"note":null,"size":9,"x":2}]}'
+    )
 
 
 def test_an_element_without_a_name_that_changed_in_a_list_of_another_length_is_a_new_one() -> None:
-    """It cannot be told which one it was; a field carried to the wrong element would be worse than one lost."""
+    """It cannot be told which one it was.
+
+    A field carried to the wrong element would be worse than one lost.
+    """
 
     def change(holder: Holder) -> None:
         holder.plains.pop(0)
@@ -693,25 +760,35 @@ def test_elements_that_are_equal_keep_their_order() -> None:
 
 
 def test_an_element_that_takes_over_a_name_of_several_is_a_new_one() -> None:
-    """A list of events, say: what goes out at one end must not lend its fields to what comes in at the other."""
+    """A list of events, say.
+
+    What goes out at one end must not lend its fields to what comes in at the other.
+    """
 
     def turn(holder: Holder) -> None:
         holder.typed.pop(0)
         holder.typed.append(Typed("a", 4))
 
-    old = '{"typed":[{"id":1,"type":"a","x":1},{"id":2,"type":"a","x":2},{"id":3,"type":"a","x":3}]}'
+    old = (
+        '{"typed":[{"id":1,"type":"a","x":1},{"id":2,"type":"a","x":2},{"id":3,"type":"a","x":3}]}'
+    )
 
     expected = '{"typed":[{"id":2,"type":"a","x":2},{"id":3,"type":"a","x":3},{"id":4,"type":"a"}]}'
     assert carried_text(old, turn) == expected
 
 
-def test_an_element_whose_name_several_have_is_found_by_its_place_if_the_length_is_the_same() -> None:
+def test_an_element_whose_name_several_have_is_found_by_its_place_if_the_length_is_the_same() -> (
+    None
+):
     def change(holder: Holder) -> None:
         holder.typed[1].id = 9
 
     old = '{"typed":[{"id":1,"type":"a","x":1},{"id":2,"type":"a","x":2}]}'
 
-    assert carried_text(old, change) == '{"typed":[{"id":1,"type":"a","x":1},{"id":9,"type":"a","x":2}]}'
+    assert (
+        carried_text(old, change)
+        == '{"typed":[{"id":1,"type":"a","x":1},{"id":9,"type":"a","x":2}]}'
+    )
 
 
 def test_the_tag_of_a_struct_is_no_name() -> None:
@@ -773,7 +850,10 @@ def test_an_element_that_is_no_object_is_found_by_its_content_too(old: str, expe
 
 
 def test_elements_of_a_set_are_told_apart_by_known_fields_only() -> None:
-    """The one place where something is dropped, and documented to be: a set holds equal values once."""
+    """The one place where something is dropped, and documented to be.
+
+    A set holds equal values once.
+    """
 
     def add(holder: Holder) -> None:
         holder.frozen.add(Frozen(9))
@@ -794,8 +874,13 @@ def test_elements_of_a_set_are_told_apart_by_known_fields_only() -> None:
         ('{"side":["left",1,1.10]}', '{"side":["left",9,1.10]}'),
     ],
 )
-def test_a_struct_that_is_stored_as_an_array_keeps_the_places_beyond_those_it_knows(old: str, expected: str) -> None:
-    """Rule 5: a newer type can add fields at its end only, as the others are known by their places."""
+def test_a_struct_that_is_stored_as_an_array_keeps_the_places_beyond_those_it_knows(
+    old: str, expected: str
+) -> None:
+    """Rule 5.
+
+    A newer type can add fields at its end only, as the others are known by their places.
+    """
 
     def change(holder: Holder) -> None:
         for row in (holder.row, holder.side):
@@ -812,7 +897,7 @@ def test_another_variant_that_is_stored_as_an_array_takes_nothing_over() -> None
     assert carried_text('{"side":["left",1,1.10]}', swap) == '{"side":["right",2]}'
 
 
-# --- text that others wrote ------------------------------------------------------------------------------------------
+# --- text that others wrote -----------------------------------------------------------------------
 
 
 def test_what_is_carried_stays_as_it_was_written() -> None:
@@ -845,22 +930,24 @@ def test_text_with_space_in_it_carries_all_the_same() -> None:
           "byName" : { "a" : { "size" : 1 , "y" : 2 } } }
     """
 
-    expected = '{"byName":{"a":{"note":null,"size":1,"y":2}},"plains":[{"note":null,"size":1,"x":1}]}'
+    expected = (
+        '{"byName":{"a":{"note":null,"size":1,"y":2}},"plains":[{"note":null,"size":1,"x":1}]}'
+    )
     assert carried_text(old) == expected
 
 
-# --- places without unknown fields -----------------------------------------------------------------------------------
+# --- places without unknown fields ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", [int, list[int], dict[str, str], tuple[int, str], str | None])
 def test_a_type_without_objects_has_no_plan(kind: Any) -> None:
-    assert plan_for(kind) is None
+    assert unknown_fields_of(kind) is None
 
 
 @pytest.mark.parametrize("text", EVERYWHERE)
 def test_an_object_that_lacks_nothing_is_returned_as_it_is(text: str) -> None:
     """Most updates have nothing to carry; they copy nothing either."""
-    plan = plan_for(Holder)
+    plan = unknown_fields_of(Holder)
     assert plan is not None
     new = msgspec.Raw(msgspec.json.encode(msgspec.json.decode(text, type=Holder), order="sorted"))
 
@@ -877,7 +964,10 @@ def test_an_object_that_lacks_nothing_is_returned_as_it_is(text: str) -> None:
         ('{"device":{"type":"net","inner":{"x":1}}}', ["device.inner.x"]),
         ('{"tree":{"left":{"left":{"x":1}}}}', ["tree.left.left.x"]),
         ('{"pair":[{"x":1},{"name":"a","y":1}]}', ["pair[0].x", "pair[1].y"]),
-        ('{"withGaps":[null,{"x":1}],"withWords":["x",{"y":1}]}', ["withGaps[1].x", "withWords[1].y"]),
+        (
+            '{"withGaps":[null,{"x":1}],"withWords":["x",{"y":1}]}',
+            ["withGaps[1].x", "withWords[1].y"],
+        ),
         ('{"oneOrMany":{"x":1}}', ["oneOrMany.x"]),
         ('{"oneOrMany":[{"x":1}]}', ["oneOrMany[0].x"]),
         ('{"row":[1,{"x":1},2],"side":["left",1,2]}', ["row[1].x", "row[2]", "side[2]"]),
@@ -886,7 +976,7 @@ def test_an_object_that_lacks_nothing_is_returned_as_it_is(text: str) -> None:
     ],
 )
 def test_strangers_are_named_by_their_paths(text: str, paths: list[str]) -> None:
-    plan = plan_for(Holder)
+    plan = unknown_fields_of(Holder)
     assert plan is not None
 
     assert list(plan.strangers(msgspec.Raw(text.encode()), "")) == paths
@@ -910,9 +1000,16 @@ def test_strangers_are_named_by_their_paths(text: str, paths: list[str]) -> None
         {"withGaps": [[]]},
     ],
 )
-def test_a_patch_that_makes_something_else_of_a_document_is_refused_like_any_other(patch: Json) -> None:
-    """Whether it names strange fields is asked of documents of the type only; others are wrong before that."""
+def test_a_patch_that_makes_something_else_of_a_document_is_refused_like_any_other(
+    patch: Json,
+) -> None:
+    """Whether it names strange fields is asked of documents of the type only.
+
+    Others are wrong before that.
+    """
     stored = stored_of('{"apiVersion":"example.org/v1","kind":"Thing","metadata":{"name":"a"}}')
 
-    with pytest.raises(InvalidResourceError, match=r"things/a: it cannot be patched: .* - at `\$\.spec\."):
+    with pytest.raises(
+        InvalidResourceError, match=r"things/a: it cannot be patched: .* - at `\$\.spec\."
+    ):
         CODEC.patch(stored, {"spec": patch})

@@ -5,10 +5,11 @@ from typing import Any, cast
 import pytest
 
 from kvorum import CorruptResourceError, Entry, HistoryLostError
-from kvorum.query import Query
-from kvorum.storage import Change, StorageBackend
-from kvorum.transitions import Transition
-from kvorum.unreadable import LastReadable, Unreadable
+from kvorum.repository.query import Query
+from kvorum.repository.transitions import Transition
+from kvorum.repository.unreadable import LastReadable, Unreadable
+from kvorum.storage.port import StorageBackend
+from kvorum.storage.values import Change
 
 
 class Store:
@@ -33,7 +34,9 @@ class Store:
 
     async def before(self, revision: int) -> Entry | None:
         now = Entry("a", b"", create_revision=1, mod_revision=revision, version=revision)
-        return await LastReadable(cast("Query[Any]", self)).before(cast("StorageBackend", self), now)
+        return await LastReadable(cast("Query[Any]", self)).before(
+            cast("StorageBackend", self), now
+        )
 
 
 async def test_the_last_of_a_thousand_values_that_cannot_be_read_is_looked_behind() -> None:
@@ -43,10 +46,14 @@ async def test_the_last_of_a_thousand_values_that_cannot_be_read_is_looked_behin
     assert found.mod_revision == 500
 
 
-async def test_what_was_written_more_often_is_lost_and_says_so_without_talking_of_compaction() -> None:
+async def test_what_was_written_more_often_is_lost_and_says_so_without_talking_of_compaction() -> (
+    None
+):
     store = Store(readable=499)
 
-    with pytest.raises(HistoryLostError, match="the last 1000 values of a cannot be read") as caught:
+    with pytest.raises(
+        HistoryLostError, match="the last 1000 values of a cannot be read"
+    ) as caught:
         await store.before(1500)
     assert "compacted" not in str(caught.value)
     assert (caught.value.revision, store.reads) == (499, 1000)

@@ -3,14 +3,18 @@
 import pytest
 
 from kvorum.errors import ServerError
-from kvorum.etcd.versions import HAZARDS, hazards_of, text_of, version_of
+from kvorum.etcd.transport.versions import HAZARDS, hazards_of, text_of, version_of
 
 
 @pytest.mark.parametrize(
     ("name", "has_it", "is_free"),
     [
         ("lost-entries", [(3, 5, 0), (3, 5, 2)], [(3, 4, 23), (3, 5, 3), (3, 6, 0)]),
-        ("read-only-transactions", [(3, 3, 27), (3, 4, 22), (3, 5, 0), (3, 5, 6)], [(3, 4, 23), (3, 5, 7), (3, 6, 0)]),
+        (
+            "read-only-transactions",
+            [(3, 3, 27), (3, 4, 22), (3, 5, 0), (3, 5, 6)],
+            [(3, 4, 23), (3, 5, 7), (3, 6, 0)],
+        ),
         (
             "nested-transactions-pass-roles",
             [(3, 4, 43), (3, 5, 29), (3, 6, 10)],
@@ -21,7 +25,11 @@ from kvorum.etcd.versions import HAZARDS, hazards_of, text_of, version_of
             [(3, 4, 99), (3, 5, 32), (3, 6, 13), (3, 7, 0)],
             [(3, 5, 33), (3, 6, 14), (3, 7, 1), (3, 8, 0)],
         ),
-        ("deletions-stop-at-the-quota", [(3, 4, 19), (3, 5, 6)], [(3, 4, 20), (3, 5, 7), (3, 6, 0)]),
+        (
+            "deletions-stop-at-the-quota",
+            [(3, 4, 19), (3, 5, 6)],
+            [(3, 4, 20), (3, 5, 7), (3, 6, 0)],
+        ),
         ("progress-on-demand", [(3, 4, 30), (3, 5, 12)], [(3, 4, 31), (3, 5, 13), (3, 6, 0)]),
     ],
 )
@@ -43,7 +51,9 @@ def test_a_version_that_is_not_released_has_the_hazards_of_the_patch_before() ->
     """What the release mends may have come after it."""
     assert version_of("3.5.30") == (3, 5, 30)
     assert version_of("3.5.30-rc.0") == (3, 5, 29)
-    assert {hazard.name for hazard in hazards_of(version_of("3.7.1-rc.0"))} == {"nested-puts-pass-the-quota"}
+    assert {hazard.name for hazard in hazards_of(version_of("3.7.1-rc.0"))} == {
+        "nested-puts-pass-the-quota"
+    }
     assert version_of("3.7.0-alpha.0") < version_of("3.7.0")
 
 
@@ -53,7 +63,9 @@ def test_what_is_mended_in_the_first_release_of_a_minor_version_is_not_before_it
 
     assert "nested-transactions-pass-roles" in names
     assert "nested-transactions-pass-roles" not in {hazard.name for hazard in hazards_of((3, 7, 0))}
-    assert "nested-transactions-pass-roles" not in {hazard.name for hazard in hazards_of(version_of("3.8.0-alpha.0"))}
+    assert "nested-transactions-pass-roles" not in {
+        hazard.name for hazard in hazards_of(version_of("3.8.0-alpha.0"))
+    }
 
 
 def test_what_the_first_release_brought_was_there_before_it() -> None:

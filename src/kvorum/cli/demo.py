@@ -1,4 +1,7 @@
-"""`kvorum demo`: the life of a few lab workers in a real etcd, and the proof that it went as shown."""
+"""`kvorum demo`.
+
+The life of a few lab workers in a real etcd, and the proof that it went as shown.
+"""
 
 import time
 import uuid
@@ -19,7 +22,9 @@ from kvorum.lab import LabWorker, LabWorkerPhase, LabWorkerRepository
 PREFIX: Final = "lab-resource-manager"
 TTL: Final = 1.0
 WRITERS: Final = 8
-PATIENCE: Final = 15.0  # for the server to remove what has outlived its TTL; it looks every half second
+PATIENCE: Final = (
+    15.0  # for the server to remove what has outlived its TTL; it looks every half second
+)
 
 
 class Claim(NamedTuple):
@@ -45,7 +50,8 @@ async def play(console: Console, target: str | None, *, hold: bool = False) -> b
         hold: whether to stay afterwards until the task is cancelled.
 
     Raises:
-        KvorumError: etcd could not be started or reached, or something went wrong that never should.
+        KvorumError: etcd could not be started or reached, or something went wrong that never
+            should.
     """
     async with _client(console, target) as client:
         story = Story(console, LabWorkerRepository(client))
@@ -85,7 +91,11 @@ class Story:
     async def create(self) -> None:
         """Three workers of two lab tracks."""
         self._headline("Create three workers")
-        for name, track in (("worker-001", "comp-sci-101"), ("worker-002", "comp-sci-101"), ("worker-003", "networks")):
+        for name, track in (
+            ("worker-001", "comp-sci-101"),
+            ("worker-002", "comp-sci-101"),
+            ("worker-003", "networks"),
+        ):
             self._wrote("Added", await self.workers.add(LabWorker.new(name, lab_track=track)))
 
     async def conflict(self) -> None:
@@ -100,9 +110,15 @@ class Story:
         except kvorum.ConflictError as exc:
             self._say(f"refused: {exc}")
             kept = (await self.workers.get("worker-001")).status.phase
-            self._claim("a stale write is refused", kept is LabWorkerPhase.READY, f"phase is still {kept}")
+            self._claim(
+                "a stale write is refused", kept is LabWorkerPhase.READY, f"phase is still {kept}"
+            )
         else:
-            self._claim("a stale write is refused", holds=False, evidence=f"it was written at {lost.metadata}")
+            self._claim(
+                "a stale write is refused",
+                holds=False,
+                evidence=f"it was written at {lost.metadata}",
+            )
 
     async def contend(self) -> None:
         """Many that change the same worker at once: none of the changes is lost."""
@@ -118,39 +134,69 @@ class Story:
             for number in range(WRITERS):
                 writers.start_soon(annotate, number)
         left = len((await self.workers.get("worker-002")).metadata.annotations)
-        self._claim("no concurrent change is lost", left == WRITERS, f"{left} of {WRITERS} annotations are there")
+        self._claim(
+            "no concurrent change is lost",
+            left == WRITERS,
+            f"{left} of {WRITERS} annotations are there",
+        )
 
     async def find(self) -> None:
         """By track and by phase."""
         self._headline("Find workers by track and by phase")
-        by_track = [worker.metadata.name for worker in await self.workers.find_by_lab_track("comp-sci-101")]
+        by_track = [
+            worker.metadata.name for worker in await self.workers.find_by_lab_track("comp-sci-101")
+        ]
         ready = [worker.metadata.name for worker in await self.workers.find_ready_workers()]
-        counts = {str(phase): count for phase, count in (await self.workers.count_by_phase()).items() if count}
-        self._say(f"track comp-sci-101: {', '.join(by_track)}; ready: {', '.join(ready)}; by phase: {counts}")
+        counts = {
+            str(phase): count
+            for phase, count in (await self.workers.count_by_phase()).items()
+            if count
+        }
+        self._say(
+            f"track comp-sci-101: {', '.join(by_track)}; ready: {', '.join(ready)}; by phase: {counts}"
+        )
         found = (by_track, ready) == (["worker-001", "worker-002"], ["worker-001"])
         self._claim("workers are found by track and phase", found, f"{by_track}, {ready}")
 
     async def expire(self) -> None:
-        """A worker with a TTL, removed by the server; and with it the end of what the watch has to see."""
+        """A worker with a TTL, removed by the server.
+
+        And with it the end of what the watch has to see.
+        """
         self._headline(f"A worker that lives {TTL:g} s")
         began = time.monotonic()
-        self._wrote("Added", await self.workers.add(LabWorker.new("worker-brief", lab_track="networks"), ttl=TTL))
+        self._wrote(
+            "Added",
+            await self.workers.add(LabWorker.new("worker-brief", lab_track="networks"), ttl=TTL),
+        )
         with anyio.move_on_after(PATIENCE):
             await self.expired.wait()
         lived = time.monotonic() - began
         gone = not await self.workers.exists("worker-brief")
-        self._claim("the TTL removed the worker, not before its time", gone and lived >= TTL, f"after {lived:.2f} s")
+        self._claim(
+            "the TTL removed the worker, not before its time",
+            gone and lived >= TTL,
+            f"after {lived:.2f} s",
+        )
         # The deletion is the server's own write: the watch alone can tell its revision.
         expected = [*sorted(self.written, key=lambda write: write[2]), *self.seen[-1:]]
         complete = self.expired.is_set() and self.seen == expected
         revisions = [revision for *_, revision in self.seen]
         ordered = revisions == sorted(set(revisions))
-        self._claim("the watch saw every write, once, in order", complete and ordered, f"{len(self.seen)} events")
+        self._claim(
+            "the watch saw every write, once, in order",
+            complete and ordered,
+            f"{len(self.seen)} events",
+        )
 
     async def _look_on(self, watch: kvorum.Watch[LabWorker]) -> None:
         async for event in watch:
             match event:
-                case kvorum.Added(resource=worker) | kvorum.Modified(resource=worker) | kvorum.Deleted(resource=worker):
+                case (
+                    kvorum.Added(resource=worker)
+                    | kvorum.Modified(resource=worker)
+                    | kvorum.Deleted(resource=worker)
+                ):
                     self._saw(type(event).__name__, worker)
                 case kvorum.Bookmark():
                     pass
@@ -183,7 +229,9 @@ async def _client(console: Console, target: str | None) -> AsyncIterator[kvorum.
     """Open a client on an etcd of its own, or on the target under a prefix of its own, which is emptied afterwards."""
     began = time.monotonic()
     if target is None:
-        async with kvorum.connect("embedded://", settings=kvorum.EtcdSettings(prefix=PREFIX)) as client:
+        async with kvorum.connect(
+            "embedded://", settings=kvorum.EtcdSettings(prefix=PREFIX)
+        ) as client:
             _introduce(console, client, began)
             yield client
         return
@@ -209,18 +257,26 @@ async def _show_bytes(console: Console, client: kvorum.Client) -> None:
     """Show what lies in etcd."""
     entry = await client.backend.get("lab-workers/worker-001")
     assert entry is not None  # noqa: S101 - the story has created it, and nobody else knows the prefix
-    console.print(f"\n[bold]What etcdctl shows under /{client.settings.prefix}/lab-workers/worker-001[/]")
+    console.print(
+        f"\n[bold]What etcdctl shows under /{client.settings.prefix}/lab-workers/worker-001[/]"
+    )
     console.print(JSON(entry.value.decode()))
 
 
 def _show_proof(console: Console, claims: list[Claim]) -> bool:
     table = Table("claim", "holds", "evidence", title="\nProof", title_justify="left")
     for claim in claims:
-        table.add_row(claim.text, "[green]yes[/]" if claim.holds else "[bold red]NO[/]", escape(claim.evidence))
+        table.add_row(
+            claim.text,
+            "[green]yes[/]" if claim.holds else "[bold red]NO[/]",
+            escape(claim.evidence),
+        )
     console.print(table)
     return all(claim.holds for claim in claims)
 
 
 def _invite(console: Console, client: kvorum.Client) -> None:
     command = f"etcdctl --endpoints={','.join(client.settings.endpoints)} get --prefix /{client.settings.prefix}/"
-    console.print(f"\nLook around, and press Ctrl-C to end:\n  ETCDCTL_API=3 {command}", soft_wrap=True)
+    console.print(
+        f"\nLook around, and press Ctrl-C to end:\n  ETCDCTL_API=3 {command}", soft_wrap=True
+    )

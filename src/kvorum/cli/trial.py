@@ -1,4 +1,7 @@
-"""`kvorum trial`: a recorded workload on a real etcd, perhaps with faults, judged by what really happened."""
+"""`kvorum trial`.
+
+A recorded workload on a real etcd, perhaps with faults, judged by what really happened.
+"""
 
 from pathlib import Path
 
@@ -31,14 +34,20 @@ async def hold(console: Console, workload: Workload, *, faults: int, binary: Pat
         settings = kvorum.EtcdSettings(endpoints=(endpoint,), timeout=TIMEOUT)
         async with kvorum.connect(settings) as one, kvorum.connect(settings) as other:
             version = ".".join(map(str, one.connection.version))
-            console.print(f"etcd {version}, {workload.operations:,} calls, {workload.clients} clients, {faults} faults")
+            console.print(
+                f"etcd {version}, {workload.operations:,} calls, {workload.clients} clients, {faults} faults"
+            )
             script = FaultScript.random(workload.seed, number=faults) if faults else None
-            verdict = await run_trial(etcd.endpoints[0], [one, other], workload, proxy=proxy, script=script)
+            verdict = await run_trial(
+                etcd.endpoints[0], [one, other], workload, proxy=proxy, script=script
+            )
     _show(console, verdict)
     return exit_code(verdict)
 
 
-async def play(console: Console, name: str, *, rounds: int, seed: int, binary: Path | None, newer: Path | None) -> int:
+async def play(
+    console: Console, name: str, *, rounds: int, seed: int, binary: Path | None, newer: Path | None
+) -> int:
     """Play a scene, or "all" of them, print what came of each, and return the worst exit code.
 
     Raises:
@@ -55,7 +64,9 @@ async def _play_one(
     console: Console, name: str, *, rounds: int, seed: int, binary: Path | None, newer: Path | None
 ) -> int:
     try:
-        verdict = await play_scene(SCENES[name], binary=binary, rounds=rounds, seed=seed, newer=newer)
+        verdict = await play_scene(
+            SCENES[name], binary=binary, rounds=rounds, seed=seed, newer=newer
+        )
     except UnplayableError as exc:
         console.print(f"[bold]{name}[/] cannot be played: {escape(str(exc))}", soft_wrap=True)
         return UNPLAYABLE
@@ -73,7 +84,11 @@ def exit_code(verdict: Verdict) -> int:
     """Return 0 if all is right, 3 if it could not be decided, 1 if something is wrong or a fault hit nothing."""
     if verdict.is_right:
         return 0
-    return UNDECIDED if verdict.undecided and not verdict.violations and not verdict.history.idle_faults else 1
+    return (
+        UNDECIDED
+        if verdict.undecided and not verdict.violations and not verdict.history.idle_faults
+        else 1
+    )
 
 
 def _show(console: Console, verdict: Verdict) -> None:

@@ -1,4 +1,7 @@
-"""A real etcd as a child process, for tests, demos and single-machine services. It needs no driver to start one."""
+"""A real etcd as a child process, for tests, demos and single-machine services.
+
+It needs no driver to start one.
+"""
 
 from kvorum.embedded.member import ServerTls
 from kvorum.embedded.server import EmbeddedEtcd

@@ -7,10 +7,11 @@ import sys
 class LoopbackPort:
     """A free port of 127.0.0.1, chosen by the kernel and held until it is closed.
 
-    It is held by a socket that is bound but does not listen: who connects is refused, and the kernel gives the port to
-    nobody who asks for any, nor to an outgoing connection. On Linux a server may bind it all the same, as long as both
-    set SO_REUSEADDR (Go does); so there it stays held while the server runs, dies and starts again, and no other
-    process can come in between. Elsewhere it must be let go before the server starts.
+    It is held by a socket that is bound but does not listen: who connects is refused, and the
+    kernel gives the port to nobody who asks for any, nor to an outgoing connection. On Linux a
+    server may bind it all the same, as long as both set SO_REUSEADDR (Go does); so there it stays
+    held while the server runs, dies and starts again, and no other process can come in between.
+    Elsewhere it must be let go before the server starts.
 
     Attributes:
         number: the port.

@@ -13,8 +13,9 @@ from kvorum.embedded.loopback_port import LoopbackPort
 from kvorum.embedded.process_group import ChildProcess, ProcessGroup
 from kvorum.errors import EmbeddedEtcdError
 
-# Healthy is who has a leader and can read through it. An alarm about space is no reason not to have started: reads and
-# deletes go on. (3.4.23 and 3.5.1 know `exclude`; a server that does not ignores it.)
+# Healthy is who has a leader and can read through it. An alarm about space is no reason not to have
+# started: reads and deletes go on. (3.4.23 and 3.5.1 know `exclude`; a server that does not ignores
+# it.)
 _HEALTH_REQUEST: Final = b"GET /health?exclude=NOSPACE HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n"
 _HEALTH_TIMEOUT: Final = 2.0
 _EXCERPT_BYTES: Final = 8192
@@ -24,7 +25,8 @@ class ServerTls(msgspec.Struct, frozen=True):
     """The certificates of a server of one's own. All are paths of files in PEM.
 
     Attributes:
-        cert: the server's certificate; for 127.0.0.1 and localhost, or clients need its name (`server_name`).
+        cert: the server's certificate; for 127.0.0.1 and localhost, or clients need its name
+            (`server_name`).
         key: its key.
         client_ca: the CA whose certificates clients must have; None: they need none.
     """
@@ -47,7 +49,8 @@ class EtcdMember:
         log: the file that its output goes to, since its last start.
         client: the port for clients.
         peer: the port for other members.
-        monitor: the port to ask for its health and its metrics: without TLS, and the same as `client` if that has none.
+        monitor: the port to ask for its health and its metrics: without TLS, and the same as
+            `client` if that has none.
         process: what was started last; None before that.
         binary: what it runs, if that is another etcd than the others'.
     """
@@ -113,7 +116,12 @@ class EtcdMember:
 
 
 def command(
-    binary: EtcdBinary, member: EtcdMember, cluster: Sequence[EtcdMember], *, fsync: bool, arguments: Sequence[str]
+    binary: EtcdBinary,
+    member: EtcdMember,
+    cluster: Sequence[EtcdMember],
+    *,
+    fsync: bool,
+    arguments: Sequence[str],
 ) -> list[str]:
     """Return the command line of a member. `arguments` come last: of a flag that is given twice, etcd takes the second.
 
@@ -124,8 +132,8 @@ def command(
         fsync: whether writes wait for the disk; only 3.5 and later can do without.
         arguments: further flags.
     """
-    # A single node elects itself: the shorter its timeout, the sooner it is up. Several must hear each other's
-    # heartbeats in time, on a busy machine too.
+    # A single node elects itself: the shorter its timeout, the sooner it is up. Several must hear
+    # each other's heartbeats in time, on a busy machine too.
     heartbeat, election = (10, 100) if len(cluster) == 1 else (50, 500)
     flags = {
         "name": member.name,
@@ -140,7 +148,12 @@ def command(
         "election-timeout": str(election),
     }
     without_fsync = ["--unsafe-no-fsync"] if not fsync and binary.version >= (3, 5) else []
-    return [str(binary.path), *(f"--{name}={value}" for name, value in flags.items()), *without_fsync, *arguments]
+    return [
+        str(binary.path),
+        *(f"--{name}={value}" for name, value in flags.items()),
+        *without_fsync,
+        *arguments,
+    ]
 
 
 def _listening(member: EtcdMember) -> dict[str, str]:
@@ -150,8 +163,16 @@ def _listening(member: EtcdMember) -> dict[str, str]:
     flags = {"listen-client-urls": url, "advertise-client-urls": url}
     if tls is None:
         return flags
-    flags |= {"cert-file": tls.cert, "key-file": tls.key, "listen-metrics-urls": f"http://{member.monitor}"}
-    return flags if tls.client_ca is None else flags | {"trusted-ca-file": tls.client_ca, "client-cert-auth": "true"}
+    flags |= {
+        "cert-file": tls.cert,
+        "key-file": tls.key,
+        "listen-metrics-urls": f"http://{member.monitor}",
+    }
+    return (
+        flags
+        if tls.client_ca is None
+        else flags | {"trusted-ca-file": tls.client_ca, "client-cert-auth": "true"}
+    )
 
 
 def _excerpt(log: Path) -> str:
@@ -162,6 +183,7 @@ def _excerpt(log: Path) -> str:
             lines = (head + file.read()).decode(errors="replace").strip().split("\n")
     except FileNotFoundError:
         return "it has written nothing"
-    # A flag that it does not know stands above a page of help; the reason of a panic stands at the end.
+    # A flag that it does not know stands above a page of help; the reason of a panic stands at the
+    # end.
     shown = [*lines[:2], "…", *lines[-9:]] if len(lines) > 12 else lines
     return "its log:\n" + "\n".join(shown)

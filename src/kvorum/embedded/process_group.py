@@ -1,8 +1,9 @@
 """Child processes that do not outlive this one, even if it is killed.
 
-Nothing here belongs to an event loop: asyncio's subprocesses do, and could then not be stopped from another loop than
-the one that started them, as a fixture of a test session must. So processes are started by `posix_spawn`, which takes
-about a millisecond and no `await`: there is no moment at which a process runs that nobody knows of.
+Nothing here belongs to an event loop: asyncio's subprocesses do, and could then not be stopped from
+another loop than the one that started them, as a fixture of a test session must. So processes are
+started by `posix_spawn`, which takes about a millisecond and no `await`: there is no moment at
+which a process runs that nobody knows of.
 """
 
 import os
@@ -46,7 +47,10 @@ class ChildProcess:
 
     @property
     def is_paused(self) -> bool:
-        """Whether it is stopped by SIGSTOP, all threads of it (macOS tells since Python 3.13; before: True)."""
+        """Whether it is stopped by SIGSTOP, all threads of it (macOS tells since Python 3.13.
+
+        Before: True).
+        """
         if self.exit_code is not None:
             return False
         if sys.platform == "darwin" and sys.version_info < (3, 13):
@@ -71,7 +75,10 @@ class ChildProcess:
 
 
 class ProcessGroup:
-    """Processes that are ended, together, when this process is gone. See `orphan_guard` for how, and why so."""
+    """Processes that are ended, together, when this process is gone.
+
+    See `orphan_guard` for how, and why so.
+    """
 
     def __init__(self) -> None:
         self._guard: ChildProcess | None = None
@@ -81,12 +88,20 @@ class ProcessGroup:
         """Start the guard.
 
         Args:
-            folder: what to remove after the processes have been ended; None: nothing, and they are asked to end first.
+            folder: what to remove after the processes have been ended; None: nothing, and they are
+                asked to end first.
 
         Raises:
             EmbeddedEtcdError: it did not start.
         """
-        argv = [sys.executable, "-I", "-S", str(_GUARD), str(os.getpid()), *([str(folder)] if folder else [])]
+        argv = [
+            sys.executable,
+            "-I",
+            "-S",
+            str(_GUARD),
+            str(os.getpid()),
+            *([str(folder)] if folder else []),
+        ]
         reading, self._pipe = os.pipe()
         try:
             actions = [(os.POSIX_SPAWN_DUP2, reading, 0), *_output_to(Path(os.devnull))]
@@ -103,7 +118,9 @@ class ProcessGroup:
         if self._guard is None:
             raise EmbeddedEtcdError("the process group is not open")
         nothing = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
-        return ChildProcess(_posix_spawn(argv, environ, [nothing, *_output_to(log)], group=self._guard.pid))
+        return ChildProcess(
+            _posix_spawn(argv, environ, [nothing, *_output_to(log)], group=self._guard.pid)
+        )
 
     async def aclose(self) -> None:
         """Dismiss the guard: all is done. Idempotent."""
@@ -112,7 +129,10 @@ class ProcessGroup:
         self.abandon()
 
     def abandon(self) -> None:
-        """Leave what remains of the group to the guard, as if this process were gone. Idempotent, never waits."""
+        """Leave what remains of the group to the guard, as if this process were gone.
+
+        Idempotent, never waits.
+        """
         if self._pipe is not None:
             os.close(self._pipe)
             self._pipe = None
@@ -124,12 +144,21 @@ def _output_to(path: Path) -> list[tuple[int, int, str, int, int] | tuple[int, i
 
 
 def _posix_spawn(
-    argv: Sequence[str], environ: Mapping[str, str], actions: Sequence[tuple[object, ...]], *, group: int
+    argv: Sequence[str],
+    environ: Mapping[str, str],
+    actions: Sequence[tuple[object, ...]],
+    *,
+    group: int,
 ) -> int:
     try:
         # Python ignores SIGPIPE, and a child would inherit that.
         return os.posix_spawn(
-            argv[0], list(argv), environ, file_actions=actions, setpgroup=group, setsigdef=[signal.SIGPIPE]
+            argv[0],
+            list(argv),
+            environ,
+            file_actions=actions,
+            setpgroup=group,
+            setsigdef=[signal.SIGPIPE],
         )
     except OSError as exc:
         raise EmbeddedEtcdError(f"{argv[0]!r} did not start: {exc}") from exc

@@ -18,7 +18,9 @@ from kvorum.embedded.member import EtcdMember, PortTakenError, ServerTls, comman
 from kvorum.embedded.process_group import ProcessGroup
 from kvorum.errors import ConfigurationError, EmbeddedEtcdError
 
-STOP_TIMEOUT: Final = 5.0  # from SIGTERM to SIGKILL; and how long a killed process may take to be gone
+STOP_TIMEOUT: Final = (
+    5.0  # from SIGTERM to SIGKILL; and how long a killed process may take to be gone
+)
 CLOSE_TIMEOUT: Final = 12.0
 _PORT_ATTEMPTS: Final = 5
 _POLL: Final = 0.005
@@ -27,20 +29,23 @@ _POLL: Final = 0.005
 class EmbeddedEtcd:
     """An etcd of one's own, on free ports of 127.0.0.1: `async with EmbeddedEtcd() as etcd: etcd.url`.
 
-    It is ready when it is entered. It is gone when it is left, also by an error or a cancellation, and when this
-    process is killed. It can be entered once. Its methods may be called from any event loop, one call at a time.
+    It is ready when it is entered. It is gone when it is left, also by an error or a cancellation,
+    and when this process is killed. It can be entered once. Its methods may be called from any
+    event loop, one call at a time.
 
-    Ports stay the same through `kill` and `restart`, and on Linux nobody else can take them in between.
+    Ports stay the same through `kill` and `restart`, and on Linux nobody else can take them in
+    between.
 
     Args:
         binary: the etcd to run; None: see `find_binary` for where it is looked for.
-        data_dir: a folder to keep the data and the logs in; None: a private one, which is removed in the end.
-        members: how many members the cluster has. The data of several can be started with once only: they know each
-            other by ports, which are other ones the next time.
+        data_dir: a folder to keep the data and the logs in; None: a private one, which is removed
+            in the end.
+        members: how many members the cluster has. The data of several can be started with once
+            only: they know each other by ports, which are other ones the next time.
         arguments: further flags for each server.
         ready_timeout: how long a start may take, in seconds.
-        fsync: whether writes wait for the disk; None: if the data is kept. Before 3.5 they always do. Without, a write
-            survives the death of the process, but not that of the machine.
+        fsync: whether writes wait for the disk; None: if the data is kept. Before 3.5 they always
+            do. Without, a write survives the death of the process, but not that of the machine.
         tls: the certificates with which it talks TLS to clients; None: it does not.
 
     Raises:
@@ -77,7 +82,7 @@ class EmbeddedEtcd:
         where = "".join(f" {member.client}" for member in self._members)
         return f"<EmbeddedEtcd{where} [{self._state}]>"
 
-    # --- what it is; all of these raise EmbeddedEtcdError before it is entered, and stay afterwards ---
+    # --- what it is; all of these raise EmbeddedEtcdError before it is entered, and stay afterwards
 
     @property
     def url(self) -> str:
@@ -131,7 +136,8 @@ class EmbeddedEtcd:
     async def restart(self, member: int | None = None, *, binary: str | Path | None = None) -> None:
         """Stop gracefully what runs, paused or not, and start it again: same ports, same data. Ready on return.
 
-        A member is ready when it can read through a leader, so of a cluster enough members must run.
+        A member is ready when it can read through a leader, so of a cluster enough members must
+        run.
 
         Args:
             member: which one; None: all.
@@ -150,7 +156,10 @@ class EmbeddedEtcd:
         await self._until_ready(chosen)
 
     async def kill(self, member: int | None = None) -> None:
-        """Kill the process (SIGKILL) and wait until it is gone. Does nothing to one that does not run."""
+        """Kill the process (SIGKILL) and wait until it is gone.
+
+        Does nothing to one that does not run.
+        """
         await self._stop(self._chosen(member), gently=False)
 
     async def pause(self, member: int | None = None) -> None:
@@ -182,7 +191,8 @@ class EmbeddedEtcd:
         """Start, and wait until it is ready. If that fails, nothing is left behind.
 
         Raises:
-            EmbeddedEtcdError: no binary was found, or it did not start; the message has the end of its log.
+            EmbeddedEtcdError: no binary was found, or it did not start; the message has the end of
+                its log.
         """
         if self._state != "not started":
             raise EmbeddedEtcdError("an EmbeddedEtcd is entered once; make another")
@@ -195,16 +205,25 @@ class EmbeddedEtcd:
         return self
 
     async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
-        """Stop, asked first if the data is kept, and remove a private folder. The second time, do nothing."""
+        """Stop, asked first if the data is kept, and remove a private folder.
+
+        The second time, do nothing.
+        """
         if self._state == "running":
             await self._close()
 
     async def _open(self) -> None:
         self._binary = await anyio.to_thread.run_sync(find_binary, self._asked_binary)
-        folder = self._folder = await anyio.to_thread.run_sync(_folder_for, self._folder, self._count)
-        # The guard comes before the folder: whatever is there when this process is killed, it removes.
+        folder = self._folder = await anyio.to_thread.run_sync(
+            _folder_for, self._folder, self._count
+        )
+        # The guard comes before the folder: whatever is there when this process is killed, it
+        # removes.
         self._group.open(folder if self._is_private else None)
         make = partial(folder.mkdir, mode=0o700, parents=True, exist_ok=not self._is_private)
         try:
@@ -228,7 +247,10 @@ class EmbeddedEtcd:
         await self._until_ready(self._members)
 
     async def _disband(self) -> None:
-        """Make room for another attempt with other ports. Members that have met know each other's old ones."""
+        """Make room for another attempt with other ports.
+
+        Members that have met know each other's old ones.
+        """
         members, self._members = self._members, []
         try:
             await self._stop(members, gently=False)
@@ -237,7 +259,9 @@ class EmbeddedEtcd:
                 member.close()
         if self._count > 1:
             for member in members:
-                await anyio.to_thread.run_sync(partial(shutil.rmtree, member.data, ignore_errors=True))
+                await anyio.to_thread.run_sync(
+                    partial(shutil.rmtree, member.data, ignore_errors=True)
+                )
 
     async def _close(self) -> None:
         self._state = "stopped"
@@ -246,10 +270,13 @@ class EmbeddedEtcd:
                 # Data that is thrown away need not be put in order first.
                 await self._stop(self._members, gently=not self._is_private)
                 if self._is_private and self._folder is not None:
-                    await anyio.to_thread.run_sync(partial(shutil.rmtree, self._folder, ignore_errors=True))
+                    await anyio.to_thread.run_sync(
+                        partial(shutil.rmtree, self._folder, ignore_errors=True)
+                    )
                 await self._group.aclose()
         finally:
-            # If the above was cut short (asyncio's cancellation knows no shield), the guard does the rest.
+            # If the above was cut short (asyncio's cancellation knows no shield), the guard does
+            # the rest.
             self._group.abandon()
             for member in self._members:
                 member.close()
@@ -259,7 +286,11 @@ class EmbeddedEtcd:
     def _start(self, members: Sequence[EtcdMember]) -> None:
         for member in members:
             argv = command(
-                member.binary or self._found(), member, self._members, fsync=self._fsync, arguments=self._arguments
+                member.binary or self._found(),
+                member,
+                self._members,
+                fsync=self._fsync,
+                arguments=self._arguments,
             )
             member.start(self._group, argv)
 
@@ -270,14 +301,22 @@ class EmbeddedEtcd:
                 await anyio.sleep(_POLL)
             return
         words = await waiting[0].last_words()
-        raise EmbeddedEtcdError(f"{waiting[0].name} was not ready within {self._ready_timeout:g} s; {words}")
+        raise EmbeddedEtcdError(
+            f"{waiting[0].name} was not ready within {self._ready_timeout:g} s; {words}"
+        )
 
     async def _stop(self, members: Sequence[EtcdMember], *, gently: bool) -> None:
-        """End the processes that run: by SIGTERM within `STOP_TIMEOUT` if `gently`, and what is left by SIGKILL."""
-        running = [member.process for member in members if member.process is not None and member.is_running]
+        """End the processes that run.
+
+        By SIGTERM within `STOP_TIMEOUT` if `gently`, and what is left by SIGKILL.
+        """
+        running = [
+            member.process for member in members if member.process is not None and member.is_running
+        ]
         if gently:
             with anyio.move_on_after(STOP_TIMEOUT):
-                # One by one: a leader hands over before it goes, and waits 5 s in vain if nobody is left to take it.
+                # One by one: a leader hands over before it goes, and waits 5 s in vain if nobody is
+                # left to take it.
                 for process in running:
                     process.send(signal.SIGTERM)
                     process.send(signal.SIGCONT)  # a paused one gets the first with this
@@ -286,7 +325,9 @@ class EmbeddedEtcd:
             process.send(signal.SIGKILL)
         for process in running:
             if not await process.wait(STOP_TIMEOUT):
-                raise EmbeddedEtcdError(f"etcd (process {process.pid}) has been killed, but does not end")
+                raise EmbeddedEtcdError(
+                    f"etcd (process {process.pid}) has been killed, but does not end"
+                )
 
     @staticmethod
     def _signal(members: Sequence[EtcdMember], number: int) -> None:
@@ -296,11 +337,17 @@ class EmbeddedEtcd:
 
     def _chosen(self, member: int | None) -> Sequence[EtcdMember]:
         if self._state != "running":
-            raise self._not_started() if self._state == "not started" else EmbeddedEtcdError("etcd has been stopped")
+            raise (
+                self._not_started()
+                if self._state == "not started"
+                else EmbeddedEtcdError("etcd has been stopped")
+            )
         if member is None:
             return self._members
         if not 0 <= member < self._count:
-            raise EmbeddedEtcdError(f"there is no member {member}; they count from 0 to {self._count - 1}")
+            raise EmbeddedEtcdError(
+                f"there is no member {member}; they count from 0 to {self._count - 1}"
+            )
         return [self._members[member]]
 
     def _started(self) -> Sequence[EtcdMember]:
@@ -315,7 +362,9 @@ class EmbeddedEtcd:
 
     @staticmethod
     def _not_started() -> EmbeddedEtcdError:
-        return EmbeddedEtcdError("etcd has not been started; use it inside `async with EmbeddedEtcd() as etcd:`")
+        return EmbeddedEtcdError(
+            "etcd has not been started; use it inside `async with EmbeddedEtcd() as etcd:`"
+        )
 
 
 def _folder_for(asked: Path | None, members: int) -> Path:
@@ -329,6 +378,8 @@ def _folder_for(asked: Path | None, members: int) -> Path:
     folder = asked.absolute()
     kept = [path.name for path in sorted(folder.glob("etcd-*")) if path.is_dir()]
     if kept and (members > 1 or len(kept) > 1):
-        problem = "a cluster's data cannot be started with again, since its members have other ports now"
+        problem = (
+            "a cluster's data cannot be started with again, since its members have other ports now"
+        )
         raise EmbeddedEtcdError(f"{folder} holds the data of {', '.join(kept)}: {problem}")
     return folder

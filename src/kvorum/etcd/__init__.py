@@ -1,3 +1,3 @@
 """The only code that knows the driver (aetcd) and its transport (grpc)."""
 
-from kvorum.etcd import fork as fork  # before anything else: gRPC is loaded there
+from kvorum.etcd.transport import fork as fork  # before anything else: gRPC is loaded there

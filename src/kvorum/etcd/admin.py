@@ -6,10 +6,14 @@ import anyio
 
 from kvorum.arguments import check_given_revision
 from kvorum.errors import ClientClosedError, KvorumError, PermissionDeniedError, UnavailableError
-from kvorum.etcd import _rpc as rpc
-from kvorum.etcd.connection import Connection
-from kvorum.etcd.server import Server
-from kvorum.etcd.versions import OLDEST_THAT_TELLS_ROOT_ALONE, hazards_of, version_of
+from kvorum.etcd.transport import (
+    OLDEST_THAT_TELLS_ROOT_ALONE,
+    Connection,
+    Server,
+    hazards_of,
+    version_of,
+)
+from kvorum.etcd.transport import _rpc as rpc
 from kvorum.health import EndpointHealth, Health
 
 _ALARMS: Final = {1: "NOSPACE", 2: "CORRUPT"}
@@ -37,7 +41,10 @@ async def health_of(connection: Connection) -> Health:
         return Health(found, None)
     except UnavailableError as exc:
         return Health(found, None, str(exc))
-    return Health(found, tuple(sorted({_ALARMS.get(member.alarm, str(member.alarm)) for member in alarms.alarms})))
+    return Health(
+        found,
+        tuple(sorted({_ALARMS.get(member.alarm, str(member.alarm)) for member in alarms.alarms})),
+    )
 
 
 async def _status_of(connection: Connection, server: Server) -> EndpointHealth:
@@ -49,7 +56,10 @@ async def _status_of(connection: Connection, server: Server) -> EndpointHealth:
     except PermissionDeniedError:  # it has looked for its leader before it looked for a role
         latency, hazards = anyio.current_time() - started, hazards_of(OLDEST_THAT_TELLS_ROOT_ALONE)
         return EndpointHealth(
-            server.address, latency, has_leader=True, hazards=tuple(hazard.name for hazard in hazards)
+            server.address,
+            latency,
+            has_leader=True,
+            hazards=tuple(hazard.name for hazard in hazards),
         )
     except KvorumError as exc:
         return EndpointHealth(server.address, error=str(exc))

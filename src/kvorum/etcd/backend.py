@@ -25,27 +25,30 @@ from kvorum.errors import (
     StorageFullError,
     UnavailableError,
 )
-from kvorum.etcd import _rpc as rpc
-from kvorum.etcd.connection import Connection
 from kvorum.etcd.entries import entry_of
 from kvorum.etcd.outcomes import LostWrite
 from kvorum.etcd.own_leases import begin_to_revoke, end_own_lease
-from kvorum.etcd.pages import first_to_arrive
 from kvorum.etcd.pipeline import HasPipeline, Pipeline
+from kvorum.etcd.transport import Connection, first_to_arrive
+from kvorum.etcd.transport import _rpc as rpc
 from kvorum.etcd.watch import EtcdStorageWatch
-from kvorum.keyspace import MAX_KEY_SIZE, KeyPattern, KeySpace
-from kvorum.lease_ids import any_id, id_for, is_for
 from kvorum.settings import EtcdSettings
 from kvorum.storage import (
+    MAX_KEY_SIZE,
     Change,
     Entry,
+    KeyPattern,
+    KeySpace,
     Operation,
     Page,
     StorageBackend,
     StorageWatch,
+    any_id,
     check_lost,
     check_operations,
     has_expected_value,
+    id_for,
+    is_for,
 )
 
 _EQUAL: Final = int(rpc.Compare.EQUAL)
@@ -56,7 +59,8 @@ _VALUE: Final = int(rpc.Compare.VALUE)
 class EtcdStorageBackend(StorageBackend):
     """Bytes in etcd, under a prefix of their own. Cheap: it holds nothing but its two arguments.
 
-    Calls that concern one key go through the client's pipeline, where those that are under way together share requests.
+    Calls that concern one key go through the client's pipeline, where those that are under way
+    together share requests.
 
     Args:
         client: whose connection to use, once it is open.
@@ -94,7 +98,12 @@ class EtcdStorageBackend(StorageBackend):
         return entry_of(self._keys, answer.kvs[0]) if answer.kvs else None
 
     async def list(
-        self, prefix: str, *, limit: int | None = None, after: str | None = None, revision: int | None = None
+        self,
+        prefix: str,
+        *,
+        limit: int | None = None,
+        after: str | None = None,
+        revision: int | None = None,
     ) -> Page:
         """Send one Range for each page, all at the revision of the first: `page_size` keys, or fewer if they are large.
 
@@ -104,13 +113,17 @@ class EtcdStorageBackend(StorageBackend):
         check_revision(self.location(prefix), revision)
         entries: list[Entry] = []
         while True:
-            page = await self._page(prefix, None if limit is None else limit - len(entries), after, revision)
+            page = await self._page(
+                prefix, None if limit is None else limit - len(entries), after, revision
+            )
             entries += page.entries
             if not page.remaining or (limit is not None and len(entries) >= limit):
                 return Page(entries, page.revision, page.remaining)
             after, revision = entries[-1].key, page.revision
 
-    async def _page(self, prefix: str, limit: int | None, after: str | None, revision: int | None) -> Page:
+    async def _page(
+        self, prefix: str, limit: int | None, after: str | None, revision: int | None
+    ) -> Page:
         start, end = whole = self._keys.range(prefix)
         if after is not None:
             start = max(start, self._keys.stored(after) + b"\0")
@@ -140,8 +153,12 @@ class EtcdStorageBackend(StorageBackend):
         """Send one Range that counts only."""
         check_revision(self.location(prefix), revision)
         start, end = self._keys.range(prefix)
-        request = rpc.RangeRequest(key=start, range_end=end, count_only=True, revision=revision or 0)
-        answer = await self._client.connection.range(request, self.location(prefix), revision=revision or 0)
+        request = rpc.RangeRequest(
+            key=start, range_end=end, count_only=True, revision=revision or 0
+        )
+        answer = await self._client.connection.range(
+            request, self.location(prefix), revision=revision or 0
+        )
         return answer.count
 
     async def keys(self, pattern: str = "*") -> Sequence[str]:
@@ -155,8 +172,14 @@ class EtcdStorageBackend(StorageBackend):
     # --- write ---
 
     async def set(self, key: str, value: bytes, *, lease: int = 0, unique: bool = False) -> int:
-        """Send one Put. If its answer is lost, look whether the value is there, if no other write has it."""
-        operation, pipeline = Operation.put(key, value, lease=lease, unique=unique), self._client.pipeline
+        """Send one Put.
+
+        If its answer is lost, look whether the value is there, if no other write has it.
+        """
+        operation, pipeline = (
+            Operation.put(key, value, lease=lease, unique=unique),
+            self._client.pipeline,
+        )
         put, connection = rpc.PutRequest(), pipeline.connection
         self._fill(put, operation, self._keys.full(key), connection.settings)
         since = connection.revision
@@ -194,18 +217,25 @@ class EtcdStorageBackend(StorageBackend):
         """
         if lease is None and expected == 0:
             lease = 0  # a key that does not exist has no lease to keep
-        swap = Operation.swap(key, value, expected=expected, lease=lease, unique=unique, expected_value=expected_value)
+        swap = Operation.swap(
+            key, value, expected=expected, lease=lease, unique=unique, expected_value=expected_value
+        )
         return await self._commit([swap])
 
     def may_recur(self, revision: int) -> bool:
-        """Tell whether it was reached before the connection of now was made: it may be to a store that was put back."""
+        """Tell whether it was reached before the connection of now was made.
+
+        It may be to a store that was put back.
+        """
         return self._client.connection.cluster.may_recur(revision)
 
-    async def delete(self, key: str, *, expected: int | None = None, expected_value: bytes | None = None) -> Change:
+    async def delete(
+        self, key: str, *, expected: int | None = None, expected_value: bytes | None = None
+    ) -> Change:
         """Send one transaction, which returns the value that it removed.
 
-        With `expected` it is sent again if its answer is lost; of two who delete the same revision nobody can tell then
-        whose deletion it was.
+        With `expected` it is sent again if its answer is lost; of two who delete the same revision
+        nobody can tell then whose deletion it was.
         """
         operations = [Operation.delete(key, expected=expected, expected_value=expected_value)]
         answer, revision = await self._run(operations, prev_kv=True)
@@ -219,7 +249,10 @@ class EtcdStorageBackend(StorageBackend):
         return Change(key, revision, None, entry_of(self._keys, removed[0]))
 
     async def commit(self, operations: Sequence[Operation]) -> int:
-        """Send one transaction, which reads what it compared if it refuses to write. A lost answer: see `outcomes`."""
+        """Send one transaction, which reads what it compared if it refuses to write. A lost answer.
+
+        See `outcomes`.
+        """
         check_operations(operations)
         return await self._commit(operations)
 
@@ -232,7 +265,9 @@ class EtcdStorageBackend(StorageBackend):
         connection = self._client.connection
         # Of a commit this would need more permissions than it had.
         request = self._transaction(operations, connection.settings, prev_kv=len(operations) == 1)
-        answer, revision = await self._lost(connection, lost, operations, lost.since).find_out(request)
+        answer, revision = await self._lost(connection, lost, operations, lost.since).find_out(
+            request
+        )
         if not revision:
             raise self._first_conflict(operations, answer)
         for response in answer.responses:
@@ -246,8 +281,13 @@ class EtcdStorageBackend(StorageBackend):
             raise self._first_conflict(operations, answer)
         return revision
 
-    async def _run(self, operations: Sequence[Operation], *, prev_kv: bool = False) -> tuple[rpc.TxnResponse, int]:
-        """Run a transaction; return the answer, and the revision at which it was applied, 0 if it was refused."""
+    async def _run(
+        self, operations: Sequence[Operation], *, prev_kv: bool = False
+    ) -> tuple[rpc.TxnResponse, int]:
+        """Run a transaction.
+
+        Return the answer, and the revision at which it was applied, 0 if it was refused.
+        """
         pipeline = self._client.pipeline
         connection = pipeline.connection
         request = self._transaction(operations, connection.settings, prev_kv=prev_kv)
@@ -257,7 +297,9 @@ class EtcdStorageBackend(StorageBackend):
         except OutcomeUnknownError as exc:
             return await self._lost(connection, exc, operations, since).find_out(request)
         except StorageFullError as full:
-            return await self._lost(connection, full, operations, since).decide_or_repeat(full, request)
+            return await self._lost(connection, full, operations, since).decide_or_repeat(
+                full, request
+            )
         return answer, revision if answer.succeeded else 0
 
     def _send(
@@ -265,13 +307,17 @@ class EtcdStorageBackend(StorageBackend):
     ) -> Awaitable[tuple[rpc.TxnResponse, int]]:
         """Send a transaction: one about several keys by itself, since nothing it compares may change beside it.
 
-        So is one about a key that is larger than any of ours: requests are filled by the sizes of values.
+        So is one about a key that is larger than any of ours: requests are filled by the sizes of
+        values.
         """
         full = self._keys.stored(operations[0].key)
         if len(operations) > 1 or len(full) > MAX_KEY_SIZE:
             return self._send_alone(pipeline.connection, request, operations)
         (only,) = operations
-        size, expected = len(only.value or b"") + len(only.expected_value or b""), only.expected or 0
+        size, expected = (
+            len(only.value or b"") + len(only.expected_value or b""),
+            only.expected or 0,
+        )
         return pipeline.txn(full, request, value_size=size, expected=expected)
 
     async def _send_alone(
@@ -301,7 +347,9 @@ class EtcdStorageBackend(StorageBackend):
         """Build a transaction that applies all, or reads what it has compared, so that a refusal says what there is."""
         transaction = rpc.TxnRequest()
         for operation in operations:
-            key = self._keys.stored(operation.key, operation.expected if operation.value is None else None)
+            key = self._keys.stored(
+                operation.key, operation.expected if operation.value is None else None
+            )
             if operation.expected is not None:
                 compare = transaction.compare.add()
                 compare.result, compare.target = _EQUAL, _MOD
@@ -320,7 +368,9 @@ class EtcdStorageBackend(StorageBackend):
                 self._fill(transaction.success.add().request_put, operation, key, settings)
         return transaction
 
-    def _first_conflict(self, operations: Sequence[Operation], answer: rpc.TxnResponse) -> ConflictError:
+    def _first_conflict(
+        self, operations: Sequence[Operation], answer: rpc.TxnResponse
+    ) -> ConflictError:
         compared = [operation for operation in operations if operation.expected is not None]
         for operation, response in zip(compared, answer.responses, strict=True):
             found = response.response_range.kvs
@@ -328,14 +378,23 @@ class EtcdStorageBackend(StorageBackend):
             revision = current.mod_revision if current else 0
             if revision != operation.expected or not has_expected_value(operation, current):
                 expected = operation.expected or 0
-                return ConflictError(operation.key, expected=expected, current=current, found=revision or "")
+                return ConflictError(
+                    operation.key, expected=expected, current=current, found=revision or ""
+                )
         raise AssertionError("etcd refused a transaction all of whose comparisons hold")
 
-    def _fill(self, put: rpc.PutRequest, operation: Operation, key: bytes, settings: EtcdSettings) -> None:
-        """Make a put what an operation says; with `lease=None` it keeps the key's, which a plain put would take off."""
+    def _fill(
+        self, put: rpc.PutRequest, operation: Operation, key: bytes, settings: EtcdSettings
+    ) -> None:
+        """Make a put what an operation says.
+
+        With `lease=None` it keeps the key's, which a plain put would take off.
+        """
         value, lease = operation.value or b"", operation.lease
         if len(value) > settings.max_value_size:
-            raise ResourceTooLargeError(operation.key, size=len(value), limit=settings.max_value_size)
+            raise ResourceTooLargeError(
+                operation.key, size=len(value), limit=settings.max_value_size
+            )
         put.key, put.value = key, value
         if lease is None:
             put.ignore_lease = True
@@ -347,8 +406,8 @@ class EtcdStorageBackend(StorageBackend):
     async def grant_lease(self, ttl: float) -> int:
         """Send one LeaseGrant. The server's minimum is 1.5 times its election timeout, rounded up: 2 s by default.
 
-        The id is chosen here, so that a lease can be revoked that was granted although the answer says that the store
-        is full.
+        The id is chosen here, so that a lease can be revoked that was granted although the answer
+        says that the store is full.
         """
         return await self._grant(ttl, any_id)
 
@@ -362,18 +421,24 @@ class EtcdStorageBackend(StorageBackend):
         while True:
             lease = draw()
             try:
-                return (await connection.lease_grant(rpc.LeaseGrantRequest(ID=lease, TTL=math.ceil(ttl)))).ID
+                return (
+                    await connection.lease_grant(
+                        rpc.LeaseGrantRequest(ID=lease, TTL=math.ceil(ttl))
+                    )
+                ).ID
             except StorageFullError:
                 with suppress(KvorumError):  # it was not granted, or ends by itself
                     await self.revoke_lease(lease)
                 raise
             except ServerError as exc:
-                # The first of two requests was applied, and its answer lost. It may have been some time ago, so the
-                # lease may end too early; it is left to end by itself.
+                # The first of two requests was applied, and its answer lost. It may have been some
+                # time ago, so the lease may end too early; it is left to end by itself.
                 if "lease already exists" not in exc.detail:
                     raise
             except asyncio.CancelledError:
-                begin_to_revoke(connection, lease)  # it may have been granted, and the caller will never know its id
+                begin_to_revoke(
+                    connection, lease
+                )  # it may have been granted, and the caller will never know its id
                 raise
 
     async def _end_lease_of(self, removed: rpc.KeyValue) -> None:
@@ -384,9 +449,16 @@ class EtcdStorageBackend(StorageBackend):
             await end_own_lease(self._client.connection, removed.key, removed.lease)
 
     async def revoke_lease(self, lease: int) -> None:
-        """Send one LeaseRevoke; again if its answer is lost, since a lease that is gone does not come back."""
+        """Send one LeaseRevoke.
+
+        Again if its answer is lost, since a lease that is gone does not come back.
+        """
         check_lease("a lease", lease, least=1)
-        connection, request, subject = self._client.connection, rpc.LeaseRevokeRequest(ID=lease), f"lease {lease:x}"
+        connection, request, subject = (
+            self._client.connection,
+            rpc.LeaseRevokeRequest(ID=lease),
+            f"lease {lease:x}",
+        )
         try:
             await connection.lease_revoke(request, subject)
         except LeaseNotFoundError as exc:
@@ -401,8 +473,13 @@ class EtcdStorageBackend(StorageBackend):
 
     # --- watch ---
 
-    def watch(self, prefix: str, *, since: int | None = None, bookmarks: bool = False) -> StorageWatch:
-        """Make a watch; its stream opens when it is entered. etcd sends bookmarks every ten minutes, unless set to."""
+    def watch(
+        self, prefix: str, *, since: int | None = None, bookmarks: bool = False
+    ) -> StorageWatch:
+        """Make a watch; its stream opens when it is entered.
+
+        Etcd sends bookmarks every ten minutes, unless set to.
+        """
         check_start(self.location(prefix), since)
         self._keys.range(prefix)  # checks it
         return EtcdStorageWatch(self._client, self._keys, prefix, since, bookmarks=bookmarks)

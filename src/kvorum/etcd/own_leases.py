@@ -2,11 +2,13 @@
 
 Rules:
 
-1. Its id tells that it is one: see `kvorum.lease_ids`. Which lease a key was on is told by the deletion itself.
-2. It is revoked only while no key is on it: the key may have been added again, or others put on it by hand. etcd cannot
-   do both in one step: what is put on it between the question and the revocation goes with it, as with its TTL.
-3. It is done for its own sake. If it fails, the lease ends with its TTL. The deletion is done, and does not fail; it
-   waits for this no longer than its deadline and than `_PATIENCE`.
+1. Its id tells that it is one: see `kvorum.lease_ids`. Which lease a key was on is told by the
+   deletion itself.
+2. It is revoked only while no key is on it: the key may have been added again, or others put on it
+   by hand. etcd cannot do both in one step: what is put on it between the question and the
+   revocation goes with it, as with its TTL.
+3. It is done for its own sake. If it fails, the lease ends with its TTL. The deletion is done, and
+   does not fail; it waits for this no longer than its deadline and than `_PATIENCE`.
 4. It is done in a task of its own: a caller that is cancelled now would leave the lease behind.
 """
 
@@ -18,12 +20,12 @@ import anyio
 
 from kvorum.deadlines import deadline_of, now
 from kvorum.errors import ClientClosedError, KvorumError, LeaseNotFoundError, OutcomeUnknownError
-from kvorum.etcd import _rpc as rpc
-from kvorum.etcd.connection import Connection
+from kvorum.etcd.transport import Connection
+from kvorum.etcd.transport import _rpc as rpc
 
 _PATIENCE: Final = 1.0  # seconds
-# Before each try. The leader answers, and before etcd 3.4.20 and 3.5.3 it may not have applied a deletion yet that
-# another member has.
+# Before each try. The leader answers, and before etcd 3.4.20 and 3.5.3 it may not have applied a
+# deletion yet that another member has.
 _PAUSES: Final = (0.0, 0.05, 0.2)
 
 _log = logging.getLogger(__name__)
@@ -42,10 +44,17 @@ async def end_own_lease(connection: Connection, key: bytes, lease: int) -> None:
 
 
 def begin_to_revoke(connection: Connection, lease: int) -> None:
-    """Revoke a lease that nobody else can know of, without waiting for it: the caller is being cancelled."""
+    """Revoke a lease that nobody else can know of, without waiting for it.
+
+    The caller is being cancelled.
+    """
 
     async def revoke() -> None:
-        request, subject, deadline = rpc.LeaseRevokeRequest(ID=lease), f"lease {lease:x}", now() + _PATIENCE
+        request, subject, deadline = (
+            rpc.LeaseRevokeRequest(ID=lease),
+            f"lease {lease:x}",
+            now() + _PATIENCE,
+        )
         with suppress(KvorumError):
             await connection.lease_revoke(request, subject, deadline=deadline)
 
@@ -77,7 +86,10 @@ async def _is_over(connection: Connection, key: bytes, lease: int, deadline: flo
         return list(answer.keys) != [key]
     with suppress(LeaseNotFoundError):
         try:
-            await connection.lease_revoke(rpc.LeaseRevokeRequest(ID=lease), f"lease {lease:x}", deadline=deadline)
+            await connection.lease_revoke(
+                rpc.LeaseRevokeRequest(ID=lease), f"lease {lease:x}", deadline=deadline
+            )
         except OutcomeUnknownError:
-            return False  # look again: sent again blindly, it could take what was put on the lease meanwhile
+            # look again: sent again blindly, it could take what was put on the lease meanwhile
+            return False
     return True

@@ -1,4 +1,7 @@
-"""The lab domain: lab workers, the labs on them, and the repositories that find them; on the public API alone."""
+"""The lab domain: lab workers, the labs on them, and the repositories that find them.
+
+On the public API alone.
+"""
 
 from kvorum.lab.aws import AwsEc2Config, EbsVolume, Ec2Status
 from kvorum.lab.capacity import Capacity, InsufficientCapacityError, ResourceQuantity
@@ -7,7 +10,13 @@ from kvorum.lab.instance import DEFAULT_DURATION, MAX_DURATION, LabInstance, Lab
 from kvorum.lab.instance_phase import LEGAL_INSTANCE_MOVES, PLACED_PHASES, LabInstancePhase
 from kvorum.lab.instance_repository import LabInstanceRepository
 from kvorum.lab.instance_status import LabInstanceStatus
-from kvorum.lab.phase import ACTIVE_PHASES, HOSTING_PHASES, LEGAL_MOVES, READY_PHASES, LabWorkerPhase
+from kvorum.lab.phase import (
+    ACTIVE_PHASES,
+    HOSTING_PHASES,
+    LEGAL_MOVES,
+    READY_PHASES,
+    LabWorkerPhase,
+)
 from kvorum.lab.repository import LabWorkerRepository
 from kvorum.lab.status import LabWorkerStatus
 from kvorum.lab.worker import LAB_TRACK_LABEL, LabWorker, LabWorkerSpec

@@ -12,20 +12,29 @@ VPC_ID = Format(rf"vpc-{_ID}", f"a VPC id (vpc- and {_DIGITS})")
 SUBNET_ID = Format(rf"subnet-{_ID}", f"a subnet id (subnet- and {_DIGITS})")
 SECURITY_GROUP_ID = Format(rf"sg-{_ID}", f"a security group id (sg- and {_DIGITS})")
 REGION = Format(r"[a-z]{2,}(-[a-z]+)+-[0-9]+", "an AWS region (as us-east-1)")
-INSTANCE_TYPE = Format(r"[a-z0-9]+(-[a-z0-9]+)*\.[a-z0-9]+(-[a-z0-9]+)*", "an EC2 instance type (as m5zn.metal)")
-KEY_NAME = Format(r"[!-~]([ -~]{0,253}[!-~])?", "the name of a key pair (up to 255 printable ASCII characters)")
+INSTANCE_TYPE = Format(
+    r"[a-z0-9]+(-[a-z0-9]+)*\.[a-z0-9]+(-[a-z0-9]+)*", "an EC2 instance type (as m5zn.metal)"
+)
+KEY_NAME = Format(
+    r"[!-~]([ -~]{0,253}[!-~])?", "the name of a key pair (up to 255 printable ASCII characters)"
+)
 INSTANCE_PROFILE = Format(
     r"(arn:aws[a-z-]*:iam::[0-9]{12}:instance-profile/([!-~]+/)?)?[A-Za-z0-9_+=,.@-]{1,128}",
     "the name or ARN of an IAM instance profile",
 )
-TAG_KEY = Format(r"(?!aws:)(?s:.){1,128}", "the key of a tag (1 to 128 characters, not starting with aws:)")
+TAG_KEY = Format(
+    r"(?!aws:)(?s:.){1,128}", "the key of a tag (1 to 128 characters, not starting with aws:)"
+)
 TAG_VALUE = Format(r"(?s:.){0,256}", "the value of a tag (up to 256 characters)")
 
 _TAGS = Span(0, 50, "tags")
 
 
 class _VolumeType(msgspec.Struct, frozen=True):
-    """What EBS sells under one name: sizes in GB, and how many IOPS it can be asked for; no `iops` if it cannot."""
+    """What EBS sells under one name: sizes in GB, and how many IOPS it can be asked for.
+
+    No `iops` if it cannot.
+    """
 
     sizes: Span
     iops: Span | None = None
@@ -33,13 +42,18 @@ class _VolumeType(msgspec.Struct, frozen=True):
     needs_iops: bool = False
 
 
-# AWS, "Amazon EBS volume types", as of 2026; only types that can be root volumes. gp3 and io2 grow beyond 16 TiB by
-# now. Every type but the oldest can be that large, which is more than labs need, and far more than a slip should buy.
+# AWS, "Amazon EBS volume types", as of 2026; only types that can be root volumes. gp3 and io2 grow
+# beyond 16 TiB by now. Every type but the oldest can be that large, which is more than labs need,
+# and far more than a slip should buy.
 _VOLUME_TYPES = {
     "gp2": _VolumeType(Span(1, 16384, "GB")),
     "gp3": _VolumeType(Span(1, 16384, "GB"), Span(3000, 80000, "IOPS"), iops_per_gb=500),
-    "io1": _VolumeType(Span(4, 16384, "GB"), Span(100, 64000, "IOPS"), iops_per_gb=50, needs_iops=True),
-    "io2": _VolumeType(Span(4, 16384, "GB"), Span(100, 256000, "IOPS"), iops_per_gb=1000, needs_iops=True),
+    "io1": _VolumeType(
+        Span(4, 16384, "GB"), Span(100, 64000, "IOPS"), iops_per_gb=50, needs_iops=True
+    ),
+    "io2": _VolumeType(
+        Span(4, 16384, "GB"), Span(100, 256000, "IOPS"), iops_per_gb=1000, needs_iops=True
+    ),
     "standard": _VolumeType(Span(1, 1024, "GB")),
 }
 
@@ -63,12 +77,20 @@ class EbsVolume(msgspec.Struct, kw_only=True, rename="camel", omit_defaults=True
         """Say what is wrong with it; `path` is where it stands."""
         limits = _VOLUME_TYPES.get(self.volume_type)
         if limits is None:
-            return [f"{path}.volumeType {self.volume_type!r} is not one of {', '.join(_VOLUME_TYPES)}"]
-        return limits.sizes.problems_of(f"{path}.sizeGb", self.size_gb) + self._problems_of_iops(path, limits)
+            return [
+                f"{path}.volumeType {self.volume_type!r} is not one of {', '.join(_VOLUME_TYPES)}"
+            ]
+        return limits.sizes.problems_of(f"{path}.sizeGb", self.size_gb) + self._problems_of_iops(
+            path, limits
+        )
 
     def _problems_of_iops(self, path: str, limits: _VolumeType) -> list[str]:
         if self.iops is None:
-            return [f"{path}.iops is missing; {self.volume_type} needs it"] if limits.needs_iops else []
+            return (
+                [f"{path}.iops is missing; {self.volume_type} needs it"]
+                if limits.needs_iops
+                else []
+            )
         if limits.iops is None:
             return [f"{path}.iops is {self.iops}; {self.volume_type} takes none"]
         if problems := limits.iops.problems_of(f"{path}.iops", self.iops):
@@ -76,7 +98,9 @@ class EbsVolume(msgspec.Struct, kw_only=True, rename="camel", omit_defaults=True
         # The baseline of gp3 comes with every size; the ratio is about what is added to it.
         most = max(limits.iops.low, limits.iops_per_gb * self.size_gb)
         if self.iops > most:
-            return [f"{path}.iops is {self.iops}; {self.size_gb} GB of {self.volume_type} take {most} at most"]
+            return [
+                f"{path}.iops is {self.iops}; {self.size_gb} GB of {self.volume_type} take {most} at most"
+            ]
         return []
 
 

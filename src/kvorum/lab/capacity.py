@@ -8,10 +8,17 @@ import msgspec
 from kvorum import InvalidResourceError, KvorumError
 from kvorum.lab.fields import Span
 
-_UNITS = {"cpu_cores": "CPU cores", "memory_mb": "MB of memory", "storage_gb": "GB of storage", "nodes": "nodes"}
+_UNITS = {
+    "cpu_cores": "CPU cores",
+    "memory_mb": "MB of memory",
+    "storage_gb": "GB of storage",
+    "nodes": "nodes",
+}
 
 
-class ResourceQuantity(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+class ResourceQuantity(
+    msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True
+):
     """So much of each resource of a host. A value: it can be added up, and used as a key.
 
     Attributes:
@@ -35,7 +42,11 @@ class ResourceQuantity(msgspec.Struct, frozen=True, kw_only=True, rename="camel"
         return self._combined(sub, other)
 
     def __str__(self) -> str:
-        parts = [f"{value} {_UNITS[name]}" for name, value in msgspec.structs.asdict(self).items() if value]
+        parts = [
+            f"{value} {_UNITS[name]}"
+            for name, value in msgspec.structs.asdict(self).items()
+            if value
+        ]
         return ", ".join(parts) or "nothing"
 
     def fits_in(self, other: "ResourceQuantity") -> bool:
@@ -57,8 +68,12 @@ class ResourceQuantity(msgspec.Struct, frozen=True, kw_only=True, rename="camel"
             for problem in span.problems_of(f"{path}.{encoded}", getattr(self, name))
         ]
 
-    def _combined(self, how: Callable[[int, int], int], other: "ResourceQuantity") -> "ResourceQuantity":
-        return ResourceQuantity(**{name: how(getattr(self, name), getattr(other, name)) for name in _UNITS})
+    def _combined(
+        self, how: Callable[[int, int], int], other: "ResourceQuantity"
+    ) -> "ResourceQuantity":
+        return ResourceQuantity(
+            **{name: how(getattr(self, name), getattr(other, name)) for name in _UNITS}
+        )
 
 
 # Of each field the name, the name in the JSON, and what it may be.
@@ -77,7 +92,9 @@ class InsufficientCapacityError(KvorumError):
         available: what is free.
     """
 
-    def __init__(self, subject: str, *, requested: ResourceQuantity, available: ResourceQuantity) -> None:
+    def __init__(
+        self, subject: str, *, requested: ResourceQuantity, available: ResourceQuantity
+    ) -> None:
         self.subject = subject
         self.requested = requested
         self.available = available
@@ -87,8 +104,9 @@ class InsufficientCapacityError(KvorumError):
 class Capacity(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """How much there is, and how much of it is taken. A value: to allocate is to get another one.
 
-    Allocating and releasing never lead below zero or above the total. But a total can shrink below what is allocated
-    (a smaller host, an expired licence); then nothing is available of what is short, and releasing goes on as ever.
+    Allocating and releasing never lead below zero or above the total. But a total can shrink below
+    what is allocated (a smaller host, an expired licence); then nothing is available of what is
+    short, and releasing goes on as ever.
 
     Attributes:
         total: what there is.
@@ -109,7 +127,10 @@ class Capacity(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
         Of a resource that there is none of, all is taken if anything is, and else nothing.
         """
-        return {name: _fraction(getattr(self.allocated, name), getattr(self.total, name)) for name in _UNITS}
+        return {
+            name: _fraction(getattr(self.allocated, name), getattr(self.total, name))
+            for name in _UNITS
+        }
 
     def can_host(self, request: ResourceQuantity) -> bool:
         """Say whether `request` fits into what is free."""

@@ -4,7 +4,9 @@ import msgspec
 
 from kvorum.lab.fields import Format, Span, written
 
-ADMIN_USERNAME = Format(r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,63}", "a user name of CML (up to 64 letters, digits and _.@-)")
+ADMIN_USERNAME = Format(
+    r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,63}", "a user name of CML (up to 64 letters, digits and _.@-)"
+)
 
 _NODE_LIMIT = Span(1, None, "nodes")
 _SECRETS = frozenset({"license_token", "admin_password"})
@@ -14,10 +16,12 @@ class CmlConfig(msgspec.Struct, kw_only=True, rename="camel", omit_defaults=True
     """How CML is set up. Its secrets never show in a `repr` or an error; in the store they are plain text.
 
     Attributes:
-        license_token: the token to register with; secret. None for a worker that goes without a licence.
+        license_token: the token to register with; secret. None for a worker that goes without a
+            licence.
         admin_username: who administers CML.
         admin_password: and how they prove it; secret. None leaves it to whoever sets CML up.
-        max_nodes: how many nodes the licence is good for; None if there is no other limit than the host.
+        max_nodes: how many nodes the licence is good for; None if there is no other limit than the
+            host.
         max_unlicensed_nodes: how many nodes may run without a licence (CML-Free has 5).
     """
 
@@ -28,7 +32,10 @@ class CmlConfig(msgspec.Struct, kw_only=True, rename="camel", omit_defaults=True
     max_unlicensed_nodes: int = written(5)
 
     def node_limit(self, *, licensed: bool) -> int | None:
-        """Return how many nodes may run, with or without a licence; None if as many as the host can take."""
+        """Return how many nodes may run, with or without a licence.
+
+        None if as many as the host can take.
+        """
         return self.max_nodes if licensed else self.max_unlicensed_nodes
 
     def problems(self, path: str) -> list[str]:

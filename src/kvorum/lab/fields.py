@@ -1,7 +1,7 @@
 """How the fields of the lab's resources are declared and checked.
 
-A rule is a value; to check is to ask it for problems, so that one pass finds all of them. A field is named by its path
-in the JSON: that is where whoever wrote it will look.
+A rule is a value; to check is to ask it for problems, so that one pass finds all of them. A field
+is named by its path in the JSON: that is where whoever wrote it will look.
 """
 
 import re
@@ -15,8 +15,8 @@ T = TypeVar("T")
 def written(default: T) -> T:
     """Declare a field whose default is written out, in a struct that omits defaults.
 
-    A stored worker must not change when a later release chooses another default. (msgspec omits plain defaults, not
-    those that a function makes.)
+    A stored worker must not change when a later release chooses another default. (msgspec omits
+    plain defaults, not those that a function makes.)
     """
     return msgspec.field(default_factory=lambda: default)
 

@@ -11,12 +11,15 @@ from kvorum.lab.capacity import ResourceQuantity
 from kvorum.lab.fields import NAME, Format
 from kvorum.lab.instance_phase import LEGAL_INSTANCE_MOVES, LabInstancePhase
 from kvorum.lab.instance_status import LabInstanceStatus
-from kvorum.lab.moves import problem_of_move, set_ready
+from kvorum.lab.transitions import problem_of_move, set_ready
 
 DEFAULT_DURATION = timedelta(hours=4)
 MAX_DURATION = timedelta(days=30)
 
-OWNER = Format(r"[^\s\x00-\x1f\x7f](.{0,252}[^\s\x00-\x1f\x7f])?", "an owner (1 to 254 characters, on one line)")
+OWNER = Format(
+    r"[^\s\x00-\x1f\x7f](.{0,252}[^\s\x00-\x1f\x7f])?",
+    "an owner (1 to 254 characters, on one line)",
+)
 
 
 class LabInstanceSpec(msgspec.Struct, kw_only=True, rename="camel", omit_defaults=True):
@@ -25,8 +28,8 @@ class LabInstanceSpec(msgspec.Struct, kw_only=True, rename="camel", omit_default
     Attributes:
         template: the name of the lab's template: what it is made of.
         owner: for whom it is: a user name, or an e-mail address.
-        duration: for how long it runs, once it does; an ISO 8601 duration in the bytes, as `PT14400S`. It may be
-            changed while the lab runs.
+        duration: for how long it runs, once it does; an ISO 8601 duration in the bytes, as
+            `PT14400S`. It may be changed while the lab runs.
         resources: what it takes of a worker.
     """
 
@@ -39,12 +42,15 @@ class LabInstanceSpec(msgspec.Struct, kw_only=True, rename="camel", omit_default
 class LabInstance(Resource[LabInstanceSpec, LabInstanceStatus]):
     """A lab that somebody has asked for. Its namespace stands for a team, a course, or whatever names are unique in.
 
-    Where room is reserved for a lab is said twice: here, by the name of the worker, and there, by what the lab takes
-    (`LabWorker.host_lab`, under `lab_id`). Reserve first, then assign; release last. Whoever is interrupted in between
-    finds a reservation that no lab names, and may release it.
+    Where room is reserved for a lab is said twice: here, by the name of the worker, and there, by
+    what the lab takes (`LabWorker.host_lab`, under `lab_id`). Reserve first, then assign; release
+    last. Whoever is interrupted in between finds a reservation that no lab names, and may release
+    it.
     """
 
-    kind: ClassVar[Kind] = Kind("LabInstance", plural="lab-instances", api_version="lab.kvorum.dev/v1", namespaced=True)
+    kind: ClassVar[Kind] = Kind(
+        "LabInstance", plural="lab-instances", api_version="lab.kvorum.dev/v1", namespaced=True
+    )
 
     @classmethod
     def new(
@@ -75,10 +81,16 @@ class LabInstance(Resource[LabInstanceSpec, LabInstanceStatus]):
         """
         return cls(
             metadata=Metadata(
-                name=name, namespace=namespace, labels=dict(labels or {}), annotations=dict(annotations or {})
+                name=name,
+                namespace=namespace,
+                labels=dict(labels or {}),
+                annotations=dict(annotations or {}),
             ),
             spec=LabInstanceSpec(
-                template=template, owner=owner, duration=duration, resources=resources or ResourceQuantity()
+                template=template,
+                owner=owner,
+                duration=duration,
+                resources=resources or ResourceQuantity(),
             ),
             status=LabInstanceStatus(),
         )
@@ -88,8 +100,14 @@ class LabInstance(Resource[LabInstanceSpec, LabInstanceStatus]):
         problems = NAME.problems_of("spec.template", self.spec.template)
         problems += OWNER.problems_of("spec.owner", self.spec.owner)
         if not timedelta(0) < self.spec.duration <= MAX_DURATION:
-            problems.append(f"spec.duration is {self.spec.duration}; it must be above 0 and at most {MAX_DURATION}")
-        return [*problems, *self.spec.resources.problems("spec.resources"), *self.status.problems("status")]
+            problems.append(
+                f"spec.duration is {self.spec.duration}; it must be above 0 and at most {MAX_DURATION}"
+            )
+        return [
+            *problems,
+            *self.spec.resources.problems("spec.resources"),
+            *self.status.problems("status"),
+        ]
 
     # --- phases ---
 
@@ -103,11 +121,11 @@ class LabInstance(Resource[LabInstanceSpec, LabInstanceStatus]):
             at: when, UTC; now if None.
 
         Raises:
-            InvalidResourceError: it is on another worker, or in a phase from which it cannot be placed. Nothing was
-                changed.
+            InvalidResourceError: it is on another worker, or in a phase from which it cannot be
+                placed. Nothing was changed.
         """
         status = self.status
-        if status.phase.is_placed and status.worker == worker:
+        if status.phase.has_owner and status.worker == worker:
             return
         if status.worker:
             raise InvalidResourceError(
@@ -118,12 +136,18 @@ class LabInstance(Resource[LabInstanceSpec, LabInstanceStatus]):
         self.move_to(LabInstancePhase.SCHEDULED, at=at)
 
     def move_to(
-        self, phase: LabInstancePhase, *, reason: str = "", message: str = "", at: datetime | None = None
+        self,
+        phase: LabInstancePhase,
+        *,
+        reason: str = "",
+        message: str = "",
+        at: datetime | None = None,
     ) -> None:
         """Move this lab to another phase, with the times and the condition `Ready` that follow. Sends nothing.
 
-        To move to the phase that it is in already is no move: it only brings the condition in line, so doing it twice
-        is as good as once. Going back to Pending, or to Terminated, takes it off its worker.
+        To move to the phase that it is in already is no move: it only brings the condition in line,
+        so doing it twice is as good as once. Going back to Pending, or to Terminated, takes it off
+        its worker.
 
         Args:
             phase: where to. To Scheduled only `assign` leads, which says where.
@@ -132,13 +156,15 @@ class LabInstance(Resource[LabInstanceSpec, LabInstanceStatus]):
             at: when, UTC; now if None.
 
         Raises:
-            InvalidResourceError: there is no such move; see `kvorum.lab.LEGAL_INSTANCE_MOVES`. Or the lab is on no
-                worker, and would have to be. Nothing was changed.
+            InvalidResourceError: there is no such move; see `kvorum.lab.LEGAL_INSTANCE_MOVES`. Or
+                the lab is on no worker, and would have to be. Nothing was changed.
         """
         status = self.status
         self._check_move(phase)
-        if phase.is_placed and not status.worker:
-            raise InvalidResourceError(self._subject, f"it is on no worker, so it cannot be {phase}; assign one")
+        if phase.has_owner and not status.worker:
+            raise InvalidResourceError(
+                self._subject, f"it is on no worker, so it cannot be {phase}; assign one"
+            )
         at = at or datetime.now(UTC)
         if phase != status.phase:
             status.enter(phase, message=message or reason, at=at)
@@ -169,7 +195,10 @@ class LabInstance(Resource[LabInstanceSpec, LabInstanceStatus]):
         return started + self.spec.duration if started is not None else None
 
     def is_expired(self, at: datetime | None = None) -> bool:
-        """Say whether it runs although its time is up at `at` (UTC; now if None): somebody has to stop it."""
+        """Say whether it runs although its time is up at `at` (UTC; now if None).
+
+        Somebody has to stop it.
+        """
         expires = self.expires_at
         is_running = self.status.phase == LabInstancePhase.RUNNING
         return is_running and expires is not None and expires <= (at or datetime.now(UTC))

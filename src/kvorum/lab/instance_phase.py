@@ -2,11 +2,12 @@
 
     Pending → Scheduled → Starting → Running → Stopping → Terminated
 
-1. `LEGAL_INSTANCE_MOVES` says which moves there are. Staying in a phase is always legal, and is no move.
+1. `LEGAL_INSTANCE_MOVES` says which moves there are. Staying in a phase is always legal, and is no
+   move.
 2. Whatever is not over may fail: every phase but Terminated may go to Failed.
 3. Terminated is final: the lab is gone, and who wants it again asks for another.
-4. From Scheduled to Stopping a worker has room reserved for the lab, and the lab names it. The way to Terminated leads
-   through Stopping as soon as anything of the lab may be on the worker.
+4. From Scheduled to Stopping a worker has room reserved for the lab, and the lab names it. The way
+   to Terminated leads through Stopping as soon as anything of the lab may be on the worker.
 """
 
 from collections.abc import Mapping
@@ -45,7 +46,7 @@ class LabInstancePhase(StrEnum):
         return not LEGAL_INSTANCE_MOVES[self]
 
     @property
-    def is_placed(self) -> bool:
+    def has_owner(self) -> bool:
         """Whether a worker has room reserved for a lab in this phase."""
         return self in PLACED_PHASES
 
@@ -61,7 +62,8 @@ _MOVES: dict[LabInstancePhase, set[LabInstancePhase]] = {
     _P.RUNNING: {_P.STOPPING},
     _P.STOPPING: {_P.TERMINATED},
     _P.TERMINATED: set(),
-    # Clean up, or try again from the start. Who tries again sees to it that nothing is left of the first time.
+    # Clean up, or try again from the start. Who tries again sees to it that nothing is left of the
+    # first time.
     _P.FAILED: {_P.STOPPING, _P.PENDING},
 }
 

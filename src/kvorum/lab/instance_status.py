@@ -13,7 +13,8 @@ class LabInstanceStatus(msgspec.Struct, kw_only=True, rename="camel", omit_defau
     """What a lab is. All times are UTC.
 
     Attributes:
-        phase: where it is in its life. May be assigned; `LabInstance.move_to` also checks the move and keeps the rest.
+        phase: where it is in its life. May be assigned; `LabInstance.move_to` also checks the move
+            and keeps the rest.
         conditions: what was observed; `Ready` follows from the phase.
         worker: the name of the `LabWorker` that has room reserved for it; empty if none has.
         last_transition_time: when the phase changed last.
@@ -35,16 +36,23 @@ class LabInstanceStatus(msgspec.Struct, kw_only=True, rename="camel", omit_defau
     def problems(self, path: str) -> list[str]:
         """Say what is wrong with it; `path` is where it stands."""
         problems = NAME.problems_of(f"{path}.worker", self.worker or None)
-        if self.phase.is_placed and not self.worker:
+        if self.phase.has_owner and not self.worker:
             problems.append(f"{path}.worker is missing; a lab that is {self.phase} is on one")
         if self.worker and self.phase in {LabInstancePhase.PENDING, LabInstancePhase.TERMINATED}:
-            problems.append(f"{path}.worker is {self.worker!r}; a lab that is {self.phase} is on none")
+            problems.append(
+                f"{path}.worker is {self.worker!r}; a lab that is {self.phase} is on none"
+            )
         if self.phase == LabInstancePhase.RUNNING and self.started_at is None:
-            problems.append(f"{path}.startedAt is missing; a lab that is Running would never expire")
+            problems.append(
+                f"{path}.startedAt is missing; a lab that is Running would never expire"
+            )
         return problems + FAILURES.problems_of(f"{path}.errorCount", self.error_count)
 
     def enter(self, phase: LabInstancePhase, *, message: str, at: datetime) -> None:
-        """Record that the lab entered a phase: the phase itself, when, where, and its failures. Checks nothing."""
+        """Record that the lab entered a phase: the phase itself, when, where, and its failures.
+
+        Checks nothing.
+        """
         self.phase = phase
         self.last_transition_time = at
         match phase:

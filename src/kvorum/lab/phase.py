@@ -7,8 +7,9 @@
 1. `LEGAL_MOVES` says which moves there are. Staying in a phase is always legal, and is no move.
 2. Whatever is not over may fail: every phase but Terminated may go to Failed.
 3. Terminated is final: the host is gone, and a new one is a new worker.
-4. Active is a licensed worker that hosts labs. One without a licence that hosts a small lab stays ReadyUnlicensed,
-   because what it may host and how it is taken down depend on the licence, not on the lab.
+4. Active is a licensed worker that hosts labs. One without a licence that hosts a small lab stays
+   ReadyUnlicensed, because what it may host and how it is taken down depend on the licence, not on
+   the lab.
 """
 
 from collections.abc import Mapping
@@ -80,14 +81,17 @@ _MOVES: dict[LabWorkerPhase, set[LabWorkerPhase]] = {
     _P.EC2_READY: {_P.STARTING, _P.TERMINATING_EC2},
     # Called off: CML must stop before its disk goes.
     _P.STARTING: {_P.READY_UNLICENSED, _P.STOPPING},
-    # There is no licence to give back, so it may stop at once, or drain first if it hosts a small lab.
+    # There is no licence to give back, so it may stop at once, or drain first if it hosts a small
+    # lab.
     _P.READY_UNLICENSED: {_P.LICENSING, _P.DRAINING, _P.STOPPING},
     # A licence that was refused leaves a worker that still does what it did before.
     _P.LICENSING: {_P.READY, _P.READY_UNLICENSED},
-    # A licence can expire in service. Never straight to Unlicensing: only a draining worker takes no new labs.
+    # A licence can expire in service. Never straight to Unlicensing: only a draining worker takes
+    # no new labs.
     _P.READY: {_P.ACTIVE, _P.DRAINING, _P.READY_UNLICENSED},
     _P.ACTIVE: {_P.READY, _P.DRAINING, _P.READY_UNLICENSED},
-    # Called off, it goes back to where it came from; carried through, one without a licence has none to give back.
+    # Called off, it goes back to where it came from; carried through, one without a licence has
+    # none to give back.
     _P.DRAINING: {_P.READY, _P.ACTIVE, _P.READY_UNLICENSED, _P.UNLICENSING, _P.STOPPING},
     _P.UNLICENSING: {_P.STOPPING},
     _P.STOPPING: {_P.TERMINATING_EC2},

@@ -16,13 +16,14 @@ class LabWorkerStatus(msgspec.Struct, kw_only=True, rename="camel", omit_default
     """What a lab worker is. All times are UTC.
 
     Attributes:
-        phase: where it is in its life. May be assigned; `LabWorker.move_to` also checks the move and keeps the rest.
+        phase: where it is in its life. May be assigned; `LabWorker.move_to` also checks the move
+            and keeps the rest.
         conditions: what was observed; `Ready` follows from the phase.
         ec2: what EC2 says about the instance.
         cml: what CML says about itself.
         total_capacity: what the host can offer to labs; nothing as long as nobody has measured it.
-        hosted_labs: what each lab takes, by the id of the lab. Says all about allocation: there is no second record
-            of it that could say something else.
+        hosted_labs: what each lab takes, by the id of the lab. Says all about allocation: there is
+            no second record of it that could say something else.
         last_transition_time: when the phase changed last.
         provisioned_at: when the instance first ran, in this attempt.
         ready_at: when the worker first was Ready, in this attempt.
@@ -54,7 +55,8 @@ class LabWorkerStatus(msgspec.Struct, kw_only=True, rename="camel", omit_default
     def problems(self, path: str) -> list[str]:
         """Say what is wrong with it; `path` is where it stands.
 
-        That labs take more than there is, is none: it is what a status has to tell when a host shrinks.
+        That labs take more than there is, is none: it is what a status has to tell when a host
+        shrinks.
         """
         problems = self.total_capacity.problems(f"{path}.totalCapacity")
         for lab_id, taken in self.hosted_labs.items():
@@ -64,7 +66,10 @@ class LabWorkerStatus(msgspec.Struct, kw_only=True, rename="camel", omit_default
         return problems + FAILURES.problems_of(f"{path}.errorCount", self.error_count)
 
     def enter(self, phase: LabWorkerPhase, *, message: str, at: datetime) -> None:
-        """Record that the worker entered a phase: the phase itself, when, and its failures. Checks nothing."""
+        """Record that the worker entered a phase: the phase itself, when, and its failures.
+
+        Checks nothing.
+        """
         self.phase = phase
         self.last_transition_time = at
         match phase:

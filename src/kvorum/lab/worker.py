@@ -1,4 +1,7 @@
-"""A lab worker: a host that runs Cisco Modeling Labs (CML) on an AWS EC2 instance, and on it the labs of one track."""
+"""A lab worker.
+
+A host that runs Cisco Modeling Labs (CML) on an AWS EC2 instance, and on it the labs of one track.
+"""
 
 import copy
 from collections.abc import Mapping
@@ -12,9 +15,9 @@ from kvorum.lab.aws import AwsEc2Config
 from kvorum.lab.capacity import Capacity, ResourceQuantity
 from kvorum.lab.cml import CmlConfig
 from kvorum.lab.fields import Format
-from kvorum.lab.moves import problem_of_move, set_ready
 from kvorum.lab.phase import LEGAL_MOVES, LabWorkerPhase
 from kvorum.lab.status import LabWorkerStatus
+from kvorum.lab.transitions import problem_of_move, set_ready
 
 LAB_TRACK_LABEL = "lab-track"
 
@@ -66,11 +69,13 @@ class LabWorker(Resource[LabWorkerSpec, LabWorkerStatus]):
             labels: more labels.
             annotations: annotations.
         """
-        # In this order a label that contradicts the track is refused by `validate`, not quietly replaced.
+        # In this order a label that contradicts the track is refused by `validate`, not quietly
+        # replaced.
         labels = {LAB_TRACK_LABEL: lab_track} | dict(labels or {})
         return cls(
             metadata=Metadata(name=name, labels=labels, annotations=dict(annotations or {})),
-            # Copies: the workers of a fleet are made from one configuration, and then go their own ways.
+            # Copies: the workers of a fleet are made from one configuration, and then go their own
+            # ways.
             spec=LabWorkerSpec(
                 lab_track=lab_track,
                 aws=copy.deepcopy(aws) if aws is not None else AwsEc2Config(),
@@ -82,7 +87,8 @@ class LabWorker(Resource[LabWorkerSpec, LabWorkerStatus]):
     def validate(self) -> list[str]:
         """Say what is wrong with this worker; every problem, a sentence each, with its JSON path.
 
-        Refuses what is malformed, not what is missing: an AMI may be chosen later, but must be one if it is given.
+        Refuses what is malformed, not what is missing: an AMI may be chosen later, but must be one
+        if it is given.
         """
         return [
             *self._problems_of_track(),
@@ -93,21 +99,30 @@ class LabWorker(Resource[LabWorkerSpec, LabWorkerStatus]):
 
     def _problems_of_track(self) -> list[str]:
         track = self.spec.lab_track
-        label = self.metadata.labels.get(LAB_TRACK_LABEL, track)  # who writes by hand may do without it
+        label = self.metadata.labels.get(
+            LAB_TRACK_LABEL, track
+        )  # who writes by hand may do without it
         problems = LAB_TRACK.problems_of("spec.labTrack", track)
         if label != track:
-            problems.append(f"metadata.labels.{LAB_TRACK_LABEL} {label!r} is not spec.labTrack {track!r}; change both")
+            problems.append(
+                f"metadata.labels.{LAB_TRACK_LABEL} {label!r} is not spec.labTrack {track!r}; change both"
+            )
         return problems
 
     # --- phases ---
 
     def move_to(
-        self, phase: LabWorkerPhase, *, reason: str = "", message: str = "", at: datetime | None = None
+        self,
+        phase: LabWorkerPhase,
+        *,
+        reason: str = "",
+        message: str = "",
+        at: datetime | None = None,
     ) -> None:
         """Move this worker to another phase, with the times and the condition `Ready` that follow. Sends nothing.
 
-        To move to the phase that it is in already is no move: it only brings the condition in line, so doing it twice
-        is as good as once.
+        To move to the phase that it is in already is no move: it only brings the condition in line,
+        so doing it twice is as good as once.
 
         Args:
             phase: where to.
@@ -116,7 +131,8 @@ class LabWorker(Resource[LabWorkerSpec, LabWorkerStatus]):
             at: when, UTC; now if None.
 
         Raises:
-            InvalidResourceError: there is no such move; see `kvorum.lab.LEGAL_MOVES`. Nothing was changed.
+            InvalidResourceError: there is no such move; see `kvorum.lab.LEGAL_MOVES`. Nothing was
+                changed.
         """
         status = self.status
         if problem := problem_of_move(LEGAL_MOVES, status.phase, phase):
@@ -142,10 +158,14 @@ class LabWorker(Resource[LabWorkerSpec, LabWorkerStatus]):
         Nodes are also limited by the licence, or by the lack of it.
         """
         total = self.status.total_capacity
-        limit = self.spec.cml.node_limit(licensed=self.status.phase != LabWorkerPhase.READY_UNLICENSED)
+        limit = self.spec.cml.node_limit(
+            licensed=self.status.phase != LabWorkerPhase.READY_UNLICENSED
+        )
         if limit is not None:
             total = msgspec.structs.replace(total, nodes=min(total.nodes, limit))
-        return Capacity(total=total, allocated=sum(self.status.hosted_labs.values(), ResourceQuantity()))
+        return Capacity(
+            total=total, allocated=sum(self.status.hosted_labs.values(), ResourceQuantity())
+        )
 
     def host_lab(self, lab_id: str, request: ResourceQuantity) -> None:
         """Note that a lab runs here, and takes that much. A Ready worker becomes Active. Sends nothing.
@@ -154,15 +174,17 @@ class LabWorker(Resource[LabWorkerSpec, LabWorkerStatus]):
 
         Raises:
             InsufficientCapacityError: there is no room for it. Nothing was changed.
-            InvalidResourceError: the worker takes no labs in its phase, the lab is hosted with another request, or the
-                request or id is malformed. Nothing was changed.
+            InvalidResourceError: the worker takes no labs in its phase, the lab is hosted with
+                another request, or the request or id is malformed. Nothing was changed.
         """
         hosted = self.status.hosted_labs
         if hosted.get(lab_id) == request:
             return
         if problem := self._problem_of_hosting(lab_id):
             raise InvalidResourceError(self._subject, problem)
-        self.capacity.allocate(request, subject=self._subject)  # for its refusals only: the labs say what is allocated
+        self.capacity.allocate(
+            request, subject=self._subject
+        )  # for its refusals only: the labs say what is allocated
         hosted[lab_id] = request
         if self.status.phase == LabWorkerPhase.READY:
             self.move_to(LabWorkerPhase.ACTIVE, reason="HostsLabs")

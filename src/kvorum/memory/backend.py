@@ -1,4 +1,7 @@
-"""The storage port in memory: the same revisions, conflicts, leases, watches, limits and errors as on etcd."""
+"""The storage port in memory.
+
+The same revisions, conflicts, leases, watches, limits and errors as on etcd.
+"""
 
 import math
 import time
@@ -18,13 +21,14 @@ from kvorum.arguments import (
     problem_of_count,
 )
 from kvorum.errors import AlreadyExistsError, ConflictError, NotFoundError, ResourceTooLargeError
-from kvorum.keyspace import KeyPattern, KeySpace
 from kvorum.memory.store import MemoryStore
 from kvorum.memory.timeline import Write
 from kvorum.memory.watch import MemoryStorageWatch
 from kvorum.storage import (
     Change,
     Entry,
+    KeyPattern,
+    KeySpace,
     Operation,
     Page,
     StorageBackend,
@@ -33,21 +37,25 @@ from kvorum.storage import (
     has_expected_value,
 )
 
-MAX_REQUEST_SIZE: Final = 1_572_864  # of a commit, in bytes: etcd's own default, --max-request-bytes
+MAX_REQUEST_SIZE: Final = (
+    1_572_864  # of a commit, in bytes: etcd's own default, --max-request-bytes
+)
 
 
 class MemoryStorageBackend(StorageBackend):
     """A store of its own, in memory. It passes the same suite as the one on etcd; what ends with the process, ends.
 
-    A call lets other tasks run before it does its work, never after, so a call that was cancelled has done nothing.
-    Use it from one event loop at a time.
+    A call lets other tasks run before it does its work, never after, so a call that was cancelled
+    has done nothing. Use it from one event loop at a time.
 
     Args:
-        clock: tells the time for leases, in seconds from any start. Leases expire by it as soon as anything is asked of
-            the backend. Watches wait by the real clock: after moving one of your own, call `expire_leases`.
+        clock: tells the time for leases, in seconds from any start. Leases expire by it as soon as
+            anything is asked of the backend. Watches wait by the real clock: after moving one of
+            your own, call `expire_leases`.
         max_value_size: the largest value that is taken, in bytes.
         page_size: how many keys to ask for at once.
-        history: how many revisions to keep at least. Never more than twice as many are kept: older ones are compacted.
+        history: how many revisions to keep at least. Never more than twice as many are kept: older
+            ones are compacted.
 
     Raises:
         ConfigurationError: one of these cannot be used.
@@ -104,11 +112,17 @@ class MemoryStorageBackend(StorageBackend):
         self._store.compact(revision)
 
     def expire_leases(self) -> None:
-        """End the leases whose time has come by the clock, now. Only after moving a clock of your own."""
+        """End the leases whose time has come by the clock, now.
+
+        Only after moving a clock of your own.
+        """
         self._store.expire()
 
     async def _turn(self) -> None:
-        """Wait as if for a server; then, in the same step of the event loop, it is this call's turn."""
+        """Wait as if for a server.
+
+        Then, in the same step of the event loop, it is this call's turn.
+        """
         await anyio.lowlevel.checkpoint()
         self._store.check_open()
 
@@ -122,7 +136,12 @@ class MemoryStorageBackend(StorageBackend):
         return self._store.timeline.entry(full, self._readable(revision))
 
     async def list(
-        self, prefix: str, *, limit: int | None = None, after: str | None = None, revision: int | None = None
+        self,
+        prefix: str,
+        *,
+        limit: int | None = None,
+        after: str | None = None,
+        revision: int | None = None,
     ) -> Page:
         """Look them up, all in one step."""
         check_limit(self.location(prefix), limit)
@@ -180,10 +199,14 @@ class MemoryStorageBackend(StorageBackend):
         """Write it, if it is as expected."""
         if lease is None and expected == 0:
             lease = 0  # a key that does not exist has no lease to keep
-        swap = Operation.swap(key, value, expected=expected, lease=lease, unique=unique, expected_value=expected_value)
+        swap = Operation.swap(
+            key, value, expected=expected, lease=lease, unique=unique, expected_value=expected_value
+        )
         return await self._commit([swap])
 
-    async def delete(self, key: str, *, expected: int | None = None, expected_value: bytes | None = None) -> Change:
+    async def delete(
+        self, key: str, *, expected: int | None = None, expected_value: bytes | None = None
+    ) -> Change:
         """Remove it, if it is as expected."""
         operation = Operation.delete(key, expected=expected, expected_value=expected_value)
         full = self._full(operation)
@@ -206,7 +229,9 @@ class MemoryStorageBackend(StorageBackend):
         self._check_sizes(operations)
         await self._turn()
         self._check_expected(operations)
-        self._store.write({self._keys.stored(each.key): self._write(each) for each in operations if each.writes})
+        self._store.write(
+            {self._keys.stored(each.key): self._write(each) for each in operations if each.writes}
+        )
         return self._store.timeline.revision
 
     def _check_sizes(self, operations: Sequence[Operation]) -> None:
@@ -214,17 +239,23 @@ class MemoryStorageBackend(StorageBackend):
         for each in operations:
             request += len(self._full(each)) + len(each.value or b"")
             if each.value is not None and len(each.value) > self._max_value_size:
-                raise ResourceTooLargeError(each.key, size=len(each.value), limit=self._max_value_size)
+                raise ResourceTooLargeError(
+                    each.key, size=len(each.value), limit=self._max_value_size
+                )
         if request > MAX_REQUEST_SIZE:
             subject = ", ".join(self.location(each.key) for each in operations)
-            raise ResourceTooLargeError(subject, size=request, limit=MAX_REQUEST_SIZE, detail="of all keys and values")
+            raise ResourceTooLargeError(
+                subject, size=request, limit=MAX_REQUEST_SIZE, detail="of all keys and values"
+            )
 
     def _check_expected(self, operations: Sequence[Operation]) -> None:
         for each in operations:
             current = self._current(each.key)
             found = current.mod_revision if current else 0
             if each.expected not in {None, found} or not has_expected_value(each, current):
-                raise ConflictError(each.key, expected=each.expected or 0, current=current, found=found or "")
+                raise ConflictError(
+                    each.key, expected=each.expected or 0, current=current, found=found or ""
+                )
 
     def _write(self, operation: Operation) -> Write:
         lease = operation.lease
@@ -234,7 +265,9 @@ class MemoryStorageBackend(StorageBackend):
         return Write(operation.key, operation.value, lease)
 
     def _full(self, operation: Operation) -> bytes:
-        return self._keys.stored(operation.key, operation.expected if operation.value is None else None)
+        return self._keys.stored(
+            operation.key, operation.expected if operation.value is None else None
+        )
 
     def _current(self, key: str) -> Entry | None:
         return self._store.timeline.entry(self._keys.stored(key), self._store.timeline.revision)
@@ -262,7 +295,12 @@ class MemoryStorageBackend(StorageBackend):
 
     # --- watch ---
 
-    def watch(self, prefix: str, *, since: int | None = None, bookmarks: bool = False) -> StorageWatch:
-        """Make a watch; it begins when it is entered. There is a bookmark after every 100 revisions without changes."""
+    def watch(
+        self, prefix: str, *, since: int | None = None, bookmarks: bool = False
+    ) -> StorageWatch:
+        """Make a watch; it begins when it is entered.
+
+        There is a bookmark after every 100 revisions without changes.
+        """
         check_start(self.location(prefix), since)
         return MemoryStorageWatch(self._store, self._keys, prefix, since, bookmarks=bookmarks)

@@ -6,7 +6,7 @@ from itertools import count
 import msgspec
 
 from kvorum.errors import LeaseNotFoundError
-from kvorum.lease_ids import id_for, is_for
+from kvorum.storage import id_for, is_for
 
 
 class _Lease(msgspec.Struct):
@@ -71,11 +71,20 @@ class LeaseTable:
         if self.time_left() > 0:
             return ()
         now = self._clock()
-        due = [(lease.expires_at, number) for number, lease in self._leases.items() if lease.expires_at <= now]
+        due = [
+            (lease.expires_at, number)
+            for number, lease in self._leases.items()
+            if lease.expires_at <= now
+        ]
         return [number for _, number in sorted(due)]
 
     def time_left(self) -> float:
-        """Return the seconds until the next lease expires, or infinity; zero or less if it is due."""
+        """Return the seconds until the next lease expires, or infinity.
+
+        Zero or less if it is due.
+        """
         if self._earliest is None:
-            self._earliest = min((lease.expires_at for lease in self._leases.values()), default=float("inf"))
+            self._earliest = min(
+                (lease.expires_at for lease in self._leases.values()), default=float("inf")
+            )
         return self._earliest - self._clock()

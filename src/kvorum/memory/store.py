@@ -91,7 +91,9 @@ class MemoryStore:
         self.leases.check(lease)
         keys = sorted(self.leases.end(lease))
         entries = {key: self.timeline.entry(key, self.timeline.revision) for key in keys}
-        self.write({key: Write(entry.key, None) for key, entry in entries.items() if entry is not None})
+        self.write(
+            {key: Write(entry.key, None) for key, entry in entries.items() if entry is not None}
+        )
 
     def end_own_lease(self, lease: int, key: bytes) -> None:
         """End the lease of a key that was removed, if it was granted for this key alone, and no key is on it."""

@@ -14,7 +14,10 @@ from kvorum.storage import Change, Entry
 
 
 class Write(msgspec.Struct, frozen=True):
-    """What to make of a key: `value` on `lease`, or, if it is None, nothing. `key` is how its entry calls it."""
+    """What to make of a key: `value` on `lease`, or, if it is None, nothing.
+
+    `key` is how its entry calls it.
+    """
 
     key: str
     value: bytes | None
@@ -39,7 +42,9 @@ class Timeline:
         self.compacted: int = 0
         self._versions: dict[bytes, list[_Version]] = {}
         self._keys: list[bytes] = []  # of `_versions`, sorted
-        self._log: list[tuple[tuple[bytes, Change], ...]] = []  # what each revision changed, from `_log_start` on
+        self._log: list[
+            tuple[tuple[bytes, Change], ...]
+        ] = []  # what each revision changed, from `_log_start` on
         self._log_start = 2
 
     def __len__(self) -> int:
@@ -76,8 +81,12 @@ class Timeline:
     def changes(self, start: bytes, end: bytes, revision: int) -> tuple[Change, ...]:
         """Return what a revision (above `compacted`, and reached) changed from `start` to before `end`."""
         if revision < self._log_start:
-            return ()  # where a store begins; the log has no place for it, and a place below 0 would be another's
-        return tuple(change for key, change in self._log[revision - self._log_start] if start <= key < end)
+            # where a store begins; the log has no place for it, and a place below 0 would be
+            # another's
+            return ()
+        return tuple(
+            change for key, change in self._log[revision - self._log_start] if start <= key < end
+        )
 
     # --- write ---
 
@@ -87,7 +96,9 @@ class Timeline:
         Returns:
             What was changed. If that is nothing there is no new revision.
         """
-        changed = [(key, change) for key, write in writes.items() if (change := self._change(key, write))]
+        changed = [
+            (key, change) for key, write in writes.items() if (change := self._change(key, write))
+        ]
         if changed:
             self.revision += 1
             self._log.append(tuple(changed))
@@ -102,7 +113,9 @@ class Timeline:
         revision, previous = self.revision + 1, self.entry(key, self.revision)
         if write.value is None:
             return Change(write.key, revision, None, previous) if previous is not None else None
-        created, version = (previous.create_revision, previous.version + 1) if previous else (revision, 1)
+        created, version = (
+            (previous.create_revision, previous.version + 1) if previous else (revision, 1)
+        )
         entry = Entry(write.key, write.value, revision, created, version, write.lease)
         return Change(write.key, revision, entry, previous)
 

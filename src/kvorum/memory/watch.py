@@ -6,12 +6,11 @@ from typing import Final, Literal
 import anyio.lowlevel
 
 from kvorum.errors import FutureRevisionError, HistoryLostError
-from kvorum.keyspace import KeySpace
 from kvorum.memory.store import MemoryStore
-from kvorum.storage import Change, StorageWatch, WatchStatistics
+from kvorum.storage import Change, KeySpace, StorageWatch, WatchStatistics
 
-# How many changes that it has not read yet a watch can lose to compaction without harm: what a client of etcd may have
-# read ahead.
+# How many changes that it has not read yet a watch can lose to compaction without harm: what a
+# client of etcd may have read ahead.
 READ_AHEAD: Final = 1000
 
 BOOKMARK_AFTER: Final = 100  # revisions that changed nothing here
@@ -20,7 +19,9 @@ BOOKMARK_AFTER: Final = 100  # revisions that changed nothing here
 class MemoryStorageWatch(StorageWatch):
     """Follows the keys under a prefix. Made by `MemoryStorageBackend.watch`."""
 
-    def __init__(self, store: MemoryStore, keys: KeySpace, prefix: str, since: int | None, *, bookmarks: bool) -> None:
+    def __init__(
+        self, store: MemoryStore, keys: KeySpace, prefix: str, since: int | None, *, bookmarks: bool
+    ) -> None:
         self._store = store
         self._range = keys.range(prefix)  # first: it checks the prefix
         self._subject = keys.prefix + prefix
@@ -58,7 +59,9 @@ class MemoryStorageWatch(StorageWatch):
             self._state = "closed"
             raise
         self._state = "open"
-        self._revision = self._position = self._store.timeline.revision if self._since is None else self._since
+        self._revision = self._position = (
+            self._store.timeline.revision if self._since is None else self._since
+        )
         self._store.followers.add(self)
 
     def _check_start(self, current: int) -> None:
@@ -67,7 +70,9 @@ class MemoryStorageWatch(StorageWatch):
         if self._since > current:
             raise FutureRevisionError(revision=self._since, current=current)
         if max(self._since, 1) < self._store.timeline.compacted:
-            raise HistoryLostError(revision=self._since + 1, compact_revision=self._store.timeline.compacted)
+            raise HistoryLostError(
+                revision=self._since + 1, compact_revision=self._store.timeline.compacted
+            )
 
     async def aclose(self) -> None:
         """End the stream."""
@@ -80,7 +85,8 @@ class MemoryStorageWatch(StorageWatch):
 
     async def __anext__(self) -> tuple[Change, ...]:
         await self.open()
-        # First wait, then take, with no await in between: so a wait that is cancelled takes nothing.
+        # First wait, then take, with no await in between: so a wait that is cancelled takes
+        # nothing.
         while (changes := self._take()) is None and self._state == "open":
             await self._store.wait()
         if changes is not None:
@@ -99,7 +105,11 @@ class MemoryStorageWatch(StorageWatch):
         if self._state != "open":
             return None
         changes = self._look(self._store.timeline.revision)
-        if changes is None and self._bookmarks and self._position >= self._revision + BOOKMARK_AFTER:
+        if (
+            changes is None
+            and self._bookmarks
+            and self._position >= self._revision + BOOKMARK_AFTER
+        ):
             return ()
         return changes
 
@@ -114,11 +124,16 @@ class MemoryStorageWatch(StorageWatch):
     # --- what the store tells it ---
 
     def keep_before(self, revision: int) -> None:
-        """Take up to `READ_AHEAD` changes that are about to be compacted; with more, history is lost after them."""
+        """Take up to `READ_AHEAD` changes that are about to be compacted.
+
+        With more, history is lost after them.
+        """
         room = READ_AHEAD - sum(map(len, self._kept))
         while (changes := self._look(revision)) is not None:
             if len(changes) > room:
-                return self.fail(HistoryLostError(revision=changes[0].revision, compact_revision=revision))
+                return self.fail(
+                    HistoryLostError(revision=changes[0].revision, compact_revision=revision)
+                )
             room -= len(changes)
             self._kept.append(changes)
         return None

@@ -1,7 +1,7 @@
 """For those who test on etcd, or write a storage backend.
 
-The suite that a backend has to pass, a proxy that misbehaves, and what tells right histories from wrong ones. Needs the
-extra `testing`::
+The suite that a backend has to pass, a proxy that misbehaves, and what tells right histories from
+wrong ones. Needs the extra `testing`::
 
     class TestMyBackend(kvorum.testing.StorageConformance):
         @pytest.fixture
@@ -9,18 +9,36 @@ extra `testing`::
             return MyStore.open
 """
 
-from kvorum.testing.conformance import StorageConformance
-from kvorum.testing.fault_proxy import FaultProxy, ProxyStatistics
-from kvorum.testing.fault_script import FAULTS, FaultScript, Step
-from kvorum.testing.history import Answer, Call, Fault, History, Intent, Outcome, Sight, Snapshot, Tally
-from kvorum.testing.linearizability import check_linearizability
-from kvorum.testing.recorder import RecordingBackend, RecordingRepository
-from kvorum.testing.revision_order import check_revisions
-from kvorum.testing.store import OpenStore, Store
+from kvorum.testing.checkers import (
+    Listing,
+    Mark,
+    Shown,
+    WatchedStream,
+    check_linearizability,
+    check_resumed,
+    check_revisions,
+    check_watch,
+)
+from kvorum.testing.conformance import OpenStore, StorageConformance, Store
+from kvorum.testing.evidence import (
+    Answer,
+    Call,
+    Fault,
+    History,
+    Intent,
+    Outcome,
+    RecordingBackend,
+    RecordingRepository,
+    Rule,
+    Sight,
+    Snapshot,
+    Tally,
+    Truth,
+    Violation,
+    read_truth,
+)
+from kvorum.testing.faults import FAULTS, FaultProxy, FaultScript, ProxyStatistics, Step
 from kvorum.testing.trial import Verdict, run_trial
-from kvorum.testing.truth import Truth, read_truth
-from kvorum.testing.violation import Rule, Violation
-from kvorum.testing.watch_streams import Listing, Mark, Shown, WatchedStream, check_resumed, check_watch
 from kvorum.testing.workload import Workload
 
 __all__ = [  # noqa: RUF022 - grouped by what they are for

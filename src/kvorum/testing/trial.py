@@ -10,17 +10,19 @@ import msgspec
 from kvorum.client import Client
 from kvorum.errors import InvalidResourceError, UnavailableError
 from kvorum.storage import StorageBackend
-from kvorum.testing.fault_proxy import FaultProxy
-from kvorum.testing.fault_script import FaultScript
-from kvorum.testing.history import History, Outcome
-from kvorum.testing.linearizability import check_linearizability
-from kvorum.testing.revision_order import check_revisions
-from kvorum.testing.truth import Truth, read_truth
-from kvorum.testing.violation import Rule, Violation
-from kvorum.testing.watch_streams import WatchedStream, check_resumed
+from kvorum.testing.checkers import (
+    WatchedStream,
+    check_linearizability,
+    check_resumed,
+    check_revisions,
+)
+from kvorum.testing.evidence import History, Outcome, Rule, Truth, Violation, read_truth
+from kvorum.testing.faults import FaultProxy, FaultScript
 from kvorum.testing.workload import Workload
 
-PATIENCE: Final = 10.0  # seconds that the watch may take to show what is there when the work is done
+PATIENCE: Final = (
+    10.0  # seconds that the watch may take to show what is there when the work is done
+)
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -31,7 +33,8 @@ class Verdict(msgspec.Struct, frozen=True):
         truth: what happened.
         streams: what a watch showed meanwhile, each going on where the one before ended.
         violations: what is wrong.
-        undecided: what could be found neither right nor wrong, because the search for it was given up.
+        undecided: what could be found neither right nor wrong, because the search for it was given
+            up.
     """
 
     history: History
@@ -66,8 +69,10 @@ async def run_trial(
     """Run a workload on open clients of one prefix, follow it with a watch, and judge both.
 
     Args:
-        endpoint: `host:port` of the etcd itself, where the truth is read; it must not be compacted meanwhile.
-        clients: who works; they may connect through a proxy. There must be nothing under their prefix.
+        endpoint: `host:port` of the etcd itself, where the truth is read; it must not be compacted
+            meanwhile.
+        clients: who works; they may connect through a proxy. There must be nothing under their
+            prefix.
         workload: what they do.
         proxy: what the script is played on.
         script: what to do to it meanwhile. The workload goes on until it is played.
@@ -81,7 +86,9 @@ async def run_trial(
     streams: list[WatchedStream] = []
     before = await backends[0].list("", limit=1)
     if before.entries:
-        raise InvalidResourceError(backends[0].location(""), "a trial needs a prefix with nothing in it")
+        raise InvalidResourceError(
+            backends[0].location(""), "a trial needs a prefix with nothing in it"
+        )
     async with anyio.create_task_group() as group:
         group.start_soon(_follow, backends[-1], workload.prefix, before.revision, streams)
         await _work(workload, backends, history, proxy, script)
@@ -116,11 +123,18 @@ def _judged(history: History, truth: Truth, streams: Sequence[WatchedStream]) ->
         *check_resumed(streams, truth),
     ]
     undecided = [each for each in found if each.rule is Rule.UNDECIDED]
-    return Verdict(history, truth, streams, [each for each in found if each not in undecided], undecided)
+    return Verdict(
+        history, truth, streams, [each for each in found if each not in undecided], undecided
+    )
 
 
-async def _follow(backend: StorageBackend, prefix: str, since: int, streams: list[WatchedStream]) -> None:
-    """Note what a watch shows; when its connection is lost, go on with another one from where it had got to."""
+async def _follow(
+    backend: StorageBackend, prefix: str, since: int, streams: list[WatchedStream]
+) -> None:
+    """Note what a watch shows.
+
+    When its connection is lost, go on with another one from where it had got to.
+    """
     while True:
         stream = WatchedStream(prefix=prefix, since=since)
         streams.append(stream)

@@ -9,8 +9,7 @@ import msgspec
 
 from kvorum.errors import KvorumError
 from kvorum.storage import Entry, Operation, StorageBackend
-from kvorum.testing.history import History
-from kvorum.testing.recorder import RecordingBackend
+from kvorum.testing.evidence import History, RecordingBackend
 
 DEFAULT_MIX: Mapping[str, int] = {
     "get": 40,
@@ -28,7 +27,8 @@ DEFAULT_MIX: Mapping[str, int] = {
 class Workload(msgspec.Struct, frozen=True, kw_only=True):
     """What to do to a store, and how much of it.
 
-    Which calls a client makes follows from the seed; in which order they meet in the store does not.
+    Which calls a client makes follows from the seed; in which order they meet in the store does
+    not.
 
     Attributes:
         operations: how many calls in all.
@@ -70,11 +70,16 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
             until: go on after the last one until this has happened.
             name: what the clients are called, before their numbers.
         """
-        shares = [len(range(number, self.operations, self.clients)) for number in range(self.clients)]
+        shares = [
+            len(range(number, self.operations, self.clients)) for number in range(self.clients)
+        ]
         async with anyio.create_task_group() as group:
             for number, share in enumerate(shares):
                 client = _Client(
-                    self, name, number, RecordingBackend(backends[number % len(backends)], history, f"{name}{number}")
+                    self,
+                    name,
+                    number,
+                    RecordingBackend(backends[number % len(backends)], history, f"{name}{number}"),
                 )
                 group.start_soon(client.run, share, until)
 
@@ -106,7 +111,10 @@ class _Client:
         return f"{self._workload.prefix}{self._random.randrange(self._workload.keys)}"
 
     def _value(self, key: str) -> bytes:
-        """Return a value that nobody else writes: by it, a write of unknown outcome is known again."""
+        """Return a value that nobody else writes.
+
+        By it, a write of unknown outcome is known again.
+        """
         return self._workload.value(key, f"{self._number}-{next(self._values)}")
 
     def _saw(self, key: str, entry: Entry | None) -> None:
@@ -128,7 +136,9 @@ class _Client:
         if key not in self._seen or self._random.random() < 0.5:
             await self.get(key)
         expected = self._seen[key]
-        self._seen[key] = await self._backend.compare_and_swap(key, self._value(key), expected=expected, unique=True)
+        self._seen[key] = await self._backend.compare_and_swap(
+            key, self._value(key), expected=expected, unique=True
+        )
 
     async def delete(self, key: str) -> None:
         await self._backend.delete(key)
@@ -150,7 +160,9 @@ class _Client:
 
     async def list(self, key: str) -> None:
         limit = self._random.choice([None, 1, 3])
-        for entry in (await self._backend.list(key[: len(self._workload.prefix)], limit=limit)).entries:
+        for entry in (
+            await self._backend.list(key[: len(self._workload.prefix)], limit=limit)
+        ).entries:
             self._saw(entry.key, entry)
 
     async def count(self, key: str) -> None:

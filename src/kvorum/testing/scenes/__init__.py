@@ -1,4 +1,8 @@
-"""Scenes: what happens to clusters in the long run, each with clients at work, and judged by what really happened."""
+"""Scenes.
+
+What happens to clusters in the long run, each with clients at work, and judged by what really
+happened.
+"""
 
 from collections.abc import Mapping
 from typing import Final

@@ -14,16 +14,12 @@ import msgspec
 from kvorum.client import Client
 from kvorum.embedded import EmbeddedEtcd
 from kvorum.errors import KvorumError
-from kvorum.events import Added, Bookmark, Deleted, Modified, WatchEvent
-from kvorum.repository import Repository
+from kvorum.repository import Added, Bookmark, Deleted, Modified, Repository, WatchEvent
 from kvorum.resources import Kind, Metadata, Resource
-from kvorum.testing.history import History
-from kvorum.testing.operator import PATIENCE, OperatorError
-from kvorum.testing.recorder import RecordingBackend, RecordingRepository
-from kvorum.testing.revision_order import check_revisions
+from kvorum.testing.checkers import check_revisions
+from kvorum.testing.evidence import History, RecordingBackend, RecordingRepository, Rule, read_truth
+from kvorum.testing.faults import PATIENCE, OperatorError
 from kvorum.testing.scenes.stage import PREFIX, Stage, UnplayableError
-from kvorum.testing.truth import read_truth
-from kvorum.testing.violation import Rule
 
 AFTER: Final = 20  # writes after the backup
 BUMP: Final = 1_000_000  # revisions
@@ -48,7 +44,8 @@ class Note(Resource[NoteSpec, NoteStatus]):
 async def play(stage: Stage) -> None:
     """Restore a backup as it is: its revisions recur.
 
-    No update of what was read before goes over a write after it, and a watch shows what is there, or ends and says so.
+    No update of what was read before goes over a write after it, and a watch shows what is there,
+    or ends and says so.
     """
     await _restored(stage, bump=False)
 
@@ -101,7 +98,9 @@ async def _tick(backend: RecordingBackend) -> None:
 async def _judge(stage: Stage, after: History, since: int) -> None:
     """Hold what was said after the restoration against what happened then."""
     truth = await read_truth(stage.etcd.endpoints[0], PREFIX, since=since)
-    reads_of_it = [call for call in after.calls if call.sight is not None and call.sight.revision > since]
+    reads_of_it = [
+        call for call in after.calls if call.sight is not None and call.sight.revision > since
+    ]
     later = History()
     later.calls += reads_of_it
     stage.violations += check_revisions(later, truth, is_complete=False)
@@ -144,8 +143,13 @@ async def _watch_is_right(stage: Stage, watched: "_Watched") -> None:
     there = {note.metadata.name: note.spec.text for note in await fresh.repository(Note).list()}
     await stage.until(lambda: watched.error is not None or watched.there == there)
     if watched.error is None and watched.there != there:
-        stage.found(Rule.LOST_EVENT, f"{PATIENCE:g} s after it a watch shows {watched.there}; there is {there}")
-    stage.counts["watches that said so" if watched.error is not None else "watches that went on"] += 1
+        stage.found(
+            Rule.LOST_EVENT,
+            f"{PATIENCE:g} s after it a watch shows {watched.there}; there is {there}",
+        )
+    stage.counts[
+        "watches that said so" if watched.error is not None else "watches that went on"
+    ] += 1
 
 
 class _Watched:
@@ -212,10 +216,19 @@ class _Tools:
         await self._etcd.kill()
         data, peer = self._etcd.data_dir / "etcd-0", self._etcd.peer_endpoints[0]
         await anyio.to_thread.run_sync(shutil.rmtree, data)
-        arguments = ["--data-dir", str(data), "--name", "etcd-0", "--initial-advertise-peer-urls", f"http://{peer}"]
+        arguments = [
+            "--data-dir",
+            str(data),
+            "--name",
+            "etcd-0",
+            "--initial-advertise-peer-urls",
+            f"http://{peer}",
+        ]
         arguments += ["--initial-cluster", f"etcd-0=http://{peer}"]
         arguments += ["--initial-cluster-token", f"kvorum-{peer.rpartition(':')[2]}"]
-        await _run(self._restore, "snapshot", "restore", str(self._snapshot), *arguments, *self._bump)
+        await _run(
+            self._restore, "snapshot", "restore", str(self._snapshot), *arguments, *self._bump
+        )
         await self._etcd.restart()
 
 

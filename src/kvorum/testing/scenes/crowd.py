@@ -7,8 +7,7 @@ import anyio
 
 from kvorum.client import Client
 from kvorum.errors import KvorumError
-from kvorum.testing.history import History, Outcome
-from kvorum.testing.recorder import RecordingBackend
+from kvorum.testing.evidence import History, Outcome, RecordingBackend
 from kvorum.testing.scenes.stage import Stage, UnplayableError
 from kvorum.testing.scenes.users import with_users
 
@@ -68,6 +67,10 @@ async def crowd(history: History, name: str, client: Client) -> None:
 
 def _need_all(stage: Stage) -> None:
     outcomes = [(call.client, call.outcome) for call in stage.history.calls if call.writes]
-    stage.need("writes refused to those without a user", outcomes.count(("stranger", Outcome.REFUSED)))
-    stage.need("writes refused to those with few rights", outcomes.count(("limited", Outcome.REFUSED)))
+    stage.need(
+        "writes refused to those without a user", outcomes.count(("stranger", Outcome.REFUSED))
+    )
+    stage.need(
+        "writes refused to those with few rights", outcomes.count(("limited", Outcome.REFUSED))
+    )
     stage.need("writes done by those who may", outcomes.count(("app", Outcome.DONE)))

@@ -1,6 +1,6 @@
 """The leader hands over, again and again."""
 
-from kvorum.testing.operator import OperatorError
+from kvorum.testing.faults import OperatorError
 from kvorum.testing.scenes.stage import Stage
 
 MOVES = 4  # in a round
@@ -9,7 +9,8 @@ MOVES = 4  # in a round
 async def play(stage: Stage) -> None:
     """Let the leader hand over again and again.
 
-    A client of each member, so that one of them always talks to the leader: proposals are dropped there.
+    A client of each member, so that one of them always talks to the leader: proposals are dropped
+    there.
     """
     clients = [await stage.open(endpoint) for endpoint in stage.etcd.endpoints]
     clients.append(await stage.open())

@@ -10,14 +10,19 @@ from kvorum.embedded import EmbeddedEtcd
 from kvorum.embedded.binary import EtcdBinary
 from kvorum.embedded.member import EtcdMember, command
 from kvorum.embedded.process_group import ProcessGroup
-from kvorum.testing.operator import PATIENCE, Operator, OperatorError
+from kvorum.testing.faults import PATIENCE, Operator, OperatorError
 from kvorum.testing.scenes.stage import Stage
 
-ARGUMENTS = ("--strict-reconfig-check=false",)  # else the members have to have known each other for five seconds
+ARGUMENTS = (
+    "--strict-reconfig-check=false",
+)  # else the members have to have known each other for five seconds
 
 
 async def play(stage: Stage) -> None:
-    """Let a member join that only learns, first among the endpoints; let it stay so for a while, then promote it."""
+    """Let a member join that only learns, first among the endpoints.
+
+    Let it stay so for a while, then promote it.
+    """
     before = await stage.open()
     newcomer = Newcomer(stage.etcd)
     await stage.enter(newcomer.running())
@@ -83,7 +88,10 @@ class Newcomer:
             "--election-timeout=500",
         ]
         binary = EtcdBinary(self._etcd.binary, self._etcd.version)
-        self._member.start(self._group, command(binary, self._member, [self._member], fsync=False, arguments=arguments))
+        self._member.start(
+            self._group,
+            command(binary, self._member, [self._member], fsync=False, arguments=arguments),
+        )
 
     async def answers(self) -> None:
         """Wait until it says how it is."""

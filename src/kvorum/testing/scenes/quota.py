@@ -2,7 +2,7 @@
 
 import msgspec
 
-from kvorum.testing.history import Outcome
+from kvorum.testing.evidence import Outcome
 from kvorum.testing.scenes.stage import WORKLOAD, Stage
 
 QUOTA = 2_000_000  # bytes

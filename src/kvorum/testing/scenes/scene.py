@@ -8,10 +8,9 @@ from pathlib import Path
 import msgspec
 
 from kvorum.embedded import EmbeddedEtcd
-from kvorum.testing.history import Outcome
+from kvorum.testing.evidence import Outcome, Rule
 from kvorum.testing.scenes.stage import Stage
 from kvorum.testing.trial import Verdict
-from kvorum.testing.violation import Rule
 
 
 class Scene(msgspec.Struct, frozen=True):
@@ -21,7 +20,8 @@ class Scene(msgspec.Struct, frozen=True):
         play: does it, on a stage.
         members: how many members the cluster has.
         arguments: further flags for each of them.
-        is_judged: whether what was recorded is judged afterwards; a scene without looks after itself.
+        is_judged: whether what was recorded is judged afterwards; a scene without looks after
+            itself.
     """
 
     play: Callable[[Stage], Awaitable[None]]
@@ -53,7 +53,12 @@ class SceneVerdict(Verdict, frozen=True):
 
 
 async def play_scene(
-    scene: Scene, *, binary: str | Path | None = None, rounds: int = 1, seed: int = 0, newer: Path | None = None
+    scene: Scene,
+    *,
+    binary: str | Path | None = None,
+    rounds: int = 1,
+    seed: int = 0,
+    newer: Path | None = None,
 ) -> SceneVerdict:
     """Play a scene on an etcd of its own, and judge what came of it.
 
@@ -85,7 +90,9 @@ def _verdict(stage: Stage) -> SceneVerdict:
     return SceneVerdict(
         history=stage.history,
         truth=stage.truth,
-        streams=[stream for follower in stage.followers for chain in follower.chains for stream in chain],
+        streams=[
+            stream for follower in stage.followers for chain in follower.chains for stream in chain
+        ],
         violations=[each for each in stage.violations if each.rule is not Rule.UNDECIDED],
         undecided=undecided,
         version=stage.etcd.version,

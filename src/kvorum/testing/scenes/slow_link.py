@@ -6,22 +6,24 @@ from typing import Final
 import anyio
 
 from kvorum.errors import KvorumError
-from kvorum.testing.fault_proxy import FaultProxy
-from kvorum.testing.recorder import RecordingBackend
+from kvorum.testing.evidence import RecordingBackend, read_creations
+from kvorum.testing.faults import FaultProxy
 from kvorum.testing.scenes.stage import PREFIX, Stage
-from kvorum.testing.truth import read_creations
 
 RATE: Final = 400_000  # bytes per second
 SIZE: Final = 100_000  # bytes of a value
 BURST: Final = 200  # writes
-CALM: Final = 2.5  # seconds; etcd gives up on what it could not send, and takes the watch for one that lags
+CALM: Final = (
+    2.5  # seconds; etcd gives up on what it could not send, and takes the watch for one that lags
+)
 AFTER: Final = 5  # writes after that, which come as news
 
 
 async def play(stage: Stage) -> None:
     """Compact history that a watch behind a slow link has not got yet.
 
-    It gets all of it, or is told that it is lost. What comes next looks like news, and hides the gap.
+    It gets all of it, or is told that it is lost. What comes next looks like news, and hides the
+    gap.
     """
     async with FaultProxy(stage.etcd.endpoints[0]) as proxy:
         near, far = await stage.open(timeout=10.0), await stage.open(proxy.endpoint, timeout=10.0)
@@ -37,12 +39,18 @@ async def play(stage: Stage) -> None:
                     group.start_soon(_write, backend, numbers, BURST)
                     await stage.some_more(BURST // 2)
                     await stage.strike("compaction behind a slow link")
-                # At once: after a while etcd would know better. So the truth is read from what is there.
-                behind, stage.compacted = stage.followers[1].shown, max(call.revision for call in stage.history.calls)
+                # At once: after a while etcd would know better. So the truth is read from what is
+                # there.
+                behind, stage.compacted = (
+                    stage.followers[1].shown,
+                    max(call.revision for call in stage.history.calls),
+                )
                 await stage.operator.compact(stage.compacted)
                 later = await read_creations(stage.etcd.endpoints[0], PREFIX, since=stage.truth.end)
                 stage.truth = stage.truth.followed_by(later)
-                stage.need("revisions compacted before they were shown", max(stage.compacted - behind, 0))
+                stage.need(
+                    "revisions compacted before they were shown", max(stage.compacted - behind, 0)
+                )
                 await anyio.sleep(CALM)
                 await _write(backend, numbers, AFTER)
                 proxy.throttle(50_000_000, "replies")

@@ -1,4 +1,7 @@
-"""Where scenes are played: a cluster, clients that work on it, watches that follow, and the judgement afterwards."""
+"""Where scenes are played.
+
+A cluster, clients that work on it, watches that follow, and the judgement afterwards.
+"""
 
 import random
 from collections import Counter
@@ -17,13 +20,23 @@ from kvorum.embedded import EmbeddedEtcd
 from kvorum.errors import AnotherClusterError, HistoryLostError, KvorumError, UnavailableError
 from kvorum.settings import EtcdSettings
 from kvorum.storage import StorageBackend
-from kvorum.testing.history import Call, Fault, History, Outcome
-from kvorum.testing.linearizability import check_linearizability
-from kvorum.testing.operator import PATIENCE, Operator, OperatorError
-from kvorum.testing.revision_order import check_revisions
-from kvorum.testing.truth import Truth, read_truth
-from kvorum.testing.violation import Rule, Violation
-from kvorum.testing.watch_streams import WatchedStream, check_resumed
+from kvorum.testing.checkers import (
+    WatchedStream,
+    check_linearizability,
+    check_resumed,
+    check_revisions,
+)
+from kvorum.testing.evidence import (
+    Call,
+    Fault,
+    History,
+    Outcome,
+    Rule,
+    Truth,
+    Violation,
+    read_truth,
+)
+from kvorum.testing.faults import PATIENCE, Operator, OperatorError
 from kvorum.testing.workload import Workload
 
 T = TypeVar("T")
@@ -32,8 +45,14 @@ PREFIX: Final = "scene"
 TIMEOUT: Final = 2.0  # seconds for a call: a fault should cost a call, not the scene
 WORKLOAD: Final = Workload(operations=0, clients=8, keys=20, rest=0.01)
 
-# Etcd proposes nothing when it says one of these, or has thrown the proposal away: the outcome is known.
-_DEFINITE: Final = ("raft proposal dropped", "too many requests", "not supported for learner", "not capable")
+# Etcd proposes nothing when it says one of these, or has thrown the proposal away: the outcome is
+# known.
+_DEFINITE: Final = (
+    "raft proposal dropped",
+    "too many requests",
+    "not supported for learner",
+    "not capable",
+)
 
 
 class UnplayableError(Exception):
@@ -109,7 +128,13 @@ class Stage:
     """
 
     def __init__(
-        self, etcd: EmbeddedEtcd, stack: AsyncExitStack, *, rounds: int, seed: int, newer: Path | None = None
+        self,
+        etcd: EmbeddedEtcd,
+        stack: AsyncExitStack,
+        *,
+        rounds: int,
+        seed: int,
+        newer: Path | None = None,
     ) -> None:
         self.etcd: EmbeddedEtcd = etcd
         self.newer: Path | None = newer
@@ -134,9 +159,14 @@ class Stage:
     # --- who works ---
 
     async def open(self, *endpoints: str, lasts: bool = True, **settings: Any) -> Client:
-        """Open a client, on all members by default. One that `lasts` has to be able to read when all is over."""
+        """Open a client, on all members by default.
+
+        One that `lasts` has to be able to read when all is over.
+        """
         settings = {"prefix": PREFIX, "timeout": TIMEOUT, **settings}
-        client = kvorum.connect(EtcdSettings(endpoints=endpoints or self.etcd.endpoints, **settings))
+        client = kvorum.connect(
+            EtcdSettings(endpoints=endpoints or self.etcd.endpoints, **settings)
+        )
         await self._stack.enter_async_context(client)
         if lasts:
             self._clients.append(client)
@@ -160,7 +190,8 @@ class Stage:
             others: who tries to work although it may not.
         """
         self.followers += [
-            Follower(client.backend, self.truth.end) for client in (clients if watching is None else watching)
+            Follower(client.backend, self.truth.end)
+            for client in (clients if watching is None else watching)
         ]
         is_over = anyio.Event()
         async with anyio.create_task_group() as group:
@@ -269,7 +300,10 @@ class Stage:
             self.violations += check_resumed(chain, self.truth)
         for revision in follower.lost:
             if revision > self.compacted:
-                self.found(Rule.LOST_EVENT, f"a watch was told that {revision} is lost; compacted is {self.compacted}")
+                self.found(
+                    Rule.LOST_EVENT,
+                    f"a watch was told that {revision} is lost; compacted is {self.compacted}",
+                )
         for error in follower.ended:
             self.found(Rule.OUTAGE, f"a watch ended: {error!r}")
 
@@ -287,4 +321,6 @@ class Stage:
             self.found(Rule.MEMBERS_DIFFER, f"a member does not tell its hash: {exc}")
             return
         if len(set(hashes)) > 1:
-            self.found(Rule.MEMBERS_DIFFER, f"{PATIENCE:g} s after the last write they hold {hashes}")
+            self.found(
+                Rule.MEMBERS_DIFFER, f"{PATIENCE:g} s after the last write they hold {hashes}"
+            )

@@ -6,15 +6,18 @@ import kvorum
 from kvorum.embedded.binary import LOSES_DATA
 from kvorum.errors import KvorumError
 from kvorum.settings import EtcdSettings
+from kvorum.testing.evidence import Rule
 from kvorum.testing.scenes.stage import PREFIX, Stage
-from kvorum.testing.violation import Rule
 
 TIMEOUT = 10.0  # seconds, far more than it takes to start
 OPENING = 4  # clients
 
 
 async def play(stage: Stage) -> None:
-    """Open clients while etcd is away and starts again; each opens within its timeout, and reads."""
+    """Open clients while etcd is away and starts again.
+
+    Each opens within its timeout, and reads.
+    """
     working = await stage.open()
     async with stage.busy([working]):
         for _ in range(2 * stage.rounds):
@@ -42,6 +45,9 @@ async def _open(stage: Stage, after: float) -> None:
             await client.backend.get("k0")
     except KvorumError as exc:
         took = anyio.current_time() - started
-        stage.found(Rule.OUTAGE, f"a client did not open within {TIMEOUT:g} s, but gave up after {took:.1f} s: {exc}")
+        stage.found(
+            Rule.OUTAGE,
+            f"a client did not open within {TIMEOUT:g} s, but gave up after {took:.1f} s: {exc}",
+        )
     else:
         stage.counts["opened"] += 1

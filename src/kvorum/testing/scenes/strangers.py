@@ -5,9 +5,9 @@ import anyio
 import kvorum
 from kvorum.embedded import EmbeddedEtcd
 from kvorum.settings import EtcdSettings
-from kvorum.testing.fault_proxy import FaultProxy
+from kvorum.testing.evidence import Rule
+from kvorum.testing.faults import FaultProxy
 from kvorum.testing.scenes.stage import PREFIX, Stage, UnplayableError
-from kvorum.testing.violation import Rule
 
 AHEAD = 300  # writes that the other cluster has had before
 LASTS = 1.0  # seconds
@@ -20,7 +20,9 @@ async def play(stage: Stage) -> None:
     """
     other = await stage.enter(EmbeddedEtcd(binary=stage.etcd.binary))
     elsewhere = await _prepared(stage, other)
-    moving, failing, spare = [await stage.enter(FaultProxy(stage.etcd.endpoints[0])) for _ in range(3)]
+    moving, failing, spare = [
+        await stage.enter(FaultProxy(stage.etcd.endpoints[0])) for _ in range(3)
+    ]
     moved = await stage.open(moving.endpoint)
     failing_over = await stage.open(failing.endpoint, spare.endpoint)
     near = await stage.open()
@@ -39,7 +41,10 @@ async def play(stage: Stage) -> None:
                 proxy.cut()
     found = await elsewhere.backend.list("", limit=AHEAD)
     if len(found.entries) > 1:
-        stage.found(Rule.INVENTED_WRITE, f"the other cluster was written to: {[e.key for e in found.entries]}")
+        stage.found(
+            Rule.INVENTED_WRITE,
+            f"the other cluster was written to: {[e.key for e in found.entries]}",
+        )
     stage.need("connections to the other cluster", moving.statistics().accepted - 1)
 
 

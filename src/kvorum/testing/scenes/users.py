@@ -4,7 +4,7 @@ from itertools import count
 from typing import Final
 
 from kvorum.client import Client
-from kvorum.testing.history import Outcome
+from kvorum.testing.evidence import Outcome
 from kvorum.testing.scenes.stage import PREFIX, Stage
 
 PASSWORD: Final = "a password of a test"  # noqa: S105 - it opens nothing
@@ -27,16 +27,25 @@ async def play(stage: Stage) -> None:
                 await stage.strike(change.__name__.strip("_").replace("_", " "))
                 await change(stage, next(numbers))
                 await stage.some_more(10)
-        for member in range(min(stage.rounds, len(stage.etcd.endpoints))):  # tokens live in one member's memory
+        for member in range(
+            min(stage.rounds, len(stage.etcd.endpoints))
+        ):  # tokens live in one member's memory
             await stage.strike("a member forgets its tokens")
             await stage.etcd.restart(member)
             await stage.some_more(10)
-    refused = [call for call in stage.history.calls if call.client.startswith("o") and call.outcome is Outcome.REFUSED]
+    refused = [
+        call
+        for call in stage.history.calls
+        if call.client.startswith("o") and call.outcome is Outcome.REFUSED
+    ]
     stage.need("calls refused to those who may not", len(refused))
 
 
 async def with_users(stage: Stage) -> tuple[Client, Client]:
-    """Have users checked; return a client that may do all under its prefix, and one that may do nothing there."""
+    """Have users checked.
+
+    Return a client that may do all under its prefix, and one that may do nothing there.
+    """
     operator = stage.operator
     for role, prefix in (("all", _KEYS), ("few", "/elsewhere/")):
         await operator.ask("auth/role/add", name=role)

@@ -1,0 +1,45 @@
+"""JSON Merge Patch (RFC 7396) on JSON text, so that what a patch does not touch stays as it was written."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+_objects = msgspec.json.Decoder(dict[str, Raw])
+_encoder = msgspec.json.Encoder(order="sorted")
+
+
+def merge_patch(target: bytes, patch: Mapping[str, Any]) -> bytes:
+    """Return `target`, a JSON object, with `patch` applied: None removes, mappings go deeper, the rest replaces.
+
+    Raises:
+        TypeError, ValueError: the patch holds something that JSON does not know, as NaN.
+    """
+    return bytes(_merged(Raw(target), patch))
+
+
+def _merged(target: Raw | None, patch: Any) -> Raw:
+    if not isinstance(patch, Mapping):
+        _check_numbers(msgspec.to_builtins(patch))
+        return Raw(_encoder.encode(patch))
+    fields = (
+        _objects.decode(target) if target is not None and bytes(target).lstrip()[:1] == b"{" else {}
+    )
+    for name, value in patch.items():
+        if value is None:
+            fields.pop(name, None)
+        else:
+            fields[name] = _merged(fields.get(name), value)
+    return Raw(_encoder.encode(fields))
+
+
+def _check_numbers(value: Any) -> None:
+    """Refuse NaN and infinity, which msgspec would write as null: and null would remove a field."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{value} is no number that JSON knows")
+    for child in (
+        value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    ):
+        _check_numbers(child)

@@ -1,0 +1,483 @@
+"""Bytes to resource and back: the stored form, fixed by `docs/stored-form.md` and pinned by fixtures in the tests.
+
+    {"apiVersion": …, "kind": …, "metadata": {…, "formVersion": 1, "writeToken": …}, "spec": {…},
+    "status": {…}}
+
+JSON with the keys of every object sorted, so that the same resource gives the same bytes, whoever
+writes it; apart from `writeToken`, which is new with each write and tells one's own write from
+another's. The resource version is not in the bytes: it is etcd's mod_revision, attached on read.
+
+`Any` stands here, because a codec for any type knows none; it goes no further.
+"""
+
+import secrets
+import uuid
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any, Generic, TypeVar
+
+import msgspec
+from msgspec import Raw
+
+from kvorum.encoding.merge_patch import merge_patch
+from kvorum.encoding.unknown_fields import unknown_fields_of
+from kvorum.encoding.write_rules import check_rules, reason_of
+from kvorum.errors import ConfigurationError, CorruptResourceError, InvalidResourceError
+from kvorum.resources import (
+    AnyResource,
+    Kind,
+    Metadata,
+    Resource,
+    Stored,
+    is_subdomain,
+    problems_of_label,
+)
+from kvorum.storage import Entry
+
+R = TypeVar("R", bound=AnyResource)
+
+FORM_VERSION = 1
+
+_PATCHABLE_METADATA = frozenset({"labels", "annotations", "finalizers"})
+
+
+class _StoredMetadata(msgspec.Struct, kw_only=True, rename="camel", omit_defaults=True):
+    """Metadata as it lies in the bytes: without the resource version, with form and token."""
+
+    name: str
+    namespace: str | None = None
+    uid: str = ""
+    labels: dict[str, str] = msgspec.field(default_factory=dict)
+    annotations: dict[str, str] = msgspec.field(default_factory=dict)
+    generation: int = 0
+    creation_timestamp: datetime | None = None
+    deletion_timestamp: datetime | None = None
+    finalizers: list[str] = msgspec.field(default_factory=list)
+    form_version: int = 0  # 0: written by hand
+    write_token: str = ""
+    # Somebody may have copied it from elsewhere. It is read over, and gone with the next write: the
+    # truth is etcd's.
+    resource_version: Any = msgspec.UNSET
+
+
+class _Owned(msgspec.Struct, frozen=True):
+    """The part of the metadata that is the store's, whatever a resource says."""
+
+    uid: str
+    generation: int
+    creation_timestamp: datetime | None
+    deletion_timestamp: datetime | None
+
+
+_encoder = msgspec.json.Encoder(order="sorted")
+_objects = msgspec.json.Decoder(dict[str, Raw])
+
+
+class Draft(msgspec.Struct, Generic[R], frozen=True):
+    """A resource that is ready to be written.
+
+    Attributes:
+        resource: as a read would give it after the write, but for its version.
+        stored: the bytes to write, with their token; `revision` is still 0.
+        changed: False if the store holds just this already.
+    """
+
+    resource: R
+    stored: Stored
+    changed: bool
+
+    def written(self, revision: int) -> R:
+        """Return the resource as it stands at the revision that wrote it."""
+        metadata = self.resource.metadata
+        metadata.resource_version = revision
+        metadata.stored = Stored(
+            self.stored.key, self.stored.value, revision, self.stored.write_token
+        )
+        return self.resource
+
+
+class Codec(Generic[R]):
+    """Encodes and decodes the resources of one class.
+
+    Raises:
+        ConfigurationError: the class is no `Resource[Spec, Status]`, declares no kind, or msgspec
+            cannot decode it.
+    """
+
+    def __init__(self, resource_type: type[R]) -> None:
+        self.resource_type: type[R] = resource_type
+        self.kind: Kind = _kind_of(resource_type)
+        envelope = _envelope_of(resource_type)
+        self._envelope = envelope
+        self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(envelope)
+        self._plan = unknown_fields_of(envelope)
+
+    # --- bytes to resource ---
+
+    def decode(self, entry: Entry, *, revision: int | None = None) -> R:
+        """Decode what the store holds; the resource version is the entry's mod_revision, or `revision`.
+
+        Raises:
+            CorruptResourceError: the bytes are not a resource of this kind, or name another one.
+                Whatever the code of the type raises while it is given them means just that, and is
+                the cause.
+        """
+        at = entry.mod_revision if revision is None else revision
+        try:
+            envelope = self._decoder.decode(entry.value)
+            self._check(envelope, entry.key)
+            return self._resource(envelope, entry.key, entry.value, at)
+        except MemoryError:
+            raise  # it says nothing about the value
+        # Code of the type runs in there (`__post_init__`, say), and may raise anything: each says
+        # "none of mine".
+        except Exception as exc:
+            raise CorruptResourceError(entry.key, entry.mod_revision, reason_of(exc)) from exc
+
+    def restore(self, stored: Stored) -> R:
+        """Decode again what a resource was read from."""
+        return self._resource(
+            self._decoder.decode(stored.value), stored.key, stored.value, stored.revision
+        )
+
+    def _check(self, envelope: Any, key: str) -> None:
+        kind, metadata = self.kind, envelope.metadata
+        if (envelope.kind, envelope.apiVersion) != (kind.name, kind.api_version):
+            found = f"{envelope.kind!r} of {envelope.apiVersion!r}"
+            raise ValueError(f"it is a {found}, not a {kind.name!r} of {kind.api_version!r}")
+        if metadata.form_version > FORM_VERSION:
+            found = f"{metadata.form_version} - at `$.metadata.formVersion`"
+            raise ValueError(
+                f"this version reads stored forms up to {FORM_VERSION}, and this is {found}"
+            )
+        named = f"{metadata.namespace}/{metadata.name}" if kind.namespaced else metadata.name
+        if f"{kind.plural}/{named}" != key:
+            raise ValueError(f"it calls itself {named!r} - at `$.metadata.name`")
+        # No verb would take such a name, so nothing but `corrupt` could ever remove it.
+        if not is_subdomain(metadata.name) or (
+            kind.namespaced and problems_of_label(metadata.namespace or "")
+        ):
+            raise ValueError(
+                "no resource can have this key: its name or namespace breaks the rules"
+            )
+
+    def _resource(self, envelope: Any, key: str, value: bytes, revision: int) -> R:
+        stored = envelope.metadata
+        metadata = Metadata(  # spelled out, since lists make thousands of them
+            name=stored.name,
+            namespace=stored.namespace,
+            uid=stored.uid,
+            labels=stored.labels,
+            annotations=stored.annotations,
+            generation=stored.generation,
+            resource_version=revision,
+            creation_timestamp=stored.creation_timestamp,
+            deletion_timestamp=stored.deletion_timestamp,
+            finalizers=stored.finalizers,
+        )
+        metadata.stored = Stored(key, value, revision, stored.write_token)
+        return self.resource_type(metadata=metadata, spec=envelope.spec, status=envelope.status)
+
+    # --- resource to bytes ---
+
+    def draft_new(self, resource: R) -> Draft[R]:
+        """Prepare a resource that is not stored yet: it gets uid, creation time, generation 1 and a token.
+
+        Raises:
+            InvalidResourceError: it breaks a rule, or could not be read back.
+        """
+        try:
+            draft = self._encoded(
+                resource, _Owned(str(uuid.uuid4()), 1, datetime.now(UTC), None), over=None
+            )
+        except InvalidResourceError:
+            raise
+        except Exception as exc:  # of the type's own code: see `decode`
+            raise self._unfit(resource, exc) from exc
+        check_rules(draft.stored.key, draft.resource, None, is_spec_changed=True)
+        return draft
+
+    def draft_update(
+        self,
+        resource: R,
+        stored: Stored,
+        *,
+        over: bytes | None = None,
+        deleted: datetime | None = None,
+    ) -> Draft[R]:
+        """Prepare an update of `stored`, which keeps the fields in it that this type does not know.
+
+        What the store owns (uid, timestamps, generation) is taken from `stored`, whatever the
+        resource says.
+
+        Args:
+            resource: what it should become.
+            stored: what it is.
+            over: where the unknown fields come from, if not from `stored.value`.
+            deleted: the deletion timestamp, if it gets one now.
+
+        Raises:
+            InvalidResourceError: it breaks a rule, or could not be read back.
+        """
+        try:
+            draft, old, is_spec_changed = self._prepared(resource, stored, over, deleted)
+        except InvalidResourceError:
+            raise
+        except Exception as exc:  # of the type's own code: see `decode`
+            raise self._unfit(resource, exc) from exc
+        if draft.changed:
+            check_rules(draft.stored.key, draft.resource, old, is_spec_changed=is_spec_changed)
+        return draft
+
+    def _prepared(
+        self, resource: R, stored: Stored, over: bytes | None, deleted: datetime | None
+    ) -> tuple[Draft[R], R, bool]:
+        """Return the draft of an update, not judged by any rule yet; what is stored.
+
+        And whether the spec changes.
+        """
+        envelope = self._decoder.decode(stored.value)
+        old = self._resource(envelope, stored.key, stored.value, stored.revision)
+        is_spec_changed = self._is_spec_changed(stored, old, resource, over)
+        owned = _Owned(
+            old.metadata.uid
+            or str(uuid.uuid4()),  # somebody who wrote it by hand may not have given it one
+            max(old.metadata.generation + is_spec_changed, 1),
+            old.metadata.creation_timestamp,
+            old.metadata.deletion_timestamp or deleted,
+        )
+        base = over
+        if over is None and _encoder.encode(envelope) != stored.value:
+            base = (
+                stored.value
+            )  # it holds more than this type knows, or was written by somebody else
+        if (
+            _may_be_same(resource, old)
+            and self._encode(resource, owned, stored.write_token, base) == stored.value
+        ):
+            self._check_faithful(resource, old)
+            return Draft(old, stored, changed=False), old, is_spec_changed
+        return self._encoded(resource, owned, over=base), old, is_spec_changed
+
+    def _is_spec_changed(self, stored: Stored, old: R, new: R, over: bytes | None) -> bool:
+        if old.spec != new.spec:
+            return True
+        if over is None:
+            return False
+        # A patch may have changed a field of the spec that this type does not know.
+        owned = _Owned("", 0, None, None)
+        before, after = (
+            self._encode(old, owned, "", stored.value),
+            self._encode(new, owned, "", over),
+        )
+        return _spec_text(before) != _spec_text(after)
+
+    def _encoded(self, resource: R, owned: _Owned, *, over: bytes | None) -> Draft[R]:
+        """Encode, and read back what a reader would get: so nothing unreadable is ever written."""
+        token = secrets.token_hex(8)
+        key = self._key(resource)
+        value = self._encode(resource, owned, token, over)
+        read = self._resource(self._decoder.decode(value), key, value, 0)
+        self._check_faithful(resource, read)
+        return Draft(read, Stored(key, value, 0, token), changed=True)
+
+    def _encode(self, resource: R, owned: _Owned, token: str, over: bytes | None) -> bytes:
+        given = resource.metadata
+        metadata = _StoredMetadata(  # spelled out, since each write makes several
+            name=given.name,
+            namespace=given.namespace,
+            uid=owned.uid,
+            labels=given.labels,
+            annotations=given.annotations,
+            generation=owned.generation,
+            creation_timestamp=owned.creation_timestamp,
+            deletion_timestamp=owned.deletion_timestamp,
+            finalizers=given.finalizers,
+            form_version=FORM_VERSION,
+            write_token=token,
+        )
+        envelope = self._envelope(
+            apiVersion=self.kind.api_version,
+            kind=self.kind.name,
+            metadata=metadata,
+            spec=resource.spec,
+            status=resource.status,
+        )
+        try:
+            value = _encoder.encode(envelope)
+            if over is None or self._plan is None:
+                return value
+            return bytes(self._plan.carry(Raw(over), Raw(value)))
+        except (
+            Exception
+        ) as exc:  # also of the type's own code, which runs where unknown fields are carried along
+            raise self._unfit(resource, exc) from exc
+
+    def _check_faithful(self, resource: R, read: R) -> None:
+        """Refuse what JSON cannot hold.
+
+        It would come back as something else (NaN as null, bytes as text).
+        """
+        pairs = (
+            ("spec", resource.spec, read.spec),
+            ("status", resource.status, read.status),
+            ("metadata.labels", resource.metadata.labels, read.metadata.labels),
+            ("metadata.annotations", resource.metadata.annotations, read.metadata.annotations),
+        )
+        for path, given, found in pairs:
+            if given != found:
+                raise InvalidResourceError(self._key(resource), _difference(path, given, found))
+
+    def _unfit(self, resource: R, exc: Exception) -> InvalidResourceError:
+        return InvalidResourceError(self._key(resource), f"it cannot be stored: {reason_of(exc)}")
+
+    def _key(self, resource: R) -> str:
+        metadata = resource.metadata
+        place = (
+            f"{self.kind.plural}/{metadata.namespace}" if self.kind.namespaced else self.kind.plural
+        )
+        return f"{place}/{metadata.name}"
+
+    # --- patches ---
+
+    def patch(self, stored: Stored, patch: Mapping[str, Any]) -> Draft[R]:
+        """Prepare `stored` with a JSON merge patch (RFC 7396) applied; fields by their names in the bytes.
+
+        Raises:
+            InvalidResourceError: the patch touches what the store owns, sets a field that neither
+                the type nor the stored resource has, or the result breaks a rule.
+        """
+        try:
+            _check_owned(patch)
+            merged = merge_patch(stored.value, patch)
+            resource = self._resource(self._decoder.decode(merged), stored.key, merged, 0)
+            self._check_strangers(stored.value, merged)
+        except Exception as exc:  # also of the type's own code: see `decode`
+            raise InvalidResourceError(
+                stored.key, f"it cannot be patched: {reason_of(exc)}"
+            ) from exc
+        return self.draft_update(resource, stored, over=merged)
+
+    def _check_strangers(self, before: bytes, after: bytes) -> None:
+        if self._plan is None:
+            return
+        known = set(self._plan.strangers(Raw(before), ""))
+        strangers = [path for path in self._plan.strangers(Raw(after), "") if path not in known]
+        if strangers:
+            raise ValueError(
+                f"{self.kind.name} has no field {', '.join(strangers)} (names are as in the stored JSON)"
+            )
+
+
+def codec_for(resource_type: type[R]) -> Codec[R]:
+    """Return the codec for a class.
+
+    Made once, since making it takes a thousand times as long as using it.
+    """
+    codec: Codec[R] = _cached_codec(resource_type)
+    return codec
+
+
+_cached_codec = cache(Codec)
+
+# --- what a class declares ------------------------------------------------------------------------
+
+
+def _kind_of(resource_type: type[AnyResource]) -> Kind:
+    given: object = resource_type
+    if not (isinstance(given, type) and issubclass(given, Resource)):
+        raise ConfigurationError(f"{resource_type!r} is no subclass of kvorum.Resource")
+    kind = getattr(resource_type, "kind", None)
+    if not isinstance(kind, Kind):
+        name = resource_type.__name__
+        raise ConfigurationError(
+            f"{name} declares no kind; add to it: kind: ClassVar[Kind] = Kind({name!r}, …)"
+        )
+    return kind
+
+
+def _envelope_of(resource_type: type[AnyResource]) -> type[msgspec.Struct]:
+    """Make the struct that a resource of this class is stored as."""
+    types = {field.name: field.type for field in msgspec.structs.fields(resource_type)}
+    _check_parts(resource_type, types)
+    fields: list[Any] = [("apiVersion", str), ("kind", str), ("metadata", _StoredMetadata)]
+    fields += [_defaulted("spec", types["spec"]), _defaulted("status", types["status"])]
+    try:
+        envelope = msgspec.defstruct(f"Stored{resource_type.__name__}", fields, kw_only=True)
+        msgspec.json.Decoder(envelope)
+    except TypeError as exc:
+        raise ConfigurationError(f"{resource_type.__name__} cannot be stored: {exc}") from exc
+    return envelope
+
+
+def _check_parts(resource_type: type[AnyResource], types: Mapping[str, Any]) -> None:
+    """Refuse a class with more to it than is stored.
+
+    What is there would be gone after the first write.
+    """
+    name, problems = resource_type.__name__, []
+    if others := types.keys() - {"metadata", "spec", "status"}:
+        what = ", ".join(sorted(others))
+        problems.append(
+            f"it has fields beside metadata, spec and status: {what}; put them into the spec or the status"
+        )
+    if types["metadata"] is not Metadata:
+        own = getattr(types["metadata"], "__name__", types["metadata"])
+        problems.append(
+            f"its metadata is a {own}, not a Metadata; put what it adds into labels, annotations or the spec"
+        )
+    if problems:
+        raise ConfigurationError(f"{name} cannot be stored: {'; '.join(problems)}")
+
+
+def _defaulted(name: str, kind: Any) -> tuple[Any, ...]:
+    """Let a part be absent in the bytes (written by hand, say) where its type can stand without arguments.
+
+    Where it cannot, by its fields or by what its own code says of their defaults, the bytes have to
+    have it.
+    """
+    try:
+        kind()
+    except MemoryError:
+        raise  # it says nothing about the type
+    except Exception:  # noqa: BLE001 - of the type's own code: see `Codec.decode`
+        return name, kind
+    return name, kind, msgspec.field(default_factory=kind)
+
+
+def _may_be_same(resource: AnyResource, stored: AnyResource) -> bool:
+    """Tell whether the bytes have to decide.
+
+    Values that are equal can differ there, as 1 and 1.0 do.
+    """
+    mine, theirs = resource.metadata, stored.metadata
+    return (
+        resource.status == stored.status
+        and resource.spec == stored.spec
+        and mine.labels == theirs.labels
+        and mine.annotations == theirs.annotations
+        and [*mine.finalizers] == theirs.finalizers
+    )
+
+
+def _spec_text(value: bytes) -> bytes:
+    return bytes(_objects.decode(value).get("spec", b""))
+
+
+def _check_owned(patch: Mapping[str, Any]) -> None:
+    metadata = patch.get("metadata", {})
+    if not isinstance(metadata, Mapping):
+        raise ValueError("metadata can be patched only in parts")  # noqa: TRY004 - reported like any other problem
+    if owned := (patch.keys() & {"apiVersion", "kind"}) | (metadata.keys() - _PATCHABLE_METADATA):
+        raise ValueError(f"{', '.join(sorted(owned))} may not be patched")
+
+
+def _difference(path: str, given: object, found: object) -> str:
+    """Say where two values differ first. It shows types only: a value may be a secret."""
+    if isinstance(given, msgspec.Struct) and isinstance(found, msgspec.Struct):
+        for name in given.__struct_fields__:
+            before, after = getattr(given, name), getattr(found, name, None)
+            if before != after:
+                return _difference(f"{path}.{name}", before, after)
+    return f"{path} holds a {type(given).__name__} that would be read back as another {type(found).__name__}"

@@ -1,0 +1,60 @@
+"""Calls to etcd: servers, connections, tokens, and what their errors mean."""
+
+from kvorum.etcd.transport import fork  # before anything else: gRPC is loaded there
+
+# isort: split
+from kvorum.etcd.transport.connection import Connection, HasConnection
+from kvorum.etcd.transport.errors import (
+    Call,
+    Cause,
+    TokenRefusedError,
+    cause_of,
+    error_for_cancel_reason,
+    is_cancelled,
+    mapped_errors,
+    no_answer,
+)
+from kvorum.etcd.transport.members import Known, Members
+from kvorum.etcd.transport.page_sizes import first_to_arrive
+from kvorum.etcd.transport.server import Channel, Method, Server
+from kvorum.etcd.transport.streams import LEAST, StreamSlot
+from kvorum.etcd.transport.versions import (
+    EVENTS_LOST,
+    OLDEST_THAT_TELLS_ROOT_ALONE,
+    QUOTA,
+    READ_ONLY,
+    ROLES,
+    has_hazard,
+    hazards_of,
+    version_of,
+)
+
+__all__ = [
+    "EVENTS_LOST",
+    "LEAST",
+    "OLDEST_THAT_TELLS_ROOT_ALONE",
+    "QUOTA",
+    "READ_ONLY",
+    "ROLES",
+    "Call",
+    "Cause",
+    "Channel",
+    "Connection",
+    "HasConnection",
+    "Known",
+    "Members",
+    "Method",
+    "Server",
+    "StreamSlot",
+    "TokenRefusedError",
+    "cause_of",
+    "error_for_cancel_reason",
+    "first_to_arrive",
+    "fork",
+    "has_hazard",
+    "hazards_of",
+    "is_cancelled",
+    "mapped_errors",
+    "no_answer",
+    "version_of",
+]

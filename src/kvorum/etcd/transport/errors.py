@@ -1,0 +1,369 @@
+"""What an error of the driver means to a user of Kvorum: one table.
+
+A call ends in one of four ways: with an answer, refused (the server said no, nothing was applied),
+not sent (no connection was ever made, nothing was applied), or *open*: the request may have been
+applied, or may still be. For a read, "open" means no more than "try again"; for a write it is
+`OutcomeUnknownError`. What the table does not list is open.
+
+A refusal has a cause. Of the request: every server would say the same. Of the member: another
+server may do it, so the client leaves this one and sends the request there. Or of the member for
+now (it is overloaded, or has no leader): another one is asked, and this one stays connected, since
+it has answered. All did nothing, with one exception that the table names.
+
+Texts decide where they are definite: `etcd grpc-proxy` passes them on with code UNKNOWN, and codes
+changed between versions. Codes decide where the text says nothing. Sources: etcd's
+`api/v3rpc/rpctypes/error.go` (variables `ErrGRPC…`), where it returns them (named in the row if it
+matters), raft's `raft.go`, and gRPC core's `http_client_filter.cc`.
+"""
+
+import asyncio
+import re
+from collections.abc import Callable
+from enum import Enum
+from types import TracebackType
+from typing import Final, NamedTuple, Protocol
+
+import anyio.lowlevel
+
+from kvorum.errors import (
+    AuthenticationError,
+    ClientClosedError,
+    FutureRevisionError,
+    HistoryLostError,
+    InvalidResourceError,
+    KvorumError,
+    LeaseNotFoundError,
+    OutcomeUnknownError,
+    PermissionDeniedError,
+    ResourceTooLargeError,
+    ServerError,
+    StorageFullError,
+    UnavailableError,
+)
+from kvorum.etcd.transport import _rpc as rpc
+from kvorum.etcd.transport._rpc import AioRpcError, StatusCode
+
+
+class TokenRefusedError(AuthenticationError):
+    """The token is not taken (any more). Nothing was done; who has another can try again."""
+
+
+class Call(NamedTuple):
+    """What was tried, in the words of a message.
+
+    Attributes:
+        operation: as `put`.
+        subject: the key, prefix or lease, as etcd knows it.
+        writes: whether it may change something.
+        revision: the revision that a read asked for; 0 if none.
+    """
+
+    operation: str
+    subject: str
+    writes: bool = False
+    revision: int = 0
+
+
+MAX_REQUEST_SIZE: Final = 1_572_864  # of etcd (`--max-request-bytes`), unless it is set otherwise
+
+_Meaning = Callable[
+    [Call, str, str], KvorumError
+]  # of a call, at an endpoint, with the server's words
+
+
+def _permission(call: Call, _endpoint: str, _detail: str) -> KvorumError:
+    return PermissionDeniedError(f"{call.operation} {call.subject}")
+
+
+def _too_large(call: Call, _endpoint: str, detail: str) -> KvorumError:
+    # gRPC names its limit: "larger than max (2097182 vs. 2097152)". etcd does not.
+    named = re.search(r"vs\. (\d+)", detail)
+    return ResourceTooLargeError(
+        call.subject, limit=int(named[1]) if named else None, detail=detail
+    )
+
+
+def _not_done(_call: Call, endpoint: str, detail: str) -> KvorumError:
+    return UnavailableError(endpoint, detail)
+
+
+def _no_etcd(_call: Call, endpoint: str, detail: str) -> KvorumError:
+    return UnavailableError(endpoint, f"it does not serve etcd's API: {detail}")
+
+
+def _token(_call: Call, _endpoint: str, detail: str) -> KvorumError:
+    return TokenRefusedError(detail)
+
+
+def _invalid(call: Call, _endpoint: str, detail: str) -> KvorumError:
+    return InvalidResourceError(call.subject, detail)
+
+
+def _server_error(name: str) -> _Meaning:
+    return lambda _call, _endpoint, detail: ServerError(name, detail)
+
+
+class Cause(Enum):
+    """What a failed call is evidence of."""
+
+    REQUEST = "the request: another server would say the same"
+    MEMBER = "the member: it did nothing, another server may do it"
+    BUSY = "the member for now: it answers, and did nothing; another server may do it"
+    OPEN = "a call that lost its answer: the server or the way to it failed"
+    PATIENCE = "the deadline of the call: it says nothing about the server unless it was long"
+
+
+class _Row(NamedTuple):
+    """A refusal: the first row that fits counts.
+
+    Attributes:
+        text: a part of the server's words; "" fits all.
+        meaning: the error that it stands for.
+        cause: whose fault it is.
+        code: the code that must come with it; None if the text alone decides.
+    """
+
+    text: str
+    meaning: _Meaning
+    cause: Cause
+    code: StatusCode | None = None
+
+
+_REQUEST: Final = Cause.REQUEST
+_MEMBER: Final = Cause.MEMBER
+_BUSY: Final = Cause.BUSY
+
+_REFUSALS: Final = (
+    # --- of the member: this one cannot do it, and did nothing; some only for now ---
+    # gRPC core: the call never got a connection.
+    _Row("failed to connect to all addresses", _not_done, _MEMBER, StatusCode.UNAVAILABLE),
+    _Row("DNS resolution failed", _not_done, _MEMBER, StatusCode.UNAVAILABLE),
+    # gRPC core, http_client_filter.cc: an HTTP proxy answered in place of a gRPC server. It passed
+    # nothing on if it has no such place or lets nobody in; 502 to 504 may follow on a request that
+    # was passed on, and stay open.
+    _Row("http2 header with status: 401", _no_etcd, _MEMBER),
+    _Row("http2 header with status: 403", _no_etcd, _MEMBER),
+    _Row("http2 header with status: 404", _no_etcd, _MEMBER),
+    _Row("http2 header with status: 429", _not_done, _MEMBER),
+    _Row(
+        "etcdserver: no leader", _not_done, _BUSY
+    ),  # ErrGRPCNoLeader: v3rpc/interceptor.go, before the handler
+    _Row("etcdserver: not leader", _not_done, _BUSY),  # ErrGRPCNotLeader
+    _Row(
+        "etcdserver: not capable", _not_done, _MEMBER
+    ),  # ErrGRPCNotCapable: interceptor.go; the member is starting
+    # ErrGRPCNotSupportedForLearner: interceptor.go. UNAVAILABLE before 3.6, FAILED_PRECONDITION
+    # since.
+    _Row("rpc not supported for learner", _not_done, _MEMBER),
+    # raft.ErrProposalDropped: `Step` returns it before it appends or forwards anything. Without a
+    # leader, or while the leader hands over.
+    _Row("raft proposal dropped", _not_done, _BUSY),
+    # ErrGRPCRequestTooManyRequests: v3_server.go, processInternalRaftRequestOnce, before the
+    # proposal.
+    _Row("etcdserver: too many requests", _not_done, _BUSY),
+    # --- of the request ---
+    _Row(
+        "required revision has been compacted",
+        lambda call, *_: HistoryLostError(revision=call.revision),
+        _REQUEST,
+    ),
+    _Row(
+        "is a future revision",
+        lambda call, *_: FutureRevisionError(revision=call.revision),
+        _REQUEST,
+    ),
+    _Row("too large lease TTL", _invalid, _REQUEST),  # ErrGRPCLeaseTTLTooLarge
+    _Row(
+        "requested lease not found", lambda *_: LeaseNotFoundError(), _REQUEST
+    ),  # ErrGRPCLeaseNotFound
+    _Row(
+        "etcdserver: lease already exists", _server_error("FAILED_PRECONDITION"), _REQUEST
+    ),  # ErrGRPCLeaseExist
+    _Row("etcdserver: permission denied", _permission, _REQUEST),  # ErrGRPCPermissionDenied
+    # Alarm, Status and others pass on the errors of server/auth/store.go as they are: code UNKNOWN,
+    # "auth: …".
+    _Row("auth: permission denied", _permission, _REQUEST),  # auth.ErrPermissionDenied
+    _Row(
+        "invalid auth token", _token, _REQUEST
+    ),  # ErrGRPCInvalidAuthToken, auth.ErrInvalidAuthToken
+    _Row("user name is empty", _token, _REQUEST),  # ErrGRPCUserEmpty, auth.ErrUserEmpty
+    _Row("revision of auth store is old", _token, _REQUEST),  # ErrGRPCAuthOldRevision
+    _Row(
+        "revision in header is old", _token, _REQUEST
+    ),  # auth.ErrAuthOldRevision, where no map translates it
+    _Row(
+        "authentication failed, invalid user",
+        lambda _call, _, detail: AuthenticationError(detail),
+        _REQUEST,
+    ),
+    _Row(
+        "authentication is not enabled", _server_error("FAILED_PRECONDITION"), _REQUEST
+    ),  # ErrGRPCAuthNotEnabled
+    _Row("etcdserver: request is too large", _too_large, _REQUEST),  # ErrGRPCRequestTooLarge
+    _Row(
+        "etcdserver: key is not provided", _invalid, _REQUEST
+    ),  # ErrGRPCEmptyKey, and the next ones likewise
+    _Row("etcdserver: key not found", _invalid, _REQUEST),
+    _Row("etcdserver: value is provided", _invalid, _REQUEST),
+    _Row("etcdserver: lease is provided", _invalid, _REQUEST),
+    _Row("etcdserver: too many operations in txn request", _invalid, _REQUEST),
+    _Row("etcdserver: duplicate key given in txn request", _invalid, _REQUEST),
+    _Row("etcdserver: invalid sort option", _invalid, _REQUEST),
+    _Row("etcdserver: invalid client api version", _invalid, _REQUEST),
+    # ErrGRPCNoSpace. The one refusal that may have been applied: apply/quota.go, quotaApplierV3
+    # applies the write that crosses the quota, and answers this. Who has to know decides by a read.
+    _Row("database space exceeded", lambda _call, _, detail: StorageFullError(detail), _REQUEST),
+    # ErrGRPCCorrupt: the alarm is in the log, so each member refuses.
+    _Row("etcdserver: corrupt cluster", _server_error("DATA_LOSS"), _REQUEST),
+    # --- where the text says nothing, the code does ---
+    _Row(
+        "larger than max", _too_large, _REQUEST, StatusCode.RESOURCE_EXHAUSTED
+    ),  # gRPC, of either side
+    _Row("", _permission, _REQUEST, StatusCode.PERMISSION_DENIED),
+    _Row("", _token, _REQUEST, StatusCode.UNAUTHENTICATED),
+    _Row("", _invalid, _REQUEST, StatusCode.INVALID_ARGUMENT),
+    _Row("", _server_error("FAILED_PRECONDITION"), _REQUEST, StatusCode.FAILED_PRECONDITION),
+    # An etcd that lacks one method (grpc-go: "unknown method X for service etcdserverpb.Y") is
+    # another thing than an endpoint that lacks the service: that is no etcd.
+    _Row("unknown method", _server_error("UNIMPLEMENTED"), _REQUEST, StatusCode.UNIMPLEMENTED),
+    _Row("", _no_etcd, _MEMBER, StatusCode.UNIMPLEMENTED),
+)
+
+
+def error_for(error: AioRpcError, call: Call, endpoint: str) -> KvorumError:
+    """Return the error of Kvorum's that a failed call stands for; raise it `from` the driver's."""
+    code, detail = error.code(), error.details() or "no details"
+    row = _row_of(code, detail)
+    return (
+        row.meaning(call, endpoint, detail)
+        if row
+        else no_answer(call, endpoint, f"{code.name}: {detail}")
+    )
+
+
+def error_for_cancel_reason(reason: str, call: Call, endpoint: str) -> KvorumError:
+    """Return the error for a watch that was refused.
+
+    Etcd gives a reason in words there, and no code.
+    """
+    row = _row_of(None, reason)
+    return (
+        row.meaning(call, endpoint, reason)
+        if row
+        else ServerError("the end of the watch", reason or "no reason")
+    )
+
+
+def cause_of(error: KvorumError) -> Cause | None:
+    """Return what an error is evidence of, by the driver's error that it was raised from.
+
+    None if it has none.
+    """
+    driver = error.__cause__
+    if not isinstance(driver, AioRpcError):
+        return None
+    code = driver.code()
+    row = _row_of(code, driver.details() or "")
+    if row is not None:
+        return row.cause
+    return Cause.PATIENCE if code is StatusCode.DEADLINE_EXCEEDED else Cause.OPEN
+
+
+def _row_of(code: StatusCode | None, detail: str) -> _Row | None:
+    for row in _REFUSALS:
+        if (row.code is None or row.code is code) and row.text in detail:
+            return row
+    return None
+
+
+def no_answer(call: Call, endpoint: str, reason: str) -> KvorumError:
+    """Return the error for a call that was sent and got no answer."""
+    if call.writes:
+        return OutcomeUnknownError(f"{call.subject} ({call.operation})", reason)
+    return UnavailableError(endpoint, reason)
+
+
+class HasState(Protocol):
+    """What a call goes to: a server."""
+
+    @property
+    def address(self) -> str:
+        """`host:port`."""
+        ...
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether its channels were closed by us."""
+        ...
+
+    @property
+    def failure(self) -> BaseException | None:
+        """What they were closed for, if that was not asked for."""
+        ...
+
+
+class mapped_errors:  # noqa: N801 - used as a function
+    """A block in which the driver's errors are raised as Kvorum's, and cancellations as what they are.
+
+    A class, since this is around every call.
+    """
+
+    __slots__ = ("_call", "_server")
+
+    def __init__(self, call: Call, server: HasState) -> None:
+        self._call = call
+        self._server = server
+
+    async def __aenter__(self) -> None:
+        pass
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if exc is None:
+            return
+        # Frames of the driver's refer to the call, and so to its channel; who keeps an error must
+        # not keep those.
+        del traceback
+        if isinstance(exc, rpc.AioRpcError):
+            exc.__traceback__ = None
+            raise error_for(exc, self._call, self._server.address) from exc
+        # A call that was about to start as the channel was closed, or whose request was about to be
+        # sent.
+        if isinstance(exc, rpc.UsageError | asyncio.InvalidStateError):
+            error = self._not_started()
+            raise error from error.__cause__ or exc
+        if isinstance(
+            exc, rpc.InternalError
+        ):  # gRPC's core did not take a part of a call that had begun
+            raise no_answer(self._call, self._server.address, f"INTERNAL: {exc}") from exc
+        if isinstance(exc, asyncio.CancelledError):
+            if not is_cancelled():  # grpc.aio cancels the calls of a channel that is closed
+                exc.__traceback__ = None
+                error = self._cut_short()
+                raise error from error.__cause__ or exc
+            # grpc.aio raises an error of its own in place of the one that cancelled it, and anyio
+            # would not know its scope's again. If there is such a scope it cancels once more, at
+            # this checkpoint.
+            await anyio.lowlevel.checkpoint_if_cancelled()
+
+    def _not_started(self) -> KvorumError:
+        if self._server.is_closed:
+            return ClientClosedError.closed(self._server.failure)
+        return UnavailableError(self._server.address, "its channel was replaced")
+
+    def _cut_short(self) -> KvorumError:
+        if not self._server.is_closed:
+            return no_answer(self._call, self._server.address, "its channel was replaced")
+        if self._call.writes:
+            return no_answer(self._call, self._server.address, "the client was closed")
+        return ClientClosedError.closed(self._server.failure)
+
+
+def is_cancelled() -> bool:
+    """Tell whether a CancelledError is about the current task, rather than about a call that it waits for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -1,0 +1,154 @@
+"""How many keys a request of a list asks for, so that its answer is small enough to arrive in time.
+
+1. A page holds as many keys as the settings say, or fewer: about `MAX_PAGE` bytes, by the sizes of
+   the values that were seen last under that prefix.
+2. When a page of more than twenty keys has kept its caller waiting for a fifth of the time that is
+   left, a twentieth of it is asked for beside it, and so on down to one key. The first answer
+   counts, and ends the other requests. So a page that is slow, but arrives, is not lost; one that
+   cannot arrive costs no more than its own deadline.
+3. What was learned holds for the next page under that prefix, of this list or another. A page
+   becomes smaller only if a smaller one arrived first, or if none arrived: mere slowness may be
+   latency, which is the same for one key. If a smaller one arrived, the next page is as large as
+   should arrive in a tenth of the timeout. If none arrived, it asks for a twentieth of the keys. It
+   grows again, at most fourfold each time, to what arrives in a fifth of the timeout.
+4. The measure is the client's timeout, not the time that one caller has left: a short deadline
+   costs its owner only.
+"""
+
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from typing import Final, Generic, TypeVar
+
+import anyio
+import msgspec
+
+from kvorum.deadlines import now
+from kvorum.errors import KvorumError, UnavailableError
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+MAX_PAGE: Final = 8 * 1024 * 1024  # bytes of values; gRPC and etcd hold a page several times over
+_MAX_PREFIXES: Final = 256  # to remember
+_SHARE: Final = 5  # a page is slow once it takes this part of the time
+_LEAST_PAGE: Final = 16 * 1024  # bytes; if so few take long, it is not because of their number
+_GROWTH: Final = 4
+_CUT: Final = 20
+
+
+class Arrival(msgspec.Struct, Generic[T_co], frozen=True):
+    """A page that has arrived.
+
+    Attributes:
+        answer: what the server said.
+        asked: how many keys it was asked for.
+        seconds: how long it took.
+        is_fallback: whether a larger one was asked for first, and had not arrived.
+    """
+
+    answer: T_co
+    asked: int
+    seconds: float
+    is_fallback: bool
+
+
+class PageSizes:
+    """The sizes of pages by prefix, of those that were listed last.
+
+    Args:
+        most: keys of a page, whatever their values.
+        timeout: how long a call may take, in seconds.
+    """
+
+    def __init__(self, most: int, timeout: float) -> None:
+        self._most = most
+        self._timeout = timeout
+        self._sizes: OrderedDict[bytes, int] = OrderedDict()
+
+    def of(self, prefix: bytes) -> int:
+        """Return how many keys the next page under a prefix may ask for."""
+        return self._sizes.get(prefix, self._most)
+
+    def learn(self, prefix: bytes, arrival: Arrival[object], keys: int, size: int) -> None:
+        """Take note of a page: how many keys it held, of how many bytes."""
+        before = self.of(prefix)
+        if not keys or (before < self._most and not arrival.is_fallback and keys < arrival.asked):
+            return  # the last page: it says nothing about larger ones
+        fitting = keys * MAX_PAGE // max(size, 1)
+        if before < self._most or arrival.is_fallback:
+            fitting = min(fitting, self._in_time(arrival, keys, size), _GROWTH * arrival.asked)
+        self._keep(prefix, max(1, min(fitting, self._most)))
+
+    def _in_time(self, arrival: Arrival[object], keys: int, size: int) -> int:
+        """Return how many keys should arrive in good time, by how long these took."""
+        # Half of what makes a page slow: the link may get slower, and others may use it.
+        aim = self._timeout / _SHARE / (2 if arrival.is_fallback else 1)
+        in_time = int(keys * aim / max(arrival.seconds, 0.001))
+        if not arrival.is_fallback:
+            in_time = max(in_time, keys)
+        return max(in_time, keys * _LEAST_PAGE // max(size, 1))
+
+    def learn_of_silence(self, prefix: bytes, asked: int, seconds: float) -> None:
+        """Take note that no page of a prefix has arrived in so many seconds.
+
+        The next one is a twentieth of it.
+        """
+        if seconds >= self._timeout / _SHARE:
+            self._keep(prefix, max(1, min(asked, self.of(prefix)) // _CUT))
+
+    def _keep(self, prefix: bytes, size: int) -> None:
+        self._sizes.pop(prefix, None)
+        if size < self._most:
+            self._sizes[prefix] = size
+        while len(self._sizes) > _MAX_PREFIXES:
+            self._sizes.popitem(last=False)
+
+
+async def first_to_arrive(
+    ask: Callable[[int], Awaitable[T]], size: int, patience: float
+) -> Arrival[T]:
+    """Ask for a page, and beside it for smaller ones while none arrives; return the first. See rule 2.
+
+    Args:
+        ask: asks for a page of so many keys, and has a deadline of its own.
+        size: how many keys at the most.
+        patience: the seconds until that deadline, or fewer.
+
+    Raises:
+        KvorumError: what the first request to be refused has raised; if none has reached etcd, the
+            last one.
+    """
+    started = now()
+    if (
+        size <= _CUT or patience <= 0
+    ):  # small already; and the tasks below cost a tenth of a small list
+        return Arrival(await ask(size), size, now() - started, is_fallback=False)
+    found: list[Arrival[T]] = []
+    errors: list[KvorumError] = []
+    end, pending = started + patience, 1
+
+    async with anyio.create_task_group() as group:
+
+        async def attempt(asked: int) -> None:
+            nonlocal pending
+            started = now()
+            try:
+                answer = await ask(asked)
+                found.append(Arrival(answer, asked, now() - started, asked < size))
+            except KvorumError as exc:
+                errors.append(exc)
+                pending -= 1
+                if pending and isinstance(exc, UnavailableError):
+                    return  # another one is under way, and may still arrive
+            group.cancel_scope.cancel()
+
+        group.start_soon(attempt, size)
+        asked = size
+        while asked > 1:
+            await anyio.sleep(max(end - now(), 0) / _SHARE)
+            asked = max(1, asked // _CUT)
+            pending += 1
+            group.start_soon(attempt, asked)
+    if not found:
+        raise errors[-1]
+    return found[0]

@@ -1,0 +1,144 @@
+"""What a watch read last: by that it knows its history again when another stream takes over.
+
+A store that was put back to an older state can have come to the same revisions again, with other
+content.
+
+1. Revisions and version of the key are compared by a read without values, which is small whatever
+   the value is: one that had to fetch a large value over a slow link would not succeed within its
+   deadline, however often it was tried.
+2. The value is compared where it comes anyhow: a stream starts at the position, so what was read
+   there comes again.
+3. If something else was read since, it does not. Then a small value is read, once; without an
+   answer nothing is proven.
+"""
+
+from typing import Final
+
+from kvorum.deadlines import now
+from kvorum.errors import HistoryLostError, UnavailableError
+from kvorum.etcd.transport import Connection
+from kvorum.etcd.transport import _rpc as rpc
+from kvorum.etcd.watch.history import DELETE
+from kvorum.storage import Change, Entry, KeySpace
+
+_SMALL: Final = 16 * 1024  # bytes of a value that is read
+_PATIENCE: Final = 1.0  # seconds for that
+
+
+class LastChange:
+    """The last change that was read, or the newest entry of a list.
+
+    Attributes:
+        change: that one; None if there is none.
+    """
+
+    def __init__(self, keys: KeySpace, subject: str) -> None:
+        self.change: Change | None = None
+        self._keys = keys
+        self._subject = subject
+        self._comes_again = False
+
+    async def check(self, connection: Connection, position: int, deadline: float) -> None:
+        """Make sure that it is in this history; of what is compacted nothing can be said.
+
+        Raises:
+            HistoryLostError: it is not.
+            UnavailableError: the store has not answered.
+        """
+        last = self.change
+        if last is None:
+            return
+        self._comes_again = last.revision == position
+        try:
+            # At the position it must be as it was then, for nothing after it has been read.
+            same = _is_same(await self._read(connection, last.key, position, deadline), last.entry)
+            if same and last.entry is None and last.previous is not None:
+                before = await self._read(connection, last.key, last.revision - 1, deadline)
+                same = _is_same(before, last.previous)
+            if same and last.entry is not None and not self._comes_again:
+                same = await self._has_value(connection, last.entry, position, deadline)
+        except HistoryLostError:
+            return
+        if not same:
+            raise self._lost(position)
+
+    def compare(self, response: rpc.WatchResponse, position: int) -> None:
+        """Compare it with what comes again at the beginning of a stream.
+
+        Raises:
+            HistoryLostError: it had another value.
+        """
+        last = self.change
+        if last is None or not self._comes_again:
+            return
+        for event in response.events:
+            if event.kv.mod_revision > last.revision:
+                self._comes_again = False
+                return
+            if event.kv.key == self._keys.stored(last.key) and not _is_told_by(event, last):
+                raise self._lost(position)
+
+    async def _has_value(
+        self, connection: Connection, entry: Entry, position: int, deadline: float
+    ) -> bool:
+        if len(entry.value) > _SMALL:
+            return True
+        try:
+            deadline = min(deadline, now() + _PATIENCE)
+            kv = await self._read(connection, entry.key, position, deadline, keys_only=False)
+        except UnavailableError:  # what is there may be larger
+            return True
+        return kv is not None and kv.value == entry.value
+
+    async def _read(
+        self,
+        connection: Connection,
+        key: str,
+        revision: int,
+        deadline: float,
+        *,
+        keys_only: bool = True,
+    ) -> rpc.KeyValue | None:
+        request = rpc.RangeRequest(
+            key=self._keys.stored(key), revision=revision, keys_only=keys_only
+        )
+        answer = await connection.range(
+            request, self._subject, revision=revision, deadline=deadline
+        )
+        return answer.kvs[0] if answer.kvs else None
+
+    def _lost(self, position: int) -> HistoryLostError:
+        assert self.change is not None, "that is what was compared"  # noqa: S101
+        reason = f"revision {self.change.revision} is not what it was: the store was put back"
+        return HistoryLostError(revision=position + 1, reason=reason)
+
+
+def _is_same(found: rpc.KeyValue | None, known: Entry | None) -> bool:
+    """Tell whether a key is as it is known, as far as it is.
+
+    Of the newest entry of a list only the revision is.
+    """
+    if found is None or known is None:
+        return found is None and known is None
+    if found.mod_revision != known.mod_revision:
+        return False
+    return not known.version or (found.create_revision, found.version) == (
+        known.create_revision,
+        known.version,
+    )
+
+
+def _is_told_by(event: rpc.Event, change: Change) -> bool:
+    """Tell whether an event at the revision of a change of its key has the same values, as far as it has them."""
+    before, entry, previous = event.prev_kv, change.entry, change.previous
+    if entry is None or event.type == DELETE:
+        return entry is None and event.type == DELETE and _is_value(before, previous)
+    return event.kv.value == entry.value and _is_value(before, previous)
+
+
+def _is_value(kv: rpc.KeyValue, known: Entry | None) -> bool:
+    """Tell whether a previous value is the known one.
+
+    It may be compacted by now, or never have been known.
+    """
+    return known is None or not kv.mod_revision or kv.value == known.value

@@ -1,0 +1,213 @@
+"""One watch on one server, from its creation to its end: a gRPC stream of its own."""
+
+import asyncio
+import logging
+from typing import Final, Self
+
+import anyio
+
+from kvorum.deadlines import now
+from kvorum.errors import (
+    AuthenticationError,
+    HistoryLostError,
+    KvorumError,
+    PermissionDeniedError,
+    UnavailableError,
+)
+from kvorum.etcd.transport import (
+    LEAST,
+    Call,
+    Cause,
+    Channel,
+    Connection,
+    Server,
+    StreamSlot,
+    cause_of,
+    error_for_cancel_reason,
+    fork,
+    mapped_errors,
+)
+from kvorum.etcd.transport import _rpc as rpc
+
+_log = logging.getLogger(__name__)
+
+_RENEWALS: Final = 3  # of the token, for one watch: as for a call
+
+
+class WatchStream:
+    """A watch that etcd has created. Made by `open`; to be ended by `cancel`, by nothing else.
+
+    Attributes:
+        created: etcd's answer to the creation. The revision of its header is the store's.
+        server: which one serves it.
+    """
+
+    created: rpc.WatchResponse
+    server: Server
+
+    def __init__(
+        self,
+        connection: Connection,
+        server: Server,
+        call: rpc.Stream[rpc.WatchRequest, rpc.WatchResponse],
+        place: StreamSlot[Channel],
+        subject: str,
+    ) -> None:
+        self.server = server
+        self._connection = connection
+        self._call: rpc.Stream[rpc.WatchRequest, rpc.WatchResponse] | None = call
+        self._place = place
+        self._subject = Call("watch", subject)
+
+    @classmethod
+    async def open(
+        cls, connection: Connection, create: rpc.WatchCreateRequest, subject: str, deadline: float
+    ) -> Self:
+        """Create a watch.
+
+        Raises:
+            UnavailableError: the server is away, has not answered in time, or takes no token, as
+                while users are being changed. Another one is asked the next time, or the same one
+                again.
+            PermissionDeniedError: the user may not read that.
+            HistoryLostError: the revision to start with is compacted, and etcd says so at once.
+        """
+        server = connection.cluster.current
+        for attempt in range(1 + _RENEWALS):
+            stream = await cls._start(connection, subject, deadline)
+            server, token = stream.server, connection.cluster.tokens.token
+            try:
+                return await stream._open(create, deadline)  # noqa: SLF001 - its own class
+            except (PermissionDeniedError, AuthenticationError):
+                # Before 3.5.15 etcd calls it a lack of permission when it does not take the token.
+                if not connection.cluster.tokens.has_user:
+                    raise
+            if attempt:
+                await _check_permission(connection, create, subject, deadline)
+            # The server that refused is asked: the next call may go to another one by now.
+            await connection.cluster.renew_token(server, token, deadline)
+        raise UnavailableError(
+            server.address, "no token of the user is taken for long: are users being changed?"
+        )
+
+    @classmethod
+    async def _start(
+        cls, connection: Connection, subject: str, deadline: float, *, alone: bool = False
+    ) -> Self:
+        server, call, place = await connection.watch_call(deadline, alone=alone)
+        return cls(connection, server, call, place, subject)
+
+    async def _open(self, create: rpc.WatchCreateRequest, deadline: float) -> Self:
+        """Create it; on another connection, if too many others may be on this one."""
+        started, crowd = now(), self._place.others
+        patience = self._connection.cluster.patience(deadline)
+        if await self._is_created(create, patience / 2 if crowd else patience):
+            return self
+        if crowd and now() < deadline:
+            apart = await self._start(self._connection, self._subject.subject, deadline, alone=True)
+            if await apart._is_created(create, self._connection.cluster.patience(deadline)):  # noqa: SLF001
+                apart._learn_limit(self.server, crowd)  # noqa: SLF001
+                return apart
+        error = no_watch(self.server, self._subject.subject)
+        self._connection.cluster.judge(self.server, error, started=started, deadline=deadline)
+        raise error
+
+    def _learn_limit(self, server: Server, crowd: int) -> None:
+        """Take note that a connection of a server's takes no more streams than that."""
+        if self.server is server:
+            _log.info(
+                "etcd at %s takes %d watches on a connection: others are made",
+                server.address,
+                crowd,
+            )
+            server.streams.limit = max(crowd, LEAST)
+
+    async def _is_created(self, create: rpc.WatchCreateRequest, patience: float) -> bool:
+        try:
+            with anyio.move_on_after(patience):
+                await self._create(create)
+                return True
+        except BaseException:
+            self.cancel()
+            raise
+        self.cancel()
+        return False
+
+    async def _create(self, create: rpc.WatchCreateRequest) -> None:
+        assert self._call is not None, "it was opened just now"  # noqa: S101
+        async with mapped_errors(self._subject, self.server):
+            await self._call.write(rpc.WatchRequest(create_request=create))
+        self.created = await self.read()
+
+    async def read(self) -> rpc.WatchResponse:
+        """Wait for the next response. A wait that is cancelled ends the stream: that is how grpc.aio is.
+
+        Raises:
+            UnavailableError: the stream has ended.
+            HistoryLostError: etcd has ended the watch, since the revision that comes next is
+                compacted.
+            KvorumError: etcd has ended the watch for another reason.
+        """
+        if self._call is None:
+            raise UnavailableError(self.server.address, "the stream was ended")
+        try:
+            async with mapped_errors(self._subject, self.server):
+                response = await self._call.read()
+            if not isinstance(response, rpc.WatchResponse):
+                raise UnavailableError(self.server.address, "the server ended the stream")
+            floor = self._connection.cluster.floor
+            if floor.is_foreign(response.header):
+                if self._call is not None:  # else it was ended just now, and has no place any more
+                    self._connection.cluster.renew_watches(self.server, self._place.channel)
+                raise UnavailableError(
+                    self.server.address,
+                    floor.words_for_foreign(self.server.address, response.header),
+                )
+            if response.canceled:
+                raise self._refusal(response)
+        except UnavailableError as exc:
+            cluster = self._connection.cluster
+            if cause_of(exc) is Cause.OPEN:  # its connection was lost
+                cluster.suspect(self.server)
+            elif not isinstance(
+                exc.__cause__, asyncio.CancelledError
+            ):  # replaced by us: that says nothing
+                cluster.leave(self.server)
+            raise
+        return response
+
+    def cancel(self) -> None:
+        """End the stream, on the server, too. Idempotent; whoever reads it is cancelled."""
+        call, self._call = self._call, None  # errors that are kept refer to this
+        if call is not None and not fork.is_inherited():  # else it is the parent's, which goes on
+            call.cancel()
+        self._connection.leave_place(self._place)
+
+    def _refusal(self, response: rpc.WatchResponse) -> KvorumError:
+        if response.compact_revision:
+            return HistoryLostError(compact_revision=response.compact_revision)
+        return error_for_cancel_reason(response.cancel_reason, self._subject, self.server.address)
+
+
+def no_watch(server: Server, subject: str) -> UnavailableError:
+    """Return the error for a watch that was not created in time.
+
+    It may be that the server takes no more of them.
+    """
+    return UnavailableError(
+        server.address, f"no watch of {subject} in time, beside {server.streams.total} others"
+    )
+
+
+async def _check_permission(
+    connection: Connection, create: rpc.WatchCreateRequest, subject: str, deadline: float
+) -> None:
+    """Raise what keeps the user from reading what is watched, if that is not its token.
+
+    A read is refused for one reason or the other; of watches, old servers do not say which.
+    """
+    request = rpc.RangeRequest(key=create.key, range_end=create.range_end, limit=1, keys_only=True)
+    try:
+        await connection.range(request, subject, deadline=deadline)
+    except PermissionDeniedError as exc:
+        raise PermissionDeniedError(f"watch {subject}") from exc

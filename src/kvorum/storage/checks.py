@@ -1,0 +1,72 @@
+"""What a backend checks before it sends an operation, and what filters ask of a value."""
+
+from collections.abc import Collection, Sequence
+
+from kvorum.arguments import shown
+from kvorum.errors import InvalidResourceError, OutcomeUnknownError
+from kvorum.selectors import LabelSelector
+from kvorum.storage.stored_labels import labels_of
+from kvorum.storage.values import MAX_OPERATIONS, Entry, Operation
+
+
+def has_expected_value(operation: Operation, current: Entry | None) -> bool:
+    """Tell whether a key has the value that an operation expects, if it expects one."""
+    return operation.expected_value is None or (
+        current is not None and current.value == operation.expected_value
+    )
+
+
+def may_match(selector: LabelSelector, entry: Entry) -> bool:
+    """Tell whether a value has labels that a selector matches, or labels that cannot be read.
+
+    It decodes no more.
+    """
+    labels = labels_of(entry.value)
+    return labels is None or selector.matches(labels)
+
+
+def check_operations(operations: Sequence[Operation]) -> None:
+    """Refuse a commit that cannot be.
+
+    Raises:
+        InvalidResourceError: it writes nothing, is too long, has a key twice, or keeps a lease that
+            there may not be.
+    """
+    if not isinstance(operations, Collection):
+        raise InvalidResourceError(
+            "the transaction", f"it is a list of Operations, not {type(operations).__name__}"
+        )
+    for operation in operations:
+        if not isinstance(operation, Operation):
+            raise InvalidResourceError(
+                "the transaction", f"it is made of Operations, not of {shown(operation)}"
+            )
+    keys = [operation.key for operation in operations]
+    problems = []
+    if not any(operation.writes for operation in operations):
+        problems.append("it writes nothing")
+    if len(keys) > MAX_OPERATIONS:
+        problems.append(f"it has {len(keys)} operations, at most {MAX_OPERATIONS} are allowed")
+    problems += [
+        f"{key} stands in two operations"
+        for key in sorted({key for key in keys if keys.count(key) > 1})
+    ]
+    problems += [
+        f"{o.key} keeps a lease, but may not exist"
+        for o in operations
+        if o.lease is None and not o.expected
+    ]
+    if problems:
+        raise InvalidResourceError("the transaction", problems)
+
+
+def check_lost(lost: OutcomeUnknownError) -> None:
+    """Refuse what is not the error of a write.
+
+    Raises:
+        InvalidResourceError: it is something else.
+    """
+    if not isinstance(lost, OutcomeUnknownError):
+        raise InvalidResourceError(
+            "a write", f"an OutcomeUnknownError is what can be settled, not {type(lost).__name__}"
+        )

@@ -1,0 +1,23 @@
+"""Checks that tell right histories from wrong ones."""
+
+from kvorum.testing.checkers.linearizability import check_linearizability
+from kvorum.testing.checkers.revision_order import check_revisions
+from kvorum.testing.checkers.watch_streams import (
+    Listing,
+    Mark,
+    Shown,
+    WatchedStream,
+    check_resumed,
+    check_watch,
+)
+
+__all__ = [
+    "Listing",
+    "Mark",
+    "Shown",
+    "WatchedStream",
+    "check_linearizability",
+    "check_resumed",
+    "check_revisions",
+    "check_watch",
+]

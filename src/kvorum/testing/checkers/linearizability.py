@@ -1,0 +1,449 @@
+"""Is there an order of the calls on each key that explains what they were told? By search, or by the truth.
+
+Linearizability is local: a history is linearizable if it is so for each key. For each, the calls
+are tried in every order that real time allows, the earliest first, and what was tried is remembered
+by (calls placed, state). A call whose outcome is unknown may have happened at any time after it
+started, or never. A key on a lease may go when the lease was revoked or has run out. Values should
+be unique: a write of unknown outcome is known again by its value.
+
+The search is kept small without missing an order: a read that fits is placed at once, since it
+changes nothing; writes of known revision are placed in the order of their revisions; and of calls
+of unknown outcome that do the same, the one that started first goes first. What is left can still
+be too much: then the answer is `Rule.UNDECIDED`. With a truth there is nothing to search: it says
+what was applied, and in which order.
+
+Sources: Wing and Gong, "Testing and verifying concurrent objects" (1993); Lowe, "Testing for
+linearizability" (2017).
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple
+
+import msgspec
+
+from kvorum.testing.checkers.lease_ends import LeaseEnds
+from kvorum.testing.evidence import (
+    Call,
+    History,
+    Intent,
+    Outcome,
+    Rule,
+    Sight,
+    Truth,
+    Violation,
+    settled_calls,
+)
+
+ABSENT: Final = 0
+UNSEEN: Final = -1  # what a write of unknown outcome left whose value was never seen
+LIMIT: Final = (
+    100_000  # states that are looked at for one key before the search gives up: a second or two
+)
+
+
+class Step(NamedTuple):
+    """What a call did to one key, or saw of it. States are mod_revisions; 0 is "absent", and -1 a value never seen.
+
+    Attributes:
+        started: the number of the call's start.
+        ended: that of its end; None if it may still happen, or may never.
+        expected: the state that it needs; None for any.
+        there: whether it needs the key to be there (True) or absent (False); None for either.
+        becomes: the state that it leaves; None for the same.
+        call: which call it is a part of; None for the end of a lease, and for what only the truth
+            tells.
+        revision: at which it happened, of a deletion whose revision is known; else 0.
+        is_applied: it has happened, although it has no end.
+        names: its `expected` is told by nothing else, so a value never seen may have been written
+            at that revision.
+    """
+
+    started: int
+    ended: int | None
+    expected: int | None
+    there: bool | None
+    becomes: int | None
+    call: Call | None
+    revision: int = 0
+    is_applied: bool = False
+    names: bool = False
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether an order has to have it."""
+        return self.ended is not None or self.is_applied
+
+    @property
+    def known(self) -> int:
+        """The revision of the change that it made; 0 if that is not known, or it made none."""
+        return max(self.revision, self.becomes or 0)
+
+
+def check_linearizability(
+    history: History, truth: Truth | None = None, *, limit: int = LIMIT
+) -> list[Violation]:
+    """Return the keys whose calls no order explains; nothing if there are none.
+
+    It takes calls on single keys, and the parts of transactions; reads of the past are for
+    `check_revisions`. Over all keys, revisions have to grow in real time.
+
+    A key with `Rule.UNDECIDED` is neither right nor wrong: no order was found within `limit`.
+
+    Args:
+        history: what the clients say.
+        truth: what happened, if it can be read: then nothing is searched, since it says what was
+            applied.
+        limit: how many states to look at for a key before the search gives up.
+    """
+    calls = settled_calls(history.calls)
+    steps = steps_by_key(calls, truth)
+    return [
+        *_wrong_values(calls),
+        *_wrong_order(calls),
+        *(
+            found
+            for key, of_key in sorted(steps.items())
+            if (found := _judge(key, of_key, limit)) is not None
+        ),
+    ]
+
+
+def _judge(key: str, steps: Sequence[Step], limit: int) -> Violation | None:
+    found = is_linearizable(steps, limit=limit)
+    if found is None:
+        what = f"after {limit:,} states there is no order yet of the {len(steps)} calls on {key!r}; it was given up"
+        return Violation(Rule.UNDECIDED, what)
+    if found:
+        return None
+    return Violation(
+        Rule.NOT_LINEARIZABLE, f"no order of the {len(steps)} calls on {key!r} explains them"
+    )
+
+
+# --- what is seen without a search ----------------------------------------------------------------
+
+
+def _wrong_values(calls: Sequence[Call]) -> list[Violation]:
+    """Find the calls that saw another value at a revision than was written at it, or were refused for no reason."""
+    done = [
+        (call, intent) for call in calls if call.outcome is Outcome.DONE for intent in call.intents
+    ]
+    written = {(intent.key, call.revision): intent.value for call, intent in done if intent.writes}
+    sights = [(call, call.sight) for call in calls if call.sight is not None]
+    invented = [
+        Violation(
+            Rule.INVENTED_READ, f"{call}: revision {sight.revision} wrote something else", call
+        )
+        for call, sight in sights
+        if sight.value is not None
+        and written.get((sight.key, sight.revision), sight.value) != sight.value
+    ]
+    return invented + [
+        Violation(
+            Rule.FALSE_REFUSAL, f"{call}: {sight.key!r} was at {sight.unlike}, as expected", call
+        )
+        for call, sight in sights
+        if sight.unlike is not None and sight.revision == sight.unlike
+    ]
+
+
+def _wrong_order(calls: Sequence[Call]) -> list[Violation]:
+    """Find the calls that were told a smaller revision than was told before they started."""
+    found: list[Violation] = []
+    reached, lows = 0, dict[int, int]()
+    for is_end, call in _moments(calls):
+        if not is_end:
+            lows[call.started] = reached
+            continue
+        low, told = lows[call.started], _revision_told(call)
+        is_state = call.outcome is Outcome.DONE and call.writes
+        is_new = is_state and _makes_a_revision(call)
+        is_state |= call.snapshot is not None and call.snapshot.at is None
+        if is_state and told < low + is_new:
+            what = f"{call}: it got revision {told}, but {low} was reached before it started"
+            found.append(Violation(Rule.REAL_TIME, what, call))
+        reached = max(reached, told)
+    return found
+
+
+def _revision_told(call: Call) -> int:
+    """Return a revision that had been reached when a call ended."""
+    if call.outcome is Outcome.DONE and call.writes:
+        return call.revision
+    if call.sight is not None:
+        return max(call.sight.revision, call.sight.at or 0)
+    return call.snapshot.revision if call.snapshot is not None else 0
+
+
+def _makes_a_revision(call: Call) -> bool:
+    """Tell whether a done write changed something for sure.
+
+    A transaction that only removes may find nothing there.
+    """
+    return call.name == "delete" or any(
+        intent.writes and intent.value is not None for intent in call.intents
+    )
+
+
+def _moments(calls: Sequence[Call]) -> Iterator[tuple[bool, Call]]:
+    moments = [(call.started, False, call) for call in calls]
+    moments += [
+        (call.ended, True, call)
+        for call in calls
+        if call.ended is not None and call.outcome is not Outcome.UNKNOWN
+    ]
+    return ((is_end, call) for _, is_end, call in sorted(moments, key=lambda moment: moment[0]))
+
+
+# --- what each call did to each key ---------------------------------------------------------------
+
+
+def steps_by_key(calls: Sequence[Call], truth: Truth | None = None) -> dict[str, list[Step]]:
+    """Return what each call did to each key, and what else happened to it, as far as that can be told."""
+    seen = _revisions_of_values(calls)
+    steps: dict[str, list[Step]] = defaultdict(list)
+    for call in calls:
+        if call.outcome is Outcome.DONE or (call.outcome is Outcome.UNKNOWN and truth is None):
+            for intent in call.intents:
+                steps[intent.key].append(_step_of_intent(call, intent, seen))
+        if call.sight is not None and call.sight.at is None and call.outcome is not Outcome.UNKNOWN:
+            steps[call.sight.key].append(_step_of_sight(call, call.sight))
+    if truth is None:
+        _add_lease_ends(calls, steps)
+    else:
+        _add_what_was_not_told(calls, steps, truth)
+    return {key: _named(of_key) for key, of_key in steps.items()}
+
+
+def _revisions_of_values(calls: Sequence[Call]) -> dict[tuple[str, bytes], int]:
+    """Return the revision of each value that was seen.
+
+    A write of unknown outcome gets its own from there.
+    """
+    found: dict[tuple[str, bytes], int] = {}
+    for call in calls:
+        if call.sight is not None and call.sight.value is not None:
+            found[call.sight.key, call.sight.value] = call.sight.revision
+        entries = call.snapshot.entries if call.snapshot is not None else ()
+        previous = call.change.previous if call.change is not None else None
+        for entry in (*entries, *([previous] if previous is not None else [])):
+            found[entry.key, entry.value] = entry.mod_revision
+    return found
+
+
+def _step_of_intent(call: Call, intent: Intent, seen: dict[tuple[str, bytes], int]) -> Step:
+    is_over = call.outcome is Outcome.DONE
+    becomes: int | None = None
+    if intent.writes and intent.value is None:
+        becomes = ABSENT
+    elif intent.writes and intent.value is not None:
+        becomes = call.revision if is_over else seen.get((intent.key, intent.value), UNSEEN)
+    there = True if call.name == "delete" and is_over else None
+    revision = call.revision if is_over and becomes == ABSENT and _makes_a_revision(call) else 0
+    return Step(
+        call.started,
+        call.ended if is_over else None,
+        intent.expected,
+        there,
+        becomes,
+        call,
+        revision,
+    )
+
+
+def _step_of_sight(call: Call, sight: Sight) -> Step:
+    expected = sight.revision if sight.exists and sight.revision else None
+    return Step(call.started, call.ended, expected, sight.exists, None, call)
+
+
+def _add_lease_ends(calls: Sequence[Call], steps: dict[str, list[Step]]) -> None:
+    """Add for each key that was put on a lease that it may have gone with it, as soon as it can have."""
+    ends = LeaseEnds(calls)
+    for key, of_key in steps.items():
+        written = [
+            (step, intent)
+            for step in of_key
+            if step.call
+            for intent in step.call.intents
+            if intent.key == key
+        ]
+        leases = {
+            intent.lease for _, intent in written if isinstance(intent.lease, int) and intent.lease
+        }
+        if not leases:
+            continue
+        first = min(ends.earliest(lease) for lease in leases)
+        for step, intent in written:
+            if (
+                step.becomes
+                and intent.writes
+                and intent.lease != 0
+                and intent.lease is not msgspec.UNSET
+            ):
+                earliest = first if intent.lease is None else ends.earliest(intent.lease)
+                of_key.append(
+                    Step(max(earliest, step.started), None, step.becomes, None, ABSENT, None)
+                )
+
+
+def _add_what_was_not_told(
+    calls: Sequence[Call], steps: dict[str, list[Step]], truth: Truth
+) -> None:
+    """Add the changes that no done call made.
+
+    Those of calls of unknown outcome, and of leases that ended.
+    """
+    told = {
+        (i.key, c.revision)
+        for c in calls
+        if c.outcome is Outcome.DONE
+        for i in c.intents
+        if i.writes
+    }
+    started = {
+        (i.key, i.value): c.started
+        for c in calls
+        if c.outcome is Outcome.UNKNOWN
+        for i in c.intents
+        if i.value
+    }
+    for key, of_key in steps.items():
+        for change in truth.changes_after(key, 0):
+            if (key, change.revision) in told:
+                continue
+            begun = started.get((key, change.entry.value), 0) if change.entry is not None else 0
+            becomes = change.revision if change.entry is not None else ABSENT
+            of_key.append(
+                Step(begun, None, None, None, becomes, None, change.revision, is_applied=True)
+            )
+
+
+def _named(steps: Sequence[Step]) -> list[Step]:
+    """Mark the steps that were seen to have happened, and those that name a revision of which nothing else tells."""
+    revisions = [
+        step.becomes
+        for step in steps
+        if step.becomes and step.becomes > 0 and step.call is not None
+    ]
+    told = set(revisions) | {
+        step.expected for step in steps if step.call is not None and _value_of(step) is not None
+    }
+    return [
+        step._replace(
+            names=step.expected is not None and step.expected > 0 and step.expected not in told,
+            is_applied=step.is_applied
+            or (
+                step.ended is None
+                and (step.becomes or 0) > 0
+                and revisions.count(step.becomes or 0) == 1
+            ),
+        )
+        for step in steps
+    ]
+
+
+def _value_of(step: Step) -> bytes | None:
+    """Return the value that a step saw."""
+    return (
+        step.call.sight.value
+        if step.becomes is None and step.call and step.call.sight is not None
+        else None
+    )
+
+
+# --- the search -----------------------------------------------------------------------------------
+
+
+class _Place(NamedTuple):
+    """How far an order has come.
+
+    Attributes:
+        placed: which steps it has, as bits.
+        ordered: how many of those that have to be there and have a known revision.
+        state: the key's.
+        floor: the highest revision so far.
+    """
+
+    placed: int
+    ordered: int
+    state: int
+    floor: int
+
+
+def is_linearizable(steps: Sequence[Step], *, limit: int = LIMIT) -> bool | None:
+    """Tell whether some order of the steps fits them all, from "absent" on.
+
+    None if `limit` states did not tell.
+    """
+    steps = sorted(
+        (step for step in steps if step.is_needed or step.becomes is not None),
+        key=lambda step: step.started,
+    )
+    needed = sum(1 << place for place, step in enumerate(steps) if step.is_needed)
+    # In the end there is none left, and everything may follow.
+    known = [*sorted(step.known for step in steps if step.is_needed and step.known), float("inf")]
+    tried: set[_Place] = set()
+    stack = [_Place(0, 0, ABSENT, 0)]
+    while stack:
+        place = stack.pop()
+        if place.placed & needed == needed:
+            return True
+        if place in tried:
+            continue
+        if len(tried) >= limit:
+            return None
+        tried.add(place)
+        # In reverse, so that the earliest is tried first.
+        stack += reversed(_next_places(steps, known, place))
+    return False
+
+
+def _next_places(steps: Sequence[Step], known: Sequence[float], place: _Place) -> list[_Place]:
+    """Return what can come next: a step that fits, and that started before any other that is left had ended.
+
+    What has to be there comes before what may be there.
+    """
+    needed: list[_Place] = []
+    others: list[_Place] = []
+    alike: set[tuple[object, ...]] = set()
+    first_end: float = float("inf")
+    rest = ~place.placed & ((1 << len(steps)) - 1)
+    while rest:
+        lowest = rest & -rest
+        step = steps[lowest.bit_length() - 1]
+        rest ^= lowest
+        if step.started > first_end:
+            break
+        if step.ended is not None:
+            first_end = min(first_end, step.ended)
+        if not step.is_needed:
+            if step[2:5] in alike:
+                continue  # one that does the same started before it
+            alike.add(step[2:5])
+        if not _fits(step, place) or step.known > known[place.ordered]:
+            continue
+        after = _after(step, place, lowest)
+        if step.is_needed and (after.state, after.floor) == (place.state, place.floor):
+            return [after]  # it changes nothing, so it cannot come too early
+        (needed if step.is_needed else others).append(after)
+    return needed + others
+
+
+def _fits(step: Step, place: _Place) -> bool:
+    if step.expected is not None and step.expected != place.state:
+        is_named = place.state == UNSEEN and step.names and step.expected > place.floor
+        if not is_named:
+            return False
+    if step.there is not None and step.there != (place.state != ABSENT):
+        return False
+    return not step.known or step.known > place.floor
+
+
+def _after(step: Step, place: _Place, bit: int) -> _Place:
+    state = place.state if step.expected is None else step.expected
+    floor = max(place.floor, state, step.known)
+    state = state if step.becomes is None else step.becomes
+    return _Place(
+        place.placed | bit, place.ordered + bool(step.is_needed and step.known), state, floor
+    )

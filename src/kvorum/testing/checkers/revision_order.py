@@ -1,0 +1,464 @@
+"""Are calls right about the order that the store's revisions give? In linear time.
+
+Etcd numbers all writes, so most questions about a history need no search: a write says which number
+it got, a read must agree with the state at some number, and both must fit what was over before they
+started.
+
+1. Each done write made the changes that it wanted, at the revision that it was told, all of them at
+   once, and what it expected was so.
+2. Each change has exactly one call that made it: a done one, or one whose outcome is unknown. (Or a
+   lease: a key on one goes with it, when it was revoked or has run out, and not before.)
+3. A call that was refused has changed nothing; what it was told is the reason was so.
+4. Each read agrees with the state at some revision between what was over before it started and what
+   had not started when it ended. A snapshot agrees with that of its revision, entry by entry.
+5. Real time: whatever ended before another call started, has a smaller number.
+6. Calls may share a revision: then there is an order of them in which each finds what it expected.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+
+from msgspec import UNSET
+
+from kvorum.storage import Change, Entry
+from kvorum.testing.checkers.lease_ends import LeaseEnds
+from kvorum.testing.evidence import (
+    Call,
+    History,
+    Intent,
+    Outcome,
+    Rule,
+    Sight,
+    Snapshot,
+    State,
+    Tally,
+    Truth,
+    Violation,
+    contradictions,
+    future_revision,
+    settled_calls,
+)
+
+
+def check_revisions(history: History, truth: Truth, *, is_complete: bool = True) -> list[Violation]:
+    """Return what is wrong with a history; nothing if it is right.
+
+    Args:
+        history: what the clients say.
+        truth: what happened.
+        is_complete: whether the history holds every write to the prefix; else changes that no call
+            claims are nobody's.
+    """
+    check = _RevisionCheck(settled_calls(history.calls), truth)
+    check.claim()
+    check.sweep()
+    if is_complete:
+        check.explain()
+        check.outlived()
+    check.order()
+    check.replay()
+    return check.violations + [
+        Violation(
+            Rule.WRONG_CHANGE, f"{one} and {other} settled the same call, and do not agree", other
+        )
+        for one, other in contradictions(history.calls)
+    ]
+
+
+class _RevisionCheck:
+    def __init__(self, calls: list[Call], truth: Truth) -> None:
+        self.violations: list[Violation] = []
+        self._calls = calls
+        self._truth = truth
+        self._claims: dict[tuple[int, str], Call] = {}
+        self._lows: dict[
+            int, int
+        ] = {}  # by the start of a call: the revision that was reached for sure before it
+        self._seconds: list[
+            tuple[int, float]
+        ] = []  # revisions that were reached, and when that was known; both grow
+        self._leases = LeaseEnds(calls)
+
+    def _found(self, rule: Rule, call: Call | None, what: str) -> None:
+        self.violations.append(
+            Violation(rule, f"{call}: {what}" if call is not None else what, call)
+        )
+
+    # --- rule 1, and half of 2: what done writes did ---
+
+    def claim(self) -> None:
+        """Match every done write with its changes."""
+        for call in self._calls:
+            if call.outcome is Outcome.DONE and call.writes:
+                self._claim(call)
+
+    def _claim(self, call: Call) -> None:
+        if call.revision > self._truth.end:
+            self._found(
+                Rule.LOST_WRITE,
+                call,
+                f"revision {call.revision} is beyond the end {self._truth.end}",
+            )
+            return
+        for intent in call.intents:
+            self._check_expected(call, intent)
+            if intent.writes and self._is_there(call, intent, call.revision):
+                self._take(call, intent.key, call.revision)
+        change = call.change
+        if change is not None and change != self._truth.change(change.key, change.revision):
+            self._found(Rule.WRONG_CHANGE, call, f"it was told {change}")
+
+    def _check_expected(self, call: Call, intent: Intent) -> None:
+        before = self._truth.entry(intent.key, call.revision - 1)
+        found = before.mod_revision if before is not None else 0
+        if intent.expected is not None and intent.expected != found:
+            what = f"{intent.key} was at {found} before revision {call.revision}, not at {intent.expected}"
+            self._found(Rule.BROKEN_EXPECTATION, call, what)
+
+    def _is_there(self, call: Call, intent: Intent, revision: int) -> bool:
+        """Tell whether a revision did to a key what a call wanted; if not, that is a finding."""
+        change = self._truth.change(intent.key, revision)
+        if change is None:
+            absent = intent.value is None and self._truth.entry(intent.key, revision) is None
+            if not absent:
+                self._found(
+                    Rule.LOST_WRITE, call, f"revision {revision} did nothing to {intent.key!r}"
+                )
+            return False
+        written = change.entry.value if change.entry is not None else None
+        if written != intent.value:
+            self._found(
+                Rule.WRONG_VALUE, call, f"revision {revision} made {written!r} of {intent.key!r}"
+            )
+        elif change.entry is not None and intent.lease is not UNSET:
+            before = change.previous.lease if change.previous is not None else 0
+            lease = before if intent.lease is None else intent.lease
+            if change.entry.lease != lease:
+                what = f"revision {revision} put {intent.key!r} on lease {change.entry.lease:x}, not on {lease:x}"
+                self._found(Rule.WRONG_VALUE, call, what)
+        return True
+
+    def _take(self, call: Call, key: str, revision: int) -> None:
+        other = self._claims.setdefault((revision, key), call)
+        if other is not call:
+            self._found(
+                Rule.APPLIED_TWICE, call, f"{other} claims revision {revision} of {key!r}, too"
+            )
+
+    # --- rules 3 to 5: what was seen, and when ---
+
+    def sweep(self) -> None:
+        """Go through starts and ends in order, with the revision that is known to have been reached."""
+        reached = 0
+        for is_end, call in self._moments():
+            if not is_end:
+                self._lows[call.started] = reached
+            elif call.outcome is not Outcome.UNKNOWN:
+                place = self._place(call, self._lows[call.started])
+                self._check_refusal(call, self._lows[call.started])
+                if place > reached:
+                    reached = place
+                    self._seconds.append((reached, call.seconds[1]))
+
+    def _check_refusal(self, call: Call, low: int) -> None:
+        """Hold a refusal that tells about revisions or leases against what was so when the call started."""
+        if call.outcome is not Outcome.REFUSED:
+            return
+        future = future_revision(call.error)
+        if future and future <= low:
+            what = (
+                f"it was told that {future} has not been reached, but {low} was before it started"
+            )
+            self._found(Rule.FALSE_REFUSAL, call, what)
+        runs_out = self._leases.runs_out(call.lease) if call.lease else None
+        revoked = [
+            each
+            for each in self._leases.revocations(call.lease)
+            if each.started < (call.ended or 0)
+        ]
+        if (
+            runs_out is not None
+            and call.seconds[1] < runs_out
+            and not any(each is not call for each in revoked)
+        ):
+            what = f"it was told that lease {call.lease:x} is not there, but nobody has revoked it, and it lasts longer"
+            self._found(Rule.FALSE_REFUSAL, call, what)
+
+    def _moments(self) -> Iterator[tuple[bool, Call]]:
+        moments = [(call.started, False, call) for call in self._calls]
+        moments += [(call.ended, True, call) for call in self._calls if call.ended is not None]
+        moments.sort(key=lambda moment: moment[0])
+        return ((is_end, call) for _, is_end, call in moments)
+
+    def _place(self, call: Call, low: int) -> int:
+        """Return the first revision at which a call can have happened, if it is not before `low`."""
+        if call.outcome is Outcome.DONE and call.writes:
+            changed = any((call.revision, intent.key) in self._claims for intent in call.intents)
+            if call.revision < low + changed:
+                what = f"it got revision {call.revision}, but {low} was reached before it started"
+                self._found(Rule.REAL_TIME, call, what)
+            return call.revision
+        if call.sight is not None:
+            return self._place_sight(call, call.sight, low)
+        if call.snapshot is not None:
+            if call.snapshot.at is not None:
+                return max(low, call.snapshot.revision)
+            if call.snapshot.revision < low:
+                what = f"it shows revision {call.snapshot.revision}, but {low} was reached before it started"
+                self._found(Rule.STALE_READ, call, what)
+            return call.snapshot.revision
+        if call.tally is not None:
+            return self._place_tally(call, call.tally, low)
+        return low
+
+    def _place_sight(self, call: Call, sight: Sight, low: int) -> int:
+        if sight.unlike is not None and sight.revision == sight.unlike:
+            self._found(
+                Rule.FALSE_REFUSAL, call, f"{sight.key!r} was at {sight.unlike}, as expected"
+            )
+        if sight.at is not None:
+            if sight.at > self._truth.end:
+                self._found(
+                    Rule.INVENTED_READ,
+                    call,
+                    f"revision {sight.at} is beyond the end {self._truth.end}",
+                )
+            elif not self._agrees(sight, self._truth.entry(sight.key, sight.at)):
+                self._found(Rule.WRONG_SNAPSHOT, call, f"{sight.key!r} was otherwise at {sight.at}")
+            return max(low, sight.at)  # what starts now cannot get a revision that has been read
+        if not sight.revision:
+            place = self._truth.first(sight.key, exists=sight.exists, since=low)
+            if place is None:
+                state = "there" if sight.exists else "absent"
+                self._found(Rule.STALE_READ, call, f"{sight.key!r} was never {state} from {low} on")
+            return low if place is None else place
+        change = self._truth.change(sight.key, sight.revision)
+        if change is None or not self._agrees(sight, change.entry):
+            self._found(
+                Rule.INVENTED_READ,
+                call,
+                f"revision {sight.revision} did not make that of {sight.key!r}",
+            )
+            return low
+        if max(low, sight.revision) >= (until := self._truth.until(sight.key, sight.revision)):
+            what = f"{sight.key!r} was at {sight.revision} only until {until}, but {low} was reached before it started"
+            self._found(Rule.STALE_READ, call, what)
+        return max(low, sight.revision)
+
+    def _agrees(self, sight: Sight, entry: Entry | None) -> bool:
+        if entry is None or not sight.exists:
+            return sight.exists == (entry is not None)
+        if sight.entry is not None:
+            return sight.entry == entry
+        return (sight.revision, sight.value) == (entry.mod_revision, entry.value)
+
+    def _place_tally(self, call: Call, tally: Tally, low: int) -> int:
+        place = self._truth.first_count(
+            tally.prefix, tally.number, since=low if tally.at is None else tally.at
+        )
+        if tally.at is not None:
+            if tally.at > self._truth.end:
+                self._found(
+                    Rule.INVENTED_READ,
+                    call,
+                    f"revision {tally.at} is beyond the end {self._truth.end}",
+                )
+            elif place != tally.at:
+                self._found(
+                    Rule.WRONG_SNAPSHOT, call, f"there were not {tally.number} keys at {tally.at}"
+                )
+            return max(low, tally.at)
+        if place is None:
+            self._found(
+                Rule.STALE_READ, call, f"there were never {tally.number} keys from {low} on"
+            )
+        return low if place is None else place
+
+    # --- rule 2: whose the rest is ---
+
+    def explain(self) -> None:
+        """Find a call for every change that no done write claims."""
+        unknown: dict[tuple[str, bytes | None], list[Call]] = defaultdict(list)
+        for call in self._calls:
+            if call.outcome is Outcome.UNKNOWN:
+                for intent in call.intents:
+                    if intent.writes:
+                        unknown[intent.key, intent.value].append(call)
+        explained: set[int] = set()
+        for revision, changes in self._truth.revisions.items():
+            for change in changes:
+                if (revision, change.key) in self._claims:
+                    continue
+                lease = (
+                    change.previous.lease
+                    if change.entry is None and change.previous is not None
+                    else 0
+                )
+                value = change.entry.value if change.entry is not None else None
+                author = self._author(unknown[change.key, value], changes, explained)
+                if author is not None:
+                    explained.add(author.started)
+                    self._claim_unknown(author, revision)
+                elif lease:
+                    self._check_lease_end(change.key, lease, revision)
+                else:
+                    self._invented(revision, change.key, value)
+
+    def _check_lease_end(self, key: str, lease: int, revision: int) -> None:
+        """Find a key that was gone before its lease can have ended."""
+        if any(self._lows[call.started] < revision for call in self._leases.revocations(lease)):
+            return
+        runs_out = self._leases.runs_out(lease)
+        known = next(
+            (second for reached, second in self._seconds if reached >= revision),
+            self._truth.read_at,
+        )
+        if runs_out is not None and (time.monotonic() if known is None else known) < runs_out:
+            what = f"{key!r} was gone at revision {revision}, before its lease {lease:x} was revoked or had run out"
+            self._found(Rule.LEASE_ENDED_EARLY, None, what)
+
+    def outlived(self) -> None:
+        """Find keys that are still there although their lease was revoked."""
+        for call in self._leases.done_revocations():
+            for key in self._truth.all_keys():
+                entry = self._truth.entry(key, self._truth.end)
+                if entry is not None and call.lease and entry.lease == call.lease:
+                    self._found(Rule.LEASE_OUTLIVED, call, f"{key!r} is there at {self._truth.end}")
+
+    def _author(
+        self, candidates: list[Call], changes: tuple[Change, ...], explained: set[int]
+    ) -> Call | None:
+        """Return a call that can have made this of a revision; else one that wanted it, which is a finding.
+
+        Calls that ride together share a revision, so it may hold more than one of them wanted.
+        Deletions look alike: one that explains more of the revision goes first, and then one that
+        expected that very state.
+        """
+        revision = changes[0].revision
+        possible = [
+            c for c in candidates if c.started not in explained and self._lows[c.started] < revision
+        ]
+        fitting = [call for call in possible if self._can_have_made(call, changes)]
+        fitting.sort(
+            key=lambda call: (
+                -len(call.intents),
+                all(intent.expected is None for intent in call.intents),
+            )
+        )
+        return next(iter(fitting or possible), None)
+
+    def _can_have_made(self, call: Call, changes: tuple[Change, ...]) -> bool:
+        before = {
+            intent.key: self._truth.entry(intent.key, changes[0].revision - 1)
+            for intent in call.intents
+        }
+        found = {
+            key: entry.mod_revision if entry is not None else 0 for key, entry in before.items()
+        }
+        if any(intent.expected not in {None, found[intent.key]} for intent in call.intents):
+            return False
+        wanted = {
+            i.key: i.value
+            for i in call.intents
+            if i.writes and (i.value is not None or found[i.key])
+        }
+        open_changes = {
+            c.key: c.entry.value if c.entry is not None else None
+            for c in changes
+            if (c.revision, c.key) not in self._claims
+        }
+        return wanted.items() <= open_changes.items()
+
+    def _claim_unknown(self, call: Call, revision: int) -> None:
+        for intent in call.intents:
+            before = self._truth.entry(intent.key, revision - 1)
+            found = before.mod_revision if before is not None else 0
+            if intent.expected is not None and intent.expected != found:
+                self._found(
+                    Rule.BROKEN_EXPECTATION,
+                    call,
+                    f"{intent.key!r} was at {found}, not at {intent.expected}",
+                )
+            if intent.writes and self._is_there(call, intent, revision):
+                self._take(call, intent.key, revision)
+
+    def _invented(self, revision: int, key: str, value: bytes | None) -> None:
+        for call in self._calls:
+            if any(
+                intent.writes and (intent.key, intent.value) == (key, value)
+                for intent in call.intents
+            ):
+                if call.outcome is Outcome.REFUSED:
+                    self._found(
+                        Rule.FALSE_REFUSAL,
+                        call,
+                        f"it was refused, but applied at revision {revision}",
+                    )
+                    return
+                self._found(Rule.APPLIED_TWICE, call, f"it was applied at revision {revision}, too")
+                return
+        self._found(
+            Rule.INVENTED_WRITE,
+            None,
+            f"nobody made revision {revision} of {key!r}, which wrote {value!r}",
+        )
+
+    # --- rule 6: calls that share a revision ---
+
+    def order(self) -> None:
+        """Look for calls of one revision of which each would have to come before the other."""
+        shared: dict[int, list[Call]] = defaultdict(list)
+        for (revision, _), call in self._claims.items():
+            shared[revision].append(call)
+        for revision, calls in shared.items():
+            self._order_of(revision, {call.started: call for call in calls})
+
+    def _order_of(self, revision: int, calls: dict[int, Call]) -> None:
+        before: TopologicalSorter[int] = TopologicalSorter()
+        for call in calls.values() if len(calls) > 1 else ():
+            for intent in call.intents:
+                writer = self._claims.get((revision, intent.key))
+                if intent.expected is not None and writer is not None and writer is not call:
+                    before.add(writer.started, call.started)  # it expects what was there before
+        try:
+            before.prepare()
+        except CycleError as exc:
+            circle = [str(calls[started]) for started in exc.args[1][1:]]
+            what = f"at revision {revision} each of these expects what the next one changed: {', '.join(circle)}"
+            self._found(Rule.WRITE_SKEW, None, what)
+
+    # --- rule 4: snapshots ---
+
+    def replay(self) -> None:
+        """Compare every snapshot with the state at its revision."""
+        snapshots = [
+            (call.snapshot.revision, call, call.snapshot)
+            for call in self._calls
+            if call.snapshot is not None
+        ]
+        state = State(self._truth)
+        for revision, call, snapshot in sorted(snapshots, key=lambda each: each[0]):
+            if revision > self._truth.end:
+                self._found(
+                    Rule.INVENTED_READ,
+                    call,
+                    f"revision {revision} is beyond the end {self._truth.end}",
+                )
+                continue
+            state.go_to(revision)
+            self._check_snapshot(call, snapshot, state.range(snapshot.prefix, snapshot.after))
+
+    def _check_snapshot(self, call: Call, snapshot: Snapshot, entries: list[Entry]) -> None:
+        shown = entries[: snapshot.limit]
+        if list(snapshot.entries) != shown:
+            different = [e.key for e in {*shown} ^ {*snapshot.entries}] or ["their order"]
+            self._found(
+                Rule.WRONG_SNAPSHOT,
+                call,
+                f"at {snapshot.revision} it differs in {sorted(different)[:5]}",
+            )
+        if snapshot.remaining != len(entries) - len(shown):
+            what = f"{len(entries) - len(shown)} keys remained, not {snapshot.remaining}"
+            self._found(Rule.WRONG_SNAPSHOT, call, what)

@@ -1,0 +1,412 @@
+"""Did a watch show what happened: all of it, in order, once, and whole by revision?"""
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
+from typing import Literal, TypeAlias, TypeVar
+
+import msgspec
+
+from kvorum.repository import Added, Bookmark, Deleted, Modified, WatchEvent
+from kvorum.resources import AnyResource
+from kvorum.storage import Change, Entry
+from kvorum.testing.evidence import Rule, Truth, Violation
+
+R = TypeVar("R", bound=AnyResource)
+
+Matches: TypeAlias = Callable[[Entry], bool]
+Kind: TypeAlias = Literal["added", "modified", "deleted"]
+
+
+class Shown(msgspec.Struct, frozen=True, gc=False):
+    """One event that a watch showed.
+
+    Attributes:
+        kind: what it said had happened.
+        revision: when.
+        key: to which key.
+        value: the value after it; of a deletion, the last one.
+        previous: the value before it; None if there was none, or none was shown.
+        change: all of it, if a watch of a storage backend showed that.
+    """
+
+    kind: Kind
+    revision: int
+    key: str
+    value: bytes
+    previous: bytes | None = None
+    change: Change | None = None
+
+
+class Mark(msgspec.Struct, frozen=True, gc=False):
+    """A bookmark that a watch showed: everything up to `revision` has been shown."""
+
+    revision: int
+
+
+class Listing(msgspec.Struct, frozen=True, gc=False):
+    """The difference that a watch with `initial` showed when it had lost history and listed again, at `revision`."""
+
+    revision: int
+    events: tuple[Shown, ...]
+
+
+class WatchedStream(msgspec.Struct, kw_only=True):
+    """What one watch showed, from its start to its end.
+
+    Attributes:
+        prefix: what the keys start with.
+        since: everything after this revision; None if it began with all there was, and a bookmark.
+        shown: what it showed: a tuple of events for each revision, a bookmark, or a difference.
+        matches: which entries its selector matches.
+        bookmarks: whether it was asked for them. If not, each bookmark but the first ends a
+            difference.
+        complete_to: up to where it must have shown everything, if that is known from elsewhere.
+    """
+
+    prefix: str
+    since: int | None
+    shown: list[tuple[Shown, ...] | Mark | Listing] = msgspec.field(default_factory=list)
+    matches: Matches = lambda _: True
+    bookmarks: bool = True
+    complete_to: int = 0
+
+    def add_changes(self, changes: Iterable[Change], *, revision: int = 0) -> None:
+        """Note what a watch of a storage backend showed of a revision, or its bookmark, which holds no changes.
+
+        A bookmark says nothing without `revision`, which is the watch's `revision` when it came.
+        """
+        shown = tuple(_shown_of(change) for change in changes)
+        if shown:
+            self.shown.append(shown)
+        elif revision:
+            self.shown.append(Mark(revision))
+
+    def add_events(self, events: Iterable[WatchEvent[R]]) -> None:
+        """Note what a typed watch showed together.
+
+        Of a revision, a bookmark, or what a list and its bookmark tell.
+        """
+        *events, last = events
+        if not isinstance(last, Bookmark):
+            self.shown.append(tuple(_shown_of_event(event) for event in (*events, last)))
+            return
+        shown = tuple(_shown_of_event(event) for event in events)
+        is_first = self.since is None and not any(isinstance(each, Mark) for each in self.shown)
+        if not is_first and (shown or not self.bookmarks):
+            self.shown.append(Listing(last.resource_version, shown))
+            return
+        if shown:
+            self.shown.append(shown)
+        self.shown.append(Mark(last.resource_version))
+
+
+def _shown_of(change: Change) -> Shown:
+    previous = change.previous.value if change.previous is not None else None
+    if change.entry is None:
+        return Shown("deleted", change.revision, change.key, previous or b"", previous, change)
+    kind: Kind = "added" if change.previous is None else "modified"
+    return Shown(kind, change.revision, change.key, change.entry.value, previous, change)
+
+
+def _shown_of_event(event: WatchEvent[R]) -> Shown:
+    match event:
+        case Added(resource=resource):
+            return Shown("added", event.resource_version, *_stored(resource))
+        case Modified(resource=resource, previous=previous):
+            return Shown(
+                "modified", event.resource_version, *_stored(resource), _stored(previous)[1]
+            )
+        case Deleted(resource=resource):
+            key, value = _stored(resource)
+            return Shown("deleted", event.resource_version, key, value, value)
+        case Bookmark():
+            raise TypeError("a bookmark is no event of a revision")
+
+
+def _stored(resource: AnyResource) -> tuple[str, bytes]:
+    stored = resource.metadata.stored
+    assert stored is not None
+    return stored.key, stored.value
+
+
+def check_watch(stream: WatchedStream, truth: Truth) -> list[Violation]:
+    """Return what is wrong with what a watch showed; nothing if it is right."""
+    check = _StreamCheck(stream, truth)
+    check.run()
+    return check.violations
+
+
+def check_resumed(streams: Sequence[WatchedStream], truth: Truth) -> list[Violation]:
+    """Return what is wrong with watches of which each goes on where the one before had got to."""
+    violations = [violation for stream in streams for violation in check_watch(stream, truth)]
+    for before, after in pairwise(streams):
+        reached = max((_revision(each) for each in before.shown), default=before.since)
+        if after.since is not None and (
+            reached is None or not _goes_on(before, reached, after.since, truth)
+        ):
+            what = f"a watch that had got to {reached} went on from {after.since}"
+            violations.append(Violation(Rule.WRONG_RESUMPTION, what))
+    return violations
+
+
+def _goes_on(stream: WatchedStream, reached: int, since: int, truth: Truth) -> bool:
+    """Tell whether a watch that goes on from `since` has been shown all before that.
+
+    Its checkpoint may be ahead.
+    """
+    check = _StreamCheck(stream, truth)
+    between = (
+        change
+        for revision, changes in truth.revisions.items()
+        if reached < revision <= since
+        for change in changes
+    )
+    return reached <= since <= truth.end and all(check.event(change) is None for change in between)
+
+
+def _revision(shown: tuple[Shown, ...] | Mark | Listing) -> int:
+    return shown[0].revision if isinstance(shown, tuple) else shown.revision
+
+
+class _StreamCheck:
+    def __init__(self, stream: WatchedStream, truth: Truth) -> None:
+        self.violations: list[Violation] = []
+        self._stream = stream
+        self._truth = truth
+        self._reached = stream.since or 0
+        self._expected: dict[int, list[Shown]] = {}
+        self._left: list[int] = []
+        self._last_keys: frozenset[str] = frozenset()
+        self._there: dict[
+            str, bytes
+        ] = {}  # what a watch with `initial` has shown and not taken back
+
+    def _found(self, rule: Rule, what: str) -> None:
+        self.violations.append(Violation(rule, f"watch of {self._stream.prefix!r}: {what}"))
+
+    def run(self) -> None:
+        """Compare what was shown with what there was to show, revision by revision."""
+        shown = list(self._stream.shown)
+        if self._stream.since is None:
+            shown = self._check_initial(shown)
+        self._expect()
+        for each in shown:
+            if isinstance(each, Mark):
+                self._check_mark(each)
+            elif isinstance(each, Listing):
+                self._check_listing(each)
+            else:
+                self._check_revision(each)
+                self._keep(each)
+        self._check_complete(max(self._stream.complete_to, self._reached))
+
+    # --- what there was to show ---
+
+    def _expect(self) -> None:
+        for revision, changes in self._truth.revisions.items():
+            if revision > self._reached:
+                events = [event for change in changes if (event := self.event(change)) is not None]
+                if events:
+                    self._expected[revision] = events
+        self._left = list(reversed(self._expected))
+
+    def event(self, change: Change) -> Shown | None:
+        """Return what there was to show of a change; None if nothing."""
+        if not change.key.startswith(self._stream.prefix):
+            return None
+        matches, entry, previous = self._stream.matches, change.entry, change.previous
+        is_in = entry is not None and matches(entry)
+        was_in = previous is not None and matches(previous)
+        before = previous.value if previous is not None and was_in else None
+        if is_in and entry is not None:
+            kind: Kind = "modified" if was_in else "added"
+            return Shown(kind, change.revision, change.key, entry.value, before, change)
+        return (
+            Shown("deleted", change.revision, change.key, before or b"", before, change)
+            if was_in
+            else None
+        )
+
+    # --- what was shown ---
+
+    def _check_initial(
+        self, shown: list[tuple[Shown, ...] | Mark | Listing]
+    ) -> list[tuple[Shown, ...] | Mark | Listing]:
+        """Compare everything up to the first bookmark with the state at it; return the rest."""
+        place = next((at for at, each in enumerate(shown) if isinstance(each, Mark)), None)
+        if place is None:
+            self._found(Rule.WRONG_BOOKMARK, "it never said that it had shown all there was")
+            return []
+        self._reached = _revision(shown[place])
+        there = {
+            Shown("added", entry.mod_revision, key, entry.value)
+            for key, entry in self._state(self._reached).items()
+        }
+        events = [event for each in shown[:place] if isinstance(each, tuple) for event in each]
+        listed = [msgspec.structs.replace(event, change=None) for event in events]
+        self._keep(listed)
+        for event in {*listed} - there:
+            self._found(Rule.INVENTED_EVENT, f"{event} was not there at {self._reached}")
+        for event in there - {*listed}:
+            self._found(Rule.LOST_EVENT, f"{event} was there at {self._reached}")
+        if len(listed) != len({*listed}):
+            self._found(Rule.DUPLICATE_EVENT, "it showed something twice that was there")
+        return shown[place + 1 :]
+
+    def _state(self, revision: int) -> dict[str, Entry]:
+        """Return what there was to list at a revision."""
+        keys = [key for key in self._truth.all_keys() if key.startswith(self._stream.prefix)]
+        state = {
+            key: entry for key in keys if (entry := self._truth.entry(key, revision)) is not None
+        }
+        return {key: entry for key, entry in state.items() if self._stream.matches(entry)}
+
+    def _keep(self, events: Iterable[Shown]) -> None:
+        for event in events:
+            if event.kind == "deleted":
+                self._there.pop(event.key, None)
+            else:
+                self._there[event.key] = event.value
+
+    def _check_listing(self, listing: Listing) -> None:
+        """Compare what was shown before, and then changed by the difference, with the state at the list."""
+        if listing.revision < self._reached:
+            self._found(
+                Rule.WRONG_BOOKMARK,
+                f"a list of {listing.revision} goes back: it had shown {self._reached}",
+            )
+        state = self._state(listing.revision)
+        reached = 0
+        for event in listing.events:
+            self._check_difference(event, listing.revision, state)
+            if event.kind != "deleted" and event.revision < reached:
+                self._found(Rule.EVENT_ORDER, f"{event} was shown after {reached}")
+            if event.kind == "deleted" and reached:
+                self._found(Rule.EVENT_ORDER, f"{event} was shown after what is there")
+            reached = event.revision if event.kind != "deleted" else reached
+            self._keep([event])
+        for key in state.keys() - self._there.keys():
+            self._found(
+                Rule.LOST_EVENT, f"{key!r} was there at {listing.revision}, but was not shown"
+            )
+        for key in self._there.keys() - state.keys():
+            self._found(
+                Rule.LOST_EVENT,
+                f"{key!r} was gone at {listing.revision}, but its deletion was not shown",
+            )
+        for key in self._there.keys() & state.keys():
+            if self._there[key] != state[key].value:
+                self._found(
+                    Rule.LOST_EVENT,
+                    f"{key!r} was another at {listing.revision}, which was not shown",
+                )
+        self._reached = max(self._reached, listing.revision)
+        while self._left and self._left[-1] <= self._reached:
+            self._left.pop()  # told by the difference
+
+    def _check_difference(self, event: Shown, revision: int, state: dict[str, Entry]) -> None:
+        before = self._there.get(event.key)
+        if event.kind == "deleted":
+            if event.revision != revision or before is None:
+                self._found(
+                    Rule.INVENTED_EVENT,
+                    f"{event} is in the difference to {revision}, but was not there",
+                )
+            elif event.value != before:
+                self._found(Rule.WRONG_PREVIOUS, f"{event} should have had {before!r} before it")
+            return
+        entry = state.get(event.key)
+        if entry is None or (entry.mod_revision, entry.value) != (event.revision, event.value):
+            self._found(Rule.INVENTED_EVENT, f"{event} was not there at {revision}")
+        elif (event.kind == "added") != (before is None):
+            self._found(
+                Rule.WRONG_EVENT,
+                f"{event} is called {event.kind}, but what was shown before is {before!r}",
+            )
+        elif event.previous != before:
+            self._found(Rule.WRONG_PREVIOUS, f"{event} should have had {before!r} before it")
+
+    def _check_mark(self, mark: Mark) -> None:
+        if mark.revision < self._reached:
+            self._found(
+                Rule.WRONG_BOOKMARK,
+                f"bookmark {mark.revision} goes back: it had shown {self._reached}",
+            )
+        self._check_complete(mark.revision)
+        self._reached = max(self._reached, mark.revision)
+
+    def _check_revision(self, events: tuple[Shown, ...]) -> None:
+        revision = events[0].revision if events else 0
+        if any(event.revision != revision for event in events):
+            self._found(
+                Rule.SPLIT_REVISION, f"{events} come together, but are of several revisions"
+            )
+            return
+        if revision <= self._reached:
+            self._check_late(revision, events)
+            return
+        self._check_complete(revision - 1)
+        self._reached = revision
+        expected = self._expected.get(revision)
+        if expected is None:
+            self._found(
+                Rule.INVENTED_EVENT,
+                f"revision {revision} had nothing to show, but {events} was shown",
+            )
+            return
+        self._left.pop()
+        self._compare(revision, {e.key: e for e in expected}, events)
+
+    def _check_late(self, revision: int, events: tuple[Shown, ...]) -> None:
+        known = {event.key for event in self._expected.get(revision, ())}
+        keys = {event.key for event in events}
+        if revision == self._reached and self._last_keys and not keys <= self._last_keys:
+            self._found(Rule.SPLIT_REVISION, f"revision {revision} came in parts")
+        elif revision == self._reached or not known:
+            self._found(
+                Rule.DUPLICATE_EVENT,
+                f"revision {revision} was shown again, or lies before its start",
+            )
+        else:
+            self._found(Rule.EVENT_ORDER, f"revision {revision} was shown after {self._reached}")
+
+    def _compare(
+        self, revision: int, expected: dict[str, Shown], events: tuple[Shown, ...]
+    ) -> None:
+        shown = {event.key: event for event in events}
+        self._last_keys = frozenset(shown)
+        if len(shown) != len(events):
+            self._found(Rule.DUPLICATE_EVENT, f"revision {revision} shows a key twice")
+        for key in expected.keys() - shown.keys():
+            self._found(Rule.SPLIT_REVISION, f"revision {revision} was shown without {key!r}")
+        for key in shown.keys() - expected.keys():
+            self._found(Rule.INVENTED_EVENT, f"revision {revision} did nothing to show of {key!r}")
+        for key in shown.keys() & expected.keys():
+            self._compare_event(expected[key], shown[key])
+
+    def _compare_event(self, expected: Shown, event: Shown) -> None:
+        if (event.kind, event.value) != (expected.kind, expected.value):
+            self._found(Rule.WRONG_EVENT, f"{event} should have been {expected}")
+        elif event.previous != expected.previous:
+            self._found(
+                Rule.WRONG_PREVIOUS, f"{event} should have had {expected.previous!r} before it"
+            )
+        elif event.change is not None and event.change != expected.change:
+            rule = (
+                Rule.WRONG_EVENT
+                if event.change.entry != _entry_of(expected)
+                else Rule.WRONG_PREVIOUS
+            )
+            self._found(rule, f"{event} should have been {expected.change}")
+
+    def _check_complete(self, revision: int) -> None:
+        """Find what should have been shown by now."""
+        while self._left and self._left[-1] <= revision:
+            lost = self._left.pop()
+            self._found(
+                Rule.LOST_EVENT, f"revision {lost} was never shown, but {revision} was reached"
+            )
+
+
+def _entry_of(shown: Shown) -> Entry | None:
+    return shown.change.entry if shown.change is not None else None

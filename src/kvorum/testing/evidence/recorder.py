@@ -1,0 +1,382 @@
+"""Recording what clients do: a backend around a backend, and a repository around a repository."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Generic, TypeVar
+from weakref import WeakKeyDictionary
+
+from kvorum.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    KvorumError,
+    LeaseNotFoundError,
+    NotFoundError,
+    OutcomeUnknownError,
+)
+from kvorum.repository import Repository
+from kvorum.resources import AnyResource, Resource, resource_key
+from kvorum.storage import Change, Entry, Operation, Page, StorageBackend, StorageWatch
+from kvorum.testing.evidence.history import (
+    Answer,
+    History,
+    Intent,
+    OpenCall,
+    Outcome,
+    Sight,
+    Snapshot,
+    Tally,
+)
+
+T = TypeVar("T")
+R = TypeVar("R", bound=AnyResource)
+
+
+class Recorder:
+    """Notes the calls of one client in a history."""
+
+    def __init__(self, history: History, client: str) -> None:
+        self.history: History = history
+        self.client: str = client
+        self._lost: WeakKeyDictionary[OutcomeUnknownError, int] = WeakKeyDictionary()
+
+    async def call(
+        self,
+        name: str,
+        about: tuple[Intent, ...] | str,
+        answer: Awaitable[T],
+        seen: Callable[[T], Answer],
+        *,
+        ttl: float = 0.0,
+        lease: int = 0,
+        settles: OutcomeUnknownError | None = None,
+    ) -> T:
+        """Wait for an answer, and note it: what `seen` makes of it, or the error, or that it was cut off.
+
+        `about` is what it wants to write, or else the key, prefix or resource that it is about.
+        """
+        intents, subject = ((), about) if isinstance(about, str) else (about, "")
+        number = self._lost.get(settles) if settles is not None else None
+        call = self.history.start(self.client, name, intents, subject, ttl=ttl, settles=number)
+        try:
+            result = await answer
+        except KvorumError as exc:
+            self._refused(call, exc, lease)
+            raise
+        except BaseException as exc:
+            self.history.end(
+                call, Outcome.UNKNOWN, Answer(error=repr(exc), lease=lease), is_cut_off=True
+            )
+            raise
+        self.history.end(call, Outcome.DONE, seen(result))
+        return result
+
+    def _refused(self, call: OpenCall, error: KvorumError, lease: int) -> None:
+        outcome = Outcome.REFUSED
+        if isinstance(error, OutcomeUnknownError):
+            outcome = Outcome.UNKNOWN
+            self._lost[error] = call.started
+        if isinstance(error, LeaseNotFoundError):
+            lease = error.lease or lease or _lease_of(call.intents)
+        # A settlement that fails by another error than a conflict leaves open what it was about.
+        is_given_up = call.settles is not None and not isinstance(error, ConflictError)
+        answer = Answer(
+            error=str(error), sight=_sight_of(error, call), lease=lease, is_given_up=is_given_up
+        )
+        self.history.end(call, outcome, answer)
+
+
+def _lease_of(intents: tuple[Intent, ...]) -> int:
+    """Return the one lease that a call wanted to put keys on.
+
+    0 if there is none, or there are several.
+    """
+    leases = {intent.lease for intent in intents if isinstance(intent.lease, int) and intent.lease}
+    return leases.pop() if len(leases) == 1 else 0
+
+
+def _sight_of(error: KvorumError, call: OpenCall) -> Sight | None:
+    """Return what an error tells about a key."""
+    match error:
+        case ConflictError(subject=key, current=Entry() as current, expected=int()):
+            return Sight.of(key, current, unlike=_unlike(error))
+        case ConflictError(subject=key, current=None, expected=int(expected)) if call.intents:
+            return Sight.of(key, None, unlike=expected)  # a repository has not always looked
+        case ConflictError(current=Resource() as current):
+            return _sight_of_resource(current, unlike=_unlike(error))
+        case AlreadyExistsError(subject=key):
+            return Sight(key, exists=True)
+        case NotFoundError(subject=key):
+            return Sight(key, exists=False)
+        case _:
+            return None
+
+
+def _unlike(error: ConflictError) -> int | None:
+    """Return the revision that was expected, and not found.
+
+    None if it is not about one, but about a uid or a value.
+    """
+    return error.expected if isinstance(error.expected, int) and not error.recurred else None
+
+
+def _sight_of_resource(resource: AnyResource, *, unlike: int | None = None) -> Sight | None:
+    stored = resource.metadata.stored
+    if stored is None:
+        return None
+    return Sight(
+        stored.key, exists=True, revision=stored.revision, value=stored.value, unlike=unlike
+    )
+
+
+class RecordingBackend(StorageBackend):
+    """Passes every call on, and notes it in a history. Watches are not noted.
+
+    See `WatchedStream`.
+    """
+
+    def __init__(self, backend: StorageBackend, history: History, client: str) -> None:
+        self._backend = backend
+        self._call = Recorder(history, client).call
+
+    @property
+    def page_size(self) -> int:
+        """That of the backend."""
+        return self._backend.page_size
+
+    def location(self, key: str) -> str:
+        """Return what the backend calls a key."""
+        return self._backend.location(key)
+
+    async def get(self, key: str, *, revision: int | None = None) -> Entry | None:
+        """Note what was seen."""
+        answer = self._backend.get(key, revision=revision)
+        return await self._call(
+            "get", key, answer, lambda entry: Answer(sight=Sight.of(key, entry, at=revision))
+        )
+
+    async def exists(self, key: str) -> bool:
+        """Note what was seen."""
+        return await self._call(
+            "exists", key, self._backend.exists(key), lambda there: Answer(sight=Sight(key, there))
+        )
+
+    async def list(
+        self,
+        prefix: str,
+        *,
+        limit: int | None = None,
+        after: str | None = None,
+        revision: int | None = None,
+    ) -> Page:
+        """Note what was seen."""
+
+        def seen(page: Page) -> Answer:
+            entries = tuple(page.entries)
+            snapshot = Snapshot(
+                prefix, after, limit, entries, page.remaining, page.revision, revision
+            )
+            return Answer(snapshot=snapshot)
+
+        answer = self._backend.list(prefix, limit=limit, after=after, revision=revision)
+        return await self._call("list", prefix, answer, seen)
+
+    async def count(self, prefix: str, *, revision: int | None = None) -> int:
+        """Note what was told."""
+        answer = self._backend.count(prefix, revision=revision)
+        return await self._call(
+            "count", prefix, answer, lambda number: Answer(tally=Tally(prefix, number, revision))
+        )
+
+    async def keys(self, pattern: str = "*") -> Sequence[str]:
+        """Note nothing: it says neither when nor what."""
+        return await self._backend.keys(pattern)
+
+    async def set(self, key: str, value: bytes, *, lease: int = 0, unique: bool = False) -> int:
+        """Note what was intended, and its revision."""
+        answer = self._backend.set(key, value, lease=lease, unique=unique)
+        return await self._call("set", (Intent(key, value, lease=lease),), answer, _written)
+
+    async def create(self, key: str, value: bytes, *, lease: int = 0, unique: bool = False) -> int:
+        """Note what was intended, and its revision."""
+        answer = self._backend.create(key, value, lease=lease, unique=unique)
+        return await self._call("create", (Intent(key, value, 0, lease=lease),), answer, _written)
+
+    async def compare_and_swap(
+        self,
+        key: str,
+        value: bytes,
+        *,
+        expected: int,
+        lease: int | None = None,
+        unique: bool = False,
+        expected_value: bytes | None = None,
+    ) -> int:
+        """Note what was intended, and its revision."""
+        answer = self._backend.compare_and_swap(
+            key, value, expected=expected, lease=lease, unique=unique, expected_value=expected_value
+        )
+        return await self._call(
+            "compare_and_swap", (Intent(key, value, expected, lease=lease),), answer, _written
+        )
+
+    def may_recur(self, revision: int) -> bool:
+        """Return what the backend says."""
+        return self._backend.may_recur(revision)
+
+    async def delete(
+        self, key: str, *, expected: int | None = None, expected_value: bytes | None = None
+    ) -> Change:
+        """Note what was intended, and what it changed."""
+        answer = self._backend.delete(key, expected=expected, expected_value=expected_value)
+        return await self._call(
+            "delete",
+            (Intent(key, None, expected),),
+            answer,
+            lambda change: Answer(revision=change.revision, change=change),
+        )
+
+    async def commit(self, operations: Sequence[Operation]) -> int:
+        """Note what was intended, and its revision."""
+        intents = tuple(
+            Intent(each.key, each.value, each.expected, each.writes, each.lease)
+            for each in operations
+        )
+        return await self._call("commit", intents, self._backend.commit(operations), _written)
+
+    async def settle(self, lost: OutcomeUnknownError) -> int:
+        """Ask the backend, and note what it found out about the call that is settled."""
+        # What was lost elsewhere is no call of this history.
+        answer = self._backend.settle(lost)
+        return await self._call("settle", lost.subject, answer, _written, settles=lost)
+
+    async def grant_lease(self, ttl: float) -> int:
+        """Note the lease, and how long it was to last."""
+        answer = self._backend.grant_lease(ttl)
+        return await self._call(
+            "grant_lease", "", answer, lambda lease: Answer(lease=lease), ttl=ttl
+        )
+
+    async def grant_lease_for(self, key: str, ttl: float) -> int:
+        """Note the lease, and how long it was to last.
+
+        Not that `delete` ends it, since that removes no key.
+        """
+        answer = self._backend.grant_lease_for(key, ttl)
+        return await self._call(
+            "grant_lease", "", answer, lambda lease: Answer(lease=lease), ttl=ttl
+        )
+
+    async def revoke_lease(self, lease: int) -> None:
+        """Note that the lease was to end."""
+        answer = self._backend.revoke_lease(lease)
+        await self._call(
+            "revoke_lease", f"lease {lease:x}", answer, lambda _: Answer(lease=lease), lease=lease
+        )
+
+    def watch(
+        self, prefix: str, *, since: int | None = None, bookmarks: bool = False
+    ) -> StorageWatch:
+        """Note nothing: see `WatchedStream`."""
+        return self._backend.watch(prefix, since=since, bookmarks=bookmarks)
+
+    async def aclose(self) -> None:
+        """Close the backend."""
+        await self._backend.aclose()
+
+
+def _written(revision: int) -> Answer:
+    return Answer(revision=revision)
+
+
+class RecordingRepository(Generic[R]):
+    """The verbs of a repository for one resource, noted in a history: what was returned is held against the truth.
+
+    It tells what a user sees, while a `RecordingBackend` beneath the repository tells what was sent
+    for that. Note them in histories of their own; this one does not hold all writes
+    (`check_revisions(…, is_complete=False)`), since one that changes nothing looks like one that
+    does.
+    """
+
+    def __init__(self, repository: Repository[R], history: History, client: str) -> None:
+        self._repository = repository
+        self._call = Recorder(history, client).call
+
+    async def add(self, resource: R, *, ttl: float | None = None) -> R:
+        """Note what was stored."""
+        return await self._call(
+            "add", resource.metadata.name, self._repository.add(resource, ttl=ttl), _returned
+        )
+
+    async def get(self, name: str, *, namespace: str | None = None) -> R:
+        """Note what was seen."""
+        return await self._call(
+            "get", name, self._repository.get(name, namespace=namespace), _returned
+        )
+
+    async def exists(self, name: str, *, namespace: str | None = None) -> bool:
+        """Note what was seen."""
+        key = resource_key(self._repository.kind, name, namespace)
+        answer = self._repository.exists(name, namespace=namespace)
+        return await self._call(
+            "exists", name, answer, lambda there: Answer(sight=Sight(key, there))
+        )
+
+    async def update(self, resource: R) -> R:
+        """Note what was stored."""
+        return await self._call(
+            "update", resource.metadata.name, self._repository.update(resource), _returned
+        )
+
+    async def update_status(self, resource: R) -> R:
+        """Note what was stored."""
+        return await self._call(
+            "update_status",
+            resource.metadata.name,
+            self._repository.update_status(resource),
+            _returned,
+        )
+
+    async def mutate(
+        self,
+        name: str,
+        change: Callable[[R], R | Awaitable[R | None] | None],
+        *,
+        namespace: str | None = None,
+    ) -> R:
+        """Note what was stored."""
+        answer = self._repository.mutate(name, change, namespace=namespace)
+        return await self._call("mutate", name, answer, _returned)
+
+    async def patch(
+        self, name: str, merge_patch: Mapping[str, Any], *, namespace: str | None = None
+    ) -> R:
+        """Note what was stored."""
+        answer = self._repository.patch(name, merge_patch, namespace=namespace)
+        return await self._call("patch", name, answer, _returned)
+
+    async def delete(
+        self,
+        name: str,
+        *,
+        namespace: str | None = None,
+        resource_version: int | None = None,
+        uid: str | None = None,
+    ) -> R:
+        """Note that it was gone at the revision that was returned."""
+        key = resource_key(self._repository.kind, name, namespace)
+
+        def seen(result: R) -> Answer:
+            metadata = result.metadata
+            if metadata.finalizers:  # it is only marked
+                return _returned(result)
+            return Answer(sight=Sight(key, exists=False, at=metadata.resource_version))
+
+        answer = self._repository.delete(
+            name, namespace=namespace, resource_version=resource_version, uid=uid
+        )
+        return await self._call("delete", name, answer, seen)
+
+
+def _returned(result: AnyResource) -> Answer:
+    sight = _sight_of_resource(result)
+    assert sight is not None
+    return Answer(sight=sight)
