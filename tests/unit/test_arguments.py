@@ -8,10 +8,10 @@ import re
 import sys
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
-from typing import Any, ClassVar
+from typing import Any
 
-import msgspec
 import pytest
+from tests.kinds import Task, TaskSpec, TaskStatus, task
 
 import kvorum
 from kvorum import (
@@ -21,32 +21,18 @@ from kvorum import (
     Kind,
     KvorumError,
     MemoryStorageBackend,
-    Metadata,
     Repository,
-    Resource,
 )
 from kvorum.arguments import MAX_INT, shown
 
 NO_REVISIONS: list[Any] = [True, 5.0, float("nan"), float("inf"), "5", b"5", 2**63, -1, [5]]
 
 
-class Part(msgspec.Struct):
-    size: int = 0
-
-
-class Box(Resource[Part, Part]):
-    kind: ClassVar[Kind] = Kind("Box", plural="boxes", api_version="test.kvorum.dev/v1")
-
-
-def box(name: Any = "a", **metadata: Any) -> Box:
-    return Box(metadata=Metadata(name=name, **metadata), spec=Part(), status=Part())
-
-
 @pytest.fixture
-async def boxes() -> AsyncIterator[Repository[Box]]:
+async def tasks() -> AsyncIterator[Repository[Task]]:
     async with kvorum.connect("memory://") as client:
-        repository = client.repository(Box)
-        await repository.add(box())
+        repository = client.repository(Task)
+        await repository.add(task())
         yield repository
 
 
@@ -55,21 +41,21 @@ async def boxes() -> AsyncIterator[Repository[Box]]:
 
 @pytest.mark.parametrize("since", NO_REVISIONS)
 @pytest.mark.anyio
-async def test_a_watch_says_what_since_must_be(boxes: Repository[Box], since: Any) -> None:
+async def test_a_watch_says_what_since_must_be(tasks: Repository[Task], since: Any) -> None:
     with pytest.raises(InvalidResourceError) as caught:
-        boxes.watch(since=since)
+        tasks.watch(since=since)
 
     assert (
         str(caught.value)
-        == f"boxes/: since must be a revision: an int from 0 to {MAX_INT}, not {shown(since)}"
+        == f"tasks/: since must be a revision: an int from 0 to {MAX_INT}, not {shown(since)}"
     )
 
 
 @pytest.mark.parametrize("given", [*NO_REVISIONS, 0])
 @pytest.mark.anyio
-async def test_a_list_says_what_at_and_limit_must_be(boxes: Repository[Box], given: Any) -> None:
+async def test_a_list_says_what_at_and_limit_must_be(tasks: Repository[Task], given: Any) -> None:
     for name in ("at", "limit"):
-        reads: list[Callable[..., Any]] = [boxes.list, boxes.scan]
+        reads: list[Callable[..., Any]] = [tasks.list, tasks.scan]
         for read in reads:
             with pytest.raises(
                 InvalidResourceError, match=f"{name} must be .*an int from 1 to {MAX_INT}"
@@ -80,49 +66,49 @@ async def test_a_list_says_what_at_and_limit_must_be(boxes: Repository[Box], giv
 @pytest.mark.parametrize("version", NO_REVISIONS)
 @pytest.mark.anyio
 async def test_a_precondition_that_no_resource_can_have_is_no_conflict(
-    boxes: Repository[Box], version: Any
+    tasks: Repository[Task], version: Any
 ) -> None:
     """Whoever is told of a conflict reads again and retries, for ever."""
     for call in (
-        lambda: boxes.delete("a", resource_version=version),
-        lambda: boxes.delete("a", resource_version=version, corrupt=True),
-        lambda: boxes.mutate("a", lambda _: None, resource_version=version),
-        lambda: boxes.patch("a", {}, resource_version=version),
+        lambda: tasks.delete("a", resource_version=version),
+        lambda: tasks.delete("a", resource_version=version, corrupt=True),
+        lambda: tasks.mutate("a", lambda _: None, resource_version=version),
+        lambda: tasks.patch("a", {}, resource_version=version),
     ):
         with pytest.raises(InvalidResourceError, match="resource_version must be a revision"):
             await call()
-    assert await boxes.exists("a")
+    assert await tasks.exists("a")
 
 
 @pytest.mark.anyio
-async def test_a_uid_is_text(boxes: Repository[Box]) -> None:
+async def test_a_uid_is_text(tasks: Repository[Task]) -> None:
     uid: Any = 5
     with pytest.raises(InvalidResourceError, match="uid must be text, not 5"):
-        await boxes.delete("a", uid=uid)
+        await tasks.delete("a", uid=uid)
 
 
 @pytest.mark.parametrize("version", ["2", 2.0, True, 2**63])
 @pytest.mark.anyio
 async def test_an_update_of_what_came_with_a_version_of_another_type_says_so(
-    boxes: Repository[Box], version: Any
+    tasks: Repository[Task], version: Any
 ) -> None:
     """JSON of Kubernetes has it as text."""
-    changed = box(resource_version=version)
+    changed = task(resource_version=version)
 
     with pytest.raises(InvalidResourceError, match="resource_version must be a revision"):
-        await boxes.update(changed)
+        await tasks.update(changed)
 
 
-@pytest.mark.parametrize("name", [None, 5, b"a", ["a"], box()])
+@pytest.mark.parametrize("name", [None, 5, b"a", ["a"], task()])
 @pytest.mark.anyio
-async def test_a_name_or_namespace_is_text(boxes: Repository[Box], name: Any) -> None:
+async def test_a_name_or_namespace_is_text(tasks: Repository[Task], name: Any) -> None:
     calls: list[Callable[[], Any]] = [
-        lambda: boxes.get(name),
-        lambda: boxes.exists(name),
-        lambda: boxes.delete(name),
-        lambda: boxes.mutate(name, lambda _: None),
-        lambda: boxes.patch(name, {}),
-        lambda: boxes.add(box(name)),
+        lambda: tasks.get(name),
+        lambda: tasks.exists(name),
+        lambda: tasks.delete(name),
+        lambda: tasks.mutate(name, lambda _: None),
+        lambda: tasks.patch(name, {}),
+        lambda: tasks.add(task(name)),
     ]
     for call in calls:
         with pytest.raises(InvalidResourceError, match="name must be text, not") as caught:
@@ -132,17 +118,17 @@ async def test_a_name_or_namespace_is_text(boxes: Repository[Box], name: Any) ->
 
 @pytest.mark.parametrize("metadata", [{"name": "a"}, "a", None])
 @pytest.mark.anyio
-async def test_metadata_is_a_metadata(boxes: Repository[Box], metadata: Any) -> None:
+async def test_metadata_is_a_metadata(tasks: Repository[Task], metadata: Any) -> None:
     with pytest.raises(InvalidResourceError, match="metadata must be a Metadata"):
-        await boxes.add(Box(metadata=metadata, spec=Part(), status=Part()))
+        await tasks.add(Task(metadata=metadata, spec=TaskSpec(), status=TaskStatus()))
 
 
 @pytest.mark.parametrize("ttl", ["60", timedelta(seconds=60), True])
 @pytest.mark.anyio
-async def test_a_ttl_is_a_number_of_seconds(boxes: Repository[Box], ttl: Any) -> None:
+async def test_a_ttl_is_a_number_of_seconds(tasks: Repository[Task], ttl: Any) -> None:
     with pytest.raises(InvalidResourceError, match="ttl must be a number of seconds, not"):
-        await boxes.add(box("b"), ttl=ttl)
-    assert not await boxes.exists("b")
+        await tasks.add(task("b"), ttl=ttl)
+    assert not await tasks.exists("b")
 
 
 @pytest.mark.parametrize("revision", [*NO_REVISIONS, 0, None])
@@ -250,23 +236,23 @@ def test_connect_says_what_it_takes(target: Any) -> None:
 @pytest.mark.parametrize("given", [{"name": 5}, {"plural": 5}, {"api_version": 5}])
 def test_a_kind_is_declared_with_texts(given: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError):
-        Kind(**({"name": "Box", "plural": "boxes", "api_version": "test.kvorum.dev/v1"} | given))
+        Kind(**({"name": "Box", "plural": "tasks", "api_version": "test.kvorum.dev/v1"} | given))
 
 
 @pytest.mark.parametrize("change", [None, {"spec": {}}, "a", 5])
 @pytest.mark.anyio
-async def test_a_change_is_a_function(boxes: Repository[Box], change: Any) -> None:
+async def test_a_change_is_a_function(tasks: Repository[Task], change: Any) -> None:
     with pytest.raises(InvalidResourceError, match="change must be a function") as caught:
-        await boxes.mutate("a", change)
+        await tasks.mutate("a", change)
 
-    assert caught.value.subject == "boxes/a"
+    assert caught.value.subject == "tasks/a"
 
 
-@pytest.mark.parametrize("given", [None, 5, "abc", b"abc", box(), Box])
+@pytest.mark.parametrize("given", [None, 5, "abc", b"abc", task(), Task])
 @pytest.mark.anyio
-async def test_calls_about_many_take_many(boxes: Repository[Box], given: Any) -> None:
+async def test_calls_about_many_take_many(tasks: Repository[Task], given: Any) -> None:
     """Not one; and a text would be taken for its letters."""
-    for call in (boxes.get_many, boxes.add_many, boxes.update_many):
+    for call in (tasks.get_many, tasks.add_many, tasks.update_many):
         with pytest.raises(InvalidResourceError, match="must be several, as in a list"):
             await call(given)
 
@@ -287,7 +273,7 @@ def test_a_value_is_shown_in_a_few_words_whatever_it_is() -> None:
         b"x" * 10**6,
         [0] * 10**6,
         Unspeakable(),
-        box(),
+        task(),
         sys,
     ):
         assert 0 < len(shown(value)) < 100
