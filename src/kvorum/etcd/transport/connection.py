@@ -143,13 +143,13 @@ class Connection:
     ) -> rpc.RangeResponse:
         """Read a key or a range of keys; `subject` and `revision` are for messages."""
         call = Call("read", subject, revision=revision)
-        return await self._send(lambda channel: channel.kv.Range, request, call, deadline)
+        return await self.send(lambda channel: channel.kv.Range, request, call, deadline)
 
     async def put(
         self, request: rpc.PutRequest, subject: str, *, deadline: float | None = None
     ) -> rpc.PutResponse:
         """Write a key."""
-        return await self._send(
+        return await self.send(
             lambda channel: channel.kv.Put, request, Call("put", subject, writes=True), deadline
         )
 
@@ -158,7 +158,7 @@ class Connection:
     ) -> rpc.TxnResponse:
         """Run a transaction that may write."""
         call = Call("transaction on", subject, writes=True)
-        return await self._send(lambda channel: channel.kv.Txn, request, call, deadline)
+        return await self.send(lambda channel: channel.kv.Txn, request, call, deadline)
 
     async def once(
         self, method: Method[Request, Response], request: Request, call: Call, deadline: float
@@ -185,7 +185,7 @@ class Connection:
 
         It counts as a read.
         """
-        return await self._send(
+        return await self.send(
             lambda channel: channel.lease.LeaseGrant, request, Call("grant", "a lease")
         )
 
@@ -194,7 +194,7 @@ class Connection:
     ) -> rpc.LeaseRevokeResponse:
         """Revoke a lease, and thereby remove its keys."""
         call = Call("revoke", subject, writes=True)
-        return await self._send(lambda channel: channel.lease.LeaseRevoke, request, call, deadline)
+        return await self.send(lambda channel: channel.lease.LeaseRevoke, request, call, deadline)
 
     async def lease_time_to_live(
         self, request: rpc.LeaseTimeToLiveRequest, subject: str, *, deadline: float | None = None
@@ -203,7 +203,7 @@ class Connection:
 
         Of one that has ended the time is -1.
         """
-        return await self._send(
+        return await self.send(
             lambda channel: channel.lease.LeaseTimeToLive,
             request,
             Call("look at", subject),
@@ -212,13 +212,13 @@ class Connection:
 
     async def compact(self, request: rpc.CompactionRequest) -> rpc.CompactionResponse:
         """Forget history. To do so twice changes nothing: it counts as a read."""
-        return await self._send(
+        return await self.send(
             lambda channel: channel.kv.Compact, request, Call("compact", "the history")
         )
 
     async def alarms(self, request: rpc.AlarmRequest) -> rpc.AlarmResponse:
         """Ask for the alarms of the cluster."""
-        return await self._send(
+        return await self.send(
             lambda channel: channel.maintenance.Alarm, request, Call("alarms", "the cluster")
         )
 
@@ -238,7 +238,7 @@ class Connection:
         those that joined.
         """
         call, request = Call("members", "the cluster"), rpc.MemberListRequest(linearizable=True)
-        answer = await self._send(lambda channel: channel.cluster.MemberList, request, call)
+        answer = await self.send(lambda channel: channel.cluster.MemberList, request, call)
         self.cluster.add(answer)
 
     async def _discover(self) -> None:
@@ -310,13 +310,23 @@ class Connection:
 
     # --- one call ---
 
-    async def _send(
+    async def send(
         self,
         method: Method[Request, Response],
         request: Request,
         call: Call,
         deadline: float | None = None,
     ) -> Response:
+        """Send a request until it is answered or the deadline passes.
+
+        What may have been applied is not sent again.
+
+        Args:
+            method: finds the method to call on a channel.
+            request: what it is called with.
+            call: how errors describe it, and whether it may write.
+            deadline: on the event loop's clock; by default `timeout` from now.
+        """
         if deadline is None:
             deadline = deadline_of(self.settings.timeout)
         try:
