@@ -1,10 +1,11 @@
-"""What may be an argument: its type and its range, checked before anything is sent, by every backend alike.
+"""Checks of arguments, by type and range. Every backend runs them before it sends anything.
 
-A driver checks them, too, but late, in its own words, and in tasks that belong to all callers: a
-number that does not fit into 64 bits would end the watches of others. So each type of argument has
+The driver checks them as well, but late, in its own words, and in tasks that all callers share: a
+number that does not fit into 64 bits would end other callers' watches. So each type of argument has
 one check here.
 
-`bool` is no number here, although Python thinks so: it stands for another argument that was meant.
+`bool` is not accepted as a number, although it is an `int` in Python: where a number is expected,
+`True` is a misplaced argument.
 """
 
 import reprlib
@@ -13,100 +14,98 @@ from typing import Final
 
 from kvorum.errors import ConfigurationError, InvalidResourceError
 
-MAX_INT: Final = 2**63 - 1  # of etcd's revisions, limits and ids of leases
+MAX_INT: Final = 2**63 - 1  # of etcd's revisions, limits and lease ids
 MAX_TTL: Final = 9_000_000_000  # of a lease, in seconds; etcd's own
-MAX_SECONDS: Final = 1_000_000_000  # of a deadline: thirty years; gRPC takes more for none at all
+MAX_SECONDS: Final = 1_000_000_000  # of a deadline: thirty years; gRPC ignores longer ones
+
+_REVISION: Final = "a revision: an int"
 
 
 def check_revision(subject: str, revision: object, name: str = "revision") -> None:
-    """Refuse what is no revision that a store can be read at, but for None, which is now.
+    """Reject a value that is neither a revision to read at nor None (now).
 
     Raises:
-        InvalidResourceError: it is no int, below 1, or more than a store can count to.
+        InvalidResourceError: it is not an int from 1 to `MAX_INT`.
     """
-    if revision is not None and not _is_int(revision, 1):
-        raise InvalidResourceError(subject, _no_int(name, "a revision: an int", 1, revision))
+    if revision is not None:
+        _check_int(subject, name, _REVISION, 1, revision)
 
 
 def check_start(subject: str, since: object) -> None:
-    """Refuse what is no revision that a watch can start after, but for None, which is now.
+    """Reject a value that is neither a revision to watch from nor None (now).
 
     Raises:
-        InvalidResourceError: it is no int, negative, or more than a store can count to.
+        InvalidResourceError: it is not an int from 0 to `MAX_INT`.
     """
-    if since is not None and not _is_int(since, 0):
-        raise InvalidResourceError(subject, _no_int("since", "a revision: an int", 0, since))
+    if since is not None:
+        _check_int(subject, "since", _REVISION, 0, since)
 
 
 def check_given_revision(
     subject: str, revision: object, name: str = "expected", *, least: int = 0
 ) -> None:
-    """Refuse what is no revision, None included; 0 is that of what does not exist.
+    """Reject a value that is not a revision, None included; 0 means that a key does not exist.
 
     Raises:
-        InvalidResourceError: it is no int, below `least`, or more than a store can count to.
+        InvalidResourceError: it is not an int from `least` to `MAX_INT`.
     """
-    if not _is_int(revision, least):
-        raise InvalidResourceError(subject, _no_int(name, "a revision: an int", least, revision))
+    _check_int(subject, name, _REVISION, least, revision)
 
 
 def check_limit(subject: str, limit: object) -> None:
-    """Refuse what is no limit, but for None. One of 0 leaves nothing; etcd would take it for none at all.
+    """Reject a value that is neither a limit nor None; 0 too, which etcd takes for "no limit".
 
     Raises:
-        InvalidResourceError: it is no int, below 1, or more than a store can count to.
+        InvalidResourceError: it is not an int from 1 to `MAX_INT`.
     """
-    if limit is not None and not _is_int(limit, 1):
-        raise InvalidResourceError(subject, _no_int("limit", "an int", 1, limit))
+    if limit is not None:
+        _check_int(subject, "limit", "an int", 1, limit)
 
 
 def check_lease(subject: str, lease: object, *, least: int = 0) -> None:
-    """Refuse what is no id of a lease (0: none).
+    """Reject a value that is not a lease id (0: none).
 
     Raises:
-        InvalidResourceError: it is no int, below `least`, or more than a store can count to.
+        InvalidResourceError: it is not an int from `least` to `MAX_INT`.
     """
-    if not _is_int(lease, least):
-        raise InvalidResourceError(
-            subject, _no_int("lease", "the id of a lease: an int", least, lease)
-        )
+    _check_int(subject, "lease", "the id of a lease: an int", least, lease)
 
 
 def check_ttl(ttl: object) -> None:
-    """Refuse a time to live that no lease can have.
+    """Reject a time to live that no lease can have.
 
     Raises:
-        InvalidResourceError: it is no number, not above 0, or above `MAX_TTL`.
+        InvalidResourceError: it is not a number above 0 and up to `MAX_TTL`.
     """
     if problem := problem_of_seconds("ttl", ttl, most=MAX_TTL):
         raise InvalidResourceError("a lease", problem)
 
 
 def check_value(subject: str, value: object) -> None:
-    """Refuse what is not `bytes`. A `bytearray` could change while it is being written.
+    """Reject a value that is not `bytes`. A `bytearray` could change while it is being written.
 
     Raises:
-        InvalidResourceError: it is something else.
+        InvalidResourceError: it is of another type.
     """
     if type(value) is not bytes and not isinstance(value, bytes):
         raise InvalidResourceError(subject, f"a value must be bytes, not {type(value).__name__}")
 
 
 def check_uid(subject: str, uid: object) -> None:
-    """Refuse what is no uid, but for None, which is any.
+    """Reject a value that is neither a uid nor None (any).
 
     Raises:
-        InvalidResourceError: it is no text.
+        InvalidResourceError: it is not text.
     """
-    if uid is not None and not isinstance(uid, str):
-        raise InvalidResourceError(subject, f"uid must be text, not {shown(uid)}")
+    if uid is not None and (problem := problem_of_text("uid", uid)):
+        raise InvalidResourceError(subject, problem)
 
 
 def check_function(subject: str, function: object, name: str) -> None:
-    """Refuse what cannot be called.
+    """Reject a value that is not callable.
 
     Raises:
-        InvalidResourceError: it is no function, nor anything like one.
+        InvalidResourceError: it is not.
     """
     if not callable(function):
         raise InvalidResourceError(
@@ -115,10 +114,10 @@ def check_function(subject: str, function: object, name: str) -> None:
 
 
 def check_items(subject: str, items: object, name: str) -> None:
-    """Refuse what does not hold several things: one of them, or a text, which would be taken for its letters.
+    """Reject a single value where several are expected; a text, too, or its letters would be taken.
 
     Raises:
-        InvalidResourceError: it cannot be iterated over, or it is text or bytes.
+        InvalidResourceError: it is not iterable, or it is text or bytes.
     """
     if not isinstance(items, Iterable) or isinstance(items, str | bytes | bytearray | memoryview):
         raise InvalidResourceError(
@@ -127,26 +126,26 @@ def check_items(subject: str, items: object, name: str) -> None:
 
 
 def check_options(problems: list[str | None]) -> None:
-    """Refuse options of which one or more have a problem.
+    """Reject options if any of them has a problem.
 
     Raises:
-        ConfigurationError: with all the problems that there are.
+        ConfigurationError: with all the problems.
     """
     if found := [problem for problem in problems if problem]:
         raise ConfigurationError("; ".join(found))
 
 
 def problem_of_seconds(name: str, value: object, *, most: int = MAX_SECONDS) -> str | None:
-    """Say what is wrong with a time, if anything is."""
+    """Return what is wrong with a number of seconds, or None."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         return f"{name} must be a number of seconds, not {shown(value)}"
-    if not value > 0:  # written so that it is true of NaN
+    if not value > 0:  # not `value <= 0`: NaN is to be refused, too
         return f"{name} must be greater than 0, not {shown(value)}"
     return f"{name} must be at most {most:,} seconds, not {shown(value)}" if value > most else None
 
 
 def problem_of_count(name: str, value: object) -> str | None:
-    """Say what is wrong with a size or a number of things, if anything is."""
+    """Return what is wrong with a size or a count, or None."""
     if type(value) is not int:
         return f"{name} must be an int, not {shown(value)}"
     if value < 1:
@@ -155,21 +154,19 @@ def problem_of_count(name: str, value: object) -> str | None:
 
 
 def problem_of_text(name: str, value: object) -> str | None:
-    """Say that a text is none, if it is none."""
+    """Return that a value is not text, or None if it is."""
     return None if isinstance(value, str) else f"{name} must be text, not {shown(value)}"
 
 
 def shown(value: object) -> str:
-    """Return a value for a message: short, whatever it is."""
+    """Return any value for a message, cut short."""
     if isinstance(value, int) and value.bit_length() > 128:
-        # Python does not even spell those of more than 4300 digits
+        # Python refuses to convert ints of more than 4300 digits to text.
         return f"an int of {value.bit_length():,} bits"
     return reprlib.repr(value)
 
 
-def _is_int(value: object, least: int) -> bool:
-    return type(value) is int and least <= value <= MAX_INT
-
-
-def _no_int(name: str, what: str, least: int, value: object) -> str:
-    return f"{name} must be {what} from {least} to {MAX_INT}, not {shown(value)}"
+def _check_int(subject: str, name: str, what: str, least: int, value: object) -> None:
+    if not (type(value) is int and least <= value <= MAX_INT):
+        problem = f"{name} must be {what} from {least} to {MAX_INT}, not {shown(value)}"
+        raise InvalidResourceError(subject, problem)

@@ -1,4 +1,4 @@
-"""How long calls may take: a deadline for a block of them."""
+"""How long calls may take: a deadline for a block of calls."""
 
 import asyncio
 from collections.abc import Iterator
@@ -16,24 +16,26 @@ _deadline: Final[ContextVar[float | None]] = ContextVar("kvorum_deadline", defau
 
 @contextmanager
 def deadline(seconds: float) -> Iterator[None]:
-    """Give all calls in this block so many seconds together, in place of `EtcdSettings.timeout` for each.
+    """Give all calls in this block one deadline, instead of `EtcdSettings.timeout` for each.
+
+    ::
 
         with kvorum.deadline(0.5):
             worker = await workers.get("worker-001")
 
-    A call that is not done by then raises `UnavailableError` (nothing was changed) or
-    `OutcomeUnknownError`; one that starts later raises `UnavailableError`, and sends nothing.
-    `asyncio.timeout` cancels instead, and whether a write that it cut short was applied is then not
-    known, without an error that says so.
+    A call that has not finished by then raises `UnavailableError` (nothing was changed) or
+    `OutcomeUnknownError`. One that starts later raises `UnavailableError` and sends nothing.
+    Prefer it to `asyncio.timeout`, which cancels: after that, nothing says whether a write that was
+    under way has been applied.
 
-    Of blocks within each other the earliest deadline counts. It holds for tasks that are started
-    inside, and for opening a watch, not for waiting for its events.
+    Nested deadlines: the earliest one applies. Tasks started in the block inherit it. It also
+    limits opening a watch, but not waiting for its events.
 
     Args:
-        seconds: from now; more than the client's timeout is fine.
+        seconds: from now; may exceed the client's timeout.
 
     Raises:
-        ConfigurationError: it is no number, not above 0, or more than thirty years.
+        ConfigurationError: it is not a number above 0 and up to thirty years.
     """
     if problem_of_seconds("a deadline", seconds):
         rule = f"a number of seconds, more than 0 away and at most {MAX_SECONDS:,}"
@@ -48,9 +50,9 @@ def deadline(seconds: float) -> Iterator[None]:
 
 @contextmanager
 def own_time(seconds: float) -> Iterator[None]:
-    """Give the calls in this block so many seconds, whatever is left to the caller.
+    """Give the calls in this block a deadline of their own, whatever the caller has left.
 
-    For what has to be cleaned up.
+    For clean-up that must happen.
     """
     token = _deadline.set(now() + seconds)
     try:
@@ -60,7 +62,7 @@ def own_time(seconds: float) -> Iterator[None]:
 
 
 def deadline_of(timeout: float, start: float | None = None) -> float:
-    """Return when a call that starts now (or at `start`) has to be done, on anyio's clock."""
+    """Return the deadline of a call that starts now (or at `start`), on anyio's clock."""
     fixed = _deadline.get()
     if fixed is not None:
         return fixed
@@ -68,5 +70,5 @@ def deadline_of(timeout: float, start: float | None = None) -> float:
 
 
 def now() -> float:
-    """Return the time on the clock of deadlines, which is anyio's, without the look for which library runs."""
+    """Return `anyio.current_time()`, without its check of which async library is running."""
     return asyncio.get_running_loop().time()

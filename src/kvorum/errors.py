@@ -1,19 +1,19 @@
-"""Every error that Kvorum raises, told apart by what the caller can do about it.
+"""Every error that Kvorum raises, distinguished by what the caller can do about it.
 
-All of them derive from `KvorumError`. Each carries its facts as attributes and builds its message
-from them, so that handlers need not parse text. No error of the driver gets out:
-`kvorum.etcd.connection` maps them all, in one table.
+All derive from `KvorumError`. Each has its facts as attributes and builds its message from them, so
+handlers need not parse text. The driver's errors never escape: `kvorum.etcd` maps them all, in one
+table.
 """
 
 from typing import Any, ClassVar, Self
 
 
 class KvorumError(Exception):
-    """The root of the tree. Catch it to catch whatever Kvorum raises."""
+    """The base of all errors that Kvorum raises."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Subclasses build their message from keyword arguments, so the default (call the class with
-        # `args`) cannot work; errors do travel between processes (multiprocessing, test runners).
+        # `args`) cannot work. Errors are pickled by multiprocessing and by test runners.
         return _rebuild, (type(self), self.args, self.__dict__)
 
 
@@ -30,15 +30,15 @@ def _rebuild(
 
 
 class ConfigurationError(KvorumError, ValueError):
-    """A URL, an environment variable or an option cannot be used. Nothing was opened."""
+    """A URL, an environment variable or an option is invalid. Nothing was opened."""
 
 
 class InvalidResourceError(KvorumError, ValueError):
     """The resource, its name or the request breaks a rule. Nothing was sent.
 
     Attributes:
-        subject: what is wrong, as `lab-workers/worker-001`.
-        problems: every rule that is broken, one sentence each.
+        subject: what is invalid, as `lab-workers/worker-001`.
+        problems: one sentence for each broken rule.
     """
 
     def __init__(self, subject: str, problems: str | list[str] | tuple[str, ...]) -> None:
@@ -50,11 +50,11 @@ class InvalidResourceError(KvorumError, ValueError):
 
 
 class InvalidSelectorError(KvorumError, ValueError):
-    """A label or field selector cannot be read.
+    """A label or field selector cannot be parsed.
 
     Attributes:
         selector: the text.
-        position: where it stops making sense, counted from 0.
+        position: of the error in the text, counted from 0.
         reason: what was expected there.
     """
 
@@ -66,14 +66,14 @@ class InvalidSelectorError(KvorumError, ValueError):
 
 
 class ResourceTooLargeError(KvorumError, ValueError):
-    """The resource is larger than etcd (or the limit that was set) takes. Nothing was written.
+    """The resource is larger than etcd (or a configured limit) allows. Nothing was written.
 
     Attributes:
         subject: which resource or key.
         size: in bytes; None if only the server knows.
-        limit: in bytes; None if only the server knows. etcd takes requests of 1.5 MiB unless it was
-            set otherwise, and does not say.
-        detail: the server's words, if it was the server that refused.
+        limit: in bytes; None if only the server knows. etcd's default is 1.5 MiB for a request; it
+            does not report its setting.
+        detail: the server's message, if the server rejected it.
     """
 
     def __init__(
@@ -88,11 +88,11 @@ class ResourceTooLargeError(KvorumError, ValueError):
         super().__init__(f"{subject} has {measure}{allowed}" + (f" ({detail})" if detail else ""))
 
 
-# --- the state was another: look again ------------------------------------------------------------
+# --- the state was different: read again ----------------------------------------------------------
 
 
 class NotFoundError(KvorumError, LookupError):
-    """There is no such resource.
+    """The resource does not exist.
 
     Attributes:
         subject: which one, as `lab-workers/worker-001`.
@@ -104,7 +104,7 @@ class NotFoundError(KvorumError, LookupError):
 
 
 class AlreadyExistsError(KvorumError):
-    """A resource of that name exists already; it was left as it is.
+    """A resource of that name already exists; it was not changed.
 
     Attributes:
         subject: which one.
@@ -112,19 +112,19 @@ class AlreadyExistsError(KvorumError):
 
     def __init__(self, subject: str) -> None:
         self.subject = subject
-        super().__init__(f"{subject} exists already")
+        super().__init__(f"{subject} already exists")
 
 
 class ConflictError(KvorumError):
-    """Somebody else was faster, or a precondition does not hold. Nothing was written: read again and retry.
+    """Another write came first, or a precondition does not hold. Nothing was written; retry.
 
     Attributes:
         subject: which resource.
         expected: what the caller relied on: a resource version, or a uid.
-        current: the resource as it is now (an `Entry` from a storage backend), read together with
-            the refusal; None if it is gone.
+        current: the resource as it is now (an `Entry` from a storage backend), read in the same
+            transaction; None if it does not exist.
         recurred: whether it is at the expected version, but with another value than was read there:
-            the store was put back to an older state, and has come to that version again.
+            the store was restored to an older state and has reached that version a second time.
     """
 
     def __init__(
@@ -137,31 +137,30 @@ class ConflictError(KvorumError):
         now = (
             f"it is at {found} now"
             if found
-            else "it is another now"
+            else "it has been replaced"
             if current is not None
             else "it is gone"
         )
         self.recurred: bool = found == expected
         if self.recurred:
-            now = "it has another value there now, so the store was put back to an older state"
+            now = "it has another value now, so the store was restored to an older state"
         super().__init__(
             f"{subject}: expected {what} {expected}, but {now}; read it again and retry"
         )
 
 
 class HistoryLostError(KvorumError):
-    """The revision asked for has been compacted away: list again and go on from there.
+    """The requested revision has been compacted: list again and resume from there.
 
     Attributes:
-        revision: the revision that was asked for; 0 if unknown.
-        compact_revision: the oldest revision that is still there, as far as the server said; else
-            0.
-        continuation: if it was a list that went on page by page: what it can go on with
-            (`continue_from`) at the revision of now. Its pages then do not show one state: what was
-            changed in between may be missing, or there twice. None for everything else.
-        reason: what keeps it from being used, if it was not compacted: the store was put back to an
-            older state, or what a key held before is further back than a watch looks, or takes too
-            long to read.
+        revision: the requested revision; 0 if unknown.
+        compact_revision: the oldest revision that the server still has; 0 if it did not say.
+        continuation: for a paged list, a `continue_from` that resumes it at the current revision.
+            Its pages then do not show one state: resources changed in between may be missing or
+            appear twice. None for everything else.
+        reason: why the history cannot be used, if it was not compacted: the store was restored to
+            an older state, or the previous value of a key is further back than a watch searches, or
+            takes too long to read.
     """
 
     def __init__(
@@ -176,20 +175,18 @@ class HistoryLostError(KvorumError):
         self.reason = reason
         self.compact_revision = compact_revision
         self.continuation = continuation
-        asked = f"revision {revision}" if revision else "the revision asked for"
+        asked = f"revision {revision}" if revision else "the requested revision"
         oldest = f" (the oldest is {compact_revision})" if compact_revision else ""
-        resume = (
-            ", or with `continuation`, knowing that it is another revision" if continuation else ""
-        )
+        resume = ", or with `continuation`, which reads at a newer revision" if continuation else ""
         what = f"cannot be used: {reason}" if reason else f"has been compacted{oldest}"
-        super().__init__(f"the history at {asked} {what}; list again and go on from there{resume}")
+        super().__init__(f"the history at {asked} {what}; list again and resume from there{resume}")
 
 
 class FutureRevisionError(KvorumError, ValueError):
-    """The revision asked for has not been reached. Is it from another cluster, or from before a restored backup?
+    """The requested revision is in the future: of another cluster, or from before a restore.
 
     Attributes:
-        revision: the revision that was asked for.
+        revision: the requested revision.
         current: the store's revision; 0 if unknown.
     """
 
@@ -201,16 +198,16 @@ class FutureRevisionError(KvorumError, ValueError):
 
 
 class StaleReadError(FutureRevisionError):
-    """A server answered at an older revision than one that was seen before. The answer was not believed.
+    """A server answered at an older revision than one seen before. The answer was discarded.
 
-    Either the server is behind, which happens with etcd before 3.4.42, 3.5.28 and 3.6.9: upgrade
-    it. Or the store was put back to an older state, as from a backup: then connect again, and read
-    again whatever was read before.
+    Either the server lags behind, which etcd before 3.4.42, 3.5.28 and 3.6.9 can do: upgrade it. Or
+    the store was restored to an older state, as from a backup: reconnect, and read again everything
+    that was read before.
 
     Attributes:
         endpoint: which server.
-        revision: the revision that was seen before.
-        current: the one that it answered with.
+        revision: the revision seen before.
+        current: the revision of the answer.
     """
 
     def __init__(self, endpoint: str, *, revision: int, current: int) -> None:
@@ -219,9 +216,10 @@ class StaleReadError(FutureRevisionError):
         self.current = current
         KvorumError.__init__(
             self,
-            f"etcd at {endpoint} answered at revision {current}, after revision {revision} had been seen: it is behind "
-            "(etcd before 3.4.42, 3.5.28 and 3.6.9 may be: upgrade), or the store was put back to an older state, as "
-            "from a backup (then connect again, and read again what was read before)",
+            f"etcd at {endpoint} answered at revision {current}, after revision {revision} had been"
+            " seen: it lags behind (etcd before 3.4.42, 3.5.28 and 3.6.9 can: upgrade), or the"
+            " store was restored to an older state, as from a backup (then reconnect, and read"
+            " again what was read before)",
         )
 
 
@@ -234,20 +232,18 @@ class LeaseNotFoundError(KvorumError, LookupError):
 
     def __init__(self, lease: int = 0) -> None:
         self.lease = lease
-        super().__init__(
-            f"lease {lease:x} does not exist (any more)" if lease else "the lease does not exist"
-        )
+        name = f"lease {lease:x}" if lease else "the lease"
+        super().__init__(f"{name} does not exist, or has expired")
 
 
 class CorruptResourceError(KvorumError):
     """The stored bytes are not a resource of this kind.
 
     Attributes:
-        key: the key, as etcd knows it.
+        key: the full key in etcd.
         revision: the mod_revision of the value.
         reason: what is wrong, with its JSON path.
-        name: what its key calls it: with `namespace`, what `Repository.delete` takes to remove it
-            (`corrupt=True`).
+        name: the name in its key. `Repository.delete(name, namespace=…, corrupt=True)` removes it.
         namespace: the namespace in its key; None if the kind, or the key, has none.
     """
 
@@ -263,10 +259,7 @@ class CorruptResourceError(KvorumError):
 
 
 def without_frames(error: CorruptResourceError) -> CorruptResourceError:
-    """Drop the tracebacks of an error that is kept, and of what has caused it.
-
-    Their frames hold the bytes.
-    """
+    """Drop the tracebacks of an error and its causes: their frames keep the bytes alive."""
     chain: list[BaseException | None] = [error]
     seen: set[int] = set()
     while chain:
@@ -278,14 +271,14 @@ def without_frames(error: CorruptResourceError) -> CorruptResourceError:
     return error
 
 
-# --- the server or the way to it: wait, or ask an operator ----------------------------------------
+# --- the server or the network: wait, or ask an operator ------------------------------------------
 
 
 class UnavailableError(KvorumError):
-    """The server was not reached, or did not answer in time. Nothing was changed: try again later.
+    """The server was not reached, or did not answer in time. Nothing was changed: retry later.
 
     Attributes:
-        endpoint: where it was looked for.
+        endpoint: the server's address.
         reason: what happened.
     """
 
@@ -298,27 +291,27 @@ class UnavailableError(KvorumError):
 
 
 class TlsError(UnavailableError):
-    """No secure connection can be made: a certificate or a setting of one side has to change, waiting does not help.
+    """No TLS connection is possible. Waiting does not help: fix a certificate or a setting.
 
     Attributes:
         endpoint: which server.
-        reason: whose certificate, and what is wrong with it.
+        reason: which side's certificate, and what is wrong with it.
     """
 
     _problem = "cannot be reached securely"
 
 
 class AnotherClusterError(KvorumError):
-    """All servers belong to another cluster than the one that the client was opened on. Nothing was done there.
+    """All servers belong to another cluster than the one the client connected to first.
 
-    A name or port was given to another cluster, or this one was made anew, as from a backup: check
-    the endpoints. If they are right, connect again, and read again what was read before: revisions
-    do not carry over.
+    Nothing was done there. A name or port was reassigned to another cluster, or this cluster was
+    recreated, as from a backup: check the endpoints. If they are right, reconnect, and read again
+    everything that was read before: revisions of two clusters are unrelated.
 
     Attributes:
         endpoint: the server that answered last.
-        expected: the id of the cluster that the client was opened on.
-        found: the id that it answered with.
+        expected: the id of the cluster the client connected to first.
+        found: the id in the answer.
     """
 
     def __init__(self, endpoint: str, *, expected: int, found: int) -> None:
@@ -326,21 +319,22 @@ class AnotherClusterError(KvorumError):
         self.expected = expected
         self.found = found
         super().__init__(
-            f"etcd at {endpoint} belongs to another cluster: its id is {found:x}, the client was opened on "
-            f"{expected:x}; check the endpoints, or connect again if the cluster was made anew"
+            f"etcd at {endpoint} belongs to another cluster: its id is {found:x}, the client was"
+            f" opened on {expected:x}; check the endpoints, or reconnect if the cluster was"
+            " recreated"
         )
 
 
 class OutcomeUnknownError(KvorumError):
-    """The write may have been applied, or may still be: nobody can tell from here. Read before you write again.
+    """The write may have been applied, or may still be. Read before you write again.
 
     Attributes:
         subject: what was written.
         reason: what happened to the call.
-        operations: what was to be written, as `Operation`s of the storage port; empty if that was
-            no keys. With them `StorageBackend.settle` can find out later.
-        since: a revision that the store had reached before the write was sent; 0 if none was known.
-            What is found at this revision was not written by it.
+        operations: what was to be written, as `Operation`s of the storage port; empty if the call
+            writes no keys. `StorageBackend.settle` can find out later with them.
+        since: a revision that the store had reached before the write was sent; 0 if unknown.
+            Whatever exists at this revision was not written by this call.
     """
 
     def __init__(
@@ -356,25 +350,27 @@ class OutcomeUnknownError(KvorumError):
 
 
 class StorageFullError(KvorumError):
-    """The server's quota is used up (alarm NOSPACE). Reads and deletes go on; writes need an operator first.
+    """The server's quota is used up (alarm NOSPACE). Reads and deletes still work.
+
+    An operator has to make room before writes work again.
 
     Attributes:
-        detail: the server's words.
+        detail: the server's message.
     """
 
     def __init__(self, detail: str) -> None:
         self.detail = detail
         super().__init__(
-            f"etcd takes no more writes: {detail}; compact, defragment and disarm the alarm"
+            f"etcd accepts no more writes: {detail}; compact, defragment and disarm the alarm"
         )
 
 
 class ServerError(KvorumError):
-    """The server refused a request for a reason that Kvorum has no name for.
+    """The server rejected a request for a reason that Kvorum has no error class for.
 
     Attributes:
-        code: gRPC's status code by name.
-        detail: the server's words.
+        code: the name of gRPC's status code.
+        detail: the server's message.
     """
 
     def __init__(self, code: str, detail: str) -> None:
@@ -384,10 +380,10 @@ class ServerError(KvorumError):
 
 
 class PermissionDeniedError(KvorumError):
-    """The user may not do that. Ask an operator for the role.
+    """The user lacks the permission. Ask an operator for the role.
 
     Attributes:
-        operation: what was tried, as `put /lab/lab-workers/worker-001`.
+        operation: what was attempted, as `put /lab/lab-workers/worker-001`.
     """
 
     def __init__(self, operation: str) -> None:
@@ -396,69 +392,67 @@ class PermissionDeniedError(KvorumError):
 
 
 class AuthenticationError(KvorumError):
-    """The server wants a user, or does not accept this one."""
+    """The server requires a user, or rejects this one."""
 
 
 class ClientClosedError(KvorumError):
-    """The client is not open: `async with` was not entered yet, or has been left."""
+    """The client is not open: `async with` has not been entered yet, or has been left."""
 
     @classmethod
     def not_open(cls) -> Self:
-        """Say that `async with` was never entered."""
+        """Return the error of a client that was never entered."""
         return cls("the client is not open; use it inside `async with client:`")
 
     @classmethod
     def closed(cls, failure: BaseException | None = None) -> Self:
-        """Say that the client was closed.
-
-        With a failure that it was closed for that, which is the error's cause.
-        """
+        """Return the error of a closed client; `failure`, if it was closed by one, is the cause."""
         if failure is None:
             return cls("the client has been closed")
-        error = cls(
-            f"the client has been closed, since a task of its own failed: {type(failure).__name__}: {failure}"
-        )
+        reason = f"{type(failure).__name__}: {failure}"
+        error = cls(f"the client has been closed, since a task of its own failed: {reason}")
         error.__cause__ = failure
         return error
 
     @classmethod
     def on_another_loop(cls) -> Self:
-        """Say that it is open, but not for whoever runs this."""
+        """Return the error of a client that is open on another event loop."""
         return cls(
-            "the client was opened on another event loop; connect on this one, or hand the work to that one"
+            "the client was opened on another event loop; connect on this one, or hand the work"
+            " to that one"
         )
 
     @classmethod
     def in_another_process(cls) -> Self:
-        """Say that a fork has not taken the connection along."""
+        """Return the error of a client opened before a fork: connections do not survive one."""
         return cls(
-            "the client was opened before this process was forked off; fork before connecting, or spawn"
+            "the client was opened before this process was forked off; fork before connecting,"
+            " or spawn"
         )
 
     @classmethod
     def where_grpc_was_inherited(cls) -> Self:
-        """Say that this process can have no client at all."""
+        """Return the error of a process that can have no client: it inherited a running gRPC."""
         return cls(
-            "this process was forked off while a client was open, and gRPC does not survive that; fork before "
-            "connecting, or spawn"
+            "this process was forked off while a client was open, and gRPC does not survive that;"
+            " fork before connecting, or spawn"
         )
 
 
 class InternalError(KvorumError):
-    """Kvorum made a mistake: please report it, with the traceback of its cause. Only what it names has ended.
+    """A bug in Kvorum. Please report it, with the traceback of its cause.
+
+    Only what `subject` names has ended; everything else still works.
 
     Attributes:
         subject: what has ended, as `the watch of /lab/lab-workers/`.
-        reason: the mistake, in Python's words.
+        reason: the `repr` of the exception.
     """
 
     def __init__(self, subject: str, reason: Exception) -> None:
         self.subject = subject
         self.reason: str = repr(reason)
-        super().__init__(
-            f"{subject} has ended by a mistake of Kvorum's: {self.reason}; please report it"
-        )
+        super().__init__(f"{subject} ended by a bug in Kvorum: {self.reason}; please report it")
 
 
 class EmbeddedEtcdError(KvorumError):
-    """The embedded etcd could not be found, started or stopped. The message says what to do."""
+    """The embedded etcd was not found, started or stopped. The message says what to do."""

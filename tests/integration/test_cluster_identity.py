@@ -176,7 +176,7 @@ async def test_a_read_of_a_store_that_was_put_back_is_not_believed(store: Store)
             *(client.backend.get("a") for _ in range(8)), return_exceptions=True
         )
         assert {type(each) for each in found} == {StaleReadError}
-        with pytest.raises(StaleReadError, match="put back to an older state") as caught:
+        with pytest.raises(StaleReadError, match="restored to an older state") as caught:
             await client.backend.list("")
 
         assert caught.value.revision == last

@@ -63,7 +63,7 @@ async def test_an_update_of_what_was_read_before_conflicts_although_its_revision
     await put_back()
     held.metadata.labels["mine"] = "1"
 
-    with pytest.raises(kvorum.ConflictError, match="put back to an older state") as caught:
+    with pytest.raises(kvorum.ConflictError, match="restored to an older state") as caught:
         await workers.update(held)
     assert caught.value.current.metadata.resource_version == held.metadata.resource_version
     assert (await workers.get("w")).metadata.annotations == {"by": "another"}

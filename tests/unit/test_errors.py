@@ -65,7 +65,7 @@ EXAMPLES: list[tuple[KvorumError, str, dict[str, object]]] = [
     (NotFoundError("lab-workers/a"), "lab-workers/a does not exist", {"subject": "lab-workers/a"}),
     (
         AlreadyExistsError("lab-workers/a"),
-        "lab-workers/a exists already",
+        "lab-workers/a already exists",
         {"subject": "lab-workers/a"},
     ),
     (
@@ -75,7 +75,7 @@ EXAMPLES: list[tuple[KvorumError, str, dict[str, object]]] = [
     ),
     (
         ConflictError("lab-workers/a", expected=7, current=ENTRY),
-        "lab-workers/a: expected version 7, but it is another now; read it again and retry",
+        "lab-workers/a: expected version 7, but it has been replaced; read it again and retry",
         {"current": ENTRY},
     ),
     (
@@ -85,20 +85,23 @@ EXAMPLES: list[tuple[KvorumError, str, dict[str, object]]] = [
     ),
     (
         HistoryLostError(revision=7, compact_revision=20),
-        "the history at revision 7 has been compacted (the oldest is 20); list again and go on from there",
+        (
+            "the history at revision 7 has been compacted (the oldest is 20);"
+            " list again and resume from there"
+        ),
         {"revision": 7, "compact_revision": 20},
     ),
     (
         HistoryLostError(revision=7, continuation="x"),
         (
-            "the history at revision 7 has been compacted; list again and go on from there, "
-            "or with `continuation`, knowing that it is another revision"
+            "the history at revision 7 has been compacted; list again and resume from there, "
+            "or with `continuation`, which reads at a newer revision"
         ),
         {"continuation": "x"},
     ),
     (
         HistoryLostError(),
-        "the history at the revision asked for has been compacted; list again and go on from there",
+        "the history at the requested revision has been compacted; list again and resume from there",
         {"revision": 0, "compact_revision": 0},
     ),
     (
@@ -109,9 +112,9 @@ EXAMPLES: list[tuple[KvorumError, str, dict[str, object]]] = [
     (
         StaleReadError("a:1", revision=7, current=5),
         (
-            "etcd at a:1 answered at revision 5, after revision 7 had been seen: it is behind "
-            "(etcd before 3.4.42, 3.5.28 and 3.6.9 may be: upgrade), or the store was put back to an older state, as "
-            "from a backup (then connect again, and read again what was read before)"
+            "etcd at a:1 answered at revision 5, after revision 7 had been seen: it lags behind "
+            "(etcd before 3.4.42, 3.5.28 and 3.6.9 can: upgrade), or the store was restored to an "
+            "older state, as from a backup (then reconnect, and read again what was read before)"
         ),
         {"endpoint": "a:1", "revision": 7, "current": 5},
     ),
@@ -119,7 +122,7 @@ EXAMPLES: list[tuple[KvorumError, str, dict[str, object]]] = [
         AnotherClusterError("a:1", expected=0xAB, found=0xCD),
         (
             "etcd at a:1 belongs to another cluster: its id is cd, the client was opened on ab; "
-            "check the endpoints, or connect again if the cluster was made anew"
+            "check the endpoints, or reconnect if the cluster was recreated"
         ),
         {"endpoint": "a:1", "expected": 0xAB, "found": 0xCD},
     ),
@@ -128,8 +131,12 @@ EXAMPLES: list[tuple[KvorumError, str, dict[str, object]]] = [
         "revision 7 has not been reached: the store is behind it",
         {"current": 0},
     ),
-    (LeaseNotFoundError(0xC0FFEE), "lease c0ffee does not exist (any more)", {"lease": 0xC0FFEE}),
-    (LeaseNotFoundError(), "the lease does not exist", {"lease": 0}),
+    (
+        LeaseNotFoundError(0xC0FFEE),
+        "lease c0ffee does not exist, or has expired",
+        {"lease": 0xC0FFEE},
+    ),
+    (LeaseNotFoundError(), "the lease does not exist, or has expired", {"lease": 0}),
     (
         CorruptResourceError("lab-workers/a", 7, "Expected `int` - at `$.spec.cores`"),
         "lab-workers/a at revision 7 cannot be decoded: Expected `int` - at `$.spec.cores`",
@@ -141,9 +148,9 @@ EXAMPLES: list[tuple[KvorumError, str, dict[str, object]]] = [
         {"endpoint": "localhost:2379", "reason": "refused"},
     ),
     (
-        TlsError("localhost:2379", "nobody knows its CA"),
-        "etcd at localhost:2379 cannot be reached securely: nobody knows its CA",
-        {"endpoint": "localhost:2379", "reason": "nobody knows its CA"},
+        TlsError("localhost:2379", "unknown CA"),
+        "etcd at localhost:2379 cannot be reached securely: unknown CA",
+        {"endpoint": "localhost:2379", "reason": "unknown CA"},
     ),
     (
         OutcomeUnknownError("/lab/a (put)", "timed out", (Operation.put("a", b""),)),
@@ -156,7 +163,10 @@ EXAMPLES: list[tuple[KvorumError, str, dict[str, object]]] = [
     ),
     (
         StorageFullError("database space exceeded"),
-        "etcd takes no more writes: database space exceeded; compact, defragment and disarm the alarm",
+        (
+            "etcd accepts no more writes: database space exceeded; "
+            "compact, defragment and disarm the alarm"
+        ),
         {},
     ),
     (
@@ -178,7 +188,10 @@ EXAMPLES: list[tuple[KvorumError, str, dict[str, object]]] = [
     (ClientClosedError.closed(), "the client has been closed", {}),
     (
         InternalError("the watch of /lab/", ValueError("no such thing")),
-        "the watch of /lab/ has ended by a mistake of Kvorum's: ValueError('no such thing'); please report it",
+        (
+            "the watch of /lab/ ended by a bug in Kvorum: ValueError('no such thing'); "
+            "please report it"
+        ),
         {"subject": "the watch of /lab/", "reason": "ValueError('no such thing')"},
     ),
     (EmbeddedEtcdError("no etcd in PATH"), "no etcd in PATH", {}),
@@ -188,7 +201,7 @@ ERRORS = [error for error, _, _ in EXAMPLES]
 
 
 def test_the_examples_here_show_every_error_there_is() -> None:
-    """A new error joins the table above, and with it all tests of this file."""
+    """A new error has to be added to the table above, and so gets all tests of this file."""
     defined = {
         cls
         for _, cls in inspect.getmembers(errors, inspect.isclass)
@@ -199,7 +212,7 @@ def test_the_examples_here_show_every_error_there_is() -> None:
 
 
 def test_every_exported_exception_is_a_kvorum_error() -> None:
-    """`except KvorumError` catches whatever Kvorum raises."""
+    """`except KvorumError` catches everything that Kvorum raises."""
     exported = [value for name in kvorum.__all__ if inspect.isclass(value := getattr(kvorum, name))]
 
     assert [
@@ -259,11 +272,10 @@ def test_an_error_is_also_what_python_calls_it(
 
 
 def test_errors_that_ask_for_different_reactions_do_not_catch_each_other() -> None:
-    """Each hangs on the root alone: no handler for one catches another by accident.
+    """Each derives from the root alone: no handler for one catches another by accident.
 
-    But for `TlsError`: whoever waits until a server is there may go on waiting until its
-    certificate is mended. And for `StaleReadError`: a store that was put back has not reached the
-    revision either.
+    Except `TlsError`: a program that waits for a server may as well wait until its certificate is
+    fixed. And `StaleReadError`: a store that was restored has not reached the revision either.
     """
     leaves = [
         type(error)

@@ -234,7 +234,7 @@ class WritingConformance:
             await backend.compare_and_swap("a", b"3", expected=first, expected_value=b"1")
 
         assert caught.value.current == Entry("a", b"1", first, first, 1)
-        assert "put back to an older state" in str(caught.value)
+        assert "restored to an older state" in str(caught.value)
         assert await backend.get("a") == Entry("a", b"2", second, first, 2)
 
     async def test_a_value_is_expected_at_a_revision_only(self, backend: StorageBackend) -> None:
