@@ -30,7 +30,7 @@ from kvorum.testing import (
     WatchedStream,
     check_revisions,
     check_watch,
-    read_truth,
+    read_server_history,
 )
 
 TIMEOUT: Final = 2.0
@@ -299,14 +299,14 @@ async def test_every_kind_of_call_is_told_what_the_documentation_says(
             await told.by("watch", follow(watch, stream, until="last"))
         if fault == "the token is forgotten":
             await roles_of(site.sound)._call("AuthDisable", rpc.AuthDisableRequest())
-        truth = await read_truth(site.etcd.endpoints[0], PREFIX, since=start)
+        server_history = await read_server_history(site.etcd.endpoints[0], PREFIX, since=start)
 
     print(
         f"\n{fault}: "
         + ", ".join(f"{name} {what} {after:.1f} s" for name, (what, after) in told.answers.items())
     )
-    assert check_revisions(history, truth) == []
-    assert check_watch(stream, truth) == []
+    assert check_revisions(history, server_history) == []
+    assert check_watch(stream, server_history) == []
     for name, (what, after) in told.answers.items():
         assert what in expected(fault, name, hazards), name
         assert after < 3 * TIMEOUT, name

@@ -1,7 +1,7 @@
 """Watches of every kind under random faults at random times, judged by what really happened.
 
 Each follower reads through proxies of its own, so that what was done to it is known; the writers
-write past them, to the servers themselves, which are paused, restarted and killed. The truth is
+write past them, to the servers themselves, which are paused, restarted and killed. The server_history is
 read from etcd by other means, piece by piece before each compaction.
 """
 
@@ -29,12 +29,12 @@ from kvorum.testing import (
     FaultProxy,
     History,
     Rule,
-    Truth,
+    ServerHistory,
     Violation,
     WatchedStream,
     Workload,
     check_resumed,
-    read_truth,
+    read_server_history,
 )
 from kvorum.testing.faults.operator import Operator, OperatorError
 
@@ -335,7 +335,7 @@ class Soak:
     Attributes:
         history: what the writers did, and the faults.
         followers: who watches.
-        truth: what has happened, as far as it was read.
+        server_history: what has happened, as far as it was read.
         counts: what the faults brought about.
         in_flight: how many writes were under way at each fault.
         violations: what is wrong, after `run`.
@@ -349,7 +349,7 @@ class Soak:
         self.random = random.Random(seed)
         self.history = History()
         self.followers: list[Follower] = []
-        self.truth = Truth((), end=0)
+        self.server_history = ServerHistory((), end=0)
         self.counts: Counter[str] = Counter()
         self.in_flight: list[int] = []
         self.violations: list[Violation] = []
@@ -357,12 +357,12 @@ class Soak:
         self._compacted = 0
 
     def __str__(self) -> str:
-        changes = sum(len(each) for each in self.truth.revisions.values())
+        changes = sum(len(each) for each in self.server_history.revisions.values())
         shown = sum(follower.events for follower in self.followers)
         faults = Counter(fault.name for fault in self.history.faults)
         lines = [
             f"etcd {'.'.join(map(str, self.etcd.version))}, {len(self.etcd.endpoints)} members, seed {self.seed}",
-            f"{len(self.history.faults)} faults, {changes:,} events in {len(self.truth.revisions):,} revisions",
+            f"{len(self.history.faults)} faults, {changes:,} events in {len(self.server_history.revisions):,} revisions",
             f"shown {shown:,} times by {len(self.followers)} watches",
             f"writes under way at a fault: {min(self.in_flight)} to {max(self.in_flight)}",
             ", ".join(f"{number} {name}" for name, number in sorted(self.counts.items())),
@@ -373,7 +373,7 @@ class Soak:
 
     async def run(self, faults: Sequence["FaultOfSoak"]) -> None:
         """Do all of that to watches while writers write; then judge what was shown."""
-        self.truth = Truth((), end=await self.now())
+        self.server_history = ServerHistory((), end=await self.now())
         problem: Exception | None = None
         async with AsyncExitStack() as stack:
             for number, kind in enumerate(KINDS):
@@ -385,7 +385,7 @@ class Soak:
                 problem = exc
         if problem is not None:
             raise problem
-        await self.read_truth()
+        await self.read_server_history()
         self.judge()
 
     async def follow(self, faults: Sequence["FaultOfSoak"]) -> None:
@@ -418,9 +418,9 @@ class Soak:
 
     def judge(self) -> None:
         for follower in self.followers:
-            follower.chains[-1][-1].complete_to = self.truth.end
+            follower.chains[-1][-1].complete_to = self.server_history.end
             for chain in follower.chains:
-                self.violations += check_resumed(chain, self.truth)
+                self.violations += check_resumed(chain, self.server_history)
             # One that says that history is lost must not say so in vain.
             for revision in follower.lost:
                 if not 0 < revision <= self._compacted:
@@ -462,16 +462,16 @@ class Soak:
         )
         return [follower for follower in self.followers if follower in drawn or follower in least]
 
-    async def read_truth(self) -> None:
-        later = await read_truth(
-            self.etcd.endpoints[0], self.client.settings.prefix, since=self.truth.end
+    async def read_server_history(self) -> None:
+        later = await read_server_history(
+            self.etcd.endpoints[0], self.client.settings.prefix, since=self.server_history.end
         )
-        self.truth = self.truth.followed_by(later)
+        self.server_history = self.server_history.followed_by(later)
 
     async def forget(self) -> None:
         """Compact everything, once it has been read."""
-        await self.read_truth()
-        self._compacted = self.truth.end
+        await self.read_server_history()
+        self._compacted = self.server_history.end
         await compact(self.client.connection, self._compacted)
 
     async def leader(self) -> int:
@@ -643,7 +643,7 @@ async def compact_while_one_lags(soak: Soak) -> None:
     await soak.strike("compaction while one lags")
     await soak.forget()
     soak.counts["watches behind a compaction"] += sum(
-        position < soak.truth.end for position in before
+        position < soak.server_history.end for position in before
     )
     for follower in lagging:
         follower.is_held = False
@@ -659,7 +659,9 @@ async def compact_behind_a_slow_link(soak: Soak) -> None:
     before = [follower.shown for follower in chosen]
     await soak.strike("compaction behind a slow link")
     await soak.forget()
-    soak.counts["watches behind a compaction"] += sum(shown < soak.truth.end for shown in before)
+    soak.counts["watches behind a compaction"] += sum(
+        shown < soak.server_history.end for shown in before
+    )
     await soak.some_more(20)
     for follower in chosen:
         await follower.heal()
@@ -781,7 +783,7 @@ async def test_watches_lose_nothing_under_random_faults(
     assert soak.counts["resumes in the middle of a batch"] > 0
     if is_long:
         assert len(soak.history.faults) >= 200
-        assert sum(len(each) for each in soak.truth.revisions.values()) >= 100_000
+        assert sum(len(each) for each in soak.server_history.revisions.values()) >= 100_000
         for what in ("resumes in the middle of a batch", "re-lists", "resumes after a pause"):
             assert soak.counts[what] >= 20, str(soak)
         assert soak.counts["of these, noticed by keep-alive"] >= 20, str(soak)

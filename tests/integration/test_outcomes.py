@@ -31,7 +31,7 @@ from kvorum.testing import (
     History,
     RecordingBackend,
     check_revisions,
-    read_truth,
+    read_server_history,
 )
 from kvorum.testing.conformance.store import Compact
 
@@ -768,8 +768,8 @@ async def test_no_increment_is_lost_or_counted_twice_on_a_bad_network(
         counting.is_over = True
 
     number = (await kvorum_client.repository(Counter).get("c")).spec.number
-    truth = await read_truth(kvorum_etcd.endpoints[0], prefix, since=start)
-    assert check_revisions(history, truth) == []
-    assert len(truth.revisions) == 1 + number
+    server_history = await read_server_history(kvorum_etcd.endpoints[0], prefix, since=start)
+    assert check_revisions(history, server_history) == []
+    assert len(server_history.revisions) == 1 + number
     assert counting.counted <= number <= counting.counted + counting.unknown
     assert counting.counted > 100

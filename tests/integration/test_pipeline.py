@@ -42,7 +42,7 @@ from kvorum.testing import (
     Rule,
     Workload,
     check_revisions,
-    read_truth,
+    read_server_history,
     run_trial,
 )
 
@@ -960,8 +960,10 @@ async def late_reads(
     await asyncio.sleep(0)
     await proxy.heal()
     await all_of(*calls)
-    truth = await read_truth(etcd.endpoints[0], writer.settings.prefix, since=start)
-    return {violation.rule for violation in check_revisions(history, truth)}
+    server_history = await read_server_history(
+        etcd.endpoints[0], writer.settings.prefix, since=start
+    )
+    return {violation.rule for violation in check_revisions(history, server_history)}
 
 
 async def test_a_read_that_joins_one_that_was_sent_is_found_out(
@@ -1006,8 +1008,10 @@ async def skewed(etcd: EmbeddedEtcd, client: kvorum.Client) -> set[Rule]:
             write("a", "b", b"a%d" % number),
             write("b", "a", b"b%d" % number),
         )
-    truth = await read_truth(etcd.endpoints[0], client.settings.prefix, since=start)
-    return {violation.rule for violation in check_revisions(history, truth)}
+    server_history = await read_server_history(
+        etcd.endpoints[0], client.settings.prefix, since=start
+    )
+    return {violation.rule for violation in check_revisions(history, server_history)}
 
 
 async def test_transactions_that_ride_with_what_they_compare_are_found_out(

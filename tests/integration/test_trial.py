@@ -32,18 +32,18 @@ from kvorum.testing import (
     FaultProxy,
     FaultScript,
     History,
+    Observation,
     Outcome,
     RecordingBackend,
     RecordingRepository,
     Rule,
-    Sight,
+    ServerHistory,
     Step,
-    Truth,
     Violation,
     Workload,
     check_linearizability,
     check_revisions,
-    read_truth,
+    read_server_history,
     run_trial,
 )
 
@@ -62,9 +62,9 @@ async def test_a_healthy_server_is_found_right(endpoint: str, kvorum_client: kvo
 
     assert verdict.is_right, str(verdict)
     assert len(verdict.history.calls) >= 2000
-    assert len(verdict.truth.revisions) > 300
+    assert len(verdict.server_history.revisions) > 300
     (stream,) = verdict.streams
-    assert len(stream.shown) == len(verdict.truth.revisions)
+    assert len(stream.shown) == len(verdict.server_history.revisions)
     names = Counter(call.name for call in verdict.history.calls)
     assert set(names) >= {
         "get",
@@ -122,8 +122,8 @@ async def test_a_write_that_arrives_after_everybody_has_given_it_up_is_told_from
                     await anext(watch)
             assert await there.get("k") is not None
 
-    truth = await read_truth(endpoint, prefix, since=start)
-    assert check_revisions(history, truth) == []
+    server_history = await read_server_history(endpoint, prefix, since=start)
+    assert check_revisions(history, server_history) == []
     assert check_linearizability(history) == []
 
 
@@ -144,7 +144,7 @@ async def test_a_workload_is_repeated_by_its_seed() -> None:
     async def asked_for(seed: int) -> list[str]:
         history = History()
         await Workload(operations=200, clients=1, seed=seed).run([MemoryStorageBackend()], history)
-        return [f"{call} {call.intents}" for call in history.calls]
+        return [f"{call} {call.requested}" for call in history.calls]
 
     assert await asked_for(1) == await asked_for(1)
     assert await asked_for(1) != await asked_for(2)
@@ -188,9 +188,9 @@ async def test_every_fault_of_a_script_is_healed(
 # --- wrong stores are found out -------------------------------------------------------------------
 
 
-def truth_of(backend: MemoryStorageBackend) -> Truth:
+def truth_of(backend: MemoryStorageBackend) -> ServerHistory:
     timeline = backend._store.timeline
-    return Truth(
+    return ServerHistory(
         [tuple(change for _, change in changed) for changed in timeline._log], end=timeline.revision
     )
 
@@ -325,22 +325,28 @@ async def test_every_call_is_recorded_with_what_it_wanted_and_what_it_was_told()
     assert [call.name for call in history.calls] == [
         *("create", "get", "create", "compare_and_swap", "delete", "list", "count", "delete")
     ]
-    assert (created.outcome, created.revision, created.intents[0].expected) == (
+    assert (created.outcome, created.revision, created.requested[0].expected) == (
         Outcome.DONE,
         revision,
         0,
     )
-    assert got.sight == Sight.of("a", entry)
-    assert (refused.outcome, refused.sight) == (Outcome.REFUSED, Sight("a", exists=True))
-    assert conflict.sight == Sight.of("a", entry, unlike=99)
-    assert (missing.outcome, missing.sight) == (Outcome.REFUSED, Sight("b", exists=False))
+    assert got.observation == Observation.of("a", entry)
+    assert (refused.outcome, refused.observation) == (
+        Outcome.REFUSED,
+        Observation("a", exists=True),
+    )
+    assert conflict.observation == Observation.of("a", entry, unlike=99)
+    assert (missing.outcome, missing.observation) == (
+        Outcome.REFUSED,
+        Observation("b", exists=False),
+    )
     assert listed.snapshot is not None
     assert (list(listed.snapshot.entries), listed.snapshot.revision) == (
         page.entries,
         page.revision,
     )
-    assert counted.tally is not None
-    assert counted.tally.number == 1
+    assert counted.count is not None
+    assert counted.count.number == 1
     assert deleted.change == change
     order = [number for call in history.calls for number in (call.started, call.ended)]
     assert order == sorted(order, key=lambda number: number or 0)
@@ -417,14 +423,14 @@ async def test_a_repository_is_held_to_what_it_returned() -> None:
 
         assert check_revisions(history, truth_of(store), is_complete=False) == []
         assert check_linearizability(history) != []  # it says nothing about who wrote what
-        spoilt = msgspec.structs.replace(history.calls[3], sight=history.calls[0].sight)
+        spoilt = msgspec.structs.replace(history.calls[3], observation=history.calls[0].observation)
         history.calls[3] = spoilt
         assert {
             each.rule for each in check_revisions(history, truth_of(store), is_complete=False)
         } == {Rule.STALE_READ}
 
 
-# --- the truth ------------------------------------------------------------------------------------
+# --- the server history ------------------------------------------------------------------------------------
 
 
 async def test_the_truth_is_the_whole_history_of_a_prefix(
@@ -441,17 +447,17 @@ async def test_the_truth_is_the_whole_history_of_a_prefix(
     )
     third = (await backend.delete("a")).revision
 
-    truth = await read_truth(endpoint, prefix, since=start)
+    server_history = await read_server_history(endpoint, prefix, since=start)
     one, two = Entry("a", b"1", first, first, 1), Entry("a", b"2", second, first, 2, lease)
-    assert list(truth.revisions) == [first, second, third]
-    assert truth.revisions[second] == (
+    assert list(server_history.revisions) == [first, second, third]
+    assert server_history.revisions[second] == (
         kvorum.Change("a", second, two, one),
         kvorum.Change(
             "b\udcff", second, Entry("b\udcff", bytes(range(256)), second, second, 1), None
         ),
     )
-    assert truth.revisions[third] == (kvorum.Change("a", third, None, two),)
-    assert truth.end >= third
+    assert server_history.revisions[third] == (kvorum.Change("a", third, None, two),)
+    assert server_history.end >= third
 
 
 async def test_a_truth_that_was_compacted_is_none(kvorum_etcd: kvorum.EmbeddedEtcd) -> None:
@@ -464,7 +470,7 @@ async def test_a_truth_that_was_compacted_is_none(kvorum_etcd: kvorum.EmbeddedEt
         await compact(client.connection, revision)
 
         with pytest.raises(HistoryLostError):
-            await read_truth(etcd.endpoints[0], client.settings.prefix)
+            await read_server_history(etcd.endpoints[0], client.settings.prefix)
 
 
 # --- the command ----------------------------------------------------------------------------------

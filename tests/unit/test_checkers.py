@@ -14,20 +14,28 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvorum.memory.timeline import Timeline, Write
+from kvorum.memory import timeline
 from kvorum.storage.values import Change, Entry
 from kvorum.testing.checkers.linearizability import Step, check_linearizability, is_linearizable
 from kvorum.testing.checkers.revision_order import check_revisions
 from kvorum.testing.checkers.watch_streams import (
-    Listing,
-    Mark,
-    Shown,
+    BookmarkSeen,
+    Relist,
+    ShownChange,
     WatchedStream,
     check_resumed,
     check_watch,
 )
-from kvorum.testing.evidence.history import Call, History, Intent, Outcome, Sight, Snapshot, Tally
-from kvorum.testing.evidence.server_history import Truth
+from kvorum.testing.evidence.history import (
+    Call,
+    Count,
+    History,
+    Observation,
+    Outcome,
+    Snapshot,
+    Write,
+)
+from kvorum.testing.evidence.server_history import ServerHistory
 from kvorum.testing.evidence.violation import Rule
 
 KEYS = ["a", "b", "c/1"]
@@ -41,7 +49,7 @@ class Simulation:
 
     def __init__(self, seed: int, *, clients: int = 3, calls: int = 25) -> None:
         self.rng = random.Random(seed)
-        self.timeline = Timeline()
+        self.timeline = timeline.Timeline()
         self.history = History()
         self.log: list[tuple[Change, ...]] = []
         self.numbers = itertools.count(1)
@@ -54,7 +62,7 @@ class Simulation:
         while self._agenda:
             now, _, act = heapq.heappop(self._agenda)
             act(now)
-        self.truth = Truth(self.log, end=self.timeline.revision)
+        self.server_history = ServerHistory(self.log, end=self.timeline.revision)
 
     def _at(self, when: float, act: Callable[[float], None]) -> None:
         heapq.heappush(self._agenda, (when, next(self._ties), act))
@@ -68,7 +76,7 @@ class Simulation:
                 f"_{self.rng.choice(['get', 'get', 'list', 'count', 'set', 'swap', 'delete', 'commit'])}",
             )()
             number = next(self.numbers)
-            is_unknown = bool(made.intents) and self.rng.random() < 0.15
+            is_unknown = bool(made.requested) and self.rng.random() < 0.15
             effect = now + self.rng.random()
             end = effect + self.rng.random()
             answer: list[Call] = []
@@ -101,8 +109,8 @@ class Simulation:
 
     # --- what is asked for ---
 
-    def _call(self, name: str, *intents: Intent) -> Call:
-        return Call(client="", name=name, started=0, ended=None, intents=intents)
+    def _call(self, name: str, *requested: Write) -> Call:
+        return Call(client="", name=name, started=0, ended=None, requested=requested)
 
     def _value(self) -> bytes:
         return b"v%d" % next(self.values)
@@ -115,7 +123,7 @@ class Simulation:
 
     def _get(self) -> Call:
         return msgspec.structs.replace(
-            self._call("get"), sight=Sight(self.rng.choice(KEYS), exists=False)
+            self._call("get"), observation=Observation(self.rng.choice(KEYS), exists=False)
         )
 
     def _list(self) -> Call:
@@ -125,38 +133,38 @@ class Simulation:
         return msgspec.structs.replace(self._call("list"), snapshot=snapshot)
 
     def _count(self) -> Call:
-        return msgspec.structs.replace(self._call("count"), tally=Tally("", 0))
+        return msgspec.structs.replace(self._call("count"), count=Count("", 0))
 
     def _set(self) -> Call:
-        return self._call("set", Intent(self.rng.choice(KEYS), self._value()))
+        return self._call("set", Write(self.rng.choice(KEYS), self._value()))
 
     def _swap(self) -> Call:
         key = self.rng.choice(KEYS)
-        return self._call("swap", Intent(key, self._value(), self._expected(key)))
+        return self._call("swap", Write(key, self._value(), self._expected(key)))
 
     def _delete(self) -> Call:
         key = self.rng.choice(KEYS)
         return self._call(
-            "delete", Intent(key, None, self.rng.choice([None, self._known.get(key) or None]))
+            "delete", Write(key, None, self.rng.choice([None, self._known.get(key) or None]))
         )
 
     def _commit(self) -> Call:
         one, other = self.rng.sample(KEYS, 2)
         seconds = [
-            *(Intent(other, self._value()) for _ in range(5)),
-            Intent(other, None),
-            *(Intent(other, None, self._expected(other), False) for _ in range(2)),
+            *(Write(other, self._value()) for _ in range(5)),
+            Write(other, None),
+            *(Write(other, None, self._expected(other), False) for _ in range(2)),
         ]
-        return self._call("commit", Intent(one, self._value()), self.rng.choice(seconds))
+        return self._call("commit", Write(one, self._value()), self.rng.choice(seconds))
 
     # --- what happens ---
 
     def _effect(self, call: Call) -> Call:
         now = self.timeline.revision
-        if call.sight is not None:
-            sight = Sight.of(call.sight.key, self._now(call.sight.key))
-            self._known[sight.key] = sight.revision
-            return msgspec.structs.replace(call, sight=sight)
+        if call.observation is not None:
+            observation = Observation.of(call.observation.key, self._now(call.observation.key))
+            self._known[observation.key] = observation.revision
+            return msgspec.structs.replace(call, observation=observation)
         if call.snapshot is not None:
             start = call.snapshot.prefix.encode()
             entries = list(self.timeline.entries(start, b"\xff", now))
@@ -166,24 +174,30 @@ class Simulation:
                 call.snapshot, entries=shown, remaining=len(entries) - len(shown), revision=now
             )
             return msgspec.structs.replace(call, snapshot=snapshot)
-        if call.tally is not None:
+        if call.count is not None:
             number = sum(1 for _ in self.timeline.entries(b"", b"\xff", now))
-            return msgspec.structs.replace(call, tally=Tally("", number))
+            return msgspec.structs.replace(call, count=Count("", number))
         return self._write(call)
 
     def _write(self, call: Call) -> Call:
-        for intent in call.intents:
-            current = self._now(intent.key)
+        for write in call.requested:
+            current = self._now(write.key)
             found = current.mod_revision if current else 0
-            if intent.expected not in {None, found}:
-                sight = Sight.of(intent.key, current, unlike=intent.expected)
-                return msgspec.structs.replace(call, outcome=Outcome.REFUSED, sight=sight)
+            if write.expected not in {None, found}:
+                observation = Observation.of(write.key, current, unlike=write.expected)
+                return msgspec.structs.replace(
+                    call, outcome=Outcome.REFUSED, observation=observation
+                )
             if call.name == "delete" and current is None:
                 return msgspec.structs.replace(
-                    call, outcome=Outcome.REFUSED, sight=Sight(intent.key, exists=False)
+                    call, outcome=Outcome.REFUSED, observation=Observation(write.key, exists=False)
                 )
         changes = self.timeline.write(
-            {each.key.encode(): Write(each.key, each.value) for each in call.intents if each.writes}
+            {
+                each.key.encode(): timeline.Write(each.key, each.value)
+                for each in call.requested
+                if each.writes
+            }
         )
         self.log.append(tuple(changes))
         change = changes[0] if call.name == "delete" else None
@@ -192,13 +206,13 @@ class Simulation:
     # --- what a watch of it shows ---
 
     def stream(self, *, prefix: str = "", since: int = 0) -> WatchedStream:
-        stream = WatchedStream(prefix=prefix, since=since, complete_to=self.truth.end)
-        for revision, changes in self.truth.revisions.items():
+        stream = WatchedStream(prefix=prefix, since=since, complete_to=self.server_history.end)
+        for revision, changes in self.server_history.revisions.items():
             mine = [change for change in changes if change.key.startswith(prefix)]
             if mine and revision > since:
                 stream.add_changes(mine)
                 if self.rng.random() < 0.2:
-                    stream.shown.append(Mark(revision))
+                    stream.shown.append(BookmarkSeen(revision))
         return stream
 
 
@@ -214,12 +228,15 @@ def test_right_histories_pass(part: int) -> None:
     """Ten thousand of them in all."""
     for seed in range(1000 * part, 1000 * part + 1000):
         simulation = Simulation(seed)
-        assert check_revisions(simulation.history, simulation.truth) == [], seed
+        assert check_revisions(simulation.history, simulation.server_history) == [], seed
         assert check_linearizability(simulation.history) == [], seed
         for prefix in ("", "c", "x"):
-            since = simulation.rng.randrange(simulation.truth.end)
+            since = simulation.rng.randrange(simulation.server_history.end)
             assert (
-                check_watch(simulation.stream(prefix=prefix, since=since), simulation.truth) == []
+                check_watch(
+                    simulation.stream(prefix=prefix, since=since), simulation.server_history
+                )
+                == []
             ), seed
 
 
@@ -241,14 +258,14 @@ def test_the_simulation_has_everything_in_it() -> None:
     assert len(overlapping) > len(calls) / 3
 
 
-def unknown(name: str, started: int, *intents: Intent) -> Call:
+def unknown(name: str, started: int, *requested: Write) -> Call:
     return Call(
         client="c",
         name=name,
         started=started,
         ended=started + 1,
         outcome=Outcome.UNKNOWN,
-        intents=intents,
+        requested=requested,
     )
 
 
@@ -257,29 +274,29 @@ def test_of_two_lost_deletions_the_one_that_fits_is_taken_for_the_author(*, in_o
     """They look alike: neither carries a value by which it would be known again."""
     one, two = Entry("a", b"1", 2, 2, 1), Entry("b", b"2", 4, 4, 1)
     creation = Call(
-        client="c", name="set", started=1, ended=2, revision=2, intents=(Intent("a", b"1"),)
+        client="c", name="set", started=1, ended=2, revision=2, requested=(Write("a", b"1"),)
     )
     log = [(Change("a", 2, one, None),), (Change("a", 3, None, one),)]
     with_b = [log[0], (Change("a", 3, None, one), Change("b", 3, two, None))]
     for calls, happened in (
         (
             [
-                unknown("delete", 3, Intent("a", None, 99)),
-                unknown("delete", 5, Intent("a", None, 2)),
+                unknown("delete", 3, Write("a", None, 99)),
+                unknown("delete", 5, Write("a", None, 2)),
             ],
             log,
         ),
         (
             [
-                unknown("delete", 3, Intent("a", None)),
-                unknown("commit", 5, Intent("a", None), Intent("b", b"2")),
+                unknown("delete", 3, Write("a", None)),
+                unknown("commit", 5, Write("a", None), Write("b", b"2")),
             ],
             with_b,
         ),
     ):
         history = History()
         history.calls = [creation, *(calls if in_order else calls[::-1])]
-        assert check_revisions(history, Truth(happened, end=3)) == []
+        assert check_revisions(history, ServerHistory(happened, end=3)) == []
 
 
 # --- planted faults in histories ------------------------------------------------------------------
@@ -299,8 +316,8 @@ class Case:
         self.history = simulation.history
         self.calls = simulation.history.calls
         self.log = list(simulation.log)
-        self.end = simulation.truth.end
-        self.truth = simulation.truth
+        self.end = simulation.server_history.end
+        self.server_history = simulation.server_history
 
     def pick(self, fits: Callable[[Call], bool]) -> int | None:
         places = [place for place, call in enumerate(self.calls) if fits(call)]
@@ -324,7 +341,7 @@ def a_done_write_never_happened(case: Case) -> bool:
 
 def something_happened_that_nobody_wanted(case: Case) -> bool:
     entry = Entry("a", b"from nowhere", case.end + 1, case.end + 1, 1)
-    case.log.append((Change("a", case.end + 1, entry, case.truth.entry("a", case.end)),))
+    case.log.append((Change("a", case.end + 1, entry, case.server_history.entry("a", case.end)),))
     case.end += 1
     return True
 
@@ -333,10 +350,10 @@ def a_done_write_happened_twice(case: Case) -> bool:
     place = case.pick(case.done("set"))
     if place is None:
         return False
-    (intent,) = case.calls[place].intents
-    before = case.truth.entry(intent.key, case.end)
-    entry = Entry(intent.key, intent.value or b"", case.end + 1, case.end + 1, 1)
-    case.log.append((Change(intent.key, case.end + 1, entry, before),))
+    (write,) = case.calls[place].requested
+    before = case.server_history.entry(write.key, case.end)
+    entry = Entry(write.key, write.value or b"", case.end + 1, case.end + 1, 1)
+    case.log.append((Change(write.key, case.end + 1, entry, before),))
     case.end += 1
     return True
 
@@ -361,8 +378,8 @@ def another_value_was_written(case: Case) -> bool:
     place = case.pick(case.done("set"))
     if place is None:
         return False
-    (intent,) = case.calls[place].intents
-    case.replace(place, intents=(msgspec.structs.replace(intent, value=b"other"),))
+    (write,) = case.calls[place].requested
+    case.replace(place, requested=(msgspec.structs.replace(write, value=b"other"),))
     return True
 
 
@@ -370,16 +387,18 @@ def a_swap_wrote_over_something_else(case: Case) -> bool:
     place = case.pick(case.done("swap"))
     if place is None:
         return False
-    (intent,) = case.calls[place].intents
+    (write,) = case.calls[place].requested
     case.replace(
-        place, intents=(msgspec.structs.replace(intent, expected=(intent.expected or 0) + 1),)
+        place, requested=(msgspec.structs.replace(write, expected=(write.expected or 0) + 1),)
     )
     return True
 
 
 def a_transaction_happened_in_part(case: Case) -> bool:
     place = case.pick(
-        lambda call: case.done("commit")(call) and len(case.truth.revisions[call.revision]) > 1
+        lambda call: (
+            case.done("commit")(call) and len(case.server_history.revisions[call.revision]) > 1
+        )
     )
     if place is None:
         return False
@@ -399,23 +418,27 @@ def a_refused_write_happened(case: Case) -> bool:
 def a_swap_was_refused_for_no_reason(case: Case) -> bool:
     place = case.pick(
         lambda call: (
-            call.sight is not None and call.sight.unlike is not None and call.sight.revision > 0
+            call.observation is not None
+            and call.observation.unlike is not None
+            and call.observation.revision > 0
         )
     )
     if place is None:
         return False
-    sight = case.calls[place].sight
-    assert sight is not None
-    case.replace(place, sight=msgspec.structs.replace(sight, unlike=sight.revision))
+    observation = case.calls[place].observation
+    assert observation is not None
+    case.replace(
+        place, observation=msgspec.structs.replace(observation, unlike=observation.revision)
+    )
     return True
 
 
 def a_read_saw_what_was_over(case: Case) -> bool:
     """Including a key that comes back from the dead."""
     for place, call in enumerate(case.calls):
-        if call.name == "get" and call.sight is not None and call.sight.revision:
-            key, entry = call.sight.key, call.sight.entry
-            until = case.truth.until(key, call.sight.revision)
+        if call.name == "get" and call.observation is not None and call.observation.revision:
+            key, entry = call.observation.key, call.observation.entry
+            until = case.server_history.until(key, call.observation.revision)
             writers = [
                 each
                 for each in case.calls
@@ -427,7 +450,7 @@ def a_read_saw_what_was_over(case: Case) -> bool:
                 if writers and each.name == "get" and each.started > (writers[0].ended or 0)
             ]
             if late and entry is not None:
-                case.replace(late[-1], sight=Sight.of(key, entry))
+                case.replace(late[-1], observation=Observation.of(key, entry))
                 return late[-1] != place
     return False
 
@@ -438,7 +461,7 @@ def a_deleted_key_came_back(case: Case) -> bool:
     What was deleted last is there again, and nobody wrote it.
     """
     gone = [change for changes in case.log for change in changes if change.entry is None]
-    if not gone or case.truth.entry(gone[-1].key, case.end) is not None:
+    if not gone or case.server_history.entry(gone[-1].key, case.end) is not None:
         return False
     case.end += 1
     case.log.append((Change(gone[-1].key, case.end, gone[-1].previous, None),))
@@ -459,22 +482,29 @@ def a_deleted_key_was_seen_again(case: Case) -> bool:
                 if each.name == "get" and each.started > (call.ended or 0)
             ]
             if late:
-                case.replace(late[0], sight=Sight.of(entry.key, entry))
+                case.replace(late[0], observation=Observation.of(entry.key, entry))
                 return True
     return False
 
 
 def a_read_saw_what_never_was(case: Case) -> bool:
     place = case.pick(
-        lambda call: call.name == "get" and call.sight is not None and call.sight.entry is not None
+        lambda call: (
+            call.name == "get"
+            and call.observation is not None
+            and call.observation.entry is not None
+        )
     )
     if place is None:
         return False
-    sight = case.calls[place].sight
-    assert sight is not None
-    assert sight.entry is not None
+    observation = case.calls[place].observation
+    assert observation is not None
+    assert observation.entry is not None
     case.replace(
-        place, sight=Sight.of(sight.key, msgspec.structs.replace(sight.entry, value=b"never"))
+        place,
+        observation=Observation.of(
+            observation.key, msgspec.structs.replace(observation.entry, value=b"never")
+        ),
     )
     return True
 
@@ -483,16 +513,16 @@ def a_key_was_not_seen(case: Case) -> bool:
     """One that was there all the time since a write that was over before."""
     for place, call in enumerate(case.calls):
         if case.done("set")(call):
-            (intent,) = call.intents
-            until = case.truth.until(intent.key, call.revision)
-            stays = case.truth.first(intent.key, exists=False, since=call.revision) is None
+            (write,) = call.requested
+            until = case.server_history.until(write.key, call.revision)
+            stays = case.server_history.first(write.key, exists=False, since=call.revision) is None
             late = [
                 at
                 for at, each in enumerate(case.calls)
                 if each.name == "get" and each.started > (call.ended or 0)
             ]
             if stays and late and until and place:
-                case.replace(late[0], sight=Sight(intent.key, exists=False))
+                case.replace(late[0], observation=Observation(write.key, exists=False))
                 return True
     return False
 
@@ -554,10 +584,10 @@ def a_snapshot_is_of_the_past(case: Case) -> bool:
 
 
 def there_were_never_so_many_keys(case: Case) -> bool:
-    place = case.pick(lambda call: call.tally is not None)
+    place = case.pick(lambda call: call.count is not None)
     if place is None:
         return False
-    case.replace(place, tally=Tally("", len(KEYS) + 1))
+    case.replace(place, count=Count("", len(KEYS) + 1))
     return True
 
 
@@ -608,7 +638,7 @@ def test_a_planted_fault_is_found_by_revisions(plant: Plant, expected: set[Rule]
         case = Case(seed)
         if plant(case):
             planted += 1
-            found = rules(check_revisions(case.history, Truth(case.log, end=case.end)))
+            found = rules(check_revisions(case.history, ServerHistory(case.log, end=case.end)))
             assert found & expected, (seed, found)
     assert planted >= 20
 
@@ -623,7 +653,7 @@ BY_SEARCH: list[Plant] = [
 
 @pytest.mark.parametrize("plant", BY_SEARCH)
 def test_a_planted_fault_is_found_by_search(plant: Plant) -> None:
-    """Without a truth: what contradicts itself.
+    """Without a server history: what contradicts itself.
 
     A read of what never was can be true for all that clients know.
     """
@@ -659,16 +689,16 @@ def test_calls_of_one_revision_of_which_each_checked_what_the_other_wrote_are_fo
             started=1 + n,
             ended=5 + n,
             revision=3,
-            intents=(
-                Intent(key, b"1"),
-                *([Intent(other, expected=2, writes=False)] if key in checkers else []),
+            requested=(
+                Write(key, b"1"),
+                *([Write(other, expected=2, writes=False)] if key in checkers else []),
             ),
         )
         for n, (key, other) in enumerate([("a", "b"), ("b", "a")])
     ]
 
     assert (
-        rules(check_revisions(history, Truth([before, after], end=3), is_complete=False))
+        rules(check_revisions(history, ServerHistory([before, after], end=3), is_complete=False))
         == expected
     )
 
@@ -682,7 +712,7 @@ def both_of(expected: int, values: tuple[bytes, bytes]) -> History:
             started=1 + n,
             ended=5 + n,
             revision=10 + n,
-            intents=(Intent("a", value, expected),),
+            requested=(Write("a", value, expected),),
         )
         for n, value in enumerate(values)
     ]
@@ -700,17 +730,21 @@ def test_a_write_of_unknown_outcome_may_have_happened_or_not() -> None:
         started=1,
         ended=2,
         outcome=Outcome.UNKNOWN,
-        intents=(Intent("a", b"1"),),
+        requested=(Write("a", b"1"),),
     )
     seen = Call(
         client="d",
         name="get",
         started=5,
         ended=6,
-        sight=Sight("a", exists=True, revision=7, value=b"1"),
+        observation=Observation("a", exists=True, revision=7, value=b"1"),
     )
-    absent = Call(client="d", name="get", started=3, ended=4, sight=Sight("a", exists=False))
-    again = Call(client="d", name="get", started=7, ended=8, sight=Sight("a", exists=False))
+    absent = Call(
+        client="d", name="get", started=3, ended=4, observation=Observation("a", exists=False)
+    )
+    again = Call(
+        client="d", name="get", started=7, ended=8, observation=Observation("a", exists=False)
+    )
     for calls, is_right in (
         ([unknown, absent], True),
         ([unknown, seen], True),
@@ -783,7 +817,7 @@ def test_the_search_agrees_with_brute_force(steps: list[Step]) -> None:
 
 
 @st.composite
-def some_reads(draw: st.DrawFn) -> tuple[list[Call], Truth]:
+def some_reads(draw: st.DrawFn) -> tuple[list[Call], ServerHistory]:
     """One key with a history of its own, the writes that made it, and reads that may be wrong."""
     log: list[tuple[Change, ...]] = []
     entry: Entry | None = None
@@ -803,7 +837,7 @@ def some_reads(draw: st.DrawFn) -> tuple[list[Call], Truth]:
                 started=start,
                 ended=end,
                 revision=revision,
-                intents=(Intent("a", value),),
+                requested=(Write("a", value),),
             )
         )
         entry = after
@@ -811,23 +845,32 @@ def some_reads(draw: st.DrawFn) -> tuple[list[Call], Truth]:
         start, end = sorted(times[2 * number + 6 : 2 * number + 8])
         seen = draw(st.sampled_from([None, *[changes[0].entry for changes in log]]))
         calls.append(
-            Call(client="r", name="get", started=start, ended=end, sight=Sight.of("a", seen))
+            Call(
+                client="r",
+                name="get",
+                started=start,
+                ended=end,
+                observation=Observation.of("a", seen),
+            )
         )
-    return calls, Truth(log, end=len(log) + 1)
+    return calls, ServerHistory(log, end=len(log) + 1)
 
 
-def agrees_by_brute_force(calls: list[Call], truth: Truth) -> bool:
+def agrees_by_brute_force(calls: list[Call], server_history: ServerHistory) -> bool:
     """Try to give every call a revision at which it happened."""
-    revisions = range(truth.end + 1)
+    revisions = range(server_history.end + 1)
 
     def is_right(places: tuple[int, ...]) -> bool:
         for call, place in zip(calls, places, strict=True):
-            if call.intents and place != call.revision:
+            if call.requested and place != call.revision:
                 return False
-            if call.sight is not None and truth.entry("a", place) != call.sight.entry:
+            if (
+                call.observation is not None
+                and server_history.entry("a", place) != call.observation.entry
+            ):
                 return False
         return all(
-            places[a] < places[b] if calls[b].intents else places[a] <= places[b]
+            places[a] < places[b] if calls[b].requested else places[a] <= places[b]
             for a, b in itertools.permutations(range(len(calls)), 2)
             if (calls[a].ended or 0) < calls[b].started
         )
@@ -837,17 +880,21 @@ def agrees_by_brute_force(calls: list[Call], truth: Truth) -> bool:
 
 @settings(max_examples=1000, deadline=None)
 @given(some_reads())
-def test_the_order_of_revisions_agrees_with_brute_force(given: tuple[list[Call], Truth]) -> None:
-    calls, truth = given
+def test_the_order_of_revisions_agrees_with_brute_force(
+    given: tuple[list[Call], ServerHistory],
+) -> None:
+    calls, server_history = given
     history = History()
     history.calls = calls
 
-    assert (check_revisions(history, truth) == []) == agrees_by_brute_force(calls, truth)
+    assert (check_revisions(history, server_history) == []) == agrees_by_brute_force(
+        calls, server_history
+    )
 
 
 # --- planted faults in watches --------------------------------------------------------------------
 
-Shown_ = tuple[Shown, ...]
+Shown_ = tuple[ShownChange, ...]
 
 
 Spoil = Callable[
@@ -905,11 +952,11 @@ def off_by_one(stream: WatchedStream, place: int, _: int) -> None:
 
 def invent(stream: WatchedStream, place: int, _: int) -> None:
     events = events_at(stream, place)
-    stream.shown[place] = (*events, Shown("added", events[0].revision, "invented", b""))
+    stream.shown[place] = (*events, ShownChange("added", events[0].revision, "invented", b""))
 
 
 def before_the_start(stream: WatchedStream, _: int, __: int) -> None:
-    stream.shown.insert(0, (Shown("added", stream.since or 0, "a", b"", None),))
+    stream.shown.insert(0, (ShownChange("added", stream.since or 0, "a", b"", None),))
 
 
 def wrong_kind(stream: WatchedStream, place: int, _: int) -> None:
@@ -929,11 +976,11 @@ def wrong_previous(stream: WatchedStream, place: int, _: int) -> bool:
 
 
 def bookmark_ahead(stream: WatchedStream, place: int, _: int) -> None:
-    stream.shown.insert(place, Mark(events_at(stream, place)[0].revision))
+    stream.shown.insert(place, BookmarkSeen(events_at(stream, place)[0].revision))
 
 
 def bookmark_back(stream: WatchedStream, place: int, _: int) -> None:
-    stream.shown.insert(place + 1, Mark(events_at(stream, place)[0].revision - 1))
+    stream.shown.insert(place + 1, BookmarkSeen(events_at(stream, place)[0].revision - 1))
 
 
 def another_prefix(stream: WatchedStream, _: int, __: int) -> None:
@@ -965,53 +1012,61 @@ def test_a_planted_fault_in_a_watch_is_found(spoil: Spoil, expected: set[Rule]) 
     for seed in range(40):
         simulation = Simulation(seed)
         stream = simulation.stream(since=3)
-        stream.shown = [each for each in stream.shown if not isinstance(each, Mark)]
+        stream.shown = [each for each in stream.shown if not isinstance(each, BookmarkSeen)]
         place = simulation.rng.randrange(1, len(stream.shown) - 1)
         if spoil(stream, place, place + 1) is not False:
             planted += 1
-            found = rules(check_watch(stream, simulation.truth))
+            found = rules(check_watch(stream, simulation.server_history))
             assert found & expected, (seed, found)
     assert planted >= 15
 
 
 def test_a_watch_that_begins_with_all_there_is_is_checked_against_it() -> None:
     simulation = Simulation(1)
-    middle = simulation.truth.end // 2
-    there = [entry for key in KEYS if (entry := simulation.truth.entry(key, middle)) is not None]
+    middle = simulation.server_history.end // 2
+    there = [
+        entry for key in KEYS if (entry := simulation.server_history.entry(key, middle)) is not None
+    ]
     assert there
-    initial = [(Shown("added", entry.mod_revision, entry.key, entry.value),) for entry in there]
+    initial = [
+        (ShownChange("added", entry.mod_revision, entry.key, entry.value),) for entry in there
+    ]
     rest = simulation.stream(since=middle).shown
     right = WatchedStream(
         prefix="",
         since=None,
-        shown=[*initial, Mark(middle), *rest],
-        complete_to=simulation.truth.end,
+        shown=[*initial, BookmarkSeen(middle), *rest],
+        complete_to=simulation.server_history.end,
     )
 
-    assert check_watch(right, simulation.truth) == []
+    assert check_watch(right, simulation.server_history) == []
     for spoilt, rule in (
-        ([*initial[1:], Mark(middle), *rest], Rule.LOST_EVENT),
-        ([*initial, initial[0], Mark(middle), *rest], Rule.DUPLICATE_EVENT),
-        ([*initial, (Shown("added", 1, "x", b""),), Mark(middle), *rest], Rule.INVENTED_EVENT),
+        ([*initial[1:], BookmarkSeen(middle), *rest], Rule.LOST_EVENT),
+        ([*initial, initial[0], BookmarkSeen(middle), *rest], Rule.DUPLICATE_EVENT),
+        (
+            [*initial, (ShownChange("added", 1, "x", b""),), BookmarkSeen(middle), *rest],
+            Rule.INVENTED_EVENT,
+        ),
         ([*initial, *rest], Rule.WRONG_BOOKMARK),
     ):
         stream = WatchedStream(prefix="", since=None, shown=list(spoilt))
         if rule is Rule.WRONG_BOOKMARK:
-            stream.shown = [each for each in stream.shown if not isinstance(each, Mark)]
-        assert rule in rules(check_watch(stream, simulation.truth))
+            stream.shown = [each for each in stream.shown if not isinstance(each, BookmarkSeen)]
+        assert rule in rules(check_watch(stream, simulation.server_history))
 
 
-def difference(truth: Truth, before: int, at: int) -> tuple[Shown, ...]:
+def difference(server_history: ServerHistory, before: int, at: int) -> tuple[ShownChange, ...]:
     """Return what a watch shows that has shown the state at one revision, and lists at another."""
-    was = {key: entry for key in KEYS if (entry := truth.entry(key, before)) is not None}
-    now = {key: entry for key in KEYS if (entry := truth.entry(key, at)) is not None}
+    was = {key: entry for key in KEYS if (entry := server_history.entry(key, before)) is not None}
+    now = {key: entry for key in KEYS if (entry := server_history.entry(key, at)) is not None}
     gone = [
-        Shown("deleted", at, key, was[key].value, was[key].value) for key in was.keys() - now.keys()
+        ShownChange("deleted", at, key, was[key].value, was[key].value)
+        for key in was.keys() - now.keys()
     ]
     others = [
-        Shown("modified", entry.mod_revision, key, entry.value, was[key].value)
+        ShownChange("modified", entry.mod_revision, key, entry.value, was[key].value)
         if key in was
-        else Shown("added", entry.mod_revision, key, entry.value)
+        else ShownChange("added", entry.mod_revision, key, entry.value)
         for key, entry in now.items()
         if key not in was or was[key].mod_revision != entry.mod_revision
     ]
@@ -1020,40 +1075,46 @@ def difference(truth: Truth, before: int, at: int) -> tuple[Shown, ...]:
 
 def listing_again(simulation: Simulation) -> tuple[WatchedStream, int]:
     """Return a stream that begins with a list and has listed again in its middle, and the place of that."""
-    truth = simulation.truth
-    first, lost, again = truth.end // 4, truth.end // 2, truth.end * 3 // 4
+    server_history = simulation.server_history
+    first, lost, again = (
+        server_history.end // 4,
+        server_history.end // 2,
+        server_history.end * 3 // 4,
+    )
     initial = [
-        (Shown("added", entry.mod_revision, entry.key, entry.value),)
-        for entry in entries(truth, first)
+        (ShownChange("added", entry.mod_revision, entry.key, entry.value),)
+        for entry in entries(server_history, first)
     ]
     rest = [each for each in simulation.stream(since=first).shown if isinstance(each, tuple)]
     before = [each for each in rest if each[0].revision <= lost]
-    listing = Listing(again, difference(truth, before[-1][0].revision if before else first, again))
-    shown: list[Shown_ | Mark | Listing]
+    listing = Relist(
+        again, difference(server_history, before[-1][0].revision if before else first, again)
+    )
+    shown: list[Shown_ | BookmarkSeen | Relist]
     shown = [
         *initial,
-        Mark(first),
+        BookmarkSeen(first),
         *before,
         listing,
         *[each for each in rest if each[0].revision > again],
     ]
-    return WatchedStream(prefix="", since=None, shown=shown, complete_to=truth.end), shown.index(
-        listing
-    )
+    return WatchedStream(
+        prefix="", since=None, shown=shown, complete_to=server_history.end
+    ), shown.index(listing)
 
 
-def entries(truth: Truth, revision: int) -> list[Entry]:
-    return [entry for key in KEYS if (entry := truth.entry(key, revision)) is not None]
+def entries(server_history: ServerHistory, revision: int) -> list[Entry]:
+    return [entry for key in KEYS if (entry := server_history.entry(key, revision)) is not None]
 
 
 def test_a_watch_that_lists_again_shows_the_difference() -> None:
     for seed in range(40):
         simulation = Simulation(seed)
         stream, _ = listing_again(simulation)
-        assert check_watch(stream, simulation.truth) == [], seed
+        assert check_watch(stream, simulation.server_history) == [], seed
 
 
-SPOILT_DIFFERENCES: dict[str, tuple[Callable[[Shown], list[Shown]], set[Rule]]] = {
+SPOILT_DIFFERENCES: dict[str, tuple[Callable[[ShownChange], list[ShownChange]], set[Rule]]] = {
     "one is missing": (lambda _: [], {Rule.LOST_EVENT}),
     "one comes twice": (
         lambda event: [event, event],
@@ -1068,7 +1129,7 @@ SPOILT_DIFFERENCES: dict[str, tuple[Callable[[Shown], list[Shown]], set[Rule]]] 
         {Rule.INVENTED_EVENT},
     ),
     "one that never was": (
-        lambda event: [event, Shown("deleted", event.revision, "x", b"", b"")],
+        lambda event: [event, ShownChange("deleted", event.revision, "x", b"", b"")],
         {Rule.INVENTED_EVENT},
     ),
 }
@@ -1082,12 +1143,12 @@ def test_a_planted_fault_in_a_difference_is_found(name: str) -> None:
         simulation = Simulation(seed)
         stream, place = listing_again(simulation)
         listing = stream.shown[place]
-        assert isinstance(listing, Listing)
+        assert isinstance(listing, Relist)
         for number, event in enumerate(listing.events):
             events = (*listing.events[:number], *spoil(event), *listing.events[number + 1 :])
             stream.shown[place] = msgspec.structs.replace(listing, events=events)
             planted += 1
-            found = rules(check_watch(stream, simulation.truth))
+            found = rules(check_watch(stream, simulation.server_history))
             assert found & expected, (seed, event, found)
     assert planted >= 15
 
@@ -1096,10 +1157,10 @@ def test_a_list_again_at_an_older_revision_is_found() -> None:
     simulation = Simulation(3)
     stream, place = listing_again(simulation)
     listing = stream.shown[place]
-    assert isinstance(listing, Listing)
+    assert isinstance(listing, Relist)
     stream.shown.append(listing)
 
-    assert Rule.WRONG_BOOKMARK in rules(check_watch(stream, simulation.truth))
+    assert Rule.WRONG_BOOKMARK in rules(check_watch(stream, simulation.server_history))
 
 
 def test_a_selector_makes_coming_in_an_addition_and_going_out_a_deletion() -> None:
@@ -1115,10 +1176,10 @@ def test_a_selector_makes_coming_in_an_addition_and_going_out_a_deletion() -> No
         None,
     ]
     log = [(Change("a", at + 1, states[at], states[at - 1]),) for at in range(1, 6)]
-    shown: list[Shown_ | Mark | Listing] = [
-        (Shown("added", 3, "a", b"yes"),),
-        (Shown("modified", 4, "a", b"yes too", b"yes"),),
-        (Shown("deleted", 5, "a", b"yes too", b"yes too"),),
+    shown: list[Shown_ | BookmarkSeen | Relist] = [
+        (ShownChange("added", 3, "a", b"yes"),),
+        (ShownChange("modified", 4, "a", b"yes too", b"yes"),),
+        (ShownChange("deleted", 5, "a", b"yes too", b"yes too"),),
     ]
     stream = WatchedStream(
         prefix="",
@@ -1128,18 +1189,18 @@ def test_a_selector_makes_coming_in_an_addition_and_going_out_a_deletion() -> No
         complete_to=6,
     )
 
-    assert check_watch(stream, Truth(log, end=6)) == []
+    assert check_watch(stream, ServerHistory(log, end=6)) == []
     stream.matches = lambda _: True
-    assert check_watch(stream, Truth(log, end=6)) != []
+    assert check_watch(stream, ServerHistory(log, end=6)) != []
 
 
 def test_resumed_watches_neither_leave_out_nor_repeat() -> None:
     simulation = Simulation(2)
     whole = simulation.stream().shown
-    whole = [each for each in whole if not isinstance(each, Mark)]
+    whole = [each for each in whole if not isinstance(each, BookmarkSeen)]
     middle = whole[len(whole) // 2][0].revision  # type: ignore[index]  # no marks
     front = [each for each in whole if each[0].revision <= middle]  # type: ignore[index]  # no marks
     first = WatchedStream(prefix="", since=0, shown=front)
     for since, is_right in ((middle, True), (middle + 1, False), (middle - 1, False)):
         second = simulation.stream(since=since)
-        assert (check_resumed([first, second], simulation.truth) == []) == is_right
+        assert (check_resumed([first, second], simulation.server_history) == []) == is_right

@@ -12,14 +12,14 @@ from kvorum.storage.values import Change, Entry
 from kvorum.testing import (
     Call,
     History,
-    Intent,
+    Observation,
     Outcome,
     RecordingBackend,
     Rule,
-    Sight,
-    Truth,
+    ServerHistory,
     Verdict,
     WatchedStream,
+    Write,
     check_linearizability,
     check_resumed,
     check_revisions,
@@ -35,7 +35,7 @@ def history(*calls: Call) -> History:
     return made
 
 
-def call(name: str, started: int, ended: int, *intents: Intent, revision: int = 0) -> Call:
+def call(name: str, started: int, ended: int, *requested: Write, revision: int = 0) -> Call:
     outcome = Outcome.DONE if revision else Outcome.UNKNOWN
     return Call(
         client="x",
@@ -43,14 +43,18 @@ def call(name: str, started: int, ended: int, *intents: Intent, revision: int = 
         started=started,
         ended=ended,
         outcome=outcome,
-        intents=intents,
+        requested=requested,
         revision=revision,
     )
 
 
 def get(started: int, entry: Entry | None) -> Call:
     return Call(
-        client="y", name="get", started=started, ended=started + 1, sight=Sight.of("a", entry)
+        client="y",
+        name="get",
+        started=started,
+        ended=started + 1,
+        observation=Observation.of("a", entry),
     )
 
 
@@ -61,26 +65,28 @@ def test_a_lost_deletion_may_have_ridden_with_another_call() -> None:
     """They share a revision, so it holds more than the deletion wanted."""
     gone, other = Change("a", 4, None, TWO), Change("b", 4, Entry("b", b"3", 4, 4, 1), None)
     made = history(
-        call("set", 1, 2, Intent("a", b"1"), revision=2),
-        call("set", 3, 4, Intent("a", b"2"), revision=3),
-        call("delete", 5, 6, Intent("a", None, 2)),  # too late
-        call("delete", 7, 10, Intent("a")),  # this was it
-        call("set", 8, 11, Intent("b", b"3"), revision=4),
+        call("set", 1, 2, Write("a", b"1"), revision=2),
+        call("set", 3, 4, Write("a", b"2"), revision=3),
+        call("delete", 5, 6, Write("a", None, 2)),  # too late
+        call("delete", 7, 10, Write("a")),  # this was it
+        call("set", 8, 11, Write("b", b"3"), revision=4),
     )
-    truth = Truth([(Change("a", 2, ONE, None),), (Change("a", 3, TWO, ONE),), (gone, other)], end=4)
+    server_history = ServerHistory(
+        [(Change("a", 2, ONE, None),), (Change("a", 3, TWO, ONE),), (gone, other)], end=4
+    )
 
-    assert check_revisions(made, truth) == []
-    assert check_linearizability(made, truth) == []
+    assert check_revisions(made, server_history) == []
+    assert check_linearizability(made, server_history) == []
     assert check_linearizability(made) == []
 
 
 def test_two_lost_deletions_may_have_ridden_together() -> None:
     b = Entry("b", b"1", 3, 3, 1)
     made = history(
-        call("set", 1, 2, Intent("a", b"1"), revision=2),
-        call("set", 3, 4, Intent("b", b"1"), revision=3),
-        call("delete", 5, 6, Intent("a")),
-        call("delete", 7, 8, Intent("b")),
+        call("set", 1, 2, Write("a", b"1"), revision=2),
+        call("set", 3, 4, Write("b", b"1"), revision=3),
+        call("delete", 5, 6, Write("a")),
+        call("delete", 7, 8, Write("b")),
     )
     log = [
         (Change("a", 2, ONE, None),),
@@ -88,13 +94,13 @@ def test_two_lost_deletions_may_have_ridden_together() -> None:
         (Change("a", 4, None, ONE), Change("b", 4, None, b)),
     ]
 
-    assert check_revisions(made, Truth(log, end=4)) == []
+    assert check_revisions(made, ServerHistory(log, end=4)) == []
 
 
 def test_a_swap_may_name_the_revision_of_a_put_whose_answer_was_lost() -> None:
     """A watch has told it, say: no call of the history has."""
     made = history(
-        call("set", 1, 2, Intent("a", b"1")), call("swap", 3, 4, Intent("a", b"2", 2), revision=3)
+        call("set", 1, 2, Write("a", b"1")), call("swap", 3, 4, Write("a", b"2", 2), revision=3)
     )
 
     assert check_linearizability(made) == []
@@ -102,9 +108,9 @@ def test_a_swap_may_name_the_revision_of_a_put_whose_answer_was_lost() -> None:
 
 def test_but_it_may_not_name_the_revision_of_something_else() -> None:
     made = history(
-        call("set", 1, 2, Intent("a", b"1"), revision=5),
-        call("set", 3, 4, Intent("a", b"2")),
-        call("swap", 5, 6, Intent("a", b"3", 4), revision=7),
+        call("set", 1, 2, Write("a", b"1"), revision=5),
+        call("set", 3, 4, Write("a", b"2")),
+        call("swap", 5, 6, Write("a", b"3", 4), revision=7),
     )
 
     assert {each.rule for each in check_linearizability(made)} == {Rule.NOT_LINEARIZABLE}
@@ -131,10 +137,12 @@ async def test_a_lost_write_that_was_settled_is_known() -> None:
 
     assert entry is not None
     assert revision == entry.mod_revision
-    truth = Truth([(Change("a", revision, entry, None),)], end=revision)
-    assert check_revisions(made, truth) == []
+    server_history = ServerHistory([(Change("a", revision, entry, None),)], end=revision)
+    assert check_revisions(made, server_history) == []
     assert check_linearizability(made) == []
-    assert Rule.LOST_WRITE in {each.rule for each in check_revisions(made, Truth([], end=revision))}
+    assert Rule.LOST_WRITE in {
+        each.rule for each in check_revisions(made, ServerHistory([], end=revision))
+    }
 
 
 # --- leases ---------------------------------------------------------------------------------------
@@ -156,10 +164,10 @@ async def test_a_key_goes_with_its_lease(ends: str) -> None:
     log = [(Change("a", revision, entry, None),), (Change("a", revision + 1, None, entry),)]
     log.append((Change("a", again, await store.get("a"), None),))
 
-    truth = Truth(log, end=again)
-    assert check_revisions(made, truth) == []
+    server_history = ServerHistory(log, end=again)
+    assert check_revisions(made, server_history) == []
     assert check_linearizability(made) == []
-    assert check_linearizability(made, truth) == []
+    assert check_linearizability(made, server_history) == []
 
 
 # --- watches --------------------------------------------------------------------------------------
@@ -179,7 +187,7 @@ def test_a_watch_with_a_selector_goes_on_from_its_checkpoint() -> None:
     one.add_changes(log[0])
     other.add_changes(log[3])
 
-    assert check_resumed([one, other], Truth(log, end=5)) == []
+    assert check_resumed([one, other], ServerHistory(log, end=5)) == []
 
 
 @pytest.mark.parametrize("revision", [0, 3])
@@ -190,7 +198,7 @@ def test_a_bookmark_of_a_storage_watch_is_none_of_its_events(revision: int) -> N
         stream.add_changes(changes)
         stream.add_changes((), revision=min(revision, changes[0].revision))
 
-    assert check_watch(stream, Truth(log, end=3)) == []
+    assert check_watch(stream, ServerHistory(log, end=3)) == []
 
 
 # --- searches that end ----------------------------------------------------------------------------
@@ -199,7 +207,7 @@ def test_a_bookmark_of_a_storage_watch_is_none_of_its_events(revision: int) -> N
 def test_lost_puts_of_one_key_are_judged_in_no_time() -> None:
     """Two to the power of their number orders are possible; nearly all of them are alike."""
     lost = [
-        call("set", 2 * number + 1, 2 * number + 2, Intent("a", b"%d" % number))
+        call("set", 2 * number + 1, 2 * number + 2, Write("a", b"%d" % number))
         for number in range(24)
     ]
     made = history(*lost, get(100, Entry("a", b"7", 9, 2, 2)), get(102, Entry("a", b"3", 12, 2, 3)))
@@ -213,9 +221,9 @@ def test_lost_puts_of_one_key_are_judged_in_no_time() -> None:
 
 def hopeless() -> History:
     """Make a history with very many orders, none of which explains the end."""
-    lost = [call("swap", n + 1, 900, Intent("a", b"%d" % n, 0)) for n in range(0, 60, 2)]
-    lost += [call("delete", n + 2, 901, Intent("a", None, None)) for n in range(0, 60, 2)]
-    lost += [call("set", n + 100, 902, Intent("a", b"x%d" % n)) for n in range(60)]
+    lost = [call("swap", n + 1, 900, Write("a", b"%d" % n, 0)) for n in range(0, 60, 2)]
+    lost += [call("delete", n + 2, 901, Write("a", None, None)) for n in range(0, 60, 2)]
+    lost += [call("set", n + 100, 902, Write("a", b"x%d" % n)) for n in range(60)]
     made = history(*lost, *(get(200 + 2 * n, None) for n in range(30)))
     made.calls.append(get(903, Entry("a", b"nobody's", 77, 77, 1)))
     return made
@@ -232,12 +240,12 @@ def test_with_a_truth_there_is_nothing_to_search() -> None:
     made = hopeless()
     made.calls.pop()
 
-    assert check_linearizability(made, Truth([], end=1), limit=100) == []
+    assert check_linearizability(made, ServerHistory([], end=1), limit=100) == []
 
 
 def test_a_verdict_says_what_is_undecided() -> None:
     verdict = Verdict(
-        History(), Truth([], end=1), [], [], check_linearizability(hopeless(), limit=100)
+        History(), ServerHistory([], end=1), [], [], check_linearizability(hopeless(), limit=100)
     )
 
     assert not verdict.is_right
@@ -248,9 +256,9 @@ def test_a_verdict_says_what_is_undecided() -> None:
 def test_the_command_has_an_exit_code_for_what_is_undecided() -> None:
     undecided = check_linearizability(hopeless(), limit=100)
     wrong = check_linearizability(
-        history(call("set", 1, 2, Intent("a", b"1"), revision=2), get(3, None))
+        history(call("set", 1, 2, Write("a", b"1"), revision=2), get(3, None))
     )
 
-    assert exit_code(Verdict(History(), Truth([], end=1), [], [])) == 0
-    assert exit_code(Verdict(History(), Truth([], end=1), [], wrong, undecided)) == 1
-    assert exit_code(Verdict(History(), Truth([], end=1), [], [], undecided)) == UNDECIDED
+    assert exit_code(Verdict(History(), ServerHistory([], end=1), [], [])) == 0
+    assert exit_code(Verdict(History(), ServerHistory([], end=1), [], wrong, undecided)) == 1
+    assert exit_code(Verdict(History(), ServerHistory([], end=1), [], [], undecided)) == UNDECIDED

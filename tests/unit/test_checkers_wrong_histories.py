@@ -13,17 +13,17 @@ from kvorum.storage.port import StorageBackend
 from kvorum.storage.values import Change, Entry
 from kvorum.testing import (
     Call,
+    Count,
     History,
-    Intent,
+    Observation,
     Outcome,
     RecordingBackend,
     RecordingRepository,
     Rule,
-    Sight,
-    Tally,
-    Truth,
+    ServerHistory,
     Violation,
     WatchedStream,
+    Write,
     check_linearizability,
     check_resumed,
     check_revisions,
@@ -32,7 +32,7 @@ from kvorum.testing import (
 
 A = Change("a", 2, Entry("a", b"1", 2, 2, 1), None)
 B = Change("b", 3, Entry("b", b"2", 3, 3, 1), None)
-TWO_KEYS = Truth([(A,), (B,)], end=3)
+TWO_KEYS = ServerHistory([(A,), (B,)], end=3)
 
 
 def history(*calls: Call) -> History:
@@ -41,13 +41,13 @@ def history(*calls: Call) -> History:
     return made
 
 
-def done(name: str, started: int, intent: Intent, revision: int, *, ended: int = 0) -> Call:
+def done(name: str, started: int, write: Write, revision: int, *, ended: int = 0) -> Call:
     return Call(
         client="x",
         name=name,
         started=started,
         ended=ended or started + 1,
-        intents=(intent,),
+        requested=(write,),
         revision=revision,
     )
 
@@ -60,21 +60,27 @@ def reads_at(revision: int) -> list[Call]:
     """Return reads of the past, each of them over before "b" was begun to be written."""
     entry = TWO_KEYS.entry("b", revision)
     return [
-        Call(client="y", name="get", started=3, ended=4, sight=Sight.of("b", entry, at=revision)),
-        Call(client="y", name="count", started=3, ended=4, tally=Tally("", 2, at=revision)),
+        Call(
+            client="y",
+            name="get",
+            started=3,
+            ended=4,
+            observation=Observation.of("b", entry, at=revision),
+        ),
+        Call(client="y", name="count", started=3, ended=4, count=Count("", 2, at=revision)),
     ]
 
 
 @pytest.mark.parametrize("read", reads_at(3), ids=lambda call: call.name)
 def test_nothing_can_be_read_at_a_revision_that_is_written_later(read: Call) -> None:
-    made = history(done("set", 1, Intent("a", b"1"), 2), read, done("set", 5, Intent("b", b"2"), 3))
+    made = history(done("set", 1, Write("a", b"1"), 2), read, done("set", 5, Write("b", b"2"), 3))
 
     assert rules(check_revisions(made, TWO_KEYS)) == {Rule.REAL_TIME}
 
 
 @pytest.mark.parametrize("read", reads_at(9), ids=lambda call: call.name)
 def test_nothing_can_be_read_beyond_the_end(read: Call) -> None:
-    made = history(done("set", 1, Intent("a", b"1"), 2), done("set", 3, Intent("b", b"2"), 3))
+    made = history(done("set", 1, Write("a", b"1"), 2), done("set", 3, Write("b", b"2"), 3))
     made.calls.append(msgspec.structs.replace(read, started=5, ended=6))
 
     assert rules(check_revisions(made, TWO_KEYS)) == {Rule.INVENTED_READ}
@@ -82,16 +88,16 @@ def test_nothing_can_be_read_beyond_the_end(read: Call) -> None:
 
 def test_revisions_do_not_go_back_from_one_key_to_another() -> None:
     """Each key by itself is right: the order that clients see is over all keys."""
-    made = history(done("set", 1, Intent("a", b"1"), 10), done("set", 3, Intent("b", b"2"), 5))
+    made = history(done("set", 1, Write("a", b"1"), 10), done("set", 3, Write("b", b"2"), 5))
 
     assert rules(check_linearizability(made)) == {Rule.REAL_TIME}
 
 
 def test_revisions_do_not_go_back_over_a_deletion() -> None:
     made = history(
-        done("set", 1, Intent("a", b"1"), 3),
-        done("delete", 3, Intent("a"), 10),
-        done("set", 5, Intent("a", b"2"), 5),
+        done("set", 1, Write("a", b"1"), 3),
+        done("delete", 3, Write("a"), 10),
+        done("set", 5, Write("a", b"2"), 5),
     )
 
     assert Rule.REAL_TIME in rules(check_linearizability(made))
@@ -100,14 +106,14 @@ def test_revisions_do_not_go_back_over_a_deletion() -> None:
 def test_what_was_removed_at_a_later_revision_is_not_read_after_that() -> None:
     """The write and the deletion overlap, so their revisions alone put them in order."""
     made = history(
-        done("set", 1, Intent("a", b"1"), 5, ended=4),
-        done("delete", 2, Intent("a"), 10, ended=5),
+        done("set", 1, Write("a", b"1"), 5, ended=4),
+        done("delete", 2, Write("a"), 10, ended=5),
         Call(
             client="y",
             name="get",
             started=6,
             ended=7,
-            sight=Sight("a", exists=True, revision=5, value=b"1"),
+            observation=Observation("a", exists=True, revision=5, value=b"1"),
         ),
     )
 
@@ -115,12 +121,12 @@ def test_what_was_removed_at_a_later_revision_is_not_read_after_that() -> None:
 
 
 def test_a_swap_is_not_refused_at_the_revision_that_it_expects() -> None:
-    conflict = Sight("a", exists=True, revision=2, value=b"1", unlike=2)
+    conflict = Observation("a", exists=True, revision=2, value=b"1", unlike=2)
     refused = Call(
-        client="y", name="swap", started=3, ended=4, outcome=Outcome.REFUSED, sight=conflict
+        client="y", name="swap", started=3, ended=4, outcome=Outcome.REFUSED, observation=conflict
     )
 
-    made = history(done("set", 1, Intent("a", b"1"), 2), refused)
+    made = history(done("set", 1, Write("a", b"1"), 2), refused)
 
     assert rules(check_linearizability(made)) == {Rule.FALSE_REFUSAL}
 
@@ -138,9 +144,9 @@ async def leased(ttl: float) -> tuple[History, StorageBackend, Entry]:
     return made, recording, entry
 
 
-def gone(entry: Entry, *, end: int = 0) -> Truth:
+def gone(entry: Entry, *, end: int = 0) -> ServerHistory:
     after = entry.mod_revision + 1
-    return Truth(
+    return ServerHistory(
         [(Change("a", entry.mod_revision, entry, None),), (Change("a", after, None, entry),)],
         end=end or after,
     )
@@ -156,7 +162,7 @@ async def test_a_key_is_not_gone_before_its_lease_is_revoked() -> None:
     made, recording, entry = await leased(3600)
     after = entry.mod_revision + 1
     made.calls.append(
-        Call(client="y", name="get", started=90, ended=91, sight=Sight.of("a", entry)),
+        Call(client="y", name="get", started=90, ended=91, observation=Observation.of("a", entry)),
     )
     await recording.set("b", b"2")
     told = msgspec.structs.replace(made.calls[-1], started=100, ended=101, revision=after + 1)
@@ -164,9 +170,9 @@ async def test_a_key_is_not_gone_before_its_lease_is_revoked() -> None:
     made._numbers = iter(range(200, 300))  # type: ignore[assignment]  # what comes now comes after all that
     await recording.revoke_lease(entry.lease)
     written = Change("b", after + 1, Entry("b", b"2", after + 1, after + 1, 1), None)
-    truth = Truth([*gone(entry).revisions.values(), (written,)], end=after + 1)
+    server_history = ServerHistory([*gone(entry).revisions.values(), (written,)], end=after + 1)
 
-    assert rules(check_revisions(made, truth)) == {Rule.LEASE_ENDED_EARLY}
+    assert rules(check_revisions(made, server_history)) == {Rule.LEASE_ENDED_EARLY}
 
 
 async def test_without_a_truth_a_key_is_not_gone_before_its_lease_either() -> None:
@@ -174,7 +180,11 @@ async def test_without_a_truth_a_key_is_not_gone_before_its_lease_either() -> No
     number = made.calls[-1].ended or 0
     made.calls.append(
         Call(
-            client="y", name="get", started=number + 1, ended=number + 2, sight=Sight.of("a", None)
+            client="y",
+            name="get",
+            started=number + 1,
+            ended=number + 2,
+            observation=Observation.of("a", None),
         )
     )
 
@@ -184,18 +194,22 @@ async def test_without_a_truth_a_key_is_not_gone_before_its_lease_either() -> No
 async def test_a_key_does_not_outlive_its_lease() -> None:
     made, recording, entry = await leased(3600)
     await recording.revoke_lease(entry.lease)
-    truth = Truth([(Change("a", entry.mod_revision, entry, None),)], end=entry.mod_revision)
+    server_history = ServerHistory(
+        [(Change("a", entry.mod_revision, entry, None),)], end=entry.mod_revision
+    )
 
-    assert rules(check_revisions(made, truth)) == {Rule.LEASE_OUTLIVED}
+    assert rules(check_revisions(made, server_history)) == {Rule.LEASE_OUTLIVED}
 
 
 async def test_a_key_is_on_the_lease_that_was_asked_for() -> None:
     made, _, entry = await leased(3600)
     without = msgspec.structs.replace(entry, lease=0)
     made.calls.pop()  # the read, which saw it
-    truth = Truth([(Change("a", entry.mod_revision, without, None),)], end=entry.mod_revision)
+    server_history = ServerHistory(
+        [(Change("a", entry.mod_revision, without, None),)], end=entry.mod_revision
+    )
 
-    assert rules(check_revisions(made, truth)) == {Rule.WRONG_VALUE}
+    assert rules(check_revisions(made, server_history)) == {Rule.WRONG_VALUE}
 
 
 async def test_a_swap_keeps_the_lease_unless_it_is_given_another() -> None:
@@ -203,11 +217,11 @@ async def test_a_swap_keeps_the_lease_unless_it_is_given_another() -> None:
     await recording.compare_and_swap("a", b"2", expected=entry.mod_revision)
     after = Entry("a", b"2", entry.mod_revision + 1, entry.create_revision, 2, lease=0)
     first = Change("a", entry.mod_revision, entry, None)
-    truth = Truth(
+    server_history = ServerHistory(
         [(first,), (Change("a", after.mod_revision, after, entry),)], end=after.mod_revision
     )
 
-    assert rules(check_revisions(made, truth)) == {Rule.WRONG_VALUE}
+    assert rules(check_revisions(made, server_history)) == {Rule.WRONG_VALUE}
 
 
 async def test_a_lease_that_is_there_is_not_missing() -> None:
@@ -233,7 +247,7 @@ def test_a_revision_that_was_reached_is_not_the_future() -> None:
         error=str(kvorum.FutureRevisionError(revision=3)),
     )
     made = history(
-        done("set", 1, Intent("a", b"1"), 2), done("set", 3, Intent("b", b"2"), 3), refused
+        done("set", 1, Write("a", b"1"), 2), done("set", 3, Write("b", b"2"), 3), refused
     )
 
     assert rules(check_revisions(made, TWO_KEYS)) == {Rule.FALSE_REFUSAL}
@@ -256,11 +270,11 @@ async def test_a_resource_that_is_there_is_not_missing() -> None:
             with pytest.raises(kvorum.NotFoundError):
                 await call
         entry = await MemoryStorageBackend.get(store, "lab-workers/w")
-    truth = Truth(
+    server_history = ServerHistory(
         [(Change("lab-workers/w", worker.metadata.resource_version, entry, None),)], end=10
     )
 
-    found = check_revisions(made, truth, is_complete=False)
+    found = check_revisions(made, server_history, is_complete=False)
     assert [violation.rule for violation in found] == [Rule.STALE_READ, Rule.STALE_READ]
 
 
@@ -283,7 +297,7 @@ async def test_two_answers_about_one_lost_write_agree() -> None:
     for _ in range(2):
         await recording.settle(caught.value)
 
-    assert rules(check_revisions(made, Truth([(A,)], end=3))) == {Rule.WRONG_CHANGE}
+    assert rules(check_revisions(made, ServerHistory([(A,)], end=3))) == {Rule.WRONG_CHANGE}
 
 
 # --- watches --------------------------------------------------------------------------------------
@@ -303,16 +317,20 @@ def test_a_watch_tells_all_of_an_entry(field: str, rule: Rule) -> None:
     stream = WatchedStream(prefix="", since=1)
     stream.add_changes([Change("a", 2, wrong, None)])
 
-    assert rules(check_watch(stream, Truth([(Change("a", 2, entry, None),)], end=2))) == {rule}
+    assert rules(check_watch(stream, ServerHistory([(Change("a", 2, entry, None),)], end=2))) == {
+        rule
+    }
 
 
 def test_a_watch_tells_all_of_what_was_before() -> None:
     one, two = Entry("a", b"1", 2, 2, 1), Entry("a", b"2", 3, 2, 2)
     stream = WatchedStream(prefix="", since=2)
     stream.add_changes([Change("a", 3, two, msgspec.structs.replace(one, lease=77))])
-    truth = Truth([(Change("a", 2, one, None),), (Change("a", 3, two, one),)], end=3)
+    server_history = ServerHistory(
+        [(Change("a", 2, one, None),), (Change("a", 3, two, one),)], end=3
+    )
 
-    assert rules(check_watch(stream, truth)) == {Rule.WRONG_PREVIOUS}
+    assert rules(check_watch(stream, server_history)) == {Rule.WRONG_PREVIOUS}
 
 
 @pytest.mark.parametrize("since", [1, 3, 9], ids=["before", "over an event", "beyond the end"])

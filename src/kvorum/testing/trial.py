@@ -1,4 +1,4 @@
-"""A trial of a store: a workload, recorded, perhaps with faults, and judged by the truth."""
+"""A trial of a store: run a workload, optionally with faults, and judge it by the server's history."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -16,7 +16,14 @@ from kvorum.testing.checkers import (
     check_resumed,
     check_revisions,
 )
-from kvorum.testing.evidence import History, Outcome, Rule, Truth, Violation, read_truth
+from kvorum.testing.evidence import (
+    History,
+    Outcome,
+    Rule,
+    ServerHistory,
+    Violation,
+    read_server_history,
+)
 from kvorum.testing.faults import FaultProxy, FaultScript
 from kvorum.testing.workload import Workload
 
@@ -30,7 +37,7 @@ class Verdict(msgspec.Struct, frozen=True):
 
     Attributes:
         history: what the clients say.
-        truth: what happened.
+        server_history: what happened.
         streams: what a watch showed meanwhile, each going on where the one before ended.
         violations: what is wrong.
         undecided: what could be found neither right nor wrong, because the search for it was given
@@ -38,7 +45,7 @@ class Verdict(msgspec.Struct, frozen=True):
     """
 
     history: History
-    truth: Truth
+    server_history: ServerHistory
     streams: Sequence[WatchedStream]
     violations: Sequence[Violation]
     undecided: Sequence[Violation] = ()
@@ -55,7 +62,7 @@ class Verdict(msgspec.Struct, frozen=True):
         faults = f"{len(self.history.faults)} faults ({len(self.history.idle_faults)} of them idle)"
         shown = [*self.violations[:10], *self.undecided[:10]]
         found = "; ".join(map(str, shown)) or "nothing is wrong"
-        return f"{len(calls):,} calls ({told}), {len(self.truth.revisions):,} revisions, {faults}: {found}"
+        return f"{len(calls):,} calls ({told}), {len(self.server_history.revisions):,} revisions, {faults}: {found}"
 
 
 async def run_trial(
@@ -69,7 +76,7 @@ async def run_trial(
     """Run a workload on open clients of one prefix, follow it with a watch, and judge both.
 
     Args:
-        endpoint: `host:port` of the etcd itself, where the truth is read; it must not be compacted
+        endpoint: `host:port` of the etcd itself, where the history is read; it must not be compacted
             meanwhile.
         clients: who works; they may connect through a proxy. There must be nothing under their
             prefix.
@@ -92,11 +99,13 @@ async def run_trial(
     async with anyio.create_task_group() as group:
         group.start_soon(_follow, backends[-1], workload.prefix, before.revision, streams)
         await _work(workload, backends, history, proxy, script)
-        truth = await read_truth(endpoint, clients[0].settings.prefix, since=before.revision)
+        server_history = await read_server_history(
+            endpoint, clients[0].settings.prefix, since=before.revision
+        )
         with anyio.move_on_after(PATIENCE):
-            await _reached(streams, max(truth.revisions, default=0))
+            await _reached(streams, max(server_history.revisions, default=0))
         group.cancel_scope.cancel()
-        return _judged(history, truth, streams)
+        return _judged(history, server_history, streams)
     raise AssertionError("a cancelled group still returns")
 
 
@@ -115,16 +124,22 @@ async def _work(
         is_played.set()
 
 
-def _judged(history: History, truth: Truth, streams: Sequence[WatchedStream]) -> Verdict:
-    streams[-1].complete_to = truth.end
+def _judged(
+    history: History, server_history: ServerHistory, streams: Sequence[WatchedStream]
+) -> Verdict:
+    streams[-1].complete_to = server_history.end
     found = [
-        *check_revisions(history, truth),
-        *check_linearizability(history, truth),
-        *check_resumed(streams, truth),
+        *check_revisions(history, server_history),
+        *check_linearizability(history, server_history),
+        *check_resumed(streams, server_history),
     ]
     undecided = [each for each in found if each.rule is Rule.UNDECIDED]
     return Verdict(
-        history, truth, streams, [each for each in found if each not in undecided], undecided
+        history,
+        server_history,
+        streams,
+        [each for each in found if each not in undecided],
+        undecided,
     )
 
 

@@ -3,18 +3,18 @@
 from kvorum.testing.checkers.linearizability import check_linearizability
 from kvorum.testing.checkers.revision_order import check_revisions
 from kvorum.testing.checkers.watch_streams import (
-    Listing,
-    Mark,
-    Shown,
+    BookmarkSeen,
+    Relist,
+    ShownChange,
     WatchedStream,
     check_resumed,
     check_watch,
 )
 
 __all__ = [
-    "Listing",
-    "Mark",
-    "Shown",
+    "BookmarkSeen",
+    "Relist",
+    "ShownChange",
     "WatchedStream",
     "check_linearizability",
     "check_resumed",

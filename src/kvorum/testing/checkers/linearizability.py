@@ -1,4 +1,4 @@
-"""Is there an order of the calls on each key that explains what they were told? By search, or by the truth.
+"""Find an order of the calls on each key that explains their answers, or show there is none.
 
 Linearizability is local: a history is linearizable if it is so for each key. For each, the calls
 are tried in every order that real time allows, the earliest first, and what was tried is remembered
@@ -9,7 +9,7 @@ be unique: a write of unknown outcome is known again by its value.
 The search is kept small without missing an order: a read that fits is placed at once, since it
 changes nothing; writes of known revision are placed in the order of their revisions; and of calls
 of unknown outcome that do the same, the one that started first goes first. What is left can still
-be too much: then the answer is `Rule.UNDECIDED`. With a truth there is nothing to search: it says
+be too much: then the answer is `Rule.UNDECIDED`. With a server_history there is nothing to search: it says
 what was applied, and in which order.
 
 Sources: Wing and Gong, "Testing and verifying concurrent objects" (1993); Lowe, "Testing for
@@ -26,12 +26,12 @@ from kvorum.testing.checkers.lease_ends import LeaseEnds
 from kvorum.testing.evidence import (
     Call,
     History,
-    Intent,
+    Observation,
     Outcome,
     Rule,
-    Sight,
-    Truth,
+    ServerHistory,
     Violation,
+    Write,
     settled_calls,
 )
 
@@ -51,7 +51,7 @@ class Step(NamedTuple):
         expected: the state that it needs; None for any.
         there: whether it needs the key to be there (True) or absent (False); None for either.
         becomes: the state that it leaves; None for the same.
-        call: which call it is a part of; None for the end of a lease, and for what only the truth
+        call: which call it is a part of; None for the end of a lease, and for what only the history
             tells.
         revision: at which it happened, of a deletion whose revision is known; else 0.
         is_applied: it has happened, although it has no end.
@@ -81,7 +81,7 @@ class Step(NamedTuple):
 
 
 def check_linearizability(
-    history: History, truth: Truth | None = None, *, limit: int = LIMIT
+    history: History, server_history: ServerHistory | None = None, *, limit: int = LIMIT
 ) -> list[Violation]:
     """Return the keys whose calls no order explains; nothing if there are none.
 
@@ -92,12 +92,12 @@ def check_linearizability(
 
     Args:
         history: what the clients say.
-        truth: what happened, if it can be read: then nothing is searched, since it says what was
+        server_history: what happened, if it can be read: then nothing is searched, since it says what was
             applied.
         limit: how many states to look at for a key before the search gives up.
     """
     calls = settled_calls(history.calls)
-    steps = steps_by_key(calls, truth)
+    steps = steps_by_key(calls, server_history)
     return [
         *_wrong_values(calls),
         *_wrong_order(calls),
@@ -127,24 +127,29 @@ def _judge(key: str, steps: Sequence[Step], limit: int) -> Violation | None:
 def _wrong_values(calls: Sequence[Call]) -> list[Violation]:
     """Find the calls that saw another value at a revision than was written at it, or were refused for no reason."""
     done = [
-        (call, intent) for call in calls if call.outcome is Outcome.DONE for intent in call.intents
+        (call, write) for call in calls if call.outcome is Outcome.DONE for write in call.requested
     ]
-    written = {(intent.key, call.revision): intent.value for call, intent in done if intent.writes}
-    sights = [(call, call.sight) for call in calls if call.sight is not None]
+    written = {(write.key, call.revision): write.value for call, write in done if write.writes}
+    observations = [(call, call.observation) for call in calls if call.observation is not None]
     invented = [
         Violation(
-            Rule.INVENTED_READ, f"{call}: revision {sight.revision} wrote something else", call
+            Rule.INVENTED_READ,
+            f"{call}: revision {observation.revision} wrote something else",
+            call,
         )
-        for call, sight in sights
-        if sight.value is not None
-        and written.get((sight.key, sight.revision), sight.value) != sight.value
+        for call, observation in observations
+        if observation.value is not None
+        and written.get((observation.key, observation.revision), observation.value)
+        != observation.value
     ]
     return invented + [
         Violation(
-            Rule.FALSE_REFUSAL, f"{call}: {sight.key!r} was at {sight.unlike}, as expected", call
+            Rule.FALSE_REFUSAL,
+            f"{call}: {observation.key!r} was at {observation.unlike}, as expected",
+            call,
         )
-        for call, sight in sights
-        if sight.unlike is not None and sight.revision == sight.unlike
+        for call, observation in observations
+        if observation.unlike is not None and observation.revision == observation.unlike
     ]
 
 
@@ -171,8 +176,8 @@ def _revision_told(call: Call) -> int:
     """Return a revision that had been reached when a call ended."""
     if call.outcome is Outcome.DONE and call.writes:
         return call.revision
-    if call.sight is not None:
-        return max(call.sight.revision, call.sight.at or 0)
+    if call.observation is not None:
+        return max(call.observation.revision, call.observation.at or 0)
     return call.snapshot.revision if call.snapshot is not None else 0
 
 
@@ -182,7 +187,7 @@ def _makes_a_revision(call: Call) -> bool:
     A transaction that only removes may find nothing there.
     """
     return call.name == "delete" or any(
-        intent.writes and intent.value is not None for intent in call.intents
+        write.writes and write.value is not None for write in call.requested
     )
 
 
@@ -199,20 +204,28 @@ def _moments(calls: Sequence[Call]) -> Iterator[tuple[bool, Call]]:
 # --- what each call did to each key ---------------------------------------------------------------
 
 
-def steps_by_key(calls: Sequence[Call], truth: Truth | None = None) -> dict[str, list[Step]]:
+def steps_by_key(
+    calls: Sequence[Call], server_history: ServerHistory | None = None
+) -> dict[str, list[Step]]:
     """Return what each call did to each key, and what else happened to it, as far as that can be told."""
     seen = _revisions_of_values(calls)
     steps: dict[str, list[Step]] = defaultdict(list)
     for call in calls:
-        if call.outcome is Outcome.DONE or (call.outcome is Outcome.UNKNOWN and truth is None):
-            for intent in call.intents:
-                steps[intent.key].append(_step_of_intent(call, intent, seen))
-        if call.sight is not None and call.sight.at is None and call.outcome is not Outcome.UNKNOWN:
-            steps[call.sight.key].append(_step_of_sight(call, call.sight))
-    if truth is None:
+        if call.outcome is Outcome.DONE or (
+            call.outcome is Outcome.UNKNOWN and server_history is None
+        ):
+            for write in call.requested:
+                steps[write.key].append(_step_of_intent(call, write, seen))
+        if (
+            call.observation is not None
+            and call.observation.at is None
+            and call.outcome is not Outcome.UNKNOWN
+        ):
+            steps[call.observation.key].append(_step_of_sight(call, call.observation))
+    if server_history is None:
         _add_lease_ends(calls, steps)
     else:
-        _add_what_was_not_told(calls, steps, truth)
+        _add_what_was_not_told(calls, steps, server_history)
     return {key: _named(of_key) for key, of_key in steps.items()}
 
 
@@ -223,8 +236,8 @@ def _revisions_of_values(calls: Sequence[Call]) -> dict[tuple[str, bytes], int]:
     """
     found: dict[tuple[str, bytes], int] = {}
     for call in calls:
-        if call.sight is not None and call.sight.value is not None:
-            found[call.sight.key, call.sight.value] = call.sight.revision
+        if call.observation is not None and call.observation.value is not None:
+            found[call.observation.key, call.observation.value] = call.observation.revision
         entries = call.snapshot.entries if call.snapshot is not None else ()
         previous = call.change.previous if call.change is not None else None
         for entry in (*entries, *([previous] if previous is not None else [])):
@@ -232,19 +245,19 @@ def _revisions_of_values(calls: Sequence[Call]) -> dict[tuple[str, bytes], int]:
     return found
 
 
-def _step_of_intent(call: Call, intent: Intent, seen: dict[tuple[str, bytes], int]) -> Step:
+def _step_of_intent(call: Call, write: Write, seen: dict[tuple[str, bytes], int]) -> Step:
     is_over = call.outcome is Outcome.DONE
     becomes: int | None = None
-    if intent.writes and intent.value is None:
+    if write.writes and write.value is None:
         becomes = ABSENT
-    elif intent.writes and intent.value is not None:
-        becomes = call.revision if is_over else seen.get((intent.key, intent.value), UNSEEN)
+    elif write.writes and write.value is not None:
+        becomes = call.revision if is_over else seen.get((write.key, write.value), UNSEEN)
     there = True if call.name == "delete" and is_over else None
     revision = call.revision if is_over and becomes == ABSENT and _makes_a_revision(call) else 0
     return Step(
         call.started,
         call.ended if is_over else None,
-        intent.expected,
+        write.expected,
         there,
         becomes,
         call,
@@ -252,9 +265,9 @@ def _step_of_intent(call: Call, intent: Intent, seen: dict[tuple[str, bytes], in
     )
 
 
-def _step_of_sight(call: Call, sight: Sight) -> Step:
-    expected = sight.revision if sight.exists and sight.revision else None
-    return Step(call.started, call.ended, expected, sight.exists, None, call)
+def _step_of_sight(call: Call, observation: Observation) -> Step:
+    expected = observation.revision if observation.exists and observation.revision else None
+    return Step(call.started, call.ended, expected, observation.exists, None, call)
 
 
 def _add_lease_ends(calls: Sequence[Call], steps: dict[str, list[Step]]) -> None:
@@ -262,33 +275,33 @@ def _add_lease_ends(calls: Sequence[Call], steps: dict[str, list[Step]]) -> None
     ends = LeaseEnds(calls)
     for key, of_key in steps.items():
         written = [
-            (step, intent)
+            (step, write)
             for step in of_key
             if step.call
-            for intent in step.call.intents
-            if intent.key == key
+            for write in step.call.requested
+            if write.key == key
         ]
         leases = {
-            intent.lease for _, intent in written if isinstance(intent.lease, int) and intent.lease
+            write.lease for _, write in written if isinstance(write.lease, int) and write.lease
         }
         if not leases:
             continue
         first = min(ends.earliest(lease) for lease in leases)
-        for step, intent in written:
+        for step, write in written:
             if (
                 step.becomes
-                and intent.writes
-                and intent.lease != 0
-                and intent.lease is not msgspec.UNSET
+                and write.writes
+                and write.lease != 0
+                and write.lease is not msgspec.UNSET
             ):
-                earliest = first if intent.lease is None else ends.earliest(intent.lease)
+                earliest = first if write.lease is None else ends.earliest(write.lease)
                 of_key.append(
                     Step(max(earliest, step.started), None, step.becomes, None, ABSENT, None)
                 )
 
 
 def _add_what_was_not_told(
-    calls: Sequence[Call], steps: dict[str, list[Step]], truth: Truth
+    calls: Sequence[Call], steps: dict[str, list[Step]], server_history: ServerHistory
 ) -> None:
     """Add the changes that no done call made.
 
@@ -298,18 +311,18 @@ def _add_what_was_not_told(
         (i.key, c.revision)
         for c in calls
         if c.outcome is Outcome.DONE
-        for i in c.intents
+        for i in c.requested
         if i.writes
     }
     started = {
         (i.key, i.value): c.started
         for c in calls
         if c.outcome is Outcome.UNKNOWN
-        for i in c.intents
+        for i in c.requested
         if i.value
     }
     for key, of_key in steps.items():
-        for change in truth.changes_after(key, 0):
+        for change in server_history.changes_after(key, 0):
             if (key, change.revision) in told:
                 continue
             begun = started.get((key, change.entry.value), 0) if change.entry is not None else 0
@@ -346,8 +359,8 @@ def _named(steps: Sequence[Step]) -> list[Step]:
 def _value_of(step: Step) -> bytes | None:
     """Return the value that a step saw."""
     return (
-        step.call.sight.value
-        if step.becomes is None and step.call and step.call.sight is not None
+        step.call.observation.value
+        if step.becomes is None and step.call and step.call.observation is not None
         else None
     )
 

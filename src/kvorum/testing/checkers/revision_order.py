@@ -26,32 +26,34 @@ from kvorum.storage import Change, Entry
 from kvorum.testing.checkers.lease_ends import LeaseEnds
 from kvorum.testing.evidence import (
     Call,
+    Count,
     History,
-    Intent,
+    Observation,
     Outcome,
     Rule,
-    Sight,
+    ServerHistory,
     Snapshot,
     State,
-    Tally,
-    Truth,
     Violation,
+    Write,
     contradictions,
     future_revision,
     settled_calls,
 )
 
 
-def check_revisions(history: History, truth: Truth, *, is_complete: bool = True) -> list[Violation]:
+def check_revisions(
+    history: History, server_history: ServerHistory, *, is_complete: bool = True
+) -> list[Violation]:
     """Return what is wrong with a history; nothing if it is right.
 
     Args:
         history: what the clients say.
-        truth: what happened.
+        server_history: what happened.
         is_complete: whether the history holds every write to the prefix; else changes that no call
             claims are nobody's.
     """
-    check = _RevisionCheck(settled_calls(history.calls), truth)
+    check = _RevisionCheck(settled_calls(history.calls), server_history)
     check.claim()
     check.sweep()
     if is_complete:
@@ -68,10 +70,10 @@ def check_revisions(history: History, truth: Truth, *, is_complete: bool = True)
 
 
 class _RevisionCheck:
-    def __init__(self, calls: list[Call], truth: Truth) -> None:
+    def __init__(self, calls: list[Call], server_history: ServerHistory) -> None:
         self.violations: list[Violation] = []
         self._calls = calls
-        self._truth = truth
+        self._server_history = server_history
         self._claims: dict[tuple[int, str], Call] = {}
         self._lows: dict[
             int, int
@@ -95,48 +97,50 @@ class _RevisionCheck:
                 self._claim(call)
 
     def _claim(self, call: Call) -> None:
-        if call.revision > self._truth.end:
+        if call.revision > self._server_history.end:
             self._found(
                 Rule.LOST_WRITE,
                 call,
-                f"revision {call.revision} is beyond the end {self._truth.end}",
+                f"revision {call.revision} is beyond the end {self._server_history.end}",
             )
             return
-        for intent in call.intents:
-            self._check_expected(call, intent)
-            if intent.writes and self._is_there(call, intent, call.revision):
-                self._take(call, intent.key, call.revision)
+        for write in call.requested:
+            self._check_expected(call, write)
+            if write.writes and self._is_there(call, write, call.revision):
+                self._take(call, write.key, call.revision)
         change = call.change
-        if change is not None and change != self._truth.change(change.key, change.revision):
+        if change is not None and change != self._server_history.change(
+            change.key, change.revision
+        ):
             self._found(Rule.WRONG_CHANGE, call, f"it was told {change}")
 
-    def _check_expected(self, call: Call, intent: Intent) -> None:
-        before = self._truth.entry(intent.key, call.revision - 1)
+    def _check_expected(self, call: Call, write: Write) -> None:
+        before = self._server_history.entry(write.key, call.revision - 1)
         found = before.mod_revision if before is not None else 0
-        if intent.expected is not None and intent.expected != found:
-            what = f"{intent.key} was at {found} before revision {call.revision}, not at {intent.expected}"
+        if write.expected is not None and write.expected != found:
+            what = f"{write.key} was at {found} before revision {call.revision}, not at {write.expected}"
             self._found(Rule.BROKEN_EXPECTATION, call, what)
 
-    def _is_there(self, call: Call, intent: Intent, revision: int) -> bool:
+    def _is_there(self, call: Call, write: Write, revision: int) -> bool:
         """Tell whether a revision did to a key what a call wanted; if not, that is a finding."""
-        change = self._truth.change(intent.key, revision)
+        change = self._server_history.change(write.key, revision)
         if change is None:
-            absent = intent.value is None and self._truth.entry(intent.key, revision) is None
+            absent = write.value is None and self._server_history.entry(write.key, revision) is None
             if not absent:
                 self._found(
-                    Rule.LOST_WRITE, call, f"revision {revision} did nothing to {intent.key!r}"
+                    Rule.LOST_WRITE, call, f"revision {revision} did nothing to {write.key!r}"
                 )
             return False
         written = change.entry.value if change.entry is not None else None
-        if written != intent.value:
+        if written != write.value:
             self._found(
-                Rule.WRONG_VALUE, call, f"revision {revision} made {written!r} of {intent.key!r}"
+                Rule.WRONG_VALUE, call, f"revision {revision} made {written!r} of {write.key!r}"
             )
-        elif change.entry is not None and intent.lease is not UNSET:
+        elif change.entry is not None and write.lease is not UNSET:
             before = change.previous.lease if change.previous is not None else 0
-            lease = before if intent.lease is None else intent.lease
+            lease = before if write.lease is None else write.lease
             if change.entry.lease != lease:
-                what = f"revision {revision} put {intent.key!r} on lease {change.entry.lease:x}, not on {lease:x}"
+                what = f"revision {revision} put {write.key!r} on lease {change.entry.lease:x}, not on {lease:x}"
                 self._found(Rule.WRONG_VALUE, call, what)
         return True
 
@@ -195,13 +199,13 @@ class _RevisionCheck:
     def _place(self, call: Call, low: int) -> int:
         """Return the first revision at which a call can have happened, if it is not before `low`."""
         if call.outcome is Outcome.DONE and call.writes:
-            changed = any((call.revision, intent.key) in self._claims for intent in call.intents)
+            changed = any((call.revision, write.key) in self._claims for write in call.requested)
             if call.revision < low + changed:
                 what = f"it got revision {call.revision}, but {low} was reached before it started"
                 self._found(Rule.REAL_TIME, call, what)
             return call.revision
-        if call.sight is not None:
-            return self._place_sight(call, call.sight, low)
+        if call.observation is not None:
+            return self._place_sight(call, call.observation, low)
         if call.snapshot is not None:
             if call.snapshot.at is not None:
                 return max(low, call.snapshot.revision)
@@ -209,70 +213,86 @@ class _RevisionCheck:
                 what = f"it shows revision {call.snapshot.revision}, but {low} was reached before it started"
                 self._found(Rule.STALE_READ, call, what)
             return call.snapshot.revision
-        if call.tally is not None:
-            return self._place_tally(call, call.tally, low)
+        if call.count is not None:
+            return self._place_tally(call, call.count, low)
         return low
 
-    def _place_sight(self, call: Call, sight: Sight, low: int) -> int:
-        if sight.unlike is not None and sight.revision == sight.unlike:
+    def _place_sight(self, call: Call, observation: Observation, low: int) -> int:
+        if observation.unlike is not None and observation.revision == observation.unlike:
             self._found(
-                Rule.FALSE_REFUSAL, call, f"{sight.key!r} was at {sight.unlike}, as expected"
+                Rule.FALSE_REFUSAL,
+                call,
+                f"{observation.key!r} was at {observation.unlike}, as expected",
             )
-        if sight.at is not None:
-            if sight.at > self._truth.end:
+        if observation.at is not None:
+            if observation.at > self._server_history.end:
                 self._found(
                     Rule.INVENTED_READ,
                     call,
-                    f"revision {sight.at} is beyond the end {self._truth.end}",
+                    f"revision {observation.at} is beyond the end {self._server_history.end}",
                 )
-            elif not self._agrees(sight, self._truth.entry(sight.key, sight.at)):
-                self._found(Rule.WRONG_SNAPSHOT, call, f"{sight.key!r} was otherwise at {sight.at}")
-            return max(low, sight.at)  # what starts now cannot get a revision that has been read
-        if not sight.revision:
-            place = self._truth.first(sight.key, exists=sight.exists, since=low)
+            elif not self._agrees(
+                observation, self._server_history.entry(observation.key, observation.at)
+            ):
+                self._found(
+                    Rule.WRONG_SNAPSHOT,
+                    call,
+                    f"{observation.key!r} was otherwise at {observation.at}",
+                )
+            return max(
+                low, observation.at
+            )  # what starts now cannot get a revision that has been read
+        if not observation.revision:
+            place = self._server_history.first(
+                observation.key, exists=observation.exists, since=low
+            )
             if place is None:
-                state = "there" if sight.exists else "absent"
-                self._found(Rule.STALE_READ, call, f"{sight.key!r} was never {state} from {low} on")
+                state = "there" if observation.exists else "absent"
+                self._found(
+                    Rule.STALE_READ, call, f"{observation.key!r} was never {state} from {low} on"
+                )
             return low if place is None else place
-        change = self._truth.change(sight.key, sight.revision)
-        if change is None or not self._agrees(sight, change.entry):
+        change = self._server_history.change(observation.key, observation.revision)
+        if change is None or not self._agrees(observation, change.entry):
             self._found(
                 Rule.INVENTED_READ,
                 call,
-                f"revision {sight.revision} did not make that of {sight.key!r}",
+                f"revision {observation.revision} did not make that of {observation.key!r}",
             )
             return low
-        if max(low, sight.revision) >= (until := self._truth.until(sight.key, sight.revision)):
-            what = f"{sight.key!r} was at {sight.revision} only until {until}, but {low} was reached before it started"
+        if max(low, observation.revision) >= (
+            until := self._server_history.until(observation.key, observation.revision)
+        ):
+            what = f"{observation.key!r} was at {observation.revision} only until {until}, but {low} was reached before it started"
             self._found(Rule.STALE_READ, call, what)
-        return max(low, sight.revision)
+        return max(low, observation.revision)
 
-    def _agrees(self, sight: Sight, entry: Entry | None) -> bool:
-        if entry is None or not sight.exists:
-            return sight.exists == (entry is not None)
-        if sight.entry is not None:
-            return sight.entry == entry
-        return (sight.revision, sight.value) == (entry.mod_revision, entry.value)
+    def _agrees(self, observation: Observation, entry: Entry | None) -> bool:
+        if entry is None or not observation.exists:
+            return observation.exists == (entry is not None)
+        if observation.entry is not None:
+            return observation.entry == entry
+        return (observation.revision, observation.value) == (entry.mod_revision, entry.value)
 
-    def _place_tally(self, call: Call, tally: Tally, low: int) -> int:
-        place = self._truth.first_count(
-            tally.prefix, tally.number, since=low if tally.at is None else tally.at
+    def _place_tally(self, call: Call, count: Count, low: int) -> int:
+        place = self._server_history.first_count(
+            count.prefix, count.number, since=low if count.at is None else count.at
         )
-        if tally.at is not None:
-            if tally.at > self._truth.end:
+        if count.at is not None:
+            if count.at > self._server_history.end:
                 self._found(
                     Rule.INVENTED_READ,
                     call,
-                    f"revision {tally.at} is beyond the end {self._truth.end}",
+                    f"revision {count.at} is beyond the end {self._server_history.end}",
                 )
-            elif place != tally.at:
+            elif place != count.at:
                 self._found(
-                    Rule.WRONG_SNAPSHOT, call, f"there were not {tally.number} keys at {tally.at}"
+                    Rule.WRONG_SNAPSHOT, call, f"there were not {count.number} keys at {count.at}"
                 )
-            return max(low, tally.at)
+            return max(low, count.at)
         if place is None:
             self._found(
-                Rule.STALE_READ, call, f"there were never {tally.number} keys from {low} on"
+                Rule.STALE_READ, call, f"there were never {count.number} keys from {low} on"
             )
         return low if place is None else place
 
@@ -283,11 +303,11 @@ class _RevisionCheck:
         unknown: dict[tuple[str, bytes | None], list[Call]] = defaultdict(list)
         for call in self._calls:
             if call.outcome is Outcome.UNKNOWN:
-                for intent in call.intents:
-                    if intent.writes:
-                        unknown[intent.key, intent.value].append(call)
+                for write in call.requested:
+                    if write.writes:
+                        unknown[write.key, write.value].append(call)
         explained: set[int] = set()
-        for revision, changes in self._truth.revisions.items():
+        for revision, changes in self._server_history.revisions.items():
             for change in changes:
                 if (revision, change.key) in self._claims:
                     continue
@@ -313,7 +333,7 @@ class _RevisionCheck:
         runs_out = self._leases.runs_out(lease)
         known = next(
             (second for reached, second in self._seconds if reached >= revision),
-            self._truth.read_at,
+            self._server_history.read_at,
         )
         if runs_out is not None and (time.monotonic() if known is None else known) < runs_out:
             what = f"{key!r} was gone at revision {revision}, before its lease {lease:x} was revoked or had run out"
@@ -322,10 +342,12 @@ class _RevisionCheck:
     def outlived(self) -> None:
         """Find keys that are still there although their lease was revoked."""
         for call in self._leases.done_revocations():
-            for key in self._truth.all_keys():
-                entry = self._truth.entry(key, self._truth.end)
+            for key in self._server_history.all_keys():
+                entry = self._server_history.entry(key, self._server_history.end)
                 if entry is not None and call.lease and entry.lease == call.lease:
-                    self._found(Rule.LEASE_OUTLIVED, call, f"{key!r} is there at {self._truth.end}")
+                    self._found(
+                        Rule.LEASE_OUTLIVED, call, f"{key!r} is there at {self._server_history.end}"
+                    )
 
     def _author(
         self, candidates: list[Call], changes: tuple[Change, ...], explained: set[int]
@@ -343,25 +365,25 @@ class _RevisionCheck:
         fitting = [call for call in possible if self._can_have_made(call, changes)]
         fitting.sort(
             key=lambda call: (
-                -len(call.intents),
-                all(intent.expected is None for intent in call.intents),
+                -len(call.requested),
+                all(write.expected is None for write in call.requested),
             )
         )
         return next(iter(fitting or possible), None)
 
     def _can_have_made(self, call: Call, changes: tuple[Change, ...]) -> bool:
         before = {
-            intent.key: self._truth.entry(intent.key, changes[0].revision - 1)
-            for intent in call.intents
+            write.key: self._server_history.entry(write.key, changes[0].revision - 1)
+            for write in call.requested
         }
         found = {
             key: entry.mod_revision if entry is not None else 0 for key, entry in before.items()
         }
-        if any(intent.expected not in {None, found[intent.key]} for intent in call.intents):
+        if any(write.expected not in {None, found[write.key]} for write in call.requested):
             return False
         wanted = {
             i.key: i.value
-            for i in call.intents
+            for i in call.requested
             if i.writes and (i.value is not None or found[i.key])
         }
         open_changes = {
@@ -372,23 +394,23 @@ class _RevisionCheck:
         return wanted.items() <= open_changes.items()
 
     def _claim_unknown(self, call: Call, revision: int) -> None:
-        for intent in call.intents:
-            before = self._truth.entry(intent.key, revision - 1)
+        for write in call.requested:
+            before = self._server_history.entry(write.key, revision - 1)
             found = before.mod_revision if before is not None else 0
-            if intent.expected is not None and intent.expected != found:
+            if write.expected is not None and write.expected != found:
                 self._found(
                     Rule.BROKEN_EXPECTATION,
                     call,
-                    f"{intent.key!r} was at {found}, not at {intent.expected}",
+                    f"{write.key!r} was at {found}, not at {write.expected}",
                 )
-            if intent.writes and self._is_there(call, intent, revision):
-                self._take(call, intent.key, revision)
+            if write.writes and self._is_there(call, write, revision):
+                self._take(call, write.key, revision)
 
     def _invented(self, revision: int, key: str, value: bytes | None) -> None:
         for call in self._calls:
             if any(
-                intent.writes and (intent.key, intent.value) == (key, value)
-                for intent in call.intents
+                write.writes and (write.key, write.value) == (key, value)
+                for write in call.requested
             ):
                 if call.outcome is Outcome.REFUSED:
                     self._found(
@@ -418,9 +440,9 @@ class _RevisionCheck:
     def _order_of(self, revision: int, calls: dict[int, Call]) -> None:
         before: TopologicalSorter[int] = TopologicalSorter()
         for call in calls.values() if len(calls) > 1 else ():
-            for intent in call.intents:
-                writer = self._claims.get((revision, intent.key))
-                if intent.expected is not None and writer is not None and writer is not call:
+            for write in call.requested:
+                writer = self._claims.get((revision, write.key))
+                if write.expected is not None and writer is not None and writer is not call:
                     before.add(writer.started, call.started)  # it expects what was there before
         try:
             before.prepare()
@@ -438,13 +460,13 @@ class _RevisionCheck:
             for call in self._calls
             if call.snapshot is not None
         ]
-        state = State(self._truth)
+        state = State(self._server_history)
         for revision, call, snapshot in sorted(snapshots, key=lambda each: each[0]):
-            if revision > self._truth.end:
+            if revision > self._server_history.end:
                 self._found(
                     Rule.INVENTED_READ,
                     call,
-                    f"revision {revision} is beyond the end {self._truth.end}",
+                    f"revision {revision} is beyond the end {self._server_history.end}",
                 )
                 continue
             state.go_to(revision)

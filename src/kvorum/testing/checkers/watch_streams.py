@@ -9,7 +9,7 @@ import msgspec
 from kvorum.repository import Added, Bookmark, Deleted, Modified, WatchEvent
 from kvorum.resources import AnyResource
 from kvorum.storage import Change, Entry
-from kvorum.testing.evidence import Rule, Truth, Violation
+from kvorum.testing.evidence import Rule, ServerHistory, Violation
 
 R = TypeVar("R", bound=AnyResource)
 
@@ -17,7 +17,7 @@ Matches: TypeAlias = Callable[[Entry], bool]
 Kind: TypeAlias = Literal["added", "modified", "deleted"]
 
 
-class Shown(msgspec.Struct, frozen=True, gc=False):
+class ShownChange(msgspec.Struct, frozen=True, gc=False):
     """One event that a watch showed.
 
     Attributes:
@@ -37,17 +37,17 @@ class Shown(msgspec.Struct, frozen=True, gc=False):
     change: Change | None = None
 
 
-class Mark(msgspec.Struct, frozen=True, gc=False):
+class BookmarkSeen(msgspec.Struct, frozen=True, gc=False):
     """A bookmark that a watch showed: everything up to `revision` has been shown."""
 
     revision: int
 
 
-class Listing(msgspec.Struct, frozen=True, gc=False):
+class Relist(msgspec.Struct, frozen=True, gc=False):
     """The difference that a watch with `initial` showed when it had lost history and listed again, at `revision`."""
 
     revision: int
-    events: tuple[Shown, ...]
+    events: tuple[ShownChange, ...]
 
 
 class WatchedStream(msgspec.Struct, kw_only=True):
@@ -65,7 +65,9 @@ class WatchedStream(msgspec.Struct, kw_only=True):
 
     prefix: str
     since: int | None
-    shown: list[tuple[Shown, ...] | Mark | Listing] = msgspec.field(default_factory=list)
+    shown: list[tuple[ShownChange, ...] | BookmarkSeen | Relist] = msgspec.field(
+        default_factory=list
+    )
     matches: Matches = lambda _: True
     bookmarks: bool = True
     complete_to: int = 0
@@ -79,7 +81,7 @@ class WatchedStream(msgspec.Struct, kw_only=True):
         if shown:
             self.shown.append(shown)
         elif revision:
-            self.shown.append(Mark(revision))
+            self.shown.append(BookmarkSeen(revision))
 
     def add_events(self, events: Iterable[WatchEvent[R]]) -> None:
         """Note what a typed watch showed together.
@@ -91,34 +93,38 @@ class WatchedStream(msgspec.Struct, kw_only=True):
             self.shown.append(tuple(_shown_of_event(event) for event in (*events, last)))
             return
         shown = tuple(_shown_of_event(event) for event in events)
-        is_first = self.since is None and not any(isinstance(each, Mark) for each in self.shown)
+        is_first = self.since is None and not any(
+            isinstance(each, BookmarkSeen) for each in self.shown
+        )
         if not is_first and (shown or not self.bookmarks):
-            self.shown.append(Listing(last.resource_version, shown))
+            self.shown.append(Relist(last.resource_version, shown))
             return
         if shown:
             self.shown.append(shown)
-        self.shown.append(Mark(last.resource_version))
+        self.shown.append(BookmarkSeen(last.resource_version))
 
 
-def _shown_of(change: Change) -> Shown:
+def _shown_of(change: Change) -> ShownChange:
     previous = change.previous.value if change.previous is not None else None
     if change.entry is None:
-        return Shown("deleted", change.revision, change.key, previous or b"", previous, change)
+        return ShownChange(
+            "deleted", change.revision, change.key, previous or b"", previous, change
+        )
     kind: Kind = "added" if change.previous is None else "modified"
-    return Shown(kind, change.revision, change.key, change.entry.value, previous, change)
+    return ShownChange(kind, change.revision, change.key, change.entry.value, previous, change)
 
 
-def _shown_of_event(event: WatchEvent[R]) -> Shown:
+def _shown_of_event(event: WatchEvent[R]) -> ShownChange:
     match event:
         case Added(resource=resource):
-            return Shown("added", event.resource_version, *_stored(resource))
+            return ShownChange("added", event.resource_version, *_stored(resource))
         case Modified(resource=resource, previous=previous):
-            return Shown(
+            return ShownChange(
                 "modified", event.resource_version, *_stored(resource), _stored(previous)[1]
             )
         case Deleted(resource=resource):
             key, value = _stored(resource)
-            return Shown("deleted", event.resource_version, key, value, value)
+            return ShownChange("deleted", event.resource_version, key, value, value)
         case Bookmark():
             raise TypeError("a bookmark is no event of a revision")
 
@@ -129,52 +135,60 @@ def _stored(resource: AnyResource) -> tuple[str, bytes]:
     return stored.key, stored.value
 
 
-def check_watch(stream: WatchedStream, truth: Truth) -> list[Violation]:
+def check_watch(stream: WatchedStream, server_history: ServerHistory) -> list[Violation]:
     """Return what is wrong with what a watch showed; nothing if it is right."""
-    check = _StreamCheck(stream, truth)
+    check = _StreamCheck(stream, server_history)
     check.run()
     return check.violations
 
 
-def check_resumed(streams: Sequence[WatchedStream], truth: Truth) -> list[Violation]:
+def check_resumed(
+    streams: Sequence[WatchedStream], server_history: ServerHistory
+) -> list[Violation]:
     """Return what is wrong with watches of which each goes on where the one before had got to."""
-    violations = [violation for stream in streams for violation in check_watch(stream, truth)]
+    violations = [
+        violation for stream in streams for violation in check_watch(stream, server_history)
+    ]
     for before, after in pairwise(streams):
         reached = max((_revision(each) for each in before.shown), default=before.since)
         if after.since is not None and (
-            reached is None or not _goes_on(before, reached, after.since, truth)
+            reached is None or not _goes_on(before, reached, after.since, server_history)
         ):
             what = f"a watch that had got to {reached} went on from {after.since}"
             violations.append(Violation(Rule.WRONG_RESUMPTION, what))
     return violations
 
 
-def _goes_on(stream: WatchedStream, reached: int, since: int, truth: Truth) -> bool:
+def _goes_on(
+    stream: WatchedStream, reached: int, since: int, server_history: ServerHistory
+) -> bool:
     """Tell whether a watch that goes on from `since` has been shown all before that.
 
     Its checkpoint may be ahead.
     """
-    check = _StreamCheck(stream, truth)
+    check = _StreamCheck(stream, server_history)
     between = (
         change
-        for revision, changes in truth.revisions.items()
+        for revision, changes in server_history.revisions.items()
         if reached < revision <= since
         for change in changes
     )
-    return reached <= since <= truth.end and all(check.event(change) is None for change in between)
+    return reached <= since <= server_history.end and all(
+        check.event(change) is None for change in between
+    )
 
 
-def _revision(shown: tuple[Shown, ...] | Mark | Listing) -> int:
+def _revision(shown: tuple[ShownChange, ...] | BookmarkSeen | Relist) -> int:
     return shown[0].revision if isinstance(shown, tuple) else shown.revision
 
 
 class _StreamCheck:
-    def __init__(self, stream: WatchedStream, truth: Truth) -> None:
+    def __init__(self, stream: WatchedStream, server_history: ServerHistory) -> None:
         self.violations: list[Violation] = []
         self._stream = stream
-        self._truth = truth
+        self._server_history = server_history
         self._reached = stream.since or 0
-        self._expected: dict[int, list[Shown]] = {}
+        self._expected: dict[int, list[ShownChange]] = {}
         self._left: list[int] = []
         self._last_keys: frozenset[str] = frozenset()
         self._there: dict[
@@ -191,9 +205,9 @@ class _StreamCheck:
             shown = self._check_initial(shown)
         self._expect()
         for each in shown:
-            if isinstance(each, Mark):
+            if isinstance(each, BookmarkSeen):
                 self._check_mark(each)
-            elif isinstance(each, Listing):
+            elif isinstance(each, Relist):
                 self._check_listing(each)
             else:
                 self._check_revision(each)
@@ -203,14 +217,14 @@ class _StreamCheck:
     # --- what there was to show ---
 
     def _expect(self) -> None:
-        for revision, changes in self._truth.revisions.items():
+        for revision, changes in self._server_history.revisions.items():
             if revision > self._reached:
                 events = [event for change in changes if (event := self.event(change)) is not None]
                 if events:
                     self._expected[revision] = events
         self._left = list(reversed(self._expected))
 
-    def event(self, change: Change) -> Shown | None:
+    def event(self, change: Change) -> ShownChange | None:
         """Return what there was to show of a change; None if nothing."""
         if not change.key.startswith(self._stream.prefix):
             return None
@@ -220,9 +234,9 @@ class _StreamCheck:
         before = previous.value if previous is not None and was_in else None
         if is_in and entry is not None:
             kind: Kind = "modified" if was_in else "added"
-            return Shown(kind, change.revision, change.key, entry.value, before, change)
+            return ShownChange(kind, change.revision, change.key, entry.value, before, change)
         return (
-            Shown("deleted", change.revision, change.key, before or b"", before, change)
+            ShownChange("deleted", change.revision, change.key, before or b"", before, change)
             if was_in
             else None
         )
@@ -230,16 +244,16 @@ class _StreamCheck:
     # --- what was shown ---
 
     def _check_initial(
-        self, shown: list[tuple[Shown, ...] | Mark | Listing]
-    ) -> list[tuple[Shown, ...] | Mark | Listing]:
+        self, shown: list[tuple[ShownChange, ...] | BookmarkSeen | Relist]
+    ) -> list[tuple[ShownChange, ...] | BookmarkSeen | Relist]:
         """Compare everything up to the first bookmark with the state at it; return the rest."""
-        place = next((at for at, each in enumerate(shown) if isinstance(each, Mark)), None)
+        place = next((at for at, each in enumerate(shown) if isinstance(each, BookmarkSeen)), None)
         if place is None:
             self._found(Rule.WRONG_BOOKMARK, "it never said that it had shown all there was")
             return []
         self._reached = _revision(shown[place])
         there = {
-            Shown("added", entry.mod_revision, key, entry.value)
+            ShownChange("added", entry.mod_revision, key, entry.value)
             for key, entry in self._state(self._reached).items()
         }
         events = [event for each in shown[:place] if isinstance(each, tuple) for event in each]
@@ -255,20 +269,24 @@ class _StreamCheck:
 
     def _state(self, revision: int) -> dict[str, Entry]:
         """Return what there was to list at a revision."""
-        keys = [key for key in self._truth.all_keys() if key.startswith(self._stream.prefix)]
+        keys = [
+            key for key in self._server_history.all_keys() if key.startswith(self._stream.prefix)
+        ]
         state = {
-            key: entry for key in keys if (entry := self._truth.entry(key, revision)) is not None
+            key: entry
+            for key in keys
+            if (entry := self._server_history.entry(key, revision)) is not None
         }
         return {key: entry for key, entry in state.items() if self._stream.matches(entry)}
 
-    def _keep(self, events: Iterable[Shown]) -> None:
+    def _keep(self, events: Iterable[ShownChange]) -> None:
         for event in events:
             if event.kind == "deleted":
                 self._there.pop(event.key, None)
             else:
                 self._there[event.key] = event.value
 
-    def _check_listing(self, listing: Listing) -> None:
+    def _check_listing(self, listing: Relist) -> None:
         """Compare what was shown before, and then changed by the difference, with the state at the list."""
         if listing.revision < self._reached:
             self._found(
@@ -304,7 +322,7 @@ class _StreamCheck:
         while self._left and self._left[-1] <= self._reached:
             self._left.pop()  # told by the difference
 
-    def _check_difference(self, event: Shown, revision: int, state: dict[str, Entry]) -> None:
+    def _check_difference(self, event: ShownChange, revision: int, state: dict[str, Entry]) -> None:
         before = self._there.get(event.key)
         if event.kind == "deleted":
             if event.revision != revision or before is None:
@@ -326,7 +344,7 @@ class _StreamCheck:
         elif event.previous != before:
             self._found(Rule.WRONG_PREVIOUS, f"{event} should have had {before!r} before it")
 
-    def _check_mark(self, mark: Mark) -> None:
+    def _check_mark(self, mark: BookmarkSeen) -> None:
         if mark.revision < self._reached:
             self._found(
                 Rule.WRONG_BOOKMARK,
@@ -335,7 +353,7 @@ class _StreamCheck:
         self._check_complete(mark.revision)
         self._reached = max(self._reached, mark.revision)
 
-    def _check_revision(self, events: tuple[Shown, ...]) -> None:
+    def _check_revision(self, events: tuple[ShownChange, ...]) -> None:
         revision = events[0].revision if events else 0
         if any(event.revision != revision for event in events):
             self._found(
@@ -357,7 +375,7 @@ class _StreamCheck:
         self._left.pop()
         self._compare(revision, {e.key: e for e in expected}, events)
 
-    def _check_late(self, revision: int, events: tuple[Shown, ...]) -> None:
+    def _check_late(self, revision: int, events: tuple[ShownChange, ...]) -> None:
         known = {event.key for event in self._expected.get(revision, ())}
         keys = {event.key for event in events}
         if revision == self._reached and self._last_keys and not keys <= self._last_keys:
@@ -371,7 +389,7 @@ class _StreamCheck:
             self._found(Rule.EVENT_ORDER, f"revision {revision} was shown after {self._reached}")
 
     def _compare(
-        self, revision: int, expected: dict[str, Shown], events: tuple[Shown, ...]
+        self, revision: int, expected: dict[str, ShownChange], events: tuple[ShownChange, ...]
     ) -> None:
         shown = {event.key: event for event in events}
         self._last_keys = frozenset(shown)
@@ -384,7 +402,7 @@ class _StreamCheck:
         for key in shown.keys() & expected.keys():
             self._compare_event(expected[key], shown[key])
 
-    def _compare_event(self, expected: Shown, event: Shown) -> None:
+    def _compare_event(self, expected: ShownChange, event: ShownChange) -> None:
         if (event.kind, event.value) != (expected.kind, expected.value):
             self._found(Rule.WRONG_EVENT, f"{event} should have been {expected}")
         elif event.previous != expected.previous:
@@ -408,5 +426,5 @@ class _StreamCheck:
             )
 
 
-def _entry_of(shown: Shown) -> Entry | None:
+def _entry_of(shown: ShownChange) -> Entry | None:
     return shown.change.entry if shown.change is not None else None

@@ -3,39 +3,44 @@
 from kvorum.testing.evidence.history import (
     Answer,
     Call,
+    Count,
     Fault,
     History,
-    Intent,
+    Observation,
     Outcome,
-    Sight,
     Snapshot,
-    Tally,
+    Write,
     future_revision,
 )
 from kvorum.testing.evidence.recorder import RecordingBackend, RecordingRepository
-from kvorum.testing.evidence.server_history import State, Truth, read_creations, read_truth
+from kvorum.testing.evidence.server_history import (
+    ServerHistory,
+    State,
+    read_creations,
+    read_server_history,
+)
 from kvorum.testing.evidence.settled import contradictions, settled_calls
 from kvorum.testing.evidence.violation import Rule, Violation
 
 __all__ = [
     "Answer",
     "Call",
+    "Count",
     "Fault",
     "History",
-    "Intent",
+    "Observation",
     "Outcome",
     "RecordingBackend",
     "RecordingRepository",
     "Rule",
-    "Sight",
+    "ServerHistory",
     "Snapshot",
     "State",
-    "Tally",
-    "Truth",
     "Violation",
+    "Write",
     "contradictions",
     "future_revision",
     "read_creations",
-    "read_truth",
+    "read_server_history",
     "settled_calls",
 ]

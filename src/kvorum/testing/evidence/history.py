@@ -24,7 +24,7 @@ class Outcome(StrEnum):
     UNKNOWN = "unknown"  # something may have been changed, or may still be
 
 
-class Intent(msgspec.Struct, frozen=True, gc=False):
+class Write(msgspec.Struct, frozen=True, gc=False):
     """What a call wanted to do to a key.
 
     Attributes:
@@ -43,7 +43,7 @@ class Intent(msgspec.Struct, frozen=True, gc=False):
     lease: int | UnsetType | None = UNSET
 
 
-class Sight(msgspec.Struct, frozen=True, gc=False):
+class Observation(msgspec.Struct, frozen=True, gc=False):
     """What a call saw of one key, at one moment.
 
     Attributes:
@@ -67,8 +67,8 @@ class Sight(msgspec.Struct, frozen=True, gc=False):
     @classmethod
     def of(
         cls, key: str, entry: Entry | None, *, at: int | None = None, unlike: int | None = None
-    ) -> "Sight":
-        """Make the sight of an entry, or of its absence."""
+    ) -> "Observation":
+        """Make the observation of an entry, or of its absence."""
         if entry is None:
             return cls(key, exists=False, at=at, unlike=unlike)
         return cls(
@@ -104,7 +104,7 @@ class Snapshot(msgspec.Struct, frozen=True, gc=False):
     at: int | None = None
 
 
-class Tally(msgspec.Struct, frozen=True, gc=False):
+class Count(msgspec.Struct, frozen=True, gc=False):
     """How many keys a call was told there are.
 
     `at` is the revision that was asked for, None for "now".
@@ -120,9 +120,9 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     Attributes:
         revision: what it was told that its write had made.
-        sight: what it saw of a key.
+        observation: what it saw of a key.
         snapshot: what it saw of a range.
-        tally: what it was told about a number of keys.
+        count: what it was told about a number of keys.
         change: what it was told that it had changed.
         lease: the lease that it was about: the one that it was granted, has revoked, or was told is
             not there.
@@ -131,9 +131,9 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """
 
     revision: int = 0
-    sight: Sight | None = None
+    observation: Observation | None = None
     snapshot: Snapshot | None = None
-    tally: Tally | None = None
+    count: Count | None = None
     change: Change | None = None
     lease: int = 0
     error: str = ""
@@ -150,8 +150,8 @@ class Call(Answer, frozen=True, kw_only=True, gc=False):
         ended: the number of its end; None if it never came back.
         seconds: when it started and when it ended, by the clock of `time.monotonic`.
         outcome: what the client knows.
-        intents: what it wanted to write, or to check.
-        subject: the key, prefix or resource that it was about, if there are no intents to tell.
+        requested: what it wanted to write, or to check.
+        subject: the key, prefix or resource that it was about, if nothing was to be written or checked.
         ttl: how many seconds a lease was to last that it asked for.
         settles: it asked what had become of the call that started with this number.
     """
@@ -162,7 +162,7 @@ class Call(Answer, frozen=True, kw_only=True, gc=False):
     ended: int | None
     seconds: tuple[float, float] = (0.0, 0.0)
     outcome: Outcome = Outcome.DONE
-    intents: tuple[Intent, ...] = ()
+    requested: tuple[Write, ...] = ()
     subject: str = ""
     ttl: float = 0.0
     settles: int | None = None
@@ -170,10 +170,10 @@ class Call(Answer, frozen=True, kw_only=True, gc=False):
     @property
     def writes(self) -> bool:
         """Whether it wanted to change something."""
-        return any(intent.writes for intent in self.intents)
+        return any(write.writes for write in self.requested)
 
     def __str__(self) -> str:
-        keys = ", ".join(repr(intent.key) for intent in self.intents) or repr(self.subject)
+        keys = ", ".join(repr(write.key) for write in self.requested) or repr(self.subject)
         return (
             f"{self.client}'s {self.name}({keys}) [{self.started} to {self.ended}, {self.outcome}]"
         )
@@ -212,7 +212,7 @@ class OpenCall(msgspec.Struct, frozen=True, gc=False):
     name: str
     started: int
     second: float
-    intents: tuple[Intent, ...]
+    requested: tuple[Write, ...]
     subject: str
     ttl: float = 0.0
     settles: int | None = None
@@ -239,7 +239,7 @@ class History:
         self,
         client: str,
         name: str,
-        intents: tuple[Intent, ...] = (),
+        requested: tuple[Write, ...] = (),
         subject: str = "",
         *,
         ttl: float = 0.0,
@@ -247,7 +247,7 @@ class History:
     ) -> OpenCall:
         """Note that a call starts."""
         call = OpenCall(
-            client, name, next(self._numbers), time.monotonic(), intents, subject, ttl, settles
+            client, name, next(self._numbers), time.monotonic(), requested, subject, ttl, settles
         )
         self._open[call.started] = call
         return call
@@ -268,7 +268,7 @@ class History:
                 ended=None if is_cut_off else next(self._numbers),
                 seconds=(call.second, time.monotonic()),
                 outcome=outcome,
-                intents=call.intents,
+                requested=call.requested,
                 subject=call.subject,
                 ttl=call.ttl,
                 settles=call.settles,
@@ -285,7 +285,7 @@ class History:
     @property
     def writes_in_flight(self) -> int:
         """How many calls that want to change something are under way."""
-        return sum(any(intent.writes for intent in call.intents) for call in self._open.values())
+        return sum(any(write.writes for write in call.requested) for call in self._open.values())
 
     @property
     def idle_faults(self) -> list[Fault]:

@@ -17,13 +17,13 @@ from kvorum.resources import AnyResource, Resource, resource_key
 from kvorum.storage import Change, Entry, Operation, Page, StorageBackend, StorageWatch
 from kvorum.testing.evidence.history import (
     Answer,
+    Count,
     History,
-    Intent,
+    Observation,
     OpenCall,
     Outcome,
-    Sight,
     Snapshot,
-    Tally,
+    Write,
 )
 
 T = TypeVar("T")
@@ -41,7 +41,7 @@ class Recorder:
     async def call(
         self,
         name: str,
-        about: tuple[Intent, ...] | str,
+        about: tuple[Write, ...] | str,
         answer: Awaitable[T],
         seen: Callable[[T], Answer],
         *,
@@ -53,9 +53,9 @@ class Recorder:
 
         `about` is what it wants to write, or else the key, prefix or resource that it is about.
         """
-        intents, subject = ((), about) if isinstance(about, str) else (about, "")
+        requested, subject = ((), about) if isinstance(about, str) else (about, "")
         number = self._lost.get(settles) if settles is not None else None
-        call = self.history.start(self.client, name, intents, subject, ttl=ttl, settles=number)
+        call = self.history.start(self.client, name, requested, subject, ttl=ttl, settles=number)
         try:
             result = await answer
         except KvorumError as exc:
@@ -75,37 +75,40 @@ class Recorder:
             outcome = Outcome.UNKNOWN
             self._lost[error] = call.started
         if isinstance(error, LeaseNotFoundError):
-            lease = error.lease or lease or _lease_of(call.intents)
+            lease = error.lease or lease or _lease_of(call.requested)
         # A settlement that fails by another error than a conflict leaves open what it was about.
         is_given_up = call.settles is not None and not isinstance(error, ConflictError)
         answer = Answer(
-            error=str(error), sight=_sight_of(error, call), lease=lease, is_given_up=is_given_up
+            error=str(error),
+            observation=_observation_of(error, call),
+            lease=lease,
+            is_given_up=is_given_up,
         )
         self.history.end(call, outcome, answer)
 
 
-def _lease_of(intents: tuple[Intent, ...]) -> int:
+def _lease_of(requested: tuple[Write, ...]) -> int:
     """Return the one lease that a call wanted to put keys on.
 
     0 if there is none, or there are several.
     """
-    leases = {intent.lease for intent in intents if isinstance(intent.lease, int) and intent.lease}
+    leases = {write.lease for write in requested if isinstance(write.lease, int) and write.lease}
     return leases.pop() if len(leases) == 1 else 0
 
 
-def _sight_of(error: KvorumError, call: OpenCall) -> Sight | None:
+def _observation_of(error: KvorumError, call: OpenCall) -> Observation | None:
     """Return what an error tells about a key."""
     match error:
         case ConflictError(subject=key, current=Entry() as current, expected=int()):
-            return Sight.of(key, current, unlike=_unlike(error))
-        case ConflictError(subject=key, current=None, expected=int(expected)) if call.intents:
-            return Sight.of(key, None, unlike=expected)  # a repository has not always looked
+            return Observation.of(key, current, unlike=_unlike(error))
+        case ConflictError(subject=key, current=None, expected=int(expected)) if call.requested:
+            return Observation.of(key, None, unlike=expected)  # a repository has not always looked
         case ConflictError(current=Resource() as current):
-            return _sight_of_resource(current, unlike=_unlike(error))
+            return _observation_of_resource(current, unlike=_unlike(error))
         case AlreadyExistsError(subject=key):
-            return Sight(key, exists=True)
+            return Observation(key, exists=True)
         case NotFoundError(subject=key):
-            return Sight(key, exists=False)
+            return Observation(key, exists=False)
         case _:
             return None
 
@@ -118,11 +121,13 @@ def _unlike(error: ConflictError) -> int | None:
     return error.expected if isinstance(error.expected, int) and not error.recurred else None
 
 
-def _sight_of_resource(resource: AnyResource, *, unlike: int | None = None) -> Sight | None:
+def _observation_of_resource(
+    resource: AnyResource, *, unlike: int | None = None
+) -> Observation | None:
     stored = resource.metadata.stored
     if stored is None:
         return None
-    return Sight(
+    return Observation(
         stored.key, exists=True, revision=stored.revision, value=stored.value, unlike=unlike
     )
 
@@ -150,13 +155,19 @@ class RecordingBackend(StorageBackend):
         """Note what was seen."""
         answer = self._backend.get(key, revision=revision)
         return await self._call(
-            "get", key, answer, lambda entry: Answer(sight=Sight.of(key, entry, at=revision))
+            "get",
+            key,
+            answer,
+            lambda entry: Answer(observation=Observation.of(key, entry, at=revision)),
         )
 
     async def exists(self, key: str) -> bool:
         """Note what was seen."""
         return await self._call(
-            "exists", key, self._backend.exists(key), lambda there: Answer(sight=Sight(key, there))
+            "exists",
+            key,
+            self._backend.exists(key),
+            lambda there: Answer(observation=Observation(key, there)),
         )
 
     async def list(
@@ -183,7 +194,7 @@ class RecordingBackend(StorageBackend):
         """Note what was told."""
         answer = self._backend.count(prefix, revision=revision)
         return await self._call(
-            "count", prefix, answer, lambda number: Answer(tally=Tally(prefix, number, revision))
+            "count", prefix, answer, lambda number: Answer(count=Count(prefix, number, revision))
         )
 
     async def keys(self, pattern: str = "*") -> Sequence[str]:
@@ -193,12 +204,12 @@ class RecordingBackend(StorageBackend):
     async def set(self, key: str, value: bytes, *, lease: int = 0, unique: bool = False) -> int:
         """Note what was intended, and its revision."""
         answer = self._backend.set(key, value, lease=lease, unique=unique)
-        return await self._call("set", (Intent(key, value, lease=lease),), answer, _written)
+        return await self._call("set", (Write(key, value, lease=lease),), answer, _written)
 
     async def create(self, key: str, value: bytes, *, lease: int = 0, unique: bool = False) -> int:
         """Note what was intended, and its revision."""
         answer = self._backend.create(key, value, lease=lease, unique=unique)
-        return await self._call("create", (Intent(key, value, 0, lease=lease),), answer, _written)
+        return await self._call("create", (Write(key, value, 0, lease=lease),), answer, _written)
 
     async def compare_and_swap(
         self,
@@ -215,7 +226,7 @@ class RecordingBackend(StorageBackend):
             key, value, expected=expected, lease=lease, unique=unique, expected_value=expected_value
         )
         return await self._call(
-            "compare_and_swap", (Intent(key, value, expected, lease=lease),), answer, _written
+            "compare_and_swap", (Write(key, value, expected, lease=lease),), answer, _written
         )
 
     def may_recur(self, revision: int) -> bool:
@@ -229,18 +240,18 @@ class RecordingBackend(StorageBackend):
         answer = self._backend.delete(key, expected=expected, expected_value=expected_value)
         return await self._call(
             "delete",
-            (Intent(key, None, expected),),
+            (Write(key, None, expected),),
             answer,
             lambda change: Answer(revision=change.revision, change=change),
         )
 
     async def commit(self, operations: Sequence[Operation]) -> int:
         """Note what was intended, and its revision."""
-        intents = tuple(
-            Intent(each.key, each.value, each.expected, each.writes, each.lease)
+        requested = tuple(
+            Write(each.key, each.value, each.expected, each.writes, each.lease)
             for each in operations
         )
-        return await self._call("commit", intents, self._backend.commit(operations), _written)
+        return await self._call("commit", requested, self._backend.commit(operations), _written)
 
     async def settle(self, lost: OutcomeUnknownError) -> int:
         """Ask the backend, and note what it found out about the call that is settled."""
@@ -288,7 +299,7 @@ def _written(revision: int) -> Answer:
 
 
 class RecordingRepository(Generic[R]):
-    """The verbs of a repository for one resource, noted in a history: what was returned is held against the truth.
+    """Records the calls to a repository in a history, to compare results with the server's history.
 
     It tells what a user sees, while a `RecordingBackend` beneath the repository tells what was sent
     for that. Note them in histories of their own; this one does not hold all writes
@@ -317,7 +328,7 @@ class RecordingRepository(Generic[R]):
         key = resource_key(self._repository.kind, name, namespace)
         answer = self._repository.exists(name, namespace=namespace)
         return await self._call(
-            "exists", name, answer, lambda there: Answer(sight=Sight(key, there))
+            "exists", name, answer, lambda there: Answer(observation=Observation(key, there))
         )
 
     async def update(self, resource: R) -> R:
@@ -368,7 +379,7 @@ class RecordingRepository(Generic[R]):
             metadata = result.metadata
             if metadata.finalizers:  # it is only marked
                 return _returned(result)
-            return Answer(sight=Sight(key, exists=False, at=metadata.resource_version))
+            return Answer(observation=Observation(key, exists=False, at=metadata.resource_version))
 
         answer = self._repository.delete(
             name, namespace=namespace, resource_version=resource_version, uid=uid
@@ -377,6 +388,6 @@ class RecordingRepository(Generic[R]):
 
 
 def _returned(result: AnyResource) -> Answer:
-    sight = _sight_of_resource(result)
-    assert sight is not None
-    return Answer(sight=sight)
+    observation = _observation_of_resource(result)
+    assert observation is not None
+    return Answer(observation=observation)

@@ -16,7 +16,7 @@ from kvorum.storage import Change, Entry, KeySpace
 TIMEOUT: Final = 60.0  # seconds without a byte
 
 
-class Truth:
+class ServerHistory:
     """The changes of all revisions from the beginning, when there was nothing, to `end`.
 
     Attributes:
@@ -43,11 +43,11 @@ class Truth:
                 all_of_key.append(change)
 
     def __repr__(self) -> str:
-        return f"<Truth of {len(self.revisions)} revisions to {self.end}>"
+        return f"<ServerHistory of {len(self.revisions)} revisions to {self.end}>"
 
-    def followed_by(self, later: "Truth") -> "Truth":
+    def followed_by(self, later: "ServerHistory") -> "ServerHistory":
         """Return this history with what was read of the time after it, as before each compaction of a long run."""
-        return Truth(
+        return ServerHistory(
             (*self.revisions.values(), *later.revisions.values()),
             end=later.end,
             read_at=later.read_at,
@@ -117,10 +117,10 @@ class Truth:
 
 
 class State:
-    """A replay of a truth: the keys as they are at a revision that only goes forward."""
+    """Replays a server history: the keys at a revision that only moves forward."""
 
-    def __init__(self, truth: Truth) -> None:
-        self._rest = iter(truth.revisions.items())
+    def __init__(self, server_history: ServerHistory) -> None:
+        self._rest = iter(server_history.revisions.items())
         self._next = next(self._rest, None)
         self._entries: dict[bytes, Entry] = {}
         self._keys: list[bytes] = []
@@ -203,7 +203,9 @@ _responses = msgspec.json.Decoder(_Response, strict=False)
 _ALL = {"key": base64.b64encode(b"\0").decode(), "range_end": base64.b64encode(b"\0").decode()}
 
 
-async def read_truth(endpoint: str, prefix: str, *, since: int = 0, token: str = "") -> Truth:
+async def read_server_history(
+    endpoint: str, prefix: str, *, since: int = 0, token: str = ""
+) -> ServerHistory:
     """Read the history of a prefix from an etcd, up to the revision of now.
 
     It goes through etcd's JSON gateway, and shares nothing with the code that it is to judge.
@@ -211,7 +213,7 @@ async def read_truth(endpoint: str, prefix: str, *, since: int = 0, token: str =
     Args:
         endpoint: `host:port`.
         prefix: that of the client.
-        since: a revision at which there was nothing under the prefix, or the end of a truth that
+        since: a revision at which there was nothing under the prefix, or the end of a server_history that
             this one is going to follow; what came after it is read.
         token: that of a user who may read all, if users are checked.
 
@@ -221,10 +223,10 @@ async def read_truth(endpoint: str, prefix: str, *, since: int = 0, token: str =
     return await anyio.to_thread.run_sync(_read, endpoint, KeySpace(prefix), since, token)
 
 
-async def read_creations(endpoint: str, prefix: str, *, since: int) -> Truth:
+async def read_creations(endpoint: str, prefix: str, *, since: int) -> ServerHistory:
     """Read the history of a prefix under which keys were only created since a revision: its state tells that.
 
-    Unlike `read_truth` it does so after a compaction as well.
+    Unlike `read_server_history` it does so after a compaction as well.
 
     Raises:
         HistoryLostError: a key was changed after it was created, so there is more history than
@@ -233,7 +235,7 @@ async def read_creations(endpoint: str, prefix: str, *, since: int) -> Truth:
     return await anyio.to_thread.run_sync(_read_creations, endpoint, KeySpace(prefix), since)
 
 
-def _read_creations(endpoint: str, keys: KeySpace, since: int) -> Truth:
+def _read_creations(endpoint: str, keys: KeySpace, since: int) -> ServerHistory:
     connection = HTTPConnection(endpoint, timeout=TIMEOUT)
     try:
         read_at = time.monotonic()
@@ -253,10 +255,10 @@ def _read_creations(endpoint: str, keys: KeySpace, since: int) -> Truth:
                 raise HistoryLostError(revision=kv.create_revision)
             key = keys.relative(kv.key)
             changes.append((Change(key, kv.mod_revision, _entry(key, kv), None),))
-    return Truth(changes, end=answer.header.revision, read_at=read_at)
+    return ServerHistory(changes, end=answer.header.revision, read_at=read_at)
 
 
-def _read(endpoint: str, keys: KeySpace, since: int, token: str) -> Truth:
+def _read(endpoint: str, keys: KeySpace, since: int, token: str) -> ServerHistory:
     connection = HTTPConnection(endpoint, timeout=TIMEOUT)
     try:
         end = _responses.decode(
@@ -267,7 +269,7 @@ def _read(endpoint: str, keys: KeySpace, since: int, token: str) -> Truth:
         changes = _revisions(
             _ask(connection, "/v3/watch", {"create_request": create}, token), keys, since, end
         )
-        return Truth(changes, end=end, read_at=read_at)
+        return ServerHistory(changes, end=end, read_at=read_at)
     finally:
         connection.close()
 

@@ -28,7 +28,7 @@ def _settled(call: Call, answer: Call | None) -> Call:
         outcome=answer.outcome,
         ended=answer.ended,
         revision=answer.revision,
-        sight=answer.sight,
+        observation=answer.observation,
     )
 
 

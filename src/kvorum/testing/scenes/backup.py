@@ -17,7 +17,13 @@ from kvorum.errors import KvorumError
 from kvorum.repository import Added, Bookmark, Deleted, Modified, Repository, WatchEvent
 from kvorum.resources import Kind, Metadata, Resource
 from kvorum.testing.checkers import check_revisions
-from kvorum.testing.evidence import History, RecordingBackend, RecordingRepository, Rule, read_truth
+from kvorum.testing.evidence import (
+    History,
+    RecordingBackend,
+    RecordingRepository,
+    Rule,
+    read_server_history,
+)
 from kvorum.testing.faults import PATIENCE, OperatorError
 from kvorum.testing.scenes.stage import PREFIX, Stage, UnplayableError
 
@@ -97,13 +103,15 @@ async def _tick(backend: RecordingBackend) -> None:
 
 async def _judge(stage: Stage, after: History, since: int) -> None:
     """Hold what was said after the restoration against what happened then."""
-    truth = await read_truth(stage.etcd.endpoints[0], PREFIX, since=since)
+    server_history = await read_server_history(stage.etcd.endpoints[0], PREFIX, since=since)
     reads_of_it = [
-        call for call in after.calls if call.sight is not None and call.sight.revision > since
+        call
+        for call in after.calls
+        if call.observation is not None and call.observation.revision > since
     ]
     later = History()
     later.calls += reads_of_it
-    stage.violations += check_revisions(later, truth, is_complete=False)
+    stage.violations += check_revisions(later, server_history, is_complete=False)
 
 
 def _note(name: str) -> Note:

@@ -89,7 +89,7 @@ def _verdict(stage: Stage) -> SceneVerdict:
     undecided = [each for each in stage.violations if each.rule is Rule.UNDECIDED]
     return SceneVerdict(
         history=stage.history,
-        truth=stage.truth,
+        server_history=stage.server_history,
         streams=[
             stream for follower in stage.followers for chain in follower.chains for stream in chain
         ],

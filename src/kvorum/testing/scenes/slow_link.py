@@ -33,21 +33,23 @@ async def play(stage: Stage) -> None:
             for _ in range(stage.rounds):
                 await _write(backend, numbers, 3)
                 await stage.until(lambda: stage.followers[1].shown >= stage.followers[0].shown)
-                await stage.read_truth()
+                await stage.read_server_history()
                 proxy.throttle(RATE, "replies")
                 async with anyio.create_task_group() as group:
                     group.start_soon(_write, backend, numbers, BURST)
                     await stage.some_more(BURST // 2)
                     await stage.strike("compaction behind a slow link")
-                # At once: after a while etcd would know better. So the truth is read from what is
+                # At once: after a while etcd would know better. So the history is read from what is
                 # there.
                 behind, stage.compacted = (
                     stage.followers[1].shown,
                     max(call.revision for call in stage.history.calls),
                 )
                 await stage.operator.compact(stage.compacted)
-                later = await read_creations(stage.etcd.endpoints[0], PREFIX, since=stage.truth.end)
-                stage.truth = stage.truth.followed_by(later)
+                later = await read_creations(
+                    stage.etcd.endpoints[0], PREFIX, since=stage.server_history.end
+                )
+                stage.server_history = stage.server_history.followed_by(later)
                 stage.need(
                     "revisions compacted before they were shown", max(stage.compacted - behind, 0)
                 )

@@ -32,9 +32,9 @@ from kvorum.testing.evidence import (
     History,
     Outcome,
     Rule,
-    Truth,
+    ServerHistory,
     Violation,
-    read_truth,
+    read_server_history,
 )
 from kvorum.testing.faults import PATIENCE, Operator, OperatorError
 from kvorum.testing.workload import Workload
@@ -119,7 +119,7 @@ class Stage:
         rounds: how often the scene does what it does.
         random: what is drawn is drawn from.
         history: what the clients say.
-        truth: what has happened, as far as it was read.
+        server_history: what has happened, as far as it was read.
         counts: what was seen on the way, for people.
         violations: what is wrong, as far as the scene has found it by itself.
         followers: the watches.
@@ -143,7 +143,7 @@ class Stage:
         self.random: random.Random = random.Random(seed)  # noqa: S311 - to be repeated, not to be secret
         self.seed: int = seed
         self.history: History = History()
-        self.truth: Truth = Truth((), end=1)
+        self.server_history: ServerHistory = ServerHistory((), end=1)
         self.counts: Counter[str] = Counter()
         self.violations: list[Violation] = []
         self.followers: list[Follower] = []
@@ -190,7 +190,7 @@ class Stage:
             others: who tries to work although it may not.
         """
         self.followers += [
-            Follower(client.backend, self.truth.end)
+            Follower(client.backend, self.server_history.end)
             for client in (clients if watching is None else watching)
         ]
         is_over = anyio.Event()
@@ -206,7 +206,7 @@ class Stage:
                 yield
                 is_over.set()
             await self.recover()
-            await self.read_truth()
+            await self.read_server_history()
             await self._catch_up()
             group.cancel_scope.cancel()
 
@@ -230,7 +230,7 @@ class Stage:
         self.found(Rule.OUTAGE, f"{client!r} cannot read {PATIENCE:g} s after all was well: {last}")
 
     async def _catch_up(self) -> None:
-        last = max(self.truth.revisions, default=0)
+        last = max(self.server_history.revisions, default=0)
         with anyio.move_on_after(PATIENCE):  # what is missing then is lost
             while any(follower.shown < last for follower in self.followers):  # noqa: ASYNC110 - a watch tells nobody
                 await anyio.sleep(0.01)
@@ -270,24 +270,26 @@ class Stage:
         self._looked_at = len(self.history.calls)
         return self._done_writes
 
-    async def read_truth(self) -> None:
+    async def read_server_history(self) -> None:
         """Read what has happened since the last time."""
         token, endpoint = await self.operator.token(), self.etcd.endpoints[0]
-        later = await read_truth(endpoint, PREFIX, since=self.truth.end, token=token)
-        self.truth = self.truth.followed_by(later)
+        later = await read_server_history(
+            endpoint, PREFIX, since=self.server_history.end, token=token
+        )
+        self.server_history = self.server_history.followed_by(later)
 
     async def forget(self) -> None:
         """Compact everything, once it has been read."""
-        await self.read_truth()
-        self.compacted = self.truth.end
+        await self.read_server_history()
+        self.compacted = self.server_history.end
         await self.operator.compact(self.compacted)
 
     # --- what is found ---
 
     async def judge(self) -> None:
-        """Hold what clients say and watches have shown against the truth, and the members against each other."""
-        self.violations += check_revisions(self.history, self.truth)
-        self.violations += check_linearizability(self.history, self.truth)
+        """Check calls and watches against the server's history, and the members against each other."""
+        self.violations += check_revisions(self.history, self.server_history)
+        self.violations += check_linearizability(self.history, self.server_history)
         for follower in self.followers:
             self._judge_follower(follower)
         self.judge_doubts()
@@ -295,9 +297,9 @@ class Stage:
 
     def _judge_follower(self, follower: Follower) -> None:
         if follower.chains[-1]:
-            follower.chains[-1][-1].complete_to = self.truth.end
+            follower.chains[-1][-1].complete_to = self.server_history.end
         for chain in follower.chains:
-            self.violations += check_resumed(chain, self.truth)
+            self.violations += check_resumed(chain, self.server_history)
         for revision in follower.lost:
             if revision > self.compacted:
                 self.found(
