@@ -36,6 +36,7 @@ from kvorum.errors import (
 from kvorum.etcd.backend import EtcdStorageBackend
 from kvorum.health import EndpointHealth, Health
 from kvorum.memory import MemoryStorageBackend
+from kvorum.observer import Observer
 from kvorum.repository import (
     Added,
     Bookmark,
@@ -65,6 +66,7 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "deadline",
     "Health",
     "EndpointHealth",
+    "Observer",
     # Resources
     "Resource",
     "Kind",

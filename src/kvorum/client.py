@@ -17,6 +17,7 @@ from kvorum.etcd.supervisor import Supervisor
 from kvorum.etcd.transport import Connection, fork
 from kvorum.health import Health
 from kvorum.memory import MemoryStorageBackend
+from kvorum.observer import SILENT, Observer
 from kvorum.owner import Place
 from kvorum.repository import Checkpoint, Repository
 from kvorum.resources import AnyResource
@@ -34,6 +35,7 @@ def connect(
     target: str | EtcdSettings | StorageBackend | None = None,
     *,
     settings: EtcdSettings | None = None,
+    observer: Observer = SILENT,
 ) -> "Client":
     """Return a client; it opens when it is entered: `async with kvorum.connect(…) as client`.
 
@@ -44,6 +46,7 @@ def connect(
             when it is closed; an `EtcdSettings`; a storage backend, which the client then closes
             when it is closed; or nothing: then the environment (`EtcdSettings.from_env`).
         settings: where all comes from that a URL does not say: timeout, page size …
+        observer: receives reports from a client on etcd.
 
     Raises:
         ConfigurationError: the target cannot be read, or something is missing. No I/O is done
@@ -54,9 +57,9 @@ def connect(
     if isinstance(target, StorageBackend):
         return Client(EtcdSettings(), backend=target)
     if target is None:
-        return _etcd(settings or EtcdSettings.from_env())
+        return _etcd(settings or EtcdSettings.from_env(), observer)
     if isinstance(target, EtcdSettings):
-        return _etcd(target)
+        return _etcd(target, observer)
     if not isinstance(target, str):
         raise ConfigurationError(
             f"connect takes a URL, an EtcdSettings or a storage backend, not {shown(target)}"
@@ -75,13 +78,13 @@ def connect(
             ),
         )
     if scheme == "embedded":
-        return Client(base, embedded=EmbeddedEtcd(data_dir=rest or None))
-    return _etcd(EtcdSettings.from_url(target, base=settings))
+        return Client(base, embedded=EmbeddedEtcd(data_dir=rest or None), observer=observer)
+    return _etcd(EtcdSettings.from_url(target, base=settings), observer)
 
 
-def _etcd(settings: EtcdSettings) -> "Client":
+def _etcd(settings: EtcdSettings, observer: Observer) -> "Client":
     settings.check()
-    return Client(settings)
+    return Client(settings, observer=observer)
 
 
 class Client:
@@ -100,6 +103,7 @@ class Client:
         *,
         embedded: EmbeddedEtcd | None = None,
         backend: StorageBackend | None = None,
+        observer: Observer = SILENT,
     ) -> None:
         self.settings: EtcdSettings = settings
         self._is_etcd = backend is None
@@ -107,6 +111,7 @@ class Client:
             EtcdStorageBackend(self, settings.prefix) if backend is None else backend
         )
         self._embedded = embedded
+        self._observer = observer
         self._supervisor = Supervisor(self._fail)
         self._connection: Connection | None = None
         self._pipeline: Pipeline | None = None
@@ -266,7 +271,7 @@ class Client:
         if not self._is_etcd:
             return
         await self._supervisor.start()
-        self._connection = Connection(self.settings, self._supervisor)
+        self._connection = Connection(self.settings, self._supervisor, self._observer)
         await self._connection.open()
         self._pipeline = Pipeline(self._connection)
         await self._pipeline.open()

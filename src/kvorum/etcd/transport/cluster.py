@@ -45,6 +45,7 @@ from kvorum.etcd.transport.versions import (
     text_of,
     version_of,
 )
+from kvorum.observer import Observer
 from kvorum.settings import EtcdSettings, is_endpoint
 
 _log = logging.getLogger(__name__)
@@ -93,12 +94,12 @@ class Cluster:
             or a member found.
     """
 
-    def __init__(self, settings: EtcdSettings, supervisor: Supervisor) -> None:
+    def __init__(self, settings: EtcdSettings, supervisor: Supervisor, observer: Observer) -> None:
         # In a random order: else all clients of a cluster would talk to the same member.
         endpoints = list(dict.fromkeys(settings.endpoints))  # one that is named twice is one server
         addresses = random.sample(endpoints, len(endpoints))
         self.servers: list[Server] = [
-            Server(address, settings.server_name) for address in addresses
+            Server(address, settings.server_name, observer) for address in addresses
         ]
         self.current: Server = self.servers[0]
         self.version: Version = (0, 0, 0)
@@ -115,6 +116,7 @@ class Cluster:
         self.on_change: Callable[[], None] = lambda: None
         self._settings = settings
         self._supervisor = supervisor
+        self._observer = observer
         self._is_closed = False
 
     async def open(self) -> None:
@@ -202,8 +204,10 @@ class Cluster:
         It has answered.
         """
         if server is self.current:
-            place = self.servers.index(server)
-            self.current = self.servers[(place + 1) % len(self.servers)]
+            index = self.servers.index(server)
+            self.current = self.servers[(index + 1) % len(self.servers)]
+            if self.current is not server:
+                self._observer.server_left(server.address, self.current.address)
 
     def suspect(self, server: Server) -> None:
         """Leave a server whose stream was lost; look twice at its other connection, which may be as dead.
@@ -352,9 +356,7 @@ class Cluster:
         left, share = deadline - now(), self.share
         enough = _WHOLE * (min(share, _SUSPECT) if server.is_suspect else share)
         if left <= 0:
-            raise UnavailableError(
-                server.address, "not asked: the deadline of the call had passed already"
-            )
+            raise server.not_asked()
         try:
             await self._prepare_within(server, left if len(self.servers) == 1 else min(left, share))
         except UnavailableError as exc:
@@ -383,6 +385,7 @@ class Cluster:
             server.is_ready, server.is_suspect = True, False
             self._foreign.discard(server)
             self._joined_at = self.floor.revision
+            self._observer.server_taken(server.address, version)
             self.on_change()
 
     async def _version_of(self, server: Server, deadline: float) -> Version:
@@ -567,7 +570,9 @@ class Cluster:
             return answer
 
         with anyio.move_on_after(deadline - now()):
-            return await self.tokens.renew(refused, authenticate)
+            if await self.tokens.renew(refused, authenticate):
+                await self._observer.after_authentication(server.address)
+            return
         raise UnavailableError(server.address, "no token of the user in time")
 
     def _learn_version(self, server: Server, version: Version) -> None:
@@ -598,8 +603,9 @@ class Cluster:
         for address in addresses:
             if address not in known:
                 _log.info("found another member of the cluster at %s", address)
-                self.servers.append(Server(address, self._settings.server_name))
+                self.servers.append(Server(address, self._settings.server_name, self._observer))
                 known.add(address)
+                self._observer.server_found(address)
                 self.on_change()
         for server in tuple(self.servers):
             if (
@@ -619,6 +625,7 @@ class Cluster:
         if pulse := self._pulses.pop(server, None):
             pulse.close()
         self._retire(server.forget())
+        self._observer.server_forgotten(server.address)
         self.on_change()
 
 

@@ -37,6 +37,7 @@ from kvorum.etcd.transport.pulse import Owed
 from kvorum.etcd.transport.server import Channel, Method, Request, Response, Server
 from kvorum.etcd.transport.streams import StreamSlot
 from kvorum.etcd.transport.versions import Version, text_of
+from kvorum.observer import SILENT, Observer
 from kvorum.settings import EtcdSettings
 
 _log = logging.getLogger(__name__)
@@ -65,16 +66,20 @@ class Connection:
     Attributes:
         settings: what it was made with.
         supervisor: what runs its tasks.
+        observer: receives reports.
         cluster: the servers.
         page_sizes: how large the pages of lists may be.
         searches: admits a few searches of many reads each. When the store is full each write needs
             one.
     """
 
-    def __init__(self, settings: EtcdSettings, supervisor: Supervisor) -> None:
+    def __init__(
+        self, settings: EtcdSettings, supervisor: Supervisor, observer: Observer = SILENT
+    ) -> None:
         self.settings: EtcdSettings = settings
         self.supervisor: Supervisor = supervisor
-        self.cluster: Cluster = Cluster(settings, supervisor)
+        self.observer: Observer = observer
+        self.cluster: Cluster = Cluster(settings, supervisor, self.observer)
         self.page_sizes: PageSizes = PageSizes(settings.page_size, settings.timeout)
         self.searches: anyio.Semaphore = anyio.Semaphore(_SEARCHES)
         self._state = "not open"

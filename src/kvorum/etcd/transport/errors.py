@@ -42,26 +42,24 @@ from kvorum.errors import (
 )
 from kvorum.etcd.transport import _rpc as rpc
 from kvorum.etcd.transport._rpc import AioRpcError, StatusCode
+from kvorum.observer import Call
+
+__all__ = [
+    "MAX_REQUEST_SIZE",
+    "Call",
+    "Cause",
+    "TokenRefusedError",
+    "cause_of",
+    "error_for",
+    "error_for_cancel_reason",
+    "is_cancelled",
+    "mapped_errors",
+    "no_answer",
+]
 
 
 class TokenRefusedError(AuthenticationError):
     """The token is not taken (any more). Nothing was done; who has another can try again."""
-
-
-class Call(NamedTuple):
-    """What was tried, in the words of a message.
-
-    Attributes:
-        operation: as `put`.
-        subject: the key, prefix or lease, as etcd knows it.
-        writes: whether it may change something.
-        revision: the revision that a read asked for; 0 if none.
-    """
-
-    operation: str
-    subject: str
-    writes: bool = False
-    revision: int = 0
 
 
 MAX_REQUEST_SIZE: Final = 1_572_864  # of etcd (`--max-request-bytes`), unless it is set otherwise

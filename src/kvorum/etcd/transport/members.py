@@ -211,9 +211,10 @@ class Members:
         Not on the channels of the calls: a question that fails there would let gRPC connect them
         again by itself, with the certificates from before.
         """
-        server = Server(address, self._connection.settings.server_name)
+        connection = self._connection
+        server = Server(address, connection.settings.server_name, connection.observer)
         try:
-            await self._connection.cluster.open_channels(server)
+            await connection.cluster.open_channels(server)
             yield server
         finally:
             with anyio.move_on_after(1, shield=True):

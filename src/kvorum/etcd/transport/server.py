@@ -12,7 +12,12 @@ from typing import Final, TypeAlias, TypeVar
 import anyio
 
 from kvorum.deadlines import now
-from kvorum.errors import ClientClosedError, ResourceTooLargeError, UnavailableError
+from kvorum.errors import (
+    ClientClosedError,
+    KvorumError,
+    ResourceTooLargeError,
+    UnavailableError,
+)
 from kvorum.etcd.transport import _rpc as rpc
 from kvorum.etcd.transport import fork
 from kvorum.etcd.transport.certificates import Certificates
@@ -20,6 +25,7 @@ from kvorum.etcd.transport.errors import MAX_REQUEST_SIZE, Call, mapped_errors
 from kvorum.etcd.transport.streams import Streams, StreamSlot
 from kvorum.etcd.transport.tokens import Metadata
 from kvorum.etcd.transport.versions import Version
+from kvorum.observer import SILENT, Observer
 
 Request = TypeVar("Request", bound="rpc.Message")
 Response = TypeVar("Response", bound="rpc.Answer")
@@ -126,7 +132,7 @@ class Server:
         failure: what it was closed for, if that was not asked for.
     """
 
-    def __init__(self, address: str, server_name: str | None) -> None:
+    def __init__(self, address: str, server_name: str | None, observer: Observer = SILENT) -> None:
         self.address: str = address
         self.version: Version | None = None
         self.is_ready: bool = False
@@ -138,6 +144,7 @@ class Server:
         self.streams: Streams[Channel] = Streams()
         self.failure: BaseException | None = None
         self._server_name = server_name
+        self._observer = observer
         self._channels: tuple[Channel, Channel] | None = None
 
     def __repr__(self) -> str:
@@ -251,25 +258,29 @@ class Server:
             OutcomeUnknownError: something may have been.
             KvorumError: the server's refusal, by its reason.
         """
-        seconds = deadline - now()
-        if seconds <= 0:
-            raise UnavailableError(
-                self.address, "not asked: the deadline of the call had passed already"
-            )
         try:
             async with mapped_errors(call, self):
-                return await stub(request, timeout=seconds, metadata=metadata)
-        except ResourceTooLargeError as exc:
-            size, limit = request.ByteSize(), exc.limit
-            if (
-                limit is None and size > MAX_REQUEST_SIZE
-            ):  # else it has a limit of its own, and does not say which
-                limit = MAX_REQUEST_SIZE
-            raise ResourceTooLargeError(
-                call.subject, size=size, limit=limit, detail=exc.detail
-            ) from exc.__cause__
+                await self._observer.before_request(call, self.address, request)
+                seconds = deadline - now()
+                if seconds <= 0:
+                    raise self.not_asked()
+                answer = await stub(request, timeout=seconds, metadata=metadata)
+                await self._observer.after_request(call, self.address, answer)
+                return answer
+        except KvorumError as exc:
+            error = _with_size(exc, call, request)
+            self._observer.request_failed(call, self.address, error)
+            if error is exc:
+                raise
+            raise error from exc.__cause__
         finally:
             del stub  # who keeps an error keeps this frame, and must not keep the channel
+
+    def not_asked(self) -> UnavailableError:
+        """Return the error for a call whose deadline has passed before it was sent."""
+        return UnavailableError(
+            self.address, "not asked: the deadline of the call had passed already"
+        )
 
     def check(self) -> None:
         """Refuse to go on with a server that was forgotten while a call was about to go there.
@@ -289,6 +300,17 @@ class Server:
         if self.is_forgotten:
             return self._forgotten()
         return AssertionError("a server is opened before it is used")  # see Connection
+
+
+def _with_size(error: KvorumError, call: Call, request: "rpc.Message") -> KvorumError:
+    """Return the error with the size of a request that is too large; any other one as it is."""
+    if not isinstance(error, ResourceTooLargeError):
+        return error
+    size, limit = request.ByteSize(), error.limit
+    # A server with a smaller limit of its own does not say which.
+    if limit is None and size > MAX_REQUEST_SIZE:
+        limit = MAX_REQUEST_SIZE
+    return ResourceTooLargeError(call.subject, size=size, limit=limit, detail=error.detail)
 
 
 async def flush() -> None:

@@ -63,8 +63,10 @@ class Tokens:
         self,
         refused: str,
         authenticate: Callable[[rpc.AuthenticateRequest], Awaitable[rpc.AuthenticateResponse]],
-    ) -> None:
-        """Fetch another token, unless somebody else has done so since `refused` was used.
+    ) -> bool:
+        """Fetch another token, unless another task did so since `refused` was used.
+
+        Returns whether a server was asked.
 
         Raises:
             AuthenticationError: the server does not accept the user.
@@ -72,10 +74,10 @@ class Tokens:
         """
         user = self._settings.user
         if user is None:
-            return
+            return False
         async with self._renewing:
             if self.token != refused:
-                return
+                return False
             try:
                 answer = await authenticate(
                     rpc.AuthenticateRequest(name=user, password=await self._password())
@@ -91,10 +93,11 @@ class Tokens:
                     user,
                 )
                 self.token, self.metadata, self._ends = "", _REQUIRE_LEADER, math.inf
-                return
+                return True
             self.token = answer.token
             self.metadata = (*_REQUIRE_LEADER, ("token", answer.token))
             self._ends = anyio.current_time() + _SPENT * _life_of(answer.token)
+            return True
 
     async def _password(self) -> str:
         path = self._settings.password_file
