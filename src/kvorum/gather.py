@@ -10,31 +10,31 @@ from kvorum.errors import CorruptResourceError, KvorumError, without_frames
 T = TypeVar("T")
 R = TypeVar("R")
 
-AT_ONCE: Final = 256  # calls under way: a few full requests of the pipeline
+AT_ONCE: Final = 256  # concurrent calls: a few full requests of the pipeline
 
 
-async def each(
+async def gather(
     call: Callable[[T], Awaitable[R]], items: Iterable[T], *, at_once: int = AT_ONCE
 ) -> list[R | KvorumError]:
-    """Make a call for each item, some of them at once; return what each of them returned, or its error, in their order.
+    """Make a call for each item, `at_once` at a time; return the results in the items' order.
 
-    An error of Kvorum's is a result, and stops nothing. Any other one ends all calls, and comes out
-    as a group.
+    A `KvorumError` is the result of its call and stops no other. Any other error cancels all calls
+    and is raised in an exception group.
     """
     given = list(items)
     results: dict[int, R | KvorumError] = {}
     waiting = iter(enumerate(given))
 
     async def work() -> None:
-        for number, item in waiting:
+        for index, item in waiting:
             try:
-                results[number] = await call(item)
+                results[index] = await call(item)
             except KvorumError as exc:
-                results[number] = (
+                results[index] = (
                     without_frames(exc) if isinstance(exc, CorruptResourceError) else exc
                 )
 
     async with anyio.create_task_group() as group:
         for _ in given[:at_once]:
             group.start_soon(work)
-    return [results[number] for number in range(len(given))]
+    return [results[index] for index in range(len(given))]

@@ -379,7 +379,7 @@ async def test_a_resource_of_another_class_is_refused(
     worker = cast("Task", LabWorker.new("a", lab_track="x"))
 
     for write in (tasks.add, tasks.update, tasks.update_status):
-        with pytest.raises(InvalidResourceError, match="LabWorker is no Task"):
+        with pytest.raises(InvalidResourceError, match="LabWorker is not a Task"):
             await write(worker)
 
     assert requests == []

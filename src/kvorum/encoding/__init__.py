@@ -1,8 +1,9 @@
 """From resource to bytes and back."""
 
-from kvorum.encoding.stored import Draft, codec_for
+from kvorum.encoding.stored import Codec, Draft, codec_for
 
 __all__ = [
+    "Codec",
     "Draft",
     "codec_for",
 ]

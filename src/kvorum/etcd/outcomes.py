@@ -29,7 +29,7 @@ from kvorum.errors import KvorumError, OutcomeUnknownError, StorageFullError, Un
 from kvorum.etcd.transport import Connection
 from kvorum.etcd.transport import _rpc as rpc
 from kvorum.etcd.watch import DELETE, first_change
-from kvorum.gather import each
+from kvorum.gather import gather
 from kvorum.storage import KeySpace, Operation
 
 T = TypeVar("T")
@@ -290,7 +290,7 @@ class LostWrite:
             return None
         written = set()
         async with self._connection.searches:
-            answers = await each(
+            answers = await gather(
                 lambda revision: self._read(key, revision, keys_only=True),
                 range(since + 1, now),
                 at_once=_PROBES_AT_ONCE,

@@ -7,11 +7,13 @@ from kvorum.repository.repository import Repository
 from kvorum.repository.resource_list import ResourceList
 from kvorum.repository.scan import Scan
 from kvorum.repository.watch import TolerantWatch, Watch
+from kvorum.repository.writer import ContentionPolicy
 
 __all__ = [
     "Added",
     "Bookmark",
     "Checkpoint",
+    "ContentionPolicy",
     "Corrupt",
     "Deleted",
     "Modified",

@@ -1,90 +1,90 @@
 """Repositories: typed resources in a store, with optimistic concurrency.
 
 Every write is a compare-and-swap on the revision that the resource was read at, so no update is
-ever lost: whoever comes second gets a `ConflictError`, or, with `mutate`, another go.
+lost. The loser of a race gets a `ConflictError` with the current state; `mutate` retries for the
+caller.
 """
 
 import builtins
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar, get_args, overload
 
-import anyio
-import msgspec
-from tenacity import (
-    AsyncRetrying,
-    retry_if_exception_type,
-    stop_after_delay,
-    wait_random_exponential,
-)
-
 from kvorum.arguments import (
     check_function,
-    check_given_revision,
     check_items,
     check_limit,
     check_revision,
     check_start,
-    check_uid,
     shown,
 )
-from kvorum.deadlines import own_time
-from kvorum.encoding import Draft, codec_for
-from kvorum.errors import (
-    ConflictError,
-    CorruptResourceError,
-    InvalidResourceError,
-    KvorumError,
-    NotFoundError,
-)
-from kvorum.gather import each
+from kvorum.encoding import codec_for
+from kvorum.errors import InvalidResourceError, KvorumError, NotFoundError
+from kvorum.gather import gather
+from kvorum.repository.decoder import Decoder
 from kvorum.repository.query import OnCorrupt, Query
 from kvorum.repository.resource_list import ResourceList
 from kvorum.repository.scan import Scan
 from kvorum.repository.transitions import OnCorruptEvent
 from kvorum.repository.watch import TolerantWatch, Watch
-from kvorum.resources import AnyResource, Kind, Metadata, Stored, resource_key, split_key, stray_key
+from kvorum.repository.write_plan import (
+    Preconditions,
+    WritePlan,
+    key_of,
+    plan_add,
+    plan_delete,
+    plan_patch,
+    plan_status,
+    plan_update,
+)
+from kvorum.repository.writer import ContentionPolicy, Writer
+from kvorum.resources import AnyResource, Kind, Stored, resource_key, stray_key
 from kvorum.selectors import FieldSelectorLike, LabelSelectorLike, Selector
-from kvorum.storage import Entry, HasBackend, StorageBackend
+from kvorum.storage import HasBackend, StorageBackend
 
 R = TypeVar("R", bound=AnyResource)
 Default = TypeVar("Default")
 
-# Changes a resource in place, or returns another; may be async.
+# Changes a resource in place, or returns another one; may be async.
 Change: TypeAlias = Callable[[R], R | Awaitable[R | None] | None]
 
-# How long `mutate`, `patch` and `delete` go on against others who write the same resource. Somebody
-# wins each round, so only a resource that is written all the time, by many, gets here.
-CONTENTION_TIMEOUT: Final = 10.0
-
-# Bytes of a stored value up to which a write compares it beside a revision that may have come
-# again. Old and new value have to fit one request.
-_COMPARED_SIZE: Final = 65_536
-
 _REQUIRED: Final = object()
+_CONTENTION: Final = ContentionPolicy()
 
 
 class Repository(Generic[R]):
-    """The resources of one kind. Cheap: make one per request, or keep one for as long as the client lives.
+    """The resources of one kind. Cheap: make one per request, or keep one as long as the client.
 
-    Names and namespaces are checked before anything is sent. For a namespaced kind every method
+    Names and namespaces are checked before anything is sent. For a namespaced kind, every method
     that takes a name takes its `namespace`, too.
 
-    Beside what each method names, all can raise:
+    In addition to the errors listed, every method may raise:
         InvalidResourceError: a name or a resource breaks a rule. Nothing was sent.
         CorruptResourceError: the stored bytes are not a resource of this kind.
         UnavailableError: the store was not reached. Nothing was changed.
         OutcomeUnknownError: a write was sent, and whether it was applied is not known.
         PermissionDeniedError, AuthenticationError: the store refuses the user.
         ClientClosedError: the client is not open.
+
+    Args:
+        client: where the resources are stored.
+        resource_type: the class of the resources.
+        contention: how long `mutate`, `patch` and `delete` retry after conflicts.
     """
 
-    def __init__(self, client: HasBackend, resource_type: type[R]) -> None:
+    def __init__(
+        self,
+        client: HasBackend,
+        resource_type: type[R],
+        *,
+        contention: ContentionPolicy = _CONTENTION,
+    ) -> None:
         self._client = client
         self._codec = codec_for(resource_type)
+        self._decoder = Decoder(client, self._codec)
+        self._writer = Writer(client, self._codec, self._decoder, contention)
         self.kind: Kind = self._codec.kind
 
     def __repr__(self) -> str:
@@ -105,32 +105,33 @@ class Repository(Generic[R]):
     async def get(
         self, name: str, default: Any = _REQUIRED, *, namespace: str | None = None
     ) -> Any:
-        """Return a resource as it is now (linearizable); or the default, if one is given and there is no such resource.
+        """Return a resource as it is now (linearizable), or the default if there is none.
 
         Raises:
-            NotFoundError: there is no such resource, and no default.
+            NotFoundError: there is no such resource, and no default was given.
         """
         key = resource_key(self.kind, name, namespace)
         entry = await self._backend.get(key)
         if entry is not None:
-            return self._decode(entry)
+            return self._decoder.decode(entry)
         if default is _REQUIRED:
             raise NotFoundError(key)
         return default
 
     async def exists(self, name: str, *, namespace: str | None = None) -> bool:
-        """Tell whether there is such a resource, decodable or not."""
+        """Tell whether there is such a resource, even one that cannot be decoded."""
         return await self._backend.exists(resource_key(self.kind, name, namespace))
 
     async def get_many(
         self, names: Iterable[str], *, namespace: str | None = None
     ) -> builtins.list[R | KvorumError]:
-        """Return what `get` returns for each of these names, or its error, in their order: few requests for many names.
+        """Return what `get` returns for each name, or its error, in the order of the names.
 
-        Each is read by itself: they need not be of one revision, as those of `list` are.
+        Many names share few requests. Each is read separately: unlike those of `list`, the results
+        may be from different revisions.
         """
         check_items(self.kind.plural, names, "names")
-        return await each(partial(self.get, namespace=namespace), names)
+        return await gather(partial(self.get, namespace=namespace), names)
 
     async def list(
         self,
@@ -143,32 +144,32 @@ class Repository(Generic[R]):
         at: int | None = None,
         on_corrupt: OnCorrupt = "fail",
     ) -> ResourceList[R]:
-        """Return all resources, or those that the selectors match, at one revision, in the order of their keys.
+        """Return the resources that match, or all, at one revision, in the order of their keys.
 
-        It takes a request for each 1000 resources (`EtcdSettings.page_size`), never one for each.
-        With a selector and a `limit`, the requests grow until there is enough. Of what a label
-        selector filters out only labels are decoded.
+        It takes one request for each 1000 resources (`EtcdSettings.page_size`). With a selector and
+        a `limit`, the requests grow until there are enough matches. Only the labels of a resource
+        are decoded if a label selector rejects it.
 
         Args:
-            labels: a label selector, as `lab-track=comp-sci-101,!draining`.
-            fields: a field selector, as `status.phase=Ready`.
-            namespace: only this one, of a namespaced kind.
-            limit: how many at the most; `ResourceList.continuation` then tells where it goes on. A
-                last page can be empty if there is a selector.
-            continue_from: `ResourceList.continuation` of the page before; all else, but for the
-                limit, as it was then. All pages show the revision of the first. One continuation
-                can be used any number of times.
+            labels: a label selector, such as `lab-track=comp-sci-101,!draining`.
+            fields: a field selector, such as `status.phase=Ready`.
+            namespace: only this namespace of a namespaced kind.
+            limit: the maximum number of resources; `ResourceList.continuation` says where the next
+                page starts. With a selector, the last page can be empty.
+            continue_from: `ResourceList.continuation` of the previous page. The other arguments
+                must be the same, except for the limit. All pages show the revision of the first
+                one. A continuation can be used more than once.
             at: the revision to list at; now by default.
-            on_corrupt: what to do about a value that is no resource of this kind: "fail", or
+            on_corrupt: what to do about a value that is not a resource of this kind: "fail", or
                 "collect" it in `ResourceList.corrupt`.
 
         Raises:
-            InvalidSelectorError: a selector cannot be read. Nothing was sent.
-            InvalidResourceError: `limit` or `at` is no int of 1 or more; `continue_from` was
-                changed, or is of another list.
-            CorruptResourceError: a value is no resource of this kind; the first one is named.
-            HistoryLostError: `at` has been compacted, or the revision of `continue_from` has: then
-                the error has a `continuation` to go on with, knowingly, at the revision of now.
+            InvalidSelectorError: a selector cannot be parsed. Nothing was sent.
+            InvalidResourceError: `limit` or `at` is not an int of 1 or more; `continue_from` was
+                changed, or belongs to another list.
+            CorruptResourceError: a value is not a resource of this kind; the first one is named.
+            HistoryLostError: `at` or the revision of `continue_from` has been compacted. In the
+                second case the error has a `continuation` that resumes at the current revision.
             FutureRevisionError: `at` has not been reached.
         """
         query = self._query(labels, fields, namespace)
@@ -189,24 +190,14 @@ class Repository(Generic[R]):
         at: int | None = None,
         on_corrupt: OnCorrupt = "fail",
     ) -> Scan[R]:
-        """Go through what `list` returns without holding all of it: `async for worker in workers.scan()`.
+        """Iterate over what `list` returns, a page at a time: `async for worker in workers.scan()`.
 
-        All of it is shown as it was at one revision, however long that takes; see `Scan`, also for
-        what it raises.
-
-        Args:
-            labels: a label selector.
-            fields: a field selector.
-            namespace: only this one, of a namespaced kind.
-            limit: how many to read at once; `EtcdSettings.page_size` by default.
-            continue_from: go on where a list or another scan ended.
-            at: the revision to show; that of the first request by default.
-            on_corrupt: what to do about a value that is no resource of this kind: "fail", or
-                "collect" it in `Scan.corrupt`.
+        All pages show one revision, however long the scan takes. The arguments are those of `list`,
+        but `limit` is the size of a page (`EtcdSettings.page_size` by default).
 
         Raises:
-            InvalidSelectorError: a selector cannot be read.
-            InvalidResourceError: `limit` or `at` is no int of 1 or more.
+            InvalidSelectorError: a selector cannot be parsed.
+            InvalidResourceError: `limit` or `at` is not an int of 1 or more.
         """
         query = self._query(labels, fields, namespace)
         check_limit(query.prefix, limit)
@@ -228,10 +219,10 @@ class Repository(Generic[R]):
         namespace: str | None = None,
         on_corrupt: OnCorrupt = "fail",
     ) -> int:
-        """Count all resources (which reads none), or those that the selectors match (which reads all).
+        """Count the resources that match, which reads all; or all of them, which reads none.
 
-        What is not read is counted, resource or not. With `on_corrupt="collect"` all is read, and
-        what is no resource of this kind is left out; see `list`.
+        The selection is that of `list`. Values that are not read are counted even if they are not
+        resources of this kind; with `on_corrupt="collect"` all are read, and those are left out.
         """
         return await self._query(labels, fields, namespace).count(
             self._backend, on_corrupt=on_corrupt
@@ -272,28 +263,28 @@ class Repository(Generic[R]):
         bookmarks: bool = False,
         on_corrupt: OnCorruptEvent = "raise",
     ) -> Watch[R] | TolerantWatch[R]:
-        """Follow all resources, or those that the selectors match; see `Watch`.
+        """Follow the resources that match, or all of them; see `Watch`.
 
         Args:
-            labels: a label selector.
+            labels: a label selector, as for `list`.
             fields: a field selector.
-            namespace: only this one, of a namespaced kind.
-            since: everything after this revision: `ResourceList.resource_version` or
-                `Watch.checkpoint`. Without it, everything after the moment when the watch is first
-                entered or iterated.
-            initial: first show all there is as `Added`, then a `Bookmark` with the revision of that
-                state.
-            bookmarks: show a `Bookmark` now and then, also while nothing happens: everything up to
-                its revision has been shown. How often is up to the server: etcd sends one after ten
-                minutes without events, unless it is set to another time.
-            on_corrupt: what to do about a value that is no resource of this kind: "raise"
-                `CorruptResourceError` and end, or show it as an "event", `Corrupt`, and go on; see
+            namespace: only this namespace of a namespaced kind.
+            since: deliver everything after this revision: `ResourceList.resource_version` or
+                `Watch.checkpoint`. By default, everything after the watch is first entered or
+                iterated.
+            initial: first deliver all current resources as `Added`, then a `Bookmark` with the
+                revision of that state.
+            bookmarks: deliver a `Bookmark` now and then, even while nothing changes: everything up
+                to its revision has been delivered. The server sets the interval: ten minutes
+                without events, by default of etcd.
+            on_corrupt: what to do about a value that is not a resource of this kind: "raise"
+                `CorruptResourceError` and end, or deliver a `Corrupt` "event" and continue; see
                 `TolerantWatch`.
 
         Raises:
-            InvalidSelectorError: a selector cannot be read.
-            InvalidResourceError: both `since` and `initial` are given, or `since` is no int of 0 or
-                more.
+            InvalidSelectorError: a selector cannot be parsed.
+            InvalidResourceError: both `since` and `initial` are given, or `since` is not an int of
+                0 or more.
         """
         query = self._query(labels, fields, namespace)
         check_start(query.prefix, since)
@@ -303,7 +294,7 @@ class Repository(Generic[R]):
             raise InvalidResourceError(
                 query.prefix, f"on_corrupt is 'raise' or 'event', not {shown(on_corrupt)}"
             )
-        of = self._client, self._decode, query
+        of = self._client, self._decoder.decode, query
         if on_corrupt == "event":
             return TolerantWatch(
                 *of, since=since, initial=initial, bookmarks=bookmarks, on_corrupt=on_corrupt
@@ -313,89 +304,64 @@ class Repository(Generic[R]):
     def _query(
         self, labels: LabelSelectorLike, fields: FieldSelectorLike, namespace: str | None
     ) -> Query[R]:
-        selector = Selector(self._codec.resource_type, labels, fields)
-        return Query(self._codec.resource_type, self._decode, selector, namespace=namespace)
-
-    def _decode(self, entry: Entry, *, revision: int | None = None) -> R:
-        try:
-            return self._codec.decode(entry, revision=revision)
-        except CorruptResourceError as exc:
-            # The codec knows keys as the port does; whoever reads the error needs the one that
-            # etcdctl takes, or the name that `delete` does.
-            namespace, name = split_key(self.kind, exc.key)
-            key = self._backend.location(exc.key)
-            raise CorruptResourceError(
-                key, exc.revision, exc.reason, name=name, namespace=namespace
-            ) from exc.__cause__
+        resource_type = self._codec.resource_type
+        selector = Selector(resource_type, labels, fields)
+        return Query(resource_type, self._decoder.decode, selector, namespace=namespace)
 
     # --- write ---
 
     async def add(self, resource: R, *, ttl: float | None = None) -> R:
-        """Store a new resource and return it as it is stored: with uid, version, generation 1 and creation time.
+        """Store a new resource; return it with uid, version, generation 1 and creation time.
 
         Args:
-            resource: it must not carry a resource version. It is left as it is.
-            ttl: seconds after which the store removes it; updates do not change that. The store
-                rounds it up, and has a minimum (etcd: 1.5 election timeouts, 2 s by default).
+            resource: it must not carry a resource version. It is not modified.
+            ttl: seconds after which the store removes it; updates do not extend them. The store
+                rounds them up, and has a minimum (etcd: 1.5 election timeouts, 2 s by default).
 
         Raises:
-            AlreadyExistsError: there is one of that name; it was left as it is.
+            AlreadyExistsError: there is one with that name; it was not changed.
             InvalidResourceError: it carries a resource version, so it is stored already.
         """
-        key = self._key_of(resource)
-        if resource.metadata.resource_version:
-            raise InvalidResourceError(
-                key, "it carries a resource version, so it is stored already: update it"
-            )
-        draft = self._codec.draft_new(resource)
-        if ttl is None:
-            return draft.written(await self._backend.create(key, draft.stored.value, unique=True))
-        return draft.written(await self._create_for(ttl, key, draft.stored.value))
+        return await self._writer.create(plan_add(self._codec, resource), ttl=ttl)
 
     async def update(self, resource: R) -> R:
-        """Store a changed resource if nobody has changed it since it was read; return it as it is stored.
+        """Store a resource unless it was changed since it was read; return it as it is stored.
 
-        A resource that is as it was writes nothing. What the store owns (uid, timestamps,
-        generation) stays. Fields that this version of the type does not know stay, too. So does the
-        lease of a resource that has a TTL. A resource that is being deleted goes when its last
-        finalizer is taken off; its last state is returned then.
+        An unchanged resource writes nothing. What the store owns (uid, timestamps, generation)
+        stays; so do fields that this version of the type does not know, and the lease of a resource
+        with a TTL. A resource that is being deleted is removed with its last finalizer, and its
+        last state is returned.
 
         Raises:
-            ConflictError: it has been changed since. `current` is what it is now.
+            ConflictError: it has been changed since. `current` is the current state.
             NotFoundError: it is gone.
             InvalidResourceError: it carries no resource version, so it was never read: add it.
         """
-        key, stored = await self._base_of(resource)
-        return await self._confirmed(key, stored, self._codec.draft_update(resource, stored))
+        base = await self._writer.base_of(resource)
+        return await self._writer.send(plan_update(self._codec, resource, base))
 
     async def add_many(
         self, resources: Iterable[R], *, ttl: float | None = None
     ) -> builtins.list[R | KvorumError]:
-        """Do what `add` does for each of these resources, or return its error, in their order.
+        """Add each resource as `add` does; return the results or errors in their order.
 
-        Each is added by itself, whatever becomes of the others; those that are under way together
-        share requests.
+        Each is added separately, whatever happens to the others. Concurrent ones share requests.
         """
         check_items(self.kind.plural, resources, "resources")
-        return await each(partial(self.add, ttl=ttl), resources)
+        return await gather(partial(self.add, ttl=ttl), resources)
 
     async def update_many(self, resources: Iterable[R]) -> builtins.list[R | KvorumError]:
-        """Do what `update` does for each of these resources, or return its error, in their order.
-
-        See `add_many`.
-        """
+        """Update each resource as `update` does, and otherwise like `add_many`."""
         check_items(self.kind.plural, resources, "resources")
-        return await each(self.update, resources)
+        return await gather(self.update, resources)
 
     async def update_status(self, resource: R) -> R:
-        """Store the status alone, if nobody has changed the resource since it was read; like `update` otherwise.
+        """Store only the status, unless the resource was changed since it was read.
 
-        Whatever else was changed in `resource` is not stored.
+        Other changes in `resource` are not stored. Otherwise like `update`.
         """
-        key, stored = await self._base_of(resource)
-        current = self._codec.restore(stored)
-        current.status = resource.status
-        return await self._confirmed(key, stored, self._codec.draft_update(current, stored))
+        base = await self._writer.base_of(resource)
+        return await self._writer.send(plan_status(self._codec, resource, base))
 
     async def mutate(
         self,
@@ -406,36 +372,36 @@ class Repository(Generic[R]):
         resource_version: int | None = None,
         uid: str | None = None,
     ) -> R:
-        """Read a resource, change it, and store it; again from the start if somebody else was faster.
+        """Read a resource, change it, and store it; on a conflict, start over.
 
         Args:
-            name: which resource.
-            change: called with the resource as it is now; it changes it in place, or returns
-                another. It may be async. It is called once for each try, so it should do nothing
-                else. What it raises comes out as it is, and nothing is written.
+            name: the resource.
+            change: called with the current resource; it changes it in place, or returns another
+                one. It may be async. It is called once for each attempt, so it should have no other
+                effect. What it raises is raised unchanged, and nothing is written.
             namespace: its namespace.
-            resource_version: only if it is at this version; then there is one try.
-            uid: only if it is this one, not another of the same name.
+            resource_version: only if it is at this version; then there is one attempt.
+            uid: only if it has this uid, so is not another resource with the same name.
 
         Raises:
             NotFoundError: there is no such resource.
-            ConflictError: a precondition does not hold. Or: others were faster for 10 seconds.
+            ConflictError: a precondition does not hold; or other clients won for 10 seconds.
         """
         key = resource_key(self.kind, name, namespace)
         check_function(key, change, "change")
 
-        async def changed(current: R, stored: Stored) -> Draft[R]:
+        async def plan_from(current: R, base: Stored) -> WritePlan[R]:
             result = change(current)
             if inspect.isawaitable(result):
                 result = await result
             resource = current if result is None else result
-            if self._key_of(resource) != key:
+            if (changed := key_of(self._codec, resource)) != key:
                 raise InvalidResourceError(
-                    key, f"the change made another resource of it: {self._key_of(resource)}"
+                    key, f"the change turned it into another resource: {changed}"
                 )
-            return self._codec.draft_update(resource, stored)
+            return plan_update(self._codec, resource, base)
 
-        return await self._retried(key, changed, resource_version, uid)
+        return await self._writer.retry(key, plan_from, Preconditions(resource_version, uid))
 
     async def patch(
         self,
@@ -446,30 +412,29 @@ class Repository(Generic[R]):
         resource_version: int | None = None,
         uid: str | None = None,
     ) -> R:
-        """Apply a JSON merge patch (RFC 7396) to a resource as it is now; again if somebody else was faster.
+        """Apply a JSON merge patch (RFC 7396) to the current resource; on a conflict, start over.
 
         Args:
-            name: which resource.
-            merge_patch: fields by their names in the stored JSON, as `{"spec": {"labTrack": "x"}}`;
-                None removes one. Of the metadata, labels, annotations and finalizers can be
-                patched.
+            name: the resource.
+            merge_patch: fields by their names in the stored JSON, such as
+                `{"spec": {"labTrack": "x"}}`; None removes a field. In the metadata, only labels,
+                annotations and finalizers can be patched.
             namespace: its namespace.
-            resource_version: only if it is at this version; then there is one try.
-            uid: only if it is this one, not another of the same name.
+            resource_version: only if it is at this version; then there is one attempt.
+            uid: only if it has this uid, so is not another resource with the same name.
 
         Raises:
             NotFoundError: there is no such resource.
             InvalidResourceError: the patch touches what the store owns, or names a field that does
                 not exist.
-            ConflictError: a precondition does not hold. Or: others were faster for 10 seconds.
+            ConflictError: a precondition does not hold; or other clients won for 10 seconds.
         """
 
-        async def patched(_: R, stored: Stored) -> Draft[R]:
-            return self._codec.patch(stored, merge_patch)
+        async def plan_from(_: R, base: Stored) -> WritePlan[R]:
+            return plan_patch(self._codec, base, merge_patch)
 
-        return await self._retried(
-            resource_key(self.kind, name, namespace), patched, resource_version, uid
-        )
+        key = resource_key(self.kind, name, namespace)
+        return await self._writer.retry(key, plan_from, Preconditions(resource_version, uid))
 
     @overload
     async def delete(
@@ -501,243 +466,33 @@ class Repository(Generic[R]):
     ) -> R | None:
         """Remove a resource and return its last state, at the version of the deletion.
 
-        A resource with finalizers is not removed yet: it gets a `deletion_timestamp`, is returned
-        with it, and goes when `update` (or `mutate`, or `patch`) takes the last finalizer off. The
-        lease of one that was added with a TTL ends with it, if the store can be reached for that
-        within a second.
+        A resource with finalizers is not removed yet: it gets a `deletion_timestamp`, and is
+        removed when an `update`, `mutate` or `patch` removes its last finalizer. The lease of a
+        resource with a TTL is revoked, if the store can be reached within a second.
 
         Args:
-            name: which resource.
+            name: the resource.
             namespace: its namespace.
             resource_version: only if it is at this version.
-            uid: only if it is this one, not another of the same name.
-            corrupt: remove a value that is no resource of this kind, and nothing else; return None.
-                Name and namespace are then those of the `CorruptResourceError`, whatever they look
-                like.
+            uid: only if it has this uid, so is not another resource with the same name.
+            corrupt: remove a value that is not a resource of this kind, and nothing else; return
+                None. Name and namespace are then those of the `CorruptResourceError`, even if they
+                break the rules.
 
         Raises:
             NotFoundError: there is no such resource.
-            ConflictError: a precondition does not hold; the resource stays. Or: others were faster
-                for 10 seconds.
-            InvalidResourceError: `corrupt` was asked for, but it can be decoded; it stays.
+            ConflictError: a precondition does not hold, and the resource stays; or other clients
+                won for 10 seconds.
+            InvalidResourceError: `corrupt` was given, but the value can be decoded; it stays.
         """
+        required = Preconditions(resource_version, uid)
         if corrupt:
-            await self._delete_corrupt(stray_key(self.kind, name, namespace), resource_version, uid)
+            key = stray_key(self.kind, name, namespace)
+            await self._writer.delete_corrupt(key, required)
             return None
 
-        async def deleted(current: R, stored: Stored) -> Draft[R] | None:
-            if current.metadata.finalizers:
-                return self._codec.draft_update(current, stored, deleted=datetime.now(UTC))
-            return None
+        async def plan_from(current: R, base: Stored) -> WritePlan[R]:
+            return plan_delete(self._codec, current, base, now=datetime.now(UTC))
 
-        return await self._retried(
-            resource_key(self.kind, name, namespace), deleted, resource_version, uid
-        )
-
-    async def _delete_corrupt(
-        self, key: str, resource_version: int | None, uid: str | None
-    ) -> None:
-        if uid is not None:
-            raise InvalidResourceError(
-                key, "what cannot be decoded has no uid to rely on; give its resource_version"
-            )
-        _check_precondition_types(key, resource_version, uid)
-        # A read of the key itself takes none that is too long to be written; the first key that
-        # starts with it is it.
-        first = (await self._backend.list(key, limit=1)).entries
-        entry = first[0] if first and first[0].key == key else None
-        if entry is None and key.endswith("/"):
-            raise InvalidResourceError(key, "a name is needed")
-        if entry is None:
-            raise NotFoundError(key)
-        if self._is_decodable(entry):
-            raise InvalidResourceError(key, "it can be decoded: delete it without `corrupt`")
-        # Just these bytes, which are known to be no resource: what takes their place may be one.
-        expected = entry.mod_revision if resource_version is None else resource_version
-        try:
-            await self._backend.delete(key, expected=expected)
-        except ConflictError as exc:
-            found = exc.current.mod_revision if exc.current is not None else ""
-            raise ConflictError(key, expected=expected, found=found) from None
-
-    def _is_decodable(self, entry: Entry) -> bool:
-        try:
-            self._decode(entry)
-        except CorruptResourceError:
-            return False
-        return True
-
-    # --- one write ---
-
-    async def _create_for(self, ttl: float, key: str, value: bytes) -> int:
-        """Create a key on a lease of its own.
-
-        If that fails, or is cancelled, nothing is left of either.
-        """
-        lease = await self._backend.grant_lease_for(key, ttl)
-        try:
-            return await self._backend.create(key, value, lease=lease, unique=True)
-        except BaseException:
-            # A create that is still under way then finds no lease, and is refused. If the
-            # revocation is lost, too, the lease ends by itself.
-            with anyio.move_on_after(1, shield=True), own_time(1), suppress(KvorumError):
-                await self._backend.revoke_lease(lease)
-            raise
-
-    def _key_of(self, resource: R) -> str:
-        if (
-            type(resource) is not self._codec.resource_type
-            or type(resource.metadata) is not Metadata
-        ):
-            self._check_fields(resource)
-        return resource_key(self.kind, resource.metadata.name, resource.metadata.namespace)
-
-    def _check_fields(self, resource: R) -> None:
-        """Refuse what is of another class, unless it is derived from ours, and adds no fields.
-
-        They were not stored.
-        """
-        if not isinstance(resource, self._codec.resource_type):
-            raise InvalidResourceError(
-                self.kind.plural, f"a {type(resource).__name__} is no {self.kind.name}"
-            )
-        if not isinstance(resource.metadata, Metadata):
-            raise InvalidResourceError(
-                self.kind.plural, f"metadata must be a Metadata, not {shown(resource.metadata)}"
-            )
-        parts: list[tuple[msgspec.Struct, type[msgspec.Struct]]] = [
-            (resource, self._codec.resource_type),
-            (resource.metadata, Metadata),
-        ]
-        for given, declared in parts:
-            if added := set(given.__struct_fields__) - set(declared.__struct_fields__):
-                what = f"a {type(given).__name__} has fields that are not stored: {', '.join(sorted(added))}"
-                raise InvalidResourceError(self.kind.plural, what)
-
-    def _read(self, key: str, entry: Entry | None) -> tuple[R, Stored]:
-        """Return what an entry holds, and the bytes of that."""
-        if entry is None:
-            raise NotFoundError(key)
-        resource = self._decode(entry)
-        assert resource.metadata.stored is not None  # noqa: S101 - decode has just set it
-        return resource, resource.metadata.stored
-
-    async def _base_of(self, resource: R) -> tuple[str, Stored]:
-        """Return the bytes that an update of this resource starts from.
-
-        From the store if it does not carry them.
-        """
-        key, version = self._key_of(resource), resource.metadata.resource_version
-        if not version:
-            raise InvalidResourceError(
-                key, "it carries no resource version, so it was never read: add it"
-            )
-        stored = resource.metadata.stored
-        if stored is None:  # it has come from elsewhere: an HTTP request, say
-            check_given_revision(key, version, "resource_version")
-            current, stored = self._read(key, await self._backend.get(key))
-            if stored.revision != version:
-                raise ConflictError(key, expected=version, current=current, found=stored.revision)
-        if (
-            stored.key != key
-        ):  # the version does not tell: a transaction gives several resources the same one
-            raise InvalidResourceError(key, f"it was read as {stored.key}, and cannot be renamed")
-        return key, stored
-
-    def _confirmed(self, key: str, stored: Stored, draft: Draft[R]) -> Awaitable[R]:
-        """Write, or, if there is nothing to write, make sure that what the caller relied on is still true."""
-        return self._write(key, stored, draft) if draft.changed else self._unchanged(key, stored)
-
-    async def _unchanged(self, key: str, stored: Stored) -> R:
-        current, now = self._read(key, await self._backend.get(key))
-        if now.revision != stored.revision or now.value != stored.value:
-            raise ConflictError(key, expected=stored.revision, current=current, found=now.revision)
-        return current
-
-    async def _retried(
-        self,
-        key: str,
-        prepare: Callable[[R, Stored], Awaitable[Draft[R] | None]],
-        resource_version: int | None,
-        uid: str | None,
-    ) -> R:
-        """Read, prepare, write; again while the write conflicts.
-
-        What is raised before the write comes out at once.
-        """
-        _check_precondition_types(key, resource_version, uid)
-        tries = AsyncRetrying(
-            retry=retry_if_exception_type(ConflictError),
-            wait=wait_random_exponential(multiplier=0.01, max=0.2),
-            stop=stop_after_delay(CONTENTION_TIMEOUT),
-            reraise=True,
-        )
-        async for attempt in tries:
-            current, stored = self._read(key, await self._backend.get(key))
-            _check_preconditions(key, current, resource_version, uid)
-            draft = await prepare(current, stored)
-            with attempt:
-                return await self._write(key, stored, draft)
-        raise AssertionError("tenacity leaves its loop by an error only")
-
-    async def _write(self, key: str, stored: Stored, draft: Draft[R] | None) -> R:
-        """Write a draft over what is stored, or remove that (None).
-
-        Once, and only if it is still there unchanged.
-        """
-        if draft is not None and not draft.changed:
-            return draft.resource
-        if draft is not None and draft.resource.metadata.deletion_timestamp:
-            draft = self._finalized(key, stored, draft)
-        backend = self._backend
-        is_compared = len(stored.value) <= _COMPARED_SIZE and backend.may_recur(stored.revision)
-        compared = stored.value if is_compared else None
-        try:
-            if draft is not None:
-                revision = await backend.compare_and_swap(
-                    key,
-                    draft.stored.value,
-                    expected=stored.revision,
-                    unique=True,
-                    expected_value=compared,
-                )
-                return draft.written(revision)
-            change = await backend.delete(key, expected=stored.revision, expected_value=compared)
-        except ConflictError as exc:
-            current, now = self._read(key, exc.current)
-            raise ConflictError(
-                key, expected=stored.revision, current=current, found=now.revision
-            ) from None
-        assert change.previous is not None  # noqa: S101 - a deletion at a revision has removed something
-        return self._decode(change.previous, revision=change.revision)
-
-    def _finalized(self, key: str, stored: Stored, draft: Draft[R]) -> Draft[R] | None:
-        """Decide about a resource that is being deleted.
-
-        None (remove it) once its last finalizer is off.
-        """
-        before, after = self._codec.restore(stored).metadata, draft.resource.metadata
-        if added := set(after.finalizers) - set(before.finalizers):
-            raise InvalidResourceError(
-                key, f"it is being deleted, so it takes no new finalizers: {', '.join(added)}"
-            )
-        return draft if after.finalizers else None
-
-
-def _check_precondition_types(key: str, resource_version: int | None, uid: str | None) -> None:
-    """Refuse what no resource can have, which would be told as a conflict."""
-    if resource_version is not None:
-        check_given_revision(key, resource_version, "resource_version")
-    check_uid(key, uid)
-
-
-def _check_preconditions(
-    key: str, current: AnyResource, resource_version: int | None, uid: str | None
-) -> None:
-    found = current.metadata
-    if uid is not None and found.uid != uid:
-        raise ConflictError(key, expected=uid, current=current, found=found.uid)
-    if resource_version is not None and found.resource_version != resource_version:
-        raise ConflictError(
-            key, expected=resource_version, current=current, found=found.resource_version
-        )
+        key = resource_key(self.kind, name, namespace)
+        return await self._writer.retry(key, plan_from, required)
