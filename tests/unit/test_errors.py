@@ -101,7 +101,10 @@ EXAMPLES: list[tuple[KvorumError, str, dict[str, object]]] = [
     ),
     (
         HistoryLostError(),
-        "the history at the requested revision has been compacted; list again and resume from there",
+        (
+            "the history at the requested revision has been compacted;"
+            " list again and resume from there"
+        ),
         {"revision": 0, "compact_revision": 0},
     ),
     (

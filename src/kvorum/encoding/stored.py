@@ -447,7 +447,7 @@ def _defaulted(name: str, kind: Any) -> tuple[Any, ...]:
 
 
 def _may_be_same(resource: AnyResource, stored: AnyResource) -> bool:
-    """Tell whether the bytes have to decide.
+    """Return whether the bytes have to decide.
 
     Values that are equal can differ there, as 1 and 1.0 do.
     """

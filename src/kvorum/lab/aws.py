@@ -74,7 +74,7 @@ class EbsVolume(msgspec.Struct, kw_only=True, rename="camel", omit_defaults=True
     encrypted: bool = written(True)
 
     def problems(self, path: str) -> list[str]:
-        """Say what is wrong with it; `path` is where it stands."""
+        """Return what is wrong with it; `path` is its JSON path."""
         limits = _VOLUME_TYPES.get(self.volume_type)
         if limits is None:
             return [
@@ -132,7 +132,7 @@ class AwsEc2Config(msgspec.Struct, kw_only=True, rename="camel", omit_defaults=T
     tags: dict[str, str] = msgspec.field(default_factory=dict)
 
     def problems(self, path: str) -> list[str]:
-        """Say what is wrong with it, not what is missing; `path` is where it stands."""
+        """Return what is wrong with it, not what is missing; `path` is its JSON path."""
         return [
             *REGION.problems_of(f"{path}.region", self.region),
             *AMI_ID.problems_of(f"{path}.amiId", self.ami_id),

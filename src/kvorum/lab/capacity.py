@@ -50,7 +50,7 @@ class ResourceQuantity(
         return ", ".join(parts) or "nothing"
 
     def fits_in(self, other: "ResourceQuantity") -> bool:
-        """Say whether `other` has at least as much of everything."""
+        """Return whether `other` has at least as much of everything."""
         pairs = zip(msgspec.structs.astuple(self), msgspec.structs.astuple(other), strict=True)
         return all(mine <= theirs for mine, theirs in pairs)
 
@@ -59,7 +59,7 @@ class ResourceQuantity(
         return self._combined(lambda mine, theirs: max(mine - theirs, 0), other)
 
     def problems(self, path: str) -> list[str]:
-        """Say what is wrong with it, which is what is negative; `path` is where it stands."""
+        """Return what is wrong with it, which is what is negative; `path` is its JSON path."""
         if min(msgspec.structs.astuple(self)) >= 0:
             return []
         return [
@@ -133,7 +133,7 @@ class Capacity(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
         }
 
     def can_host(self, request: ResourceQuantity) -> bool:
-        """Say whether `request` fits into what is free."""
+        """Return whether `request` fits into what is free."""
         return request.fits_in(self.available)
 
     def allocate(self, request: ResourceQuantity, *, subject: str = "the capacity") -> "Capacity":

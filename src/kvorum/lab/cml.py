@@ -39,7 +39,7 @@ class CmlConfig(msgspec.Struct, kw_only=True, rename="camel", omit_defaults=True
         return self.max_nodes if licensed else self.max_unlicensed_nodes
 
     def problems(self, path: str) -> list[str]:
-        """Say what is wrong with it; `path` is where it stands."""
+        """Return what is wrong with it; `path` is its JSON path."""
         return [
             *_problems_of_secret(f"{path}.licenseToken", self.license_token),
             *ADMIN_USERNAME.problems_of(f"{path}.adminUsername", self.admin_username),

@@ -96,7 +96,7 @@ class LabInstance(Resource[LabInstanceSpec, LabInstanceStatus]):
         )
 
     def validate(self) -> list[str]:
-        """Say what is wrong with this lab; every problem, a sentence each, with its JSON path."""
+        """Return what is wrong with this lab; every problem, a sentence each, with its JSON path."""
         problems = NAME.problems_of("spec.template", self.spec.template)
         problems += OWNER.problems_of("spec.owner", self.spec.owner)
         if not timedelta(0) < self.spec.duration <= MAX_DURATION:
@@ -195,7 +195,7 @@ class LabInstance(Resource[LabInstanceSpec, LabInstanceStatus]):
         return started + self.spec.duration if started is not None else None
 
     def is_expired(self, at: datetime | None = None) -> bool:
-        """Say whether it runs although its time is up at `at` (UTC; now if None).
+        """Return whether it runs although its time is up at `at` (UTC; now if None).
 
         Somebody has to stop it.
         """

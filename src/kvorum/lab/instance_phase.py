@@ -37,7 +37,7 @@ class LabInstancePhase(StrEnum):
     FAILED = "Failed"
 
     def may_become(self, other: "LabInstancePhase") -> bool:
-        """Say whether a lab in this phase may go to `other`, or is there already."""
+        """Return whether a lab in this phase may go to `other`, or is there already."""
         return other == self or other in LEGAL_INSTANCE_MOVES[self]
 
     @property

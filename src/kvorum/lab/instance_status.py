@@ -34,7 +34,7 @@ class LabInstanceStatus(msgspec.Struct, kw_only=True, rename="camel", omit_defau
     error_count: int = 0
 
     def problems(self, path: str) -> list[str]:
-        """Say what is wrong with it; `path` is where it stands."""
+        """Return what is wrong with it; `path` is its JSON path."""
         problems = NAME.problems_of(f"{path}.worker", self.worker or None)
         if self.phase.has_owner and not self.worker:
             problems.append(f"{path}.worker is missing; a lab that is {self.phase} is on one")

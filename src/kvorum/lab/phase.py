@@ -53,7 +53,7 @@ class LabWorkerPhase(StrEnum):
     FAILED = "Failed"
 
     def may_become(self, other: "LabWorkerPhase") -> bool:
-        """Say whether a worker in this phase may go to `other`, or is there already."""
+        """Return whether a worker in this phase may go to `other`, or is there already."""
         return other == self or other in LEGAL_MOVES[self]
 
     @property

@@ -53,7 +53,7 @@ class LabWorkerStatus(msgspec.Struct, kw_only=True, rename="camel", omit_default
         return tuple(sorted(self.hosted_labs))
 
     def problems(self, path: str) -> list[str]:
-        """Say what is wrong with it; `path` is where it stands.
+        """Return what is wrong with it; `path` is its JSON path.
 
         That labs take more than there is, is none: it is what a status has to tell when a host
         shrinks.

@@ -85,7 +85,7 @@ class LabWorker(Resource[LabWorkerSpec, LabWorkerStatus]):
         )
 
     def validate(self) -> list[str]:
-        """Say what is wrong with this worker; every problem, a sentence each, with its JSON path.
+        """Return what is wrong with this worker; every problem, a sentence each, with its JSON path.
 
         Refuses what is malformed, not what is missing: an AMI may be chosen later, but must be one
         if it is given.

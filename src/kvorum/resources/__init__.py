@@ -1,4 +1,4 @@
-"""What a resource is: its metadata, its kind, its name and its key."""
+"""Resources: metadata, kinds, names and keys."""
 
 from kvorum.resources.keys import kind_prefix, prefix_end, resource_key, split_key, stray_key
 from kvorum.resources.model import (

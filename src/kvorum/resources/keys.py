@@ -1,8 +1,8 @@
-"""Where a resource lies: (kind, namespace, name) to key and back, and the range of keys under a prefix.
+"""The keys of resources: (kind, namespace, name) to key and back, and ranges of keys.
 
-Keys here are relative to the backend's prefix, as `kvorum.storage` wants them:
-`lab-workers/worker-001`, or `lab-instances/team-a/lab-7` for a namespaced kind. The same text names
-a resource in messages.
+Keys are relative to the backend's prefix, as `kvorum.storage` expects them:
+`lab-workers/worker-001`, or `lab-instances/team-a/lab-7` for a namespaced kind. Messages use the
+same text to name a resource.
 """
 
 from kvorum.arguments import problem_of_text
@@ -15,8 +15,8 @@ def resource_key(kind: Kind, name: str, namespace: str | None = None) -> str:
     """Return the key of a resource.
 
     Raises:
-        InvalidResourceError: the name or namespace breaks the rules, a namespaced kind was given no
-            namespace, or another kind was given one.
+        InvalidResourceError: the name or namespace breaks the rules, a namespaced kind got no
+            namespace, or another kind got one.
     """
     problems = problems_of_subdomain(name)
     if problems:
@@ -28,7 +28,9 @@ def resource_key(kind: Kind, name: str, namespace: str | None = None) -> str:
 
 
 def kind_prefix(kind: Kind, namespace: str | None = None) -> str:
-    """Return what the keys of a kind (or of one namespace of it) start with; it ends in `/`, so no other kind fits.
+    """Return the prefix of the keys of a kind, or of one of its namespaces.
+
+    It ends in `/`, so no other kind's keys start with it.
 
     Raises:
         InvalidResourceError: the namespace breaks the rules, or the kind has no namespaces.
@@ -46,9 +48,10 @@ def kind_prefix(kind: Kind, namespace: str | None = None) -> str:
 
 
 def split_key(kind: Kind, key: str) -> tuple[str | None, str]:
-    """Return (namespace, name) of a key under `kind_prefix(kind)`; without a check: the key came from the store.
+    """Return (namespace, name) of a key under `kind_prefix(kind)`.
 
-    The namespace is None if the kind has none, or if the key has none where it should.
+    Nothing is checked, since the key came from the store. The namespace is None if the kind has
+    none, or if the key lacks it.
     """
     rest = key.removeprefix(f"{kind.plural}/")
     if not kind.namespaced or "/" not in rest:
@@ -58,12 +61,12 @@ def split_key(kind: Kind, key: str) -> tuple[str | None, str]:
 
 
 def stray_key(kind: Kind, name: str, namespace: str | None) -> str:
-    """Return the key that `split_key` has split, of whatever somebody put under the kind's prefix.
+    """Return the key that `split_key` has split, valid or not.
 
-    The name can be empty: `pods/ns/` is a key as others are.
+    The name can be empty: `pods/ns/` is a key like any other.
 
     Raises:
-        InvalidResourceError: it is no text.
+        InvalidResourceError: the name is not text.
     """
     if problem := problem_of_text("name", name):
         raise InvalidResourceError(kind.plural, problem)
@@ -71,10 +74,11 @@ def stray_key(kind: Kind, name: str, namespace: str | None) -> str:
 
 
 def prefix_end(prefix: bytes) -> bytes:
-    """Return the first key behind all keys that start with `prefix`, as etcd's `range_end` wants it.
+    """Return the end (exclusive) of the range of keys that start with `prefix`, for `range_end`.
 
-    The last byte that is not 0xff goes up by one; with none (or an empty prefix) the range has no
-    end, which etcd writes as a zero byte. (etcd: `clientv3.GetPrefixRangeEnd`.)
+    That is the prefix with its last byte below 0xff incremented, and the bytes after it cut off. If
+    there is no such byte the range has no end, which etcd encodes as a zero byte. (etcd:
+    `clientv3.GetPrefixRangeEnd`.)
     """
     stem = prefix.rstrip(b"\xff")
     return stem[:-1] + bytes([stem[-1] + 1]) if stem else b"\0"

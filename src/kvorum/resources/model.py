@@ -1,8 +1,8 @@
 """Resources as users see them: metadata, spec and status, and the declaration of their kind.
 
-The shape is Kubernetes': the *spec* is what somebody wants, the *status* what is, the *metadata*
-who and when. All of it is a mutable msgspec struct: change fields, then hand the resource to
-`Repository.update`.
+The model is Kubernetes': the *spec* is the desired state, the *status* the observed state, the
+*metadata* the identity and the bookkeeping. All are mutable msgspec structs: change fields, then
+pass the resource to `Repository.update`.
 """
 
 import copy
@@ -23,16 +23,16 @@ class Kind(msgspec.Struct, frozen=True):
     """The declaration of a kind of resources, made once, in its class.
 
     Attributes:
-        name: what the bytes call it, as `LabWorker`.
-        plural: what its keys call it, as `lab-workers`.
-        api_version: group and version of its schema, as `lab.kvorum.dev/v1`. Changes under one
-            api_version are additive: types that lack the newest fields keep them when they update.
-        namespaced: whether its keys have a namespace level, so that a name is unique within a
+        name: the `kind` in the stored JSON, as `LabWorker`.
+        plural: the kind in keys, as `lab-workers`.
+        api_version: group and version of its schema, as `lab.kvorum.dev/v1`. Changes within one
+            api_version are additive: an update by an older type keeps the fields it does not know.
+        namespaced: whether its keys have a namespace level, so that names are unique within a
             namespace only.
 
     Raises:
-        ConfigurationError: `name` is no identifier, `plural` no DNS-1123 label, or `api_version` no
-            qualified name.
+        ConfigurationError: `name` is not an identifier, `plural` not a DNS-1123 label, or
+            `api_version` not a qualified name.
     """
 
     name: str
@@ -55,10 +55,10 @@ class Stored(msgspec.Struct, frozen=True, gc=False):
     """The bytes that a resource was read from, kept with it so that an update needs no second read.
 
     Attributes:
-        key: where they lie, relative to the backend's prefix.
-        value: the bytes, with all the fields that this version of the type does not know.
+        key: their key, relative to the backend's prefix.
+        value: the bytes, including fields that this version of the type does not know.
         revision: the mod_revision of `value`.
-        write_token: the token of the write that made them; empty if somebody wrote them by hand.
+        write_token: the token of the write that stored them; empty if they were written by hand.
     """
 
     key: str
@@ -68,22 +68,22 @@ class Stored(msgspec.Struct, frozen=True, gc=False):
 
 
 class Metadata(msgspec.Struct, kw_only=True, rename="camel", omit_defaults=True, dict=True):
-    """Who a resource is, and what the store knows about it.
+    """The identity of a resource, and what the store keeps about it.
 
-    Set `name`, `namespace`, `labels`, `annotations` and `finalizers`; the rest is the store's.
+    Set `name`, `namespace`, `labels`, `annotations` and `finalizers`; Kvorum sets the rest.
 
     Attributes:
         name: a DNS-1123 subdomain, unique in its kind (and namespace).
         namespace: a DNS-1123 label; None for kinds without namespaces.
-        uid: set by `add`; tells this resource from an earlier one of the same name.
-        labels: what selectors match.
-        annotations: what they do not.
-        generation: 1 after `add`, one more with each change of the spec.
+        uid: set by `add`; distinguishes this resource from an earlier one of the same name.
+        labels: what label selectors match.
+        annotations: free text that selectors do not match.
+        generation: 1 after `add`, incremented by each change of the spec.
         resource_version: etcd's mod_revision. Attached on read, never stored; 0 means "not stored
             yet".
         creation_timestamp: set by `add`, UTC.
         deletion_timestamp: when `delete` was called on a resource that has finalizers, UTC.
-        finalizers: who must agree before the resource goes.
+        finalizers: clean-up steps that must be done before the resource is removed.
     """
 
     name: str
@@ -99,7 +99,7 @@ class Metadata(msgspec.Struct, kw_only=True, rename="camel", omit_defaults=True,
 
     @property
     def stored(self) -> Stored | None:
-        """The bytes behind `resource_version`, if they are still those this resource was read from."""
+        """The bytes this resource was read from, if they are still those of `resource_version`."""
         stored: Stored | None = vars(self).get("_stored")
         return stored if stored is not None and stored.revision == self.resource_version else None
 
@@ -107,8 +107,8 @@ class Metadata(msgspec.Struct, kw_only=True, rename="camel", omit_defaults=True,
     def stored(self, stored: Stored) -> None:
         vars(self)["_stored"] = stored
 
-    # msgspec copies fields only. Without `stored` a copy would still be right, but its update would
-    # read first.
+    # msgspec copies fields only. A copy without `stored` would still be correct, but its update
+    # would have to read first.
 
     def __copy__(self) -> Self:
         return self._copied({name: getattr(self, name) for name in self.__struct_fields__})
@@ -129,10 +129,10 @@ class Condition(msgspec.Struct, kw_only=True, rename="camel", omit_defaults=True
 
     Attributes:
         type: what is observed, as `Ready`; unique among the conditions of a resource.
-        status: whether it holds.
+        status: whether it is true.
         reason: why, as one CamelCase word for programs.
         message: why, for people.
-        last_transition_time: when `status` changed last, UTC.
+        last_transition_time: when `status` last changed, UTC.
         observed_generation: the `metadata.generation` that this was observed for.
     """
 
@@ -145,10 +145,10 @@ class Condition(msgspec.Struct, kw_only=True, rename="camel", omit_defaults=True
 
 
 def set_condition(conditions: list[Condition], condition: Condition) -> None:
-    """Put `condition` in the place of the one of its type, or at the end.
+    """Replace the condition of the same type, or append the condition.
 
-    `last_transition_time` is kept from the old one as long as the status stays the same, else it is
-    the new one's, or now. (Kubernetes: `meta.SetStatusCondition`.)
+    If the status is unchanged, `last_transition_time` is kept. Otherwise it is the new condition's,
+    or now if it has none. (Kubernetes: `meta.SetStatusCondition`.)
     """
     for index, old in enumerate(conditions):
         if old.type == condition.type:
@@ -166,13 +166,21 @@ def set_condition(conditions: list[Condition], condition: Condition) -> None:
 
 
 class Resource(msgspec.Struct, Generic[SpecT, StatusT], kw_only=True):
-    """A resource: derive from `Resource[Spec, Status]` and declare the kind.
+    """The base of all resources: derive from `Resource[Spec, Status]` and declare the kind.
+
+    ::
+
+        class QueueSpec(msgspec.Struct, rename="camel"):
+            max_length: int
+
+        class QueueStatus(msgspec.Struct, rename="camel"):
+            length: int = 0
 
         class Queue(Resource[QueueSpec, QueueStatus]):
             kind: ClassVar[Kind] = Kind("Queue", plural="queues", api_version="example.org/v1")
 
-    Spec and status are msgspec structs; give them `rename="camel"` to have camelCase in the bytes.
-    Two resources are equal if metadata (with the resource version), spec and status are.
+    Spec and status are msgspec structs; `rename="camel"` gives them camelCase names in the stored
+    JSON. Two resources are equal if metadata (including the resource version), spec and status are.
     """
 
     kind: ClassVar[Kind]
@@ -182,17 +190,16 @@ class Resource(msgspec.Struct, Generic[SpecT, StatusT], kw_only=True):
     status: StatusT
 
     def validate(self) -> list[str]:
-        """Say what is wrong with this resource beyond its types; every problem, a sentence each.
+        """Return every problem beyond what the types check, one sentence each.
 
-        Called before each write; the write is refused with `InvalidResourceError` unless the list
-        is empty. A write that leaves the spec as it is may leave the problems that the stored
-        resource has already: so what became invalid can still be deleted, lose its finalizers, and
-        get a status. A `ValueError` that it raises is a problem, too; any other exception comes out
-        as it is. Override it in a kind that has rules of its own.
+        Override it in a kind that has rules of its own. It is called before each write; the write
+        fails with `InvalidResourceError` unless the list is empty. A write that does not change the
+        spec may leave problems that the stored resource already has, so a resource that has become
+        invalid can still be deleted, lose its finalizers, and get a status. A `ValueError` raised
+        here counts as a problem; any other exception propagates unchanged.
         """
         return []
 
 
-# Resource is mutable, so it is invariant in spec and status: no narrower bound than Any fits every
-# kind.
+# Resource is mutable, hence invariant in spec and status: only Any fits every kind.
 AnyResource: TypeAlias = Resource[Any, Any]

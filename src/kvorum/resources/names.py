@@ -1,7 +1,7 @@
-"""What may be a name: the rules of Kubernetes, checked before anything is sent.
+"""The rules of Kubernetes for names, checked before anything is sent.
 
-Every function returns the problems that it found, as sentences, and an empty list if there are
-none; so a caller can collect all of them before it raises.
+Every function returns the problems it found, as sentences, or an empty list; so a caller can
+collect all problems before it raises.
 
 Source: Kubernetes, "Object Names and IDs" and "Labels and Selectors" (syntax and character set).
 """
@@ -16,7 +16,10 @@ MAX_LABEL = 63
 
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _SUBDOMAIN = re.compile(rf"{_LABEL.pattern}(\.{_LABEL.pattern})*")
-_RULE = f"letters, digits, '-', '_' and '.', starting and ending with a letter or digit, at most {MAX_LABEL} characters"
+_RULE = (
+    "letters, digits, '-', '_' and '.', starting and ending with a letter or digit, "
+    f"at most {MAX_LABEL} characters"
+)
 _QUALIFIED = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?")
 
 
@@ -31,13 +34,14 @@ def problems_of_subdomain(value: object, what: str = "name") -> list[str]:
         return []
     if len(value) > MAX_SUBDOMAIN:
         return [f"{what} has {len(value)} characters, at most {MAX_SUBDOMAIN} are allowed"]
-    rule = "lower case letters, digits, '-' and '.', each part starting and ending with a letter or digit"
-    return [f"{what} {value!r} is not a DNS-1123 subdomain: {rule}"]
+    rule = "lower case letters, digits, '-' and '.'"
+    ends = "each part starting and ending with a letter or digit"
+    return [f"{what} {value!r} is not a DNS-1123 subdomain: {rule}, {ends}"]
 
 
-@lru_cache(maxsize=4096)  # the names of resources that are in use are asked about with each call
+@lru_cache(maxsize=4096)  # every call checks a name, and most names recur
 def is_subdomain(value: str) -> bool:
-    """Tell whether this is a DNS-1123 subdomain."""
+    """Return whether a text is a DNS-1123 subdomain."""
     return len(value) <= MAX_SUBDOMAIN and _SUBDOMAIN.fullmatch(value) is not None
 
 
@@ -54,7 +58,7 @@ def problems_of_label(value: object, what: str = "namespace") -> list[str]:
 
 
 def problems_of_qualified_name(value: object, what: str) -> list[str]:
-    """Check `name` or `prefix/name`, as the keys of labels and annotations and the names of finalizers are."""
+    """Check `name` or `prefix/name`: the keys of labels and annotations, and finalizers."""
     if not isinstance(value, str):
         return [f"{what} must be text, not {shown(value)}"]
     if value and is_label_value(value):  # most have no prefix
@@ -74,12 +78,10 @@ def problems_of_label_value(value: str, what: str) -> list[str]:
 
 
 def is_label_value(value: str) -> bool:
-    """Tell whether this can be the value of a label."""
+    """Return whether this can be the value of a label."""
     return not value or (len(value) <= MAX_LABEL and _is_qualified(value))
 
 
-@lru_cache(
-    maxsize=4096
-)  # each write asks about all labels of a resource, and most are the same as ever
+@lru_cache(maxsize=4096)  # each write checks all labels of a resource, and most values recur
 def _is_qualified(value: str) -> bool:
     return _QUALIFIED.fullmatch(value) is not None

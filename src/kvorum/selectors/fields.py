@@ -1,17 +1,17 @@
-r"""Field selectors: which resources a list or a watch is about, told by the fields of metadata, spec and status.
+r"""Field selectors: which resources a list or watch covers, by metadata, spec and status.
 
     status.phase=Ready, spec.labTrack!=comp-sci-101, metadata.labels.example.org/zone=
 
-A path names fields as they stand in the bytes (`spec.labTrack`) or in Python (`spec.lab_track`). It
-leads through structs, dicts, and whatever may be None. Where the values of a dict lead nowhere
-further, the rest of the path is the key, dots and all; else a key is one step. Lists cannot be
-selected by, nor keys that contain `=`, `!` or `,`.
+A path uses the names of the stored JSON (`spec.labTrack`) or of Python (`spec.lab_track`). It
+leads through structs, dicts and optional values. If the values of a dict have no fields, the rest
+of the path is the key, dots included; otherwise a key is one step. A path cannot lead through
+lists, or through keys that contain `=`, `!` or `,`.
 
-Values are compared as text: strings and enums as they are, everything else as its JSON text
-(`true`, `8`, `2026-01-31T12:00:00Z`). None, a missing key and the empty text are the same. `\,`,
-`\=` and `\\` stand for the second character. Source: k8s.io/apimachinery, `fields.ParseSelector`.
-Two differences: white space around values is free, as in label selectors (`\ ` stands for one that
-counts), and a comma must be followed by a requirement.
+Values are compared as text: strings and enums directly, everything else by its JSON text (`true`,
+`8`, `2026-01-31T12:00:00Z`). None, a missing key and the empty text are equal. `\,`, `\=` and `\\`
+escape the second character. Source: k8s.io/apimachinery, `fields.ParseSelector`. Two differences:
+white space around values is ignored, as in label selectors (`\ ` escapes it), and a comma must be
+followed by a requirement.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -26,10 +26,7 @@ from kvorum.errors import InvalidSelectorError
 from kvorum.resources import AnyResource
 
 FieldSelectorLike: TypeAlias = "str | Mapping[str, object] | FieldSelector | None"
-"""What is taken for a field selector: text, `{"status.phase".
-
-"Ready"}`, an object, or None for everything.
-"""
+"""Text, a mapping (`{"status.phase": "Ready"}`), a selector, or None for everything."""
 
 _Getter: TypeAlias = Callable[[object], object]
 
@@ -38,9 +35,9 @@ class FieldRequirement(NamedTuple):
     """One requirement of a field selector.
 
     Attributes:
-        path: the field, as the bytes call it.
+        path: the field, by its names in the stored JSON.
         value: the text that it is compared with.
-        is_equal: whether the field must be equal to it (`=`) or different (`!=`).
+        is_equal: whether the field must equal it (`=`) or differ from it (`!=`).
     """
 
     path: str
@@ -52,15 +49,15 @@ class FieldRequirement(NamedTuple):
 
 
 class FieldSelector:
-    """A predicate on resources of one type: a resource is selected if its fields meet all the requirements.
+    """A predicate on fields: a resource is selected if its fields meet all the requirements.
 
-    Immutable, and bound to its type from the start, so that a misspelt path is found at once. Two
-    selectors are equal if type and requirements are, in whatever order and spelling. `str()` gives
-    the canonical text, which parses to an equal selector.
+    Immutable, and bound to a type from the start, so that a misspelt path is found at once. Two
+    selectors are equal if their types and requirements are, in any order and spelling. `str()`
+    gives the canonical text, which parses to an equal selector.
 
     Attributes:
         resource_type: the type whose fields the paths name.
-        requirements: sorted, each once.
+        requirements: sorted and unique.
     """
 
     __slots__ = ("_tests", "requirements", "resource_type")
@@ -81,15 +78,14 @@ class FieldSelector:
 
     @classmethod
     def of(cls, value: FieldSelectorLike, resource_type: type[AnyResource]) -> "FieldSelector":
-        """Make a selector of whatever stands for one: text, a mapping, a selector, or None.
+        """Make a selector of text, a mapping, a selector, or None.
 
-        A mapping asks for equality; its values may be what the fields hold (`8`, `True`, a member
-        of an enum, None). A selector of another type is bound to this one.
+        A mapping requires equality; its values may be Python values of the fields (`8`, `True`, an
+        enum member, None). A selector of another type is bound to this one.
 
         Raises:
             InvalidSelectorError: it is none of these, breaks the grammar, or names a field that the
-                type does not have. For a mapping the error's selector is the text that it amounts
-                to.
+                type lacks. For a mapping the error's selector is the equivalent text.
         """
         match value:
             case None:
@@ -113,22 +109,21 @@ class FieldSelector:
 
     @classmethod
     def parse(cls, text: str, resource_type: type[AnyResource]) -> Self:
-        """Read a selector; the empty text selects everything.
+        """Parse a selector; the empty text selects everything.
 
         Raises:
-            InvalidSelectorError: the text breaks the grammar, or names a field that the type does
-                not have.
+            InvalidSelectorError: the text breaks the grammar, or names a field that the type lacks.
         """
         return cls(resource_type, text)
 
     @property
     def is_everything(self) -> bool:
-        """Whether there is no requirement, so that everything is selected."""
+        """Whether it has no requirement, and so selects everything."""
         return not self.requirements
 
     def matches(self, resource: AnyResource) -> bool:
-        """Say whether the fields of this resource meet all the requirements."""
-        # Not all(): that takes longer, and lists ask 20,000 times.
+        """Return whether the fields of this resource meet all the requirements."""
+        # Not all(): it takes longer, and one list may ask 20,000 times.
         for getter, value, is_equal in self._tests:
             if (_text_of(getter(resource)) == value) is not is_equal:
                 return False
@@ -156,7 +151,7 @@ _ESCAPABLE = frozenset("\\,=" + _SPACE)
 
 
 def _text_of(value: object) -> str:
-    if type(value) is str:  # most are, and msgspec would take its time
+    if type(value) is str:  # the usual case; msgspec would be slower
         return value
     if value is None or value is msgspec.UNSET:
         return ""
@@ -175,7 +170,7 @@ def _escaped(value: str) -> str:
 
 
 def _mapped(path: object, wanted: object) -> str:
-    """Spell one item of a mapping as text. Its path must not pass for more than a path."""
+    """Return one item of a mapping as text. Its path must not contain an operator."""
     item = repr({path: wanted})
     if not isinstance(path, str) or not path.strip(_SPACE) or _end_of_path(path, 0) < len(path):
         raise InvalidSelectorError(item, 0, "expected the path of a field")
@@ -188,11 +183,11 @@ def _mapped(path: object, wanted: object) -> str:
     return f"{path}={_escaped(_text_of(wanted))}"
 
 
-# --- reading --------------------------------------------------------------------------------------
+# --- parsing --------------------------------------------------------------------------------------
 
 
 class _Term(NamedTuple):
-    """A requirement as it was written, and where its path begins."""
+    """A requirement as it was written, and the position of its path."""
 
     path: str
     position: int
@@ -214,10 +209,7 @@ def _terms(text: str) -> Iterator[_Term]:
 
 
 def _read_term(text: str, start: int) -> tuple[_Term, int]:
-    """Read the requirement at `start`; say also where it ends.
-
-    At a comma, or at the end of the text.
-    """
+    """Parse the requirement at `start`; return it and its end: a comma, or the end of the text."""
     end = _end_of_path(text, start)
     path = text[start:end].rstrip(_SPACE)
     if not path:
@@ -235,9 +227,9 @@ def _read_term(text: str, start: int) -> tuple[_Term, int]:
 
 
 def _read_value(text: str, start: int) -> tuple[str, int]:
-    """Read the value at `start`; say also where it ends: at a comma, or at the end of the text."""
+    """Parse the value at `start`; return it and its end: a comma, or the end of the text."""
     value: list[str] = []
-    length = 0  # without white space at its end, unless that is escaped
+    length = 0  # without trailing white space, unless that is escaped
     position = start
     while position < len(text) and text[position] != ",":
         is_escaped = text[position] == "\\"
@@ -278,10 +270,10 @@ class _Step(NamedTuple):
     """One step of a path.
 
     Attributes:
-        name: what the bytes call the field, or the key.
+        name: the field's name in the stored JSON, or the key.
         getter: takes the step; None leads to None.
-        attribute: the Python name, if the step is always to be had as an attribute, else empty.
-        type: of what is found there.
+        attribute: the Python name, if the step is always an attribute; otherwise empty.
+        type: of the value found there.
     """
 
     name: str
@@ -291,7 +283,7 @@ class _Step(NamedTuple):
 
 
 _WALKED = (inspect.StructType, inspect.DataclassType, inspect.DictType)
-_CLOSED = (  # neither to be walked nor to be compared
+_CLOSED = (  # neither walked nor compared
     inspect.CollectionType,
     inspect.CustomType,
     inspect.ExtType,
@@ -303,7 +295,7 @@ _CLOSED = (  # neither to be walked nor to be compared
 
 
 def _resolve(resource_type: type[AnyResource], term: _Term, text: str) -> tuple[str, _Getter]:
-    """Follow a path from the type on. Returns its canonical form, and what gets the value."""
+    """Follow a path, starting from the type. Returns its canonical form, and a getter."""
     here, position, rest, dot = _shape(resource_type), term.position, term.path, "."
     steps: list[_Step] = []
     while dot:
@@ -329,13 +321,13 @@ def _resolve(resource_type: type[AnyResource], term: _Term, text: str) -> tuple[
     return ".".join(step.name for step in steps), _chained(steps)
 
 
-@lru_cache(maxsize=256)  # it takes a quarter of a millisecond, and there are few types
+@lru_cache(maxsize=256)  # it takes a quarter of a millisecond, and a program has few types
 def _shape(resource_type: type[AnyResource]) -> inspect.Type:
     return inspect.type_info(resource_type)
 
 
 def _alternatives(type_: inspect.Type) -> tuple[inspect.Type, ...]:
-    """The types that a value may have, apart from None."""
+    """Return the types that a value may have, apart from None."""
     if isinstance(type_, inspect.Metadata):
         return _alternatives(type_.type)
     if isinstance(type_, inspect.UnionType):
@@ -348,7 +340,7 @@ def _is_closed(type_: inspect.Type) -> bool:
 
 
 def _is_plain(type_: inspect.Type) -> bool:
-    """Whether such a value can be compared, because it does not only hold others."""
+    """Return whether a value of this type can be compared, because it may be a scalar."""
     return not all(
         isinstance(alternative, _CLOSED + _WALKED) for alternative in _alternatives(type_)
     )
@@ -392,7 +384,7 @@ def _step(type_: inspect.Type, segment: str) -> _Step | None:
 def _step_to_field(
     name: str, owners: list[tuple[type, inspect.Field]], type_: inspect.Type
 ) -> _Step:
-    """Make the step to a field that one or several of the alternatives of a type have."""
+    """Make the step to a field that one or more alternatives of a type have."""
     attribute = owners[0][1].name
     if isinstance(type_, inspect.StructType | inspect.DataclassType):
         return _Step(name, attrgetter(attribute), attribute, owners[0][1].type)
@@ -401,12 +393,12 @@ def _step_to_field(
 
 
 def _or_none(*types: inspect.Type) -> inspect.Type:
-    """The type of what may be missing, so that no later step takes it for certain."""
+    """Make a type optional, so that later steps expect that it can be missing."""
     return inspect.UnionType((*types, inspect.NoneType()))
 
 
 def _below(type_: inspect.Type) -> str:
-    """Say what may stand below such a value."""
+    """Return what a path can name below a value of this type, for messages."""
     names = [field.encode_name for _, field in _fields_of(type_)]
     if names:
         return f"a field ({', '.join(dict.fromkeys(names))})"
@@ -421,9 +413,8 @@ def _below(type_: inspect.Type) -> str:
 
 def _chained(steps: Iterable[_Step]) -> _Getter:
     if all(step.attribute for step in steps):
-        return attrgetter(
-            ".".join(step.attribute for step in steps)
-        )  # the usual case, in one call to C
+        # The usual case, in one call to C.
+        return attrgetter(".".join(step.attribute for step in steps))
     getters = tuple(step.getter for step in steps)
 
     def get(value: object) -> object:
@@ -436,7 +427,7 @@ def _chained(steps: Iterable[_Step]) -> _Getter:
 
 def _field_getter(owners: list[tuple[type, str]]) -> _Getter:
     def get(value: object) -> object:
-        # By type, not by name: a text has attributes as well (`title`, `index`), a struct has
+        # By type, not by name: text has attributes, too (`title`, `index`), and structs have
         # methods.
         for owner, name in owners:
             if isinstance(value, owner):
@@ -452,7 +443,7 @@ def _item_getter(key: str) -> _Getter:
             return None
         if key in value:
             return value[key]
-        # Keys that are no text in Python (numbers, members of enums) are text in the bytes.
+        # Keys that are not text in Python (numbers, enum members) are text in JSON.
         return next((found for other, found in value.items() if _text_of(other) == key), None)
 
     return get

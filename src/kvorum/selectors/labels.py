@@ -1,12 +1,12 @@
-"""Label selectors: which resources a list or a watch is about, told by their labels.
+"""Label selectors: which resources a list or watch covers, by their labels.
 
-The grammar is Kubernetes': requirements between commas, all of which must hold.
+The grammar is Kubernetes': requirements separated by commas, all of which must hold.
 
     lab-track=comp-sci-101, phase in (ready, busy), zone!=b, gpu, !drain, cores>8
 
 Source: k8s.io/apimachinery, `labels.Parse`. Two differences: `in` and `=` with one value are the
-same requirement here (so are `notin` and `!=`), and empty values may stand anywhere in a list, also
-in `(a,,)`.
+same requirement here (so are `notin` and `!=`), and a list may contain empty values anywhere, as in
+`(a,,)`.
 """
 
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping
@@ -17,10 +17,7 @@ from kvorum.errors import InvalidSelectorError
 from kvorum.resources import MAX_LABEL, problems_of_label_value, problems_of_qualified_name
 
 LabelSelectorLike: TypeAlias = "str | Mapping[str, str | Collection[str]] | LabelSelector | None"
-"""What is taken for a label selector: text, `{"a": "b", "c".
-
-["d", "e"]}`, an object, or None for everything.
-"""
+"""Text, a mapping (`{"a": "b", "c": ["d", "e"]}`), a selector, or None for everything."""
 
 _INT64 = range(-(2**63), 2**63)
 
@@ -29,7 +26,7 @@ class LabelOperator(StrEnum):
     """How a requirement relates a label to its values."""
 
     IN = "in"  # has the key, with one of the values
-    NOT_IN = "notin"  # has none of the values, or not even the key
+    NOT_IN = "notin"  # has none of the values, or lacks the key
     EXISTS = "exists"
     ABSENT = "absent"
     ABOVE = ">"  # has the key, with a greater integer
@@ -37,13 +34,15 @@ class LabelOperator(StrEnum):
 
 
 class LabelRequirement(NamedTuple):
-    """One requirement of a label selector. Selectors make and check them; read them to answer from an index.
+    """One requirement of a label selector.
+
+    Selectors create and check them; an index can read them to answer a selector.
 
     Attributes:
         key: the key of the label.
-        operator: how label and values relate.
-        values: sorted, each once; at least one for IN and NOT_IN, one integer for ABOVE and BELOW,
-            else none.
+        operator: how the label relates to the values.
+        values: sorted and unique; at least one for IN and NOT_IN, one integer for ABOVE and BELOW,
+            otherwise empty.
     """
 
     key: str
@@ -70,11 +69,11 @@ class LabelRequirement(NamedTuple):
 class LabelSelector:
     """A predicate on labels: a resource is selected if its labels meet all the requirements.
 
-    Immutable. Two selectors are equal if their requirements are, in whatever order and spelling.
-    `str()` gives the canonical text, which parses to an equal selector. Combine selectors with `&`.
+    Immutable. Two selectors are equal if their requirements are, in any order and spelling. `str()`
+    gives the canonical text, which parses to an equal selector. Combine selectors with `&`.
 
     Attributes:
-        requirements: sorted, each once.
+        requirements: sorted and unique.
     """
 
     __slots__ = ("_tests", "requirements")
@@ -87,11 +86,11 @@ class LabelSelector:
 
     @classmethod
     def of(cls, value: LabelSelectorLike) -> "LabelSelector":
-        """Make a selector of whatever stands for one: text, a mapping, a selector (returned as it is), or None.
+        """Make a selector of text, a mapping, a selector (returned unchanged), or None.
 
-        A mapping asks for equality, or for one of several values if the value is a collection. None
-        as a *value* is refused: it could mean "no such label" or "any", and more often is a
-        variable that somebody forgot to set.
+        A mapping requires equality, or one of several values where the value is a collection. None
+        as a *value* is rejected: it could mean "no such label" or "any", and usually is a variable
+        that was never set.
 
         Raises:
             InvalidSelectorError: it is none of these, or breaks the grammar. For a mapping the
@@ -113,59 +112,54 @@ class LabelSelector:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read a selector; the empty text selects everything.
+        """Parse a selector; the empty text selects everything.
 
         Raises:
-            InvalidSelectorError: the text breaks the grammar, or a key or value cannot be one of a
+            InvalidSelectorError: the text breaks the grammar, or a key or value is not valid for a
                 label.
         """
         return cls(_Parser(text).requirements())
 
     @classmethod
     def one_of(cls, key: str, *values: str) -> Self:
-        """Select what has the label, with one of the values: `key in (values)`."""
+        """Select resources that have the label with one of the values: `key in (values)`."""
         return cls([_checked(key, LabelOperator.IN, values)])
 
     @classmethod
     def none_of(cls, key: str, *values: str) -> Self:
-        """Select what has none of the values, or not even the label: `key notin (values)`."""
+        """Select resources with none of the values, or without the label: `key notin (values)`."""
         return cls([_checked(key, LabelOperator.NOT_IN, values)])
 
     @classmethod
     def exists(cls, key: str) -> Self:
-        """Select what has the label, with any value: `key`."""
+        """Select resources that have the label, with any value: `key`."""
         return cls([_checked(key, LabelOperator.EXISTS)])
 
     @classmethod
     def absent(cls, key: str) -> Self:
-        """Select what does not have the label: `!key`."""
+        """Select resources without the label: `!key`."""
         return cls([_checked(key, LabelOperator.ABSENT)])
 
     @classmethod
     def above(cls, key: str, bound: int) -> Self:
-        """Select what has the label with an integer greater than `bound`, which is not negative.
-
-        `key>bound`.
-        """
+        """Select resources whose label is an integer above `bound` (0 or more): `key>bound`."""
         return cls([_checked(key, LabelOperator.ABOVE, (str(bound),))])
 
     @classmethod
     def below(cls, key: str, bound: int) -> Self:
-        """Select what has the label with an integer less than `bound`, which is not negative.
-
-        `key<bound`.
-        """
+        """Select resources whose label is an integer below `bound` (0 or more): `key<bound`."""
         return cls([_checked(key, LabelOperator.BELOW, (str(bound),))])
 
     @property
     def is_everything(self) -> bool:
-        """Whether there is no requirement, so that everything is selected."""
+        """Whether it has no requirement, and so selects everything."""
         return not self.requirements
 
     def matches(self, labels: Mapping[str, str]) -> bool:
-        """Say whether these labels meet all the requirements."""
+        """Return whether these labels meet all the requirements."""
         value_of = labels.get
-        for key, values, wanted in self._tests:  # noqa: SIM110 - all() takes twice the time, and lists ask 20,000 times
+        # Not all(): it takes twice the time, and one list may ask 20,000 times.
+        for key, values, wanted in self._tests:  # noqa: SIM110
             if (value_of(key) in values) is not wanted:
                 return False
         return True
@@ -207,10 +201,7 @@ class _Integers:
 
 
 def _compiled(requirement: LabelRequirement) -> _Test:
-    """Reduce a requirement to the one question that `matches` asks.
-
-    Is the value, or None for none, in this or not?
-    """
+    """Reduce a requirement to (key, container, wanted): is the value, or None, in the container?"""
     key, operator, values = requirement
     match operator:
         case LabelOperator.IN | LabelOperator.NOT_IN:
@@ -224,9 +215,9 @@ def _compiled(requirement: LabelRequirement) -> _Test:
 
 
 def _integer(text: str) -> int | None:
-    """Read a decimal integer of 64 bits as Go's ParseInt does.
+    """Parse a decimal integer of 64 bits like Go's ParseInt.
 
-    `int` alone would take `1_000` and other scripts too.
+    `int` alone would also accept `1_000` and digits of other scripts.
     """
     digits = text[1:] if text.startswith(("+", "-")) else text
     if len(text) > MAX_LABEL or not (digits.isascii() and digits.isdigit()):
@@ -262,7 +253,7 @@ def _problem_of_value(value: object, operator: LabelOperator) -> str:
 def _normalized(key: str, operator: LabelOperator, values: Iterable[str]) -> LabelRequirement:
     if operator in {LabelOperator.ABOVE, LabelOperator.BELOW}:
         values = (str(int(value)) for value in values)
-    text_of = str.__str__  # members of enums become plain text, however they like to be shown
+    text_of = str.__str__  # members of string enums become plain text
     return LabelRequirement(
         text_of(key), operator, tuple(sorted({text_of(value) for value in values}))
     )
@@ -271,10 +262,7 @@ def _normalized(key: str, operator: LabelOperator, values: Iterable[str]) -> Lab
 def _checked(
     key: str, operator: LabelOperator, values: Collection[str] = (), *, item: object = None
 ) -> LabelRequirement:
-    """Make a requirement of what a program said.
-
-    What a text said, `_Parser` checks where it stands.
-    """
+    """Make a requirement of Python values; `_Parser` checks those of a text."""
     problems = [_problem_of_key(key), *(_problem_of_value(value, operator) for value in values)]
     if operator in {LabelOperator.IN, LabelOperator.NOT_IN} and not values:
         problems.append("expected at least one value")
@@ -292,7 +280,7 @@ def _mapped(key: str, accepted: object) -> LabelRequirement:
     raise InvalidSelectorError(repr(item), 0, "expected a label value or a collection of them")
 
 
-# --- reading --------------------------------------------------------------------------------------
+# --- parsing --------------------------------------------------------------------------------------
 
 _SPACE = " \t\r\n"
 _SYMBOLS = ("==", "!=", "=", "!", "<", ">", "(", ")", ",")  # the longest first
@@ -310,9 +298,9 @@ _OPERATORS = {
 
 
 class _Token(NamedTuple):
-    """A symbol, a word, or (as the empty text) the end. `in` and `notin` are words.
+    """A symbol, a word, or (as the empty text) the end.
 
-    Labels may be called so.
+    `in` and `notin` are words, since labels may have these names.
     """
 
     text: str
@@ -341,7 +329,7 @@ def _end_of_word(text: str, start: int) -> int:
 
 
 class _Parser:
-    """A recursive descent through one text, one token ahead."""
+    """A recursive descent parser with one token of lookahead."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -393,7 +381,7 @@ class _Parser:
         if self._next.is_word:
             self._refuse(_problem_of_value(self._next.text, operator))
             return self._advance().text
-        if not self._is_at(",", ")", ""):  # what may follow a value, so that this one is empty
+        if not self._is_at(",", ")", ""):  # one of these ends a value, so this value is empty
             self._fail(expected)
         self._refuse(_problem_of_value("", operator))
         return ""

@@ -1,7 +1,4 @@
-"""Which resources a list or a watch is about.
-
-A label selector and a field selector, both of which must match.
-"""
+"""A label selector and a field selector together: which resources a list or watch covers."""
 
 from typing import Generic, TypeVar
 
@@ -16,8 +13,7 @@ class Selector(Generic[R]):
     """A predicate on the resources of one class.
 
     Raises:
-        InvalidSelectorError: a selector cannot be read, or names a field that the class does not
-            have.
+        InvalidSelectorError: a selector cannot be parsed, or names a field that the class lacks.
     """
 
     def __init__(
@@ -28,7 +24,7 @@ class Selector(Generic[R]):
         self.is_everything: bool = self.labels.is_everything and self.fields.is_everything
 
     def matches(self, resource: R) -> bool:
-        """Tell whether both selectors match."""
+        """Return whether both selectors match."""
         if self.is_everything:
             return True
         return self.labels.matches(resource.metadata.labels) and self.fields.matches(resource)

@@ -1,4 +1,4 @@
-"""What a backend checks before it sends an operation, and what filters ask of a value."""
+"""Checks of operations before they are sent, and of entries by filters."""
 
 from collections.abc import Collection, Sequence
 
@@ -10,36 +10,33 @@ from kvorum.storage.values import MAX_OPERATIONS, Entry, Operation
 
 
 def has_expected_value(operation: Operation, current: Entry | None) -> bool:
-    """Tell whether a key has the value that an operation expects, if it expects one."""
+    """Return whether a key has the value that an operation expects, if any."""
     return operation.expected_value is None or (
         current is not None and current.value == operation.expected_value
     )
 
 
 def may_match(selector: LabelSelector, entry: Entry) -> bool:
-    """Tell whether a value has labels that a selector matches, or labels that cannot be read.
-
-    It decodes no more.
-    """
+    """Return whether a value's labels match, or cannot be read. Decodes nothing but the labels."""
     labels = labels_of(entry.value)
     return labels is None or selector.matches(labels)
 
 
 def check_operations(operations: Sequence[Operation]) -> None:
-    """Refuse a commit that cannot be.
+    """Reject a commit that no backend could apply.
 
     Raises:
-        InvalidResourceError: it writes nothing, is too long, has a key twice, or keeps a lease that
-            there may not be.
+        InvalidResourceError: it writes nothing, is too long, has a key twice, or keeps the lease of
+            a key that may not exist.
     """
     if not isinstance(operations, Collection):
         raise InvalidResourceError(
-            "the transaction", f"it is a list of Operations, not {type(operations).__name__}"
+            "the transaction", f"it must be a list of Operations, not {type(operations).__name__}"
         )
     for operation in operations:
         if not isinstance(operation, Operation):
             raise InvalidResourceError(
-                "the transaction", f"it is made of Operations, not of {shown(operation)}"
+                "the transaction", f"it must be a list of Operations, not of {shown(operation)}"
             )
     keys = [operation.key for operation in operations]
     problems = []
@@ -48,7 +45,7 @@ def check_operations(operations: Sequence[Operation]) -> None:
     if len(keys) > MAX_OPERATIONS:
         problems.append(f"it has {len(keys)} operations, at most {MAX_OPERATIONS} are allowed")
     problems += [
-        f"{key} stands in two operations"
+        f"{key} is in two operations"
         for key in sorted({key for key in keys if keys.count(key) > 1})
     ]
     problems += [
@@ -61,12 +58,12 @@ def check_operations(operations: Sequence[Operation]) -> None:
 
 
 def check_lost(lost: OutcomeUnknownError) -> None:
-    """Refuse what is not the error of a write.
+    """Reject a value that is not an `OutcomeUnknownError`.
 
     Raises:
-        InvalidResourceError: it is something else.
+        InvalidResourceError: it is of another type.
     """
     if not isinstance(lost, OutcomeUnknownError):
         raise InvalidResourceError(
-            "a write", f"an OutcomeUnknownError is what can be settled, not {type(lost).__name__}"
+            "a write", f"only an OutcomeUnknownError can be settled, not {type(lost).__name__}"
         )

@@ -1,4 +1,4 @@
-"""A backend's share of a store's keys: everything under one prefix, seen by keys relative to it."""
+"""A backend's part of a store's keys: all keys under one prefix, as keys relative to it."""
 
 import fnmatch
 import re
@@ -14,8 +14,8 @@ MAX_KEY_SIZE: Final = 1_500
 class KeySpace:
     """The keys that start with `/<prefix>/`.
 
-    Other programs may have put keys of any bytes there. They come and go as text with surrogates
-    (PEP 383), so nothing is lost on the way.
+    Other programs may have put keys of any bytes there. Such keys become text with surrogates (PEP
+    383), and the same bytes again on the way back.
     """
 
     def __init__(self, prefix: str) -> None:
@@ -23,10 +23,10 @@ class KeySpace:
         self._bytes = self.prefix.encode()
 
     def full(self, key: str) -> bytes:
-        """Return a key that may be written, as the store knows it.
+        """Return the store's full key for a key that may be written.
 
         Raises:
-            InvalidResourceError: it is empty, too long, or no text. Nothing was sent.
+            InvalidResourceError: it is empty, too long, or not text. Nothing was sent.
         """
         full = self._encoded(key)
         if not key or len(full) > MAX_KEY_SIZE:
@@ -39,22 +39,22 @@ class KeySpace:
         return full
 
     def stored(self, key: str, revision: int | None = 1) -> bytes:
-        """Return a key that came from the store, of any length: others may have put longer ones, or an empty one.
+        """Return the store's full key for a key of any length, if it was read from the store.
 
-        A revision at which the key was seen tells that it did. Without one, None or 0, it is
-        checked as `full` does.
+        Other programs may have written longer keys, or an empty one. A revision at which the key
+        was read shows that it exists; without one (None or 0) it is checked like `full` does.
 
         Raises:
-            InvalidResourceError: it is no text. Nothing was sent.
+            InvalidResourceError: it is not text. Nothing was sent.
         """
         return self._encoded(key) if revision else self.full(key)
 
     def relative(self, full: bytes) -> str:
-        """Return a key as the port knows it."""
+        """Return the port's key for a full key."""
         return full[len(self._bytes) :].decode(errors="surrogateescape")
 
     def range(self, prefix: str) -> tuple[bytes, bytes]:
-        """Return the first key that may start with `prefix`, and the first one behind all that do."""
+        """Return start and end (exclusive) of the range of keys that start with `prefix`."""
         start = self._encoded(prefix)
         return start, prefix_end(start)
 
@@ -63,25 +63,23 @@ class KeySpace:
             return self._bytes + text.encode(errors="surrogateescape")
         except UnicodeEncodeError as exc:
             raise InvalidResourceError(
-                self.prefix + ascii(text), "the key is no text that UTF-8 can spell"
+                self.prefix + ascii(text), "the key cannot be encoded as UTF-8"
             ) from exc
-        except (
-            AttributeError,
-            TypeError,
-        ) as exc:  # asked after the fact: this is done for each call
+        # Checked after the fact, since this runs for each call.
+        except (AttributeError, TypeError) as exc:
             raise InvalidResourceError(
                 self.prefix, f"a key must be text, not {shown(text)}"
             ) from exc
 
 
 class KeyPattern:
-    """A pattern of the shell: `*`, `?` and `[…]`, where `*` crosses slashes. All else stands for itself.
+    """A shell pattern for keys: `*` (which crosses slashes), `?` and `[…]`.
 
     Attributes:
-        prefix: what all keys that match start with: the pattern up to its first special character.
+        prefix: of all matching keys: the pattern up to its first special character.
 
     Raises:
-        InvalidResourceError: it is no text.
+        InvalidResourceError: it is not text.
     """
 
     def __init__(self, pattern: str) -> None:
@@ -91,5 +89,5 @@ class KeyPattern:
         self._pattern = re.compile(fnmatch.translate(pattern))
 
     def matches(self, key: str) -> bool:
-        """Tell whether the whole key matches."""
+        """Return whether the whole key matches."""
         return self._pattern.match(key) is not None

@@ -1,31 +1,31 @@
-"""Ids of leases, which tell whether a lease was granted for one key alone.
+"""Lease ids that show whether a lease was granted for one key alone.
 
-Such an id has a mark in front, then a digest of the key, then 32 random bits. So every client knows
-it, also in another process. An id that is drawn here for any other lease never has the mark. Those
-that etcd draws itself begin with bits of a member's id; that one fits a key by chance is a matter
-of 1 to 2^31.
+Such an id starts with a mark, then a digest of the key, then 32 random bits. So every client
+recognizes it, in other processes, too. Ids drawn here for other leases never have the mark. Ids
+drawn by etcd start with bits of a member's id; one matches a key by chance with a probability of
+1 in 2^31.
 """
 
 import hashlib
 import secrets
 from typing import Final
 
-_MARK: Final = 0x6B76  # "kv"; an id starts with it in hexadecimal
-_UNMARKED: Final = 2**62  # the ids below it, which do not start with the mark
+_MARK: Final = 0x6B76  # "kv": the first two bytes of an id
+_UNMARKED: Final = 2**62  # ids below it do not start with the mark
 
 
 def any_id() -> int:
-    """Draw an id for a lease that any keys may be put on."""
+    """Draw an id for a lease that any keys may be attached to."""
     return secrets.randbelow(_UNMARKED - 1) + 1
 
 
 def id_for(key: bytes) -> int:
-    """Draw an id for a lease that is for one key alone."""
+    """Draw an id for a lease for one key alone."""
     return _front(key) << 32 | secrets.randbits(32)
 
 
 def is_for(key: bytes, lease: int) -> bool:
-    """Tell whether a lease was granted for that key alone."""
+    """Return whether a lease was granted for this key alone."""
     return lease >= _UNMARKED and lease >> 32 == _front(key)
 
 

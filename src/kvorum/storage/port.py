@@ -1,11 +1,10 @@
 """The port to a store: bytes, revisions, leases and changes; no resource types.
 
-`EtcdStorageBackend` and `MemoryStorageBackend` implement it. Whoever writes another backend finds
-the contract here, and in `kvorum.testing` the suite that checks it.
+`EtcdStorageBackend` and `MemoryStorageBackend` implement it. This module is the contract for other
+backends; `kvorum.testing` has the test suite that checks it.
 
-Keys are text, relative to the backend's own prefix, without a slash in front:
-`lab-workers/worker-001`. A revision is the store's: one counter for all keys, moved by each write,
-as in etcd.
+Keys are text, relative to the backend's prefix, without a leading slash: `lab-workers/worker-001`.
+Revisions are the store's: one counter for all keys, which each write increments, as in etcd.
 """
 
 from abc import ABC, abstractmethod
@@ -29,14 +28,14 @@ T = TypeVar("T")
 
 
 class WatchStatistics(msgspec.Struct, frozen=True):
-    """What a watch has done so far.
+    """A snapshot of what a watch has done so far.
 
     Attributes:
         position: everything up to this revision has been read from the store.
-        resumes: how often its connection broke, and it went on by itself.
-        buffered: how many changes have been read, and not been taken yet.
-        events: how many changes were read.
-        relists: how often a watch with `initial` lost history, and listed again.
+        resumes: how often it resumed by itself after its connection broke.
+        buffered: how many changes have been read but not been taken yet.
+        events: how many changes have been read.
+        relists: how often a watch with `initial` lost history and listed again.
     """
 
     position: int
@@ -50,8 +49,8 @@ class StorageWatch(ABC):
     """A stream of changes under a prefix: ordered, without duplicates, and whole by revision.
 
     Each item is a tuple of all changes that one revision made under the prefix. Iterate it in one
-    task at a time. It opens when it is first entered or iterated, and closes when it is left,
-    closed or dropped.
+    task at a time. It opens when it is first entered or iterated, and closes when it is exited,
+    closed or garbage-collected.
     """
 
     @property
@@ -59,22 +58,23 @@ class StorageWatch(ABC):
     def revision(self) -> int:
         """Everything up to this revision has been delivered; 0 before the stream is open.
 
-        It never goes back.
+        It never decreases.
         """
 
     def statistics(self) -> WatchStatistics:
-        """Return what it has done so far."""
+        """Return a snapshot of what it has done so far."""
         return WatchStatistics(position=self.revision)
 
-    def expect(self, entry: Entry) -> None:  # noqa: B027 - most stores are never put back
-        """Take note of an entry that was there at the revision after which the watch starts: the newest of a list.
+    def expect(self, entry: Entry) -> None:  # noqa: B027 - most stores are never restored
+        """Remember the newest entry of the list after whose revision the watch starts.
 
-        By it, a stream over a lost connection can tell a store that was put back to an older state.
+        When a connection is lost, the stream can then detect that the store was restored to an
+        older state in the meantime.
         """
 
     @abstractmethod
     async def open(self) -> None:
-        """Open the stream, and thereby fix what "now" is for a watch that starts now. Again: does nothing.
+        """Open the stream. A watch without a start revision starts at this moment. Idempotent.
 
         Raises:
             HistoryLostError: the revision to start from has been compacted.
@@ -87,10 +87,10 @@ class StorageWatch(ABC):
 
     @abstractmethod
     async def __anext__(self) -> tuple[Change, ...]:
-        """Wait for the next revision that changed something. A wait that is cancelled takes nothing.
+        """Wait for the next revision with changes. A cancelled wait takes nothing.
 
         Raises:
-            HistoryLostError: what comes next has been compacted. The stream ends.
+            HistoryLostError: the next revision has been compacted. The stream ends.
             UnavailableError: the store cannot be reached, and the stream does not wait for it. The
                 stream ends.
             ClientClosedError: the client was closed while the stream was open.
@@ -103,7 +103,7 @@ class StorageWatch(ABC):
     async def __aenter__(self) -> Self:
         try:
             await self.open()
-        except BaseException:  # cancellation, too: what was begun on the server is not left there
+        except BaseException:  # cancellation, too: leave nothing open on the server
             with anyio.move_on_after(1, shield=True):
                 await self.aclose()
             raise
@@ -119,47 +119,44 @@ class StorageWatch(ABC):
 
 
 class StorageBackend(ABC):
-    """A store of bytes under keys, with revisions. Every method is safe to cancel and to call concurrently.
+    """A store of bytes under keys, with revisions.
 
-    Arguments are checked by type and range before anything is sent, by the checks of
-    `kvorum.arguments`.
+    Every method is safe to cancel and to call concurrently. The type and range of arguments are
+    checked before anything is sent, by the checks of `kvorum.arguments`.
 
-    Errors common to all, beside those that each names:
-        InvalidResourceError: an argument is not what it must be. Nothing was sent.
+    In addition to the errors listed for each, every method may raise:
+        InvalidResourceError: an argument has the wrong type or range. Nothing was sent.
         UnavailableError: the store was not reached; nothing was changed.
-        OutcomeUnknownError: a write was sent, and whether it was applied is not known.
-        PermissionDeniedError, AuthenticationError: the store refuses the user.
+        OutcomeUnknownError: a write was sent, and it is unknown whether it was applied.
+        PermissionDeniedError, AuthenticationError: the store rejects the user.
         ClientClosedError: the client behind the backend is not open.
     """
 
     @property
     def page_size(self) -> int:
-        """How many keys to ask for at once when there are many."""
+        """The largest number of keys to request at once."""
         return 1000
 
     def location(self, key: str) -> str:
-        """Return what an operator calls this key, for messages.
-
-        Without a prefix, the key itself.
-        """
+        """Return the key with the backend's prefix, if any, as operators see it; for messages."""
         return key
 
     async def aclose(self) -> None:  # noqa: B027 - most have nothing to release
-        """End all watches and refuse further calls, with `ClientClosedError`. Idempotent.
+        """End all watches and reject further calls with `ClientClosedError`. Idempotent.
 
-        A client calls it when it is closed, for a backend that was handed to `connect`.
+        When a client is closed, it calls this for a backend that was passed to `connect`.
         """
 
     # --- read ---
 
     @abstractmethod
     async def get(self, key: str, *, revision: int | None = None) -> Entry | None:
-        """Read a key, linearizably, or as it was at `revision`; None if it does not exist.
+        """Read a key, linearizably or at an earlier `revision`; None if it does not exist.
 
         Raises:
             HistoryLostError: `revision` has been compacted.
             FutureRevisionError: `revision` has not been reached.
-            InvalidResourceError: `revision` is no int of 1 or more.
+            InvalidResourceError: `revision` is not an int of 1 or more.
         """
 
     @abstractmethod
@@ -175,14 +172,14 @@ class StorageBackend(ABC):
 
         Args:
             prefix: text that the keys start with; empty for all.
-            limit: how many entries at the most; None for all of them in one page.
-            after: only keys behind this one: the last one of the page before.
+            limit: the maximum number of entries; None for all of them in one page.
+            after: only keys after this one: the last one of the previous page.
             revision: the revision to read at: `Page.revision` of the first page.
 
         Raises:
             HistoryLostError: `revision` has been compacted.
             FutureRevisionError: `revision` has not been reached.
-            InvalidResourceError: `limit` or `revision` is no int of 1 or more.
+            InvalidResourceError: `limit` or `revision` is not an int of 1 or more.
         """
 
     async def select(
@@ -194,17 +191,18 @@ class StorageBackend(ABC):
         after: str | None = None,
         revision: int | None = None,
     ) -> Selection[T]:
-        """Read the keys that start with `prefix` like `list`, but keep what `keep` makes of them, without its Nones.
+        """Read the keys that start with `prefix` like `list`, mapped and filtered by `keep`.
 
-        It reads a page at a time, so other tasks run in between. Pages are as large as what is
-        still wanted, and grow while `keep` drops entries: to find one in a thousand takes ten
-        requests.
+        Entries for which it returns None are left out. This reads one page at a time, so other
+        tasks run in between. A page is as large as the number of items still wanted, and grows
+        while `keep` drops entries: finding one entry in a thousand takes ten requests.
 
         Args:
             prefix: text that the keys start with.
-            keep: called with each entry, in order, until there is enough. What it raises comes out.
-            limit: how many items at the most; None for all.
-            after: only keys behind this one.
+            keep: called with each entry, in order, until the limit is reached. Its exceptions
+                propagate.
+            limit: the maximum number of items; None for all.
+            after: only keys after this one.
             revision: the revision to read at; now by default.
 
         Raises: like `list`.
@@ -221,16 +219,15 @@ class StorageBackend(ABC):
             )
             page = await self.list(prefix, limit=size, after=after, revision=revision)
             revision = page.revision
-            for place, entry in enumerate(page.entries, start=1):
+            for number, entry in enumerate(page.entries, start=1):
                 after = entry.key
                 looked_at += 1
                 item = keep(entry)
                 if item is not None:
                     items.append(item)
                     if len(items) == limit:
-                        return Selection(
-                            items, revision, page.remaining + len(page.entries) - place, after
-                        )
+                        remaining = page.remaining + len(page.entries) - number
+                        return Selection(items, revision, remaining, after)
             if not page.remaining:
                 return Selection(items, revision, 0, after)
 
@@ -248,21 +245,21 @@ class StorageBackend(ABC):
         after: str | None = None,
         revision: int | None = None,
     ) -> Page:
-        """Read the keys that start with `prefix` and whose values have such labels, as `list` reads all of them.
+        """Read the keys that start with `prefix` like `list`, if the labels of their values match.
 
-        Of a value that is filtered out only the labels are decoded. One whose labels cannot be read
-        is kept, so that whoever decodes it finds out why: it is not for a filter to hide it.
+        Only the labels of a value are decoded. A value whose labels cannot be read is kept, so that
+        its decoder can report why: a filter must not hide corrupt values.
 
         Args:
             prefix: text that the keys start with.
             labels: a label selector: text, a mapping or a `LabelSelector`.
-            limit: how many entries at the most; `Page.remaining` then counts the keys that were not
-                looked at.
-            after: only keys behind this one.
+            limit: the maximum number of entries; `Page.remaining` then counts the keys that were
+                not examined.
+            after: only keys after this one.
             revision: the revision to read at; now by default.
 
         Raises:
-            InvalidSelectorError: the selector cannot be read. Beside it, what `list` raises.
+            InvalidSelectorError: the selector cannot be parsed. Also raises like `list`.
         """
         selector = LabelSelector.of(labels)
 
@@ -278,27 +275,27 @@ class StorageBackend(ABC):
 
     @abstractmethod
     async def keys(self, pattern: str = "*") -> Sequence[str]:
-        """Return the keys that match a pattern of the shell (`*`, `?`, `[…]`; `*` crosses slashes), sorted.
+        """Return the keys that match a shell pattern, sorted: `*` (crosses slashes), `?`, `[…]`.
 
-        Only the part of the pattern before its first special character narrows what the store is
-        asked for.
+        The store is asked for all keys that start with the part of the pattern before its first
+        special character.
         """
 
     async def exists(self, key: str) -> bool:
-        """Tell whether there is such a key."""
+        """Return whether a key exists."""
         return await self.get(key) is not None
 
     # --- write ---
 
     @abstractmethod
     async def set(self, key: str, value: bytes, *, lease: int = 0, unique: bool = False) -> int:
-        """Write a key, whatever it was before; return the revision. It leaves any lease that it was on for `lease`.
+        """Write a key unconditionally and attach it to `lease` (0: none); return the revision.
 
         `unique` says that no other write has these bytes: see `Operation`.
 
         Raises:
-            LeaseNotFoundError: there is no such lease.
-            ResourceTooLargeError: the store does not take so large a value.
+            LeaseNotFoundError: the lease does not exist.
+            ResourceTooLargeError: the value is too large for the store.
         """
 
     @abstractmethod
@@ -306,7 +303,7 @@ class StorageBackend(ABC):
         """Write a key that must not exist; return the revision. `unique`: like `set`.
 
         Raises:
-            AlreadyExistsError: it exists; it was left as it is.
+            AlreadyExistsError: it exists; it was not changed.
             LeaseNotFoundError, ResourceTooLargeError: like `set`.
         """
 
@@ -321,24 +318,24 @@ class StorageBackend(ABC):
         unique: bool = False,
         expected_value: bytes | None = None,
     ) -> int:
-        """Write a key if its mod_revision is `expected` (0: if it does not exist); return the revision.
+        """Write a key if its mod_revision is `expected` (0: must not exist); return the revision.
 
-        It keeps its lease unless it is given another (0: none). `unique`: like `set`. With
-        `expected_value` it must have that value, too, which guards against a store that was put
-        back to an older state: see `Operation`.
+        The key keeps its lease unless another is given (0: none). `unique`: like `set`. With
+        `expected_value` the key must also have that value, which guards against a store that was
+        restored to an older state: see `Operation`.
 
         Raises:
-            ConflictError: it is at another revision, or has another value. `current` is the entry
-                as it is, read in the same transaction.
+            ConflictError: it is at another revision, or has another value. `current` is its entry,
+                read in the same transaction.
             LeaseNotFoundError, ResourceTooLargeError: like `set`.
         """
 
     def may_recur(self, revision: int) -> bool:
-        """Tell whether the store may have come to a revision again, with other values than were read there.
+        """Return whether the store may have reached a revision a second time, with other values.
 
-        That is what happens when a store is put back to an older state. Then a write that expects
-        this revision should expect the value that was read, too. It is answered at once, by what is
-        known here; a backend whose store is never put back need not implement it.
+        That happens when a store is restored to an older state. A write that expects this revision
+        should then also expect the value that was read. The answer uses only local knowledge, and
+        does no I/O. A backend whose store is never restored need not implement it.
         """
         del revision
         return False
@@ -347,36 +344,36 @@ class StorageBackend(ABC):
     async def delete(
         self, key: str, *, expected: int | None = None, expected_value: bytes | None = None
     ) -> Change:
-        """Remove a key, whatever it is, or if its mod_revision is `expected`; return what that changed.
+        """Remove a key, unconditionally or if its mod_revision is `expected`; return the change.
 
         `expected_value`: like `compare_and_swap`.
 
         Raises:
-            NotFoundError: there is no such key (and none was expected by revision).
+            NotFoundError: the key does not exist, and no revision was expected.
             ConflictError: it is at another revision than `expected`, has another value than
-                `expected_value`, or is gone.
+                `expected_value`, or does not exist.
         """
 
     @abstractmethod
     async def commit(self, operations: Sequence[Operation]) -> int:
-        """Apply all operations in one atomic step, or none; return the revision.
+        """Apply all operations atomically, or none; return the revision.
 
         Raises:
-            ConflictError: an expectation does not hold; it names the first key, with its current
-                entry.
-            InvalidResourceError: a key stands in two operations, or there are none, or too many.
+            ConflictError: an expectation does not hold; it names the first such key, with its
+                current entry.
+            InvalidResourceError: a key is in two operations, or there are none, or too many.
             LeaseNotFoundError, ResourceTooLargeError: like `set`.
         """
 
     async def settle(self, lost: OutcomeUnknownError) -> int:
-        """Find out what became of a write of this backend's whose outcome was unknown; return its revision.
+        """Find out the outcome of a write of this backend that was unknown; return its revision.
 
-        What can be sent again without harm is sent again, so the write may be applied by this. Call
-        it as often as you like. A backend that always knows need not implement it.
+        Writes that can be resent safely are resent, so this call may apply the write. It can be
+        repeated. A backend that always knows the outcome need not implement it.
 
         Raises:
-            ConflictError: it was not applied, and never will be.
-            OutcomeUnknownError: that still cannot be told.
+            ConflictError: the write was not applied, and never will be.
+            OutcomeUnknownError: the outcome is still unknown.
         """
         check_lost(lost)
         raise lost
@@ -385,20 +382,22 @@ class StorageBackend(ABC):
 
     @abstractmethod
     async def grant_lease(self, ttl: float) -> int:
-        """Grant a lease that lasts `ttl` seconds at least (rounded up; the store may have a minimum); return its id.
+        """Grant a lease of at least `ttl` seconds; return its id.
+
+        The store rounds up, and may have a minimum.
 
         Raises:
-            InvalidResourceError: `ttl` is no number, not above 0, or more than the store takes.
+            InvalidResourceError: `ttl` is not a number above 0, or exceeds the store's maximum.
         """
 
-    async def grant_lease_for(self, key: str, ttl: float) -> int:  # noqa: ARG002 - others tell by it
-        """Grant a lease that is for one key alone; return its id. Put no other key on it.
+    async def grant_lease_for(self, key: str, ttl: float) -> int:  # noqa: ARG002 - backends use it
+        """Grant a lease for one key alone; return its id. Attach no other key to it.
 
-        When `delete` has removed the key, it ends the lease, too, unless a key is on it. If that
-        fails, the deletion is done all the same, and the lease lasts until its time is over. It
-        also does when anything but `delete` removes the key, or takes it off the lease.
+        When `delete` has removed the key, it also revokes the lease, unless another key is attached
+        to it. If revoking fails, the deletion has still succeeded, and the lease expires on its
+        own. It also expires on its own if anything but `delete` removes the key or detaches it.
 
-        By default this grants an ordinary lease, which always lasts until its time is over.
+        By default this grants an ordinary lease, which always expires on its own.
 
         Raises: like `grant_lease`.
         """
@@ -406,10 +405,10 @@ class StorageBackend(ABC):
 
     @abstractmethod
     async def revoke_lease(self, lease: int) -> None:
-        """End a lease; the keys on it are removed.
+        """Revoke a lease; the keys attached to it are removed.
 
         Raises:
-            LeaseNotFoundError: it has ended already.
+            LeaseNotFoundError: it has already expired or been revoked.
         """
 
     # --- watch ---
@@ -418,27 +417,27 @@ class StorageBackend(ABC):
     def watch(
         self, prefix: str, *, since: int | None = None, bookmarks: bool = False
     ) -> StorageWatch:
-        """Follow all keys that start with `prefix`: everything after revision `since`, or after now.
+        """Watch all keys that start with `prefix`, after revision `since` or from now on.
 
         Args:
             prefix: which keys.
-            since: the last revision that is not shown.
-            bookmarks: whether to show an empty tuple now and then, which says that nothing has
-                happened up to `StorageWatch.revision`. How often is up to the store.
+            since: the last revision that is not delivered.
+            bookmarks: whether to deliver an empty tuple now and then, which says that nothing else
+                has changed up to `StorageWatch.revision`. The store decides how often.
 
         Raises:
-            InvalidResourceError: `since` is no int of 0 or more.
+            InvalidResourceError: `since` is not an int of 0 or more.
         """
 
 
 class HasBackend(Protocol):
-    """What repositories are made on: a client."""
+    """What a repository is made with: a client, or anything else with a backend."""
 
     @property
     def backend(self) -> StorageBackend:
-        """Where the resources are.
+        """The backend that stores the resources.
 
         Raises:
-            ClientClosedError: the client was not entered yet.
+            ClientClosedError: the client has not been entered yet.
         """
         ...

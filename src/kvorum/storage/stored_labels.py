@@ -1,7 +1,4 @@
-"""The labels in the stored bytes of a resource, without the rest.
-
-All that a filter needs, for a part of the cost.
-"""
+"""The labels in the stored bytes of a resource: all that a filter needs, at a part of the cost."""
 
 from collections.abc import Mapping
 
@@ -20,10 +17,7 @@ _decoder = msgspec.json.Decoder(_Labelled)
 
 
 def labels_of(value: bytes) -> Mapping[str, str] | None:
-    """Return the labels of a resource.
-
-    None if they cannot be read, since the value is no resource at all.
-    """
+    """Return the labels of a resource; None if the value is not a resource, so has no labels."""
     try:
         return _decoder.decode(value).metadata.labels
     except (msgspec.MsgspecError, ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""The values that cross the port: entries, pages, changes and operations."""
+"""The values that cross the storage port: entries, pages, changes and operations."""
 
 from typing import Final, Generic, Self, TypeVar
 
@@ -13,15 +13,15 @@ MAX_OPERATIONS: Final = 128  # of a commit; etcd's own default, --max-txn-ops
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
-    """A key with its value, as it was at some revision.
+    """A key with its value, at some revision.
 
     Attributes:
         key: relative to the backend's prefix.
         value: the bytes.
-        mod_revision: the revision of the write that made this value.
-        create_revision: the revision of the write that made the key.
-        version: how many writes the key has had since then; 1 after the first.
-        lease: id of the lease that the key lives on; 0 if none.
+        mod_revision: the revision of the write that stored this value.
+        create_revision: the revision of the write that created the key.
+        version: the number of writes since then; 1 after the first.
+        lease: id of the lease that the key is attached to; 0 if none.
     """
 
     key: str
@@ -36,8 +36,8 @@ class Page(msgspec.Struct, frozen=True):
     """Part of a range of keys, in the order of the keys' bytes.
 
     Attributes:
-        entries: what is in it.
-        revision: the revision at which all of it is true.
+        entries: the keys and values.
+        revision: the revision that all of them were read at.
         remaining: how many keys of the range come after these.
     """
 
@@ -47,13 +47,13 @@ class Page(msgspec.Struct, frozen=True):
 
 
 class Selection(msgspec.Struct, Generic[T], frozen=True):
-    """What `StorageBackend.select` found.
+    """The result of `StorageBackend.select`.
 
     Attributes:
         items: what was kept.
-        revision: the revision at which all of it is true.
-        remaining: how many keys of the range were not looked at: those after `last`.
-        last: the last key that was looked at; None if there was none.
+        revision: the revision that all entries were read at.
+        remaining: how many keys of the range were not examined: those after `last`.
+        last: the last key that was examined; None if there was none.
     """
 
     items: list[T]
@@ -68,8 +68,8 @@ class Change(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         key: relative to the backend's prefix.
         revision: the revision of the write.
-        entry: the key after it; None if it was removed.
-        previous: the key before it; None if there was none.
+        entry: the key after the write; None if it was removed.
+        previous: the key before the write; None if it did not exist.
     """
 
     key: str
@@ -79,23 +79,23 @@ class Change(msgspec.Struct, frozen=True, gc=False):
 
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
-    """One step of `StorageBackend.commit`. Use the constructors: `create`, `put`, `swap`, `delete`, `check`.
+    """One step of `StorageBackend.commit`; see `create`, `put`, `swap`, `delete` and `check`.
 
     Attributes:
-        key: which key; each may stand in one operation of a commit only.
+        key: which key; a commit may have one operation for each key.
         value: what to write; None to remove the key, or only to check it.
         expected: the mod_revision that the key must be at (0: it must not exist); None: any.
-        expected_value: the value that it must have, too, if `expected` is above 0: what was read
-            there. A store that was put back to an older state comes to the same revisions again,
-            with other values. None: any.
-        lease: the lease to put the key on; None keeps the one that it has.
+        expected_value: the value that the key must have as well, if `expected` is above 0: the
+            one that was read at that revision. A store that was restored to an older state reaches
+            the same revisions a second time, with other values. None: any.
+        lease: the lease to attach the key to (0: none); None keeps the current one.
         writes: False for a mere check.
-        unique: whether no other write, of any client, has these bytes: they hold an id that was
-            made for this write. If an answer is lost, such a value tells whether this write was
+        unique: whether no other write, of any client, has these bytes, because they contain an id
+            made for this write. If the answer is lost, such a value shows whether this write was
             applied.
 
     Raises:
-        InvalidResourceError: one of these is not what it must be. It is checked here, since all
+        InvalidResourceError: an argument has the wrong type or range. Checked here, since all
             writes pass here.
     """
 
@@ -108,8 +108,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     expected_value: bytes | None = None
 
     def __post_init__(self) -> None:
-        # Asked here what is nearly always so, since each write makes one of these; the checks
-        # themselves say what not.
+        # The common cases are tested inline, since each write makes an Operation; the checks
+        # themselves build the messages.
         if type(self.value) is not bytes and self.value is not None:
             check_value(self.key, self.value)
         expected = self.expected
@@ -133,7 +133,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def put(cls, key: str, value: bytes, *, lease: int = 0, unique: bool = False) -> Self:
-        """Write a key, whatever it was."""
+        """Write a key unconditionally."""
         if None in (value, lease):
             _refuse_none(key, value, lease)
         return cls(key=key, value=value, lease=lease, unique=unique)
@@ -149,7 +149,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
         unique: bool = False,
         expected_value: bytes | None = None,
     ) -> Self:
-        """Write a key that must be at `expected`; it keeps its lease unless it is given one."""
+        """Write a key that must be at `expected`; it keeps its lease unless one is given."""
         if None in (value, expected):
             _refuse_none(key, value, expected=expected)
         return cls(
@@ -165,24 +165,18 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     def delete(
         cls, key: str, *, expected: int | None = None, expected_value: bytes | None = None
     ) -> Self:
-        """Remove a key, whatever it was, or if it is at `expected`."""
+        """Remove a key, unconditionally or if it is at `expected`."""
         return cls(key=key, expected=expected, expected_value=expected_value)
 
     @classmethod
     def check(cls, key: str, *, expected: int) -> Self:
-        """Write nothing, but refuse the commit unless the key is at `expected` (0.
-
-        Does not exist).
-        """
+        """Only check that the key is at `expected` (0: it must not exist); else the commit fails."""
         check_given_revision(key, expected)
         return cls(key=key, expected=expected, writes=False)
 
 
 def _refuse_none(key: str, value: object, lease: object = 0, expected: object = 0) -> None:
-    """Refuse None, which would mean another operation.
-
-    Whatever else is wrong the operation finds itself.
-    """
+    """Reject None, which would mean another operation. `Operation` itself checks the rest."""
     check_value(key, value)
     check_lease(key, lease)
     check_given_revision(key, expected)

@@ -92,7 +92,7 @@ class CommitsConformance:
     async def test_a_key_may_stand_in_one_operation_of_a_commit_only(
         self, backend: StorageBackend
     ) -> None:
-        with pytest.raises(InvalidResourceError, match="a stands in two"):
+        with pytest.raises(InvalidResourceError, match="a is in two"):
             await backend.commit(
                 [
                     Operation.put("a", b"1"),
