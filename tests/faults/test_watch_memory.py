@@ -70,9 +70,9 @@ def measured(
 async def test_fifty_watches_that_nobody_reads_cost_a_fixed_amount_of_memory(
     measured: Measured, events: int
 ) -> None:
-    """And one that is read gets everything meanwhile, at its own speed.
+    """One that is read gets everything meanwhile; so do the others as soon as they are read.
 
-    So do others once somebody reads them.
+    How long that takes is printed, not asserted: it depends on what else the machine does.
     """
     figures = await measured(WATCHERS, 0)
 
@@ -81,7 +81,6 @@ async def test_fifty_watches_that_nobody_reads_cost_a_fixed_amount_of_memory(
     assert figures["buffered"] == 0
     assert figures["events"] == events
     assert figures["woken"] == [events] * (WATCHERS // 10)
-    assert figures["seconds"]["beside"] < 3 * figures["seconds"]["alone"]
 
 
 async def test_a_watch_that_is_not_read_any_more_costs_a_message_of_etcd(
