@@ -14,7 +14,7 @@ from hypothesis import settings
 
 import kvorum
 from kvorum.etcd.admin import compact
-from kvorum.etcd.pipeline.pipeline import Pipeline
+from kvorum.etcd.pipeline.admission import Admission
 from kvorum.etcd.transport.errors import Call
 
 pytest_plugins = ["pytester"]
@@ -48,7 +48,7 @@ def calls_ride_or_not(request: pytest.FixtureRequest) -> Iterator[None]:
     """Switch the pipeline off for all clients, if that was asked for."""
     with pytest.MonkeyPatch.context() as patch:
         if request.config.getoption("--single"):
-            patch.setattr(Pipeline, "_rides", lambda *_: False)
+            patch.setattr(Admission, "may_wait", lambda *_: False)
         yield
 
 

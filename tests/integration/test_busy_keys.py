@@ -12,7 +12,8 @@ import pytest
 
 import kvorum
 from kvorum import ConflictError, UnavailableError
-from kvorum.etcd.pipeline.batch import Pending, plan_batch
+from kvorum.etcd.pipeline.batch import plan_batch
+from kvorum.etcd.pipeline.calls import AnyCall
 
 DEADLINE = 30
 
@@ -31,7 +32,7 @@ async def test_writes_of_one_key_are_looked_at_once_each(
     """A thousand that wait for their turn are not gone through for each that is sent."""
     looks = 0
 
-    def counted(waiting: list[Pending[Any]], *args: Any) -> Any:
+    def counted(waiting: list[AnyCall], *args: Any) -> Any:
         nonlocal looks
         looks += len(waiting)
         return plan_batch(waiting, *args)

@@ -66,7 +66,7 @@ class FullServer:
 def full(monkeypatch: pytest.MonkeyPatch) -> FullServer:
     """A server that counts nested puts: those are sent to it in batches although it is full."""
     forms = Capabilities("flat", writes=True, probe=True, guard_quota=False)
-    monkeypatch.setattr("kvorum.etcd.pipeline.pipeline.capabilities_of", lambda *_, **__: forms)
+    monkeypatch.setattr("kvorum.etcd.pipeline.admission.capabilities_of", lambda *_, **__: forms)
     return FullServer(monkeypatch)
 
 

@@ -137,7 +137,7 @@ async def test_a_mistake_in_a_question_of_the_background_is_logged_and_ends_no_c
 
     for words in (
         "look after a server",
-        "look for alarms",
+        "kvorum-pipeline-alarms",
         "close a channel",
         "list of etcd's members",
     ):

@@ -29,11 +29,11 @@ from kvorum import (
     UnavailableError,
 )
 from kvorum.etcd.backend import EtcdStorageBackend
-from kvorum.etcd.pipeline import queue
-from kvorum.etcd.pipeline.batch import Pending
+from kvorum.etcd.pipeline.calls import AnyCall
 from kvorum.etcd.pipeline.pipeline import Pipeline
 from kvorum.etcd.pipeline.queue import BatchQueue
-from kvorum.etcd.pipeline.quota import Quota
+from kvorum.etcd.pipeline.queue_policy import QueueLimits
+from kvorum.etcd.pipeline.quota import Quota, QuotaTiming
 from kvorum.etcd.transport import _rpc as rpc
 from kvorum.testing import (
     FaultProxy,
@@ -101,6 +101,11 @@ async def waiting_for(client: kvorum.Client, number: int) -> None:
     with anyio.fail_after(DEADLINE):
         while client.pipeline.statistics().waiting != number:  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0)
+
+
+def limit_waiting(client: kvorum.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    for queue in (client.pipeline._reads, client.pipeline._writes):
+        monkeypatch.setattr(queue, "_limits", QueueLimits(waiting=10))
 
 
 # --- riding together ------------------------------------------------------------------------------
@@ -362,7 +367,7 @@ async def test_a_mistake_of_ours_comes_out_of_the_calls_that_it_happened_to(
 ) -> None:
     """It ends no other calls, and no watches."""
     with monkeypatch.context() as patch:
-        patch.setattr("kvorum.etcd.pipeline.pipeline.answers_to_reads", lambda *_, **__: 1 / 0)
+        patch.setattr("kvorum.etcd.pipeline.sender.answers_to_reads", lambda *_, **__: 1 / 0)
         found = await all_of(*(client.backend.get(f"k{number}") for number in range(10)))
     assert {type(answer) for answer in found[1:]} == {UnavailableError}
     assert isinstance(found[1].__cause__, ZeroDivisionError)
@@ -496,7 +501,7 @@ async def test_a_server_that_takes_smaller_requests_gets_smaller_ones(
 async def test_a_queue_that_is_full_lets_callers_wait_for_room(
     client: kvorum.Client, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(queue, "MAX_WAITING", 10)
+    limit_waiting(client, monkeypatch)
     store = client.backend
     await store.set("a", b"1")
 
@@ -523,7 +528,7 @@ async def test_a_queue_that_is_full_lets_callers_wait_for_room(
 async def test_writes_that_wait_for_room_keep_their_order(
     client: kvorum.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(queue, "MAX_WAITING", 10)
+    limit_waiting(client, monkeypatch)
 
     revisions = await all_of(*(client.backend.set("a", b"%d" % number) for number in range(100)))
 
@@ -533,7 +538,7 @@ async def test_writes_that_wait_for_room_keep_their_order(
 async def test_who_waits_for_room_comes_in_when_all_in_the_queue_have_given_up(
     client: kvorum.Client, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(queue, "MAX_WAITING", 10)
+    limit_waiting(client, monkeypatch)
     proxy.hold("requests")
     under_way = asyncio.ensure_future(client.backend.set("a", b"0"))
     await proxy.wait(lambda now: now.held > 0)
@@ -731,13 +736,13 @@ async def test_batches_of_writes_do_not_pass_by_the_quota(
 
     So one write of a period goes by itself.
     """
-    monkeypatch.setattr("kvorum.etcd.pipeline.quota._PERIOD", 0.1)
     quota = 16 * 1024 * 1024
     arguments = [f"--quota-backend-bytes={quota}"]
     async with (
         EmbeddedEtcd(binary=kvorum_etcd.binary, arguments=arguments) as etcd,
         kvorum.connect(etcd.url, settings=EtcdSettings(timeout=DEADLINE)) as client,
     ):
+        monkeypatch.setattr(client.pipeline._quota, "_timing", QuotaTiming(period=0.1))
         full = asyncio.Event()
         written = 0
 
@@ -814,7 +819,7 @@ def silence(client: kvorum.Client, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("silence")
 async def test_a_burst_whose_question_is_not_answered_goes_singly(client: kvorum.Client) -> None:
-    if not client.pipeline._forms.guard_quota:
+    if not client.pipeline._admission.capabilities.guard_quota:
         return  # nobody asks
     before = client.pipeline.statistics()
     written = await all_of(*(client.backend.set(f"k{number}", b"1") for number in range(20)))
@@ -827,7 +832,7 @@ async def test_a_burst_whose_question_is_not_answered_goes_singly(client: kvorum
 
 @pytest.mark.usefixtures("silence")
 async def test_a_burst_that_may_not_wait_for_the_answer_was_not_sent(client: kvorum.Client) -> None:
-    if not client.pipeline._forms.guard_quota:
+    if not client.pipeline._admission.capabilities.guard_quota:
         return  # nobody asks
     with kvorum.deadline(0.25):  # less than they wait for the answer
         burst = [
@@ -880,7 +885,7 @@ async def test_calls_end_when_the_senders_have(kvorum_etcd: EmbeddedEtcd) -> Non
 async def test_a_server_whose_alarms_cannot_be_asked_for_gets_no_batches_of_writes(
     client: kvorum.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not client.pipeline._forms.guard_quota:
+    if not client.pipeline._admission.capabilities.guard_quota:
         return  # it counts them
     monkeypatch.setattr(Quota, "has_room", False)
     before = client.pipeline.statistics()
@@ -894,12 +899,12 @@ async def test_writes_that_wait_when_there_is_no_more_room_are_sent_by_themselve
     client: kvorum.Client, proxy: FaultProxy
 ) -> None:
     """They do not ride after all; nor do they wait for those who come now, and pass by."""
-    if not client.pipeline._forms.guard_quota:
+    if not client.pipeline._admission.capabilities.guard_quota:
         return  # it counts them
     proxy.hold("requests")
     calls = [asyncio.ensure_future(client.backend.set(f"k{number}", b"1")) for number in range(50)]
     await proxy.wait(lambda now: now.held > 0)
-    client.pipeline._quota.close()
+    client.pipeline._quota.note_full()
     calls += [asyncio.ensure_future(client.backend.set(f"n{number}", b"1")) for number in range(50)]
     await asyncio.sleep(0)
     await proxy.heal()
@@ -977,8 +982,8 @@ async def test_a_read_that_joins_one_that_was_sent_is_found_out(
     assert await late_reads(kvorum_etcd, client, proxy, kvorum_client) == set()
     join = BatchQueue.join
 
-    async def join_what_was_sent(self: BatchQueue, call: Pending[Any]) -> Any:
-        for batch in self._under_way:
+    async def join_what_was_sent(self: BatchQueue, call: AnyCall) -> Any:
+        for batch in self._in_flight:
             for other in batch.get(call.key, ()):
                 if not call.is_write and other.outcome is not None and not other.is_over:
                     return await asyncio.shield(other.outcome)

@@ -21,7 +21,8 @@ from kvorum import (
     StorageFullError,
     UnavailableError,
 )
-from kvorum.etcd.pipeline import pipeline
+from kvorum.etcd.pipeline.queue_policy import QueueLimits
+from kvorum.etcd.pipeline.refused_keys import RefusalLimits
 from kvorum.etcd.transport import _rpc as rpc
 from kvorum.etcd.transport.errors import Call
 from kvorum.testing import FaultProxy
@@ -121,7 +122,9 @@ async def test_who_repeats_refused_calls_for_many_keys_waits_behind_itself(
 
     poisoned = [asyncio.ensure_future(poison(number)) for number in range(300)]
     with anyio.fail_after(DEADLINE):
-        while len(client.pipeline._suspects) < 300 or client.pipeline.statistics().waiting < 250:
+        while (
+            len(client.pipeline._refused.until) < 300 or client.pipeline.statistics().waiting < 250
+        ):
             await client.backend.get("nothing")
     before = rounds
     answers = await all_of(*(work(number) for number in range(16)))
@@ -196,23 +199,24 @@ async def test_a_call_that_is_not_refused_any_more_goes_with_others_again(
     client: kvorum.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await all_of(*(client.backend.set(f"k{number}", b"1", lease=GONE) for number in range(20)))
-    monkeypatch.setattr(pipeline, "_SUSPICION", 0.0)
-    client.pipeline._suspects.update(dict.fromkeys(client.pipeline._suspects, 0.0))
+    refused = client.pipeline._refused
+    monkeypatch.setattr(refused, "_limits", RefusalLimits(duration=0.0))
+    refused.until.update(dict.fromkeys(refused.until, 0.0))
     before = client.pipeline.statistics()
     answers = await all_of(*(client.backend.set(f"k{number}", b"1") for number in range(20)))
 
     assert {type(answer) for answer in answers} == {int}
     assert client.pipeline.statistics().write_requests - before.write_requests < 10
-    assert len(client.pipeline._suspects) <= 1  # the first one found nobody to go with
+    assert len(client.pipeline._refused.until) <= 1  # the first one found nobody to go with
 
 
 async def test_what_was_refused_is_forgotten_before_it_grows(
     client: kvorum.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "_MAX_SUSPECTS", 5)
+    monkeypatch.setattr(client.pipeline._refused, "_limits", RefusalLimits(keys=5))
     await all_of(*(client.backend.set(f"k{number}", b"1", lease=GONE) for number in range(20)))
 
-    assert len(client.pipeline._suspects) == 5
+    assert len(client.pipeline._refused.until) == 5
 
 
 async def test_no_write_of_a_batch_for_which_there_was_no_room_is_sent_again(
@@ -238,7 +242,7 @@ async def test_no_write_of_a_batch_for_which_there_was_no_room_is_sent_again(
         asyncio.ensure_future(client.pipeline.put(put_of(client, number))) for number in range(20)
     ]
     await asyncio.sleep(0)
-    monkeypatch.setattr(client.connection, "put", alone)
+    monkeypatch.setattr(client.connection, "send", alone)
     answers = await all_of(first, *calls)
 
     assert isinstance(answers[0], int)
@@ -268,6 +272,7 @@ async def test_a_long_deadline_counts_also_for_those_who_go_together(
         async with kvorum.connect(settings) as client:
             await warmed_up(client)
             monkeypatch.setattr(client.pipeline, "_timeout", 0.4)
+            monkeypatch.setattr(client.pipeline._sender, "_timeout", 0.4)
             proxy.hold("replies")
             with kvorum.deadline(DEADLINE):
                 patient = [
@@ -319,14 +324,14 @@ async def test_who_waits_long_for_a_server_that_is_silent_keeps_nobody_else_wait
 async def test_requests_that_take_long_are_not_sent_without_end(
     kvorum_etcd: EmbeddedEtcd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kvorum.etcd.pipeline.queue.MAX_OVERDUE", 2)
     async with FaultProxy(kvorum_etcd.endpoints[0]) as proxy:
         settings = EtcdSettings(
             endpoints=(proxy.endpoint,), prefix="long-deadlines", timeout=DEADLINE
         )
         async with kvorum.connect(settings) as client:
             await warmed_up(client)
-            monkeypatch.setattr(client.pipeline, "_timeout", 0.1)
+            monkeypatch.setattr(client.pipeline._sender, "_timeout", 0.1)
+            monkeypatch.setattr(client.pipeline._reads, "_limits", QueueLimits(overdue=2))
             proxy.hold("replies")
             before = client.pipeline.statistics().read_requests
             with kvorum.deadline(DEADLINE):

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 import kvorum
 from kvorum import EtcdSettings, Operation
 from kvorum.etcd.backend import EtcdStorageBackend
-from kvorum.etcd.pipeline.batch import Batch, Pending, request_of_reads, request_of_writes
+from kvorum.etcd.pipeline.batch import Batch, request_of_reads, request_of_writes
+from kvorum.etcd.pipeline.calls import AnyCall, PutCall, ReadCall, TxnCall
 from kvorum.etcd.transport import _rpc as rpc
 
 KEYS = ["a", "b", "c", "d"]
@@ -91,10 +92,16 @@ def transaction(operations: list[Operation], *, prev_kv: bool = False) -> rpc.Tx
     return backend._transaction(operations, EtcdSettings(), prev_kv=prev_kv)
 
 
+def call_of(key: bytes, request: rpc.PutRequest | rpc.TxnRequest | None) -> AnyCall:
+    if request is None:
+        return ReadCall(key, 0.0)
+    if isinstance(request, rpc.PutRequest):
+        return PutCall(key, 0.0, request=request)
+    return TxnCall(key, 0.0, request=request)
+
+
 def batch_of(requests: dict[str, rpc.PutRequest | rpc.TxnRequest | None]) -> Batch:
-    return {
-        key.encode(): [Pending(key.encode(), 0.0, request)] for key, request in requests.items()
-    }
+    return {key.encode(): [call_of(key.encode(), request)] for key, request in requests.items()}
 
 
 @given(operations_of(KEYS), st.booleans())

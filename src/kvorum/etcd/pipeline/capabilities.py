@@ -1,13 +1,12 @@
-"""Which form a batch may take.
+"""Which forms a batch may take: what the servers can be trusted with, by version and by client."""
 
-That depends on what the servers cannot be trusted with, and on who asks.
-"""
-
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import msgspec
 
 from kvorum.etcd.transport import QUOTA, READ_ONLY, ROLES, Known
+
+ReadForm: TypeAlias = Literal["flat", "nested", "single"]
 
 
 class Capabilities(msgspec.Struct, frozen=True):
@@ -15,15 +14,14 @@ class Capabilities(msgspec.Struct, frozen=True):
 
     Attributes:
         reads: `flat`: a read-only transaction; `nested`: within another one, which goes through the
-            cluster's log and cannot stop an old server; `single`: none.
+            cluster's log and cannot stop an old server; `single`: no batches.
         writes: whether writes may be nested.
         probe: whether a batch of writes has to compare a key at its top level, so that all members
             refuse it alike.
-        guard_quota: whether batches of writes pass by the quota, so that somebody has to look after
-            it.
+        guard_quota: whether batches of writes bypass the quota, so that the client has to guard it.
     """
 
-    reads: Literal["flat", "nested", "single"]
+    reads: ReadForm
     writes: bool
     probe: bool
     guard_quota: bool
@@ -39,16 +37,16 @@ def capabilities_of(hazards: frozenset[str], members: Known, *, has_identity: bo
             certificate.
     """
     may_nest = not (has_identity and ROLES in members.hazards)
-    reads: Literal["flat", "nested", "single"] = "flat"
+    reads: ReadForm = "flat"
     if READ_ONLY in hazards:
-        reads = "nested" if may_nest else "single"  # a nested read shows anybody anything
+        reads = "nested" if may_nest else "single"  # a nested read bypasses the check of roles
     return Capabilities(
         reads,
-        # Members that count nested puts refuse what the others take when the quota is used up: all
+        # When the quota is used up, members that count nested puts refuse what the others take: all
         # have to be alike.
         writes=may_nest and QUOTA not in members.uneven,
-        # Without a user also on servers that check: another member may not, and the comparison
-        # costs next to nothing.
+        # Also on servers that check roles: another member may not, and the comparison costs next to
+        # nothing.
         probe=not has_identity,
         guard_quota=QUOTA in members.hazards,
     )

@@ -1,38 +1,36 @@
-"""Whose turn it is: the writes of one key wait in a line of their own, in which nobody overtakes.
+"""The order of the writes of one key: each waits until the one before it is done.
 
-One write of a key at a time waits to be sent, or is under way. So whoever plans a batch never looks
-at those behind it, however many they are.
+One write of a key at a time waits to be sent, or is in flight. So planning a batch never looks at
+those behind it, however many they are.
 """
 
 from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import chain
-from typing import Any
 
-from kvorum.etcd.pipeline.batch import Pending, Unanswered
+from kvorum.etcd.pipeline.calls import AnyCall, Unanswered
 
 
 class KeyOrder:
-    """The lines of all keys that have a write waiting or under way.
+    """The lines of all keys that have a write waiting or in flight.
 
     Attributes:
-        standing: how many writes stand behind another one.
+        waiting: how many writes wait behind another one.
     """
 
     def __init__(self) -> None:
-        self.standing: int = 0
-        self._lines: dict[
-            bytes, deque[Pending[Any]] | None
-        ] = {}  # None for no line: mostly nobody stands there
+        self.waiting: int = 0
+        # None for an empty line, as most are.
+        self._lines: dict[bytes, deque[AnyCall] | None] = {}
 
-    def __iter__(self) -> Iterator[Pending[Any]]:
-        """Go through those who stand behind another one."""
+    def __iter__(self) -> Iterator[AnyCall]:
+        """Yield the calls that wait behind another one."""
         return chain.from_iterable(line for line in self._lines.values() if line is not None)
 
-    def admit(self, call: Pending[Any]) -> bool:
-        """Let a write come; tell whether it is its turn.
+    def admit(self, call: AnyCall) -> bool:
+        """Take a write in; tell whether it is the first of its key.
 
-        Else it stands in line, and `end` returns it in time.
+        Otherwise it waits in line, and `release` returns it in time.
         """
         lines, key = self._lines, call.key
         if key not in lines:
@@ -43,13 +41,13 @@ class KeyOrder:
             lines[key] = deque((call,))
         else:
             line.append(call)
-        self.standing += 1
+        self.waiting += 1
         return False
 
-    def end_free(self, keys: Iterable[bytes]) -> list[bytes]:
-        """End the turns of those of these keys where nobody stands in line, as mostly.
+    def release_free(self, keys: Iterable[bytes]) -> list[bytes]:
+        """End the first write of each key behind which no other waits, as mostly.
 
-        Return the others, for `end`.
+        Return the other keys, for `release`.
         """
         lines, others = self._lines, []
         for key in keys:
@@ -59,20 +57,20 @@ class KeyOrder:
                 lines.pop(key, None)
         return others
 
-    def end(self, key: bytes, revision: int = 0) -> Pending[Any] | None:
-        """End the turn of the write of a key; return the one whose turn it is now, if any stands there.
+    def release(self, key: bytes, revision: int = 0) -> AnyCall | None:
+        """End the first write of a key; return the next one, None if there is none.
 
-        Those that nobody waits for any more are dropped, and compare-and-swaps that can never apply
-        are settled: a mod_revision that has passed does not come back.
+        Calls that are over are dropped. Compare-and-swaps that can never apply are settled: a
+        mod_revision that has passed does not come back.
 
         Args:
             key: the key.
-            revision: one at which the key is known to be; 0 if that is not known.
+            revision: one at which the key is known to be; 0 if that is unknown.
         """
         line = self._lines.get(key)
         while line:
             call = line.popleft()
-            self.standing -= 1
+            self.waiting -= 1
             if call.is_over:
                 continue
             if call.expected and call.expected < revision:
@@ -83,6 +81,6 @@ class KeyOrder:
         return None
 
     def clear(self) -> None:
-        """Forget all."""
+        """Forget all writes."""
         self._lines.clear()
-        self.standing = 0
+        self.waiting = 0

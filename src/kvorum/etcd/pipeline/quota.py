@@ -1,10 +1,10 @@
-"""Whether the store has room: asked now and then where batches of writes pass by etcd's quota.
+"""Whether the store has room: asked now and then where batches of writes bypass etcd's quota.
 
-Such a server neither counts what is nested in a transaction, nor refuses it once the quota is used
-up. So every second one write goes by itself, which etcd counts, and which raises the alarm if there
-is no room; the alarms are asked; and batches are sent only for as long as the last answer is fresh
-and says that there is none. While there is none to go by, and one is under way, writes wait for it;
-but not for long, for what keeps the answer away may not keep writes away.
+Such a server does not count what is nested in a transaction, nor refuse it when the quota is used
+up. So each second one write is sent alone, which etcd counts, and which raises the alarm if there
+is no room; the alarms are asked for; and batches are sent only while the last answer is fresh and
+says that there is none. While there is no fresh answer and a question is in flight, writes wait for
+it, but not for long: what delays the answer must not delay the writes.
 """
 
 import asyncio
@@ -12,16 +12,36 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+import msgspec
+
 from kvorum.errors import ClientClosedError, KvorumError
 from kvorum.etcd.supervisor import Supervisor
 from kvorum.etcd.transport import _rpc as rpc
 
 _log = logging.getLogger(__name__)
 
-_PERIOD: Final = 1.0  # seconds between two questions
-_FRESH: Final = 3.0  # seconds for which an answer counts, from the question on
-_PATIENCE: Final = 0.3  # seconds that writes wait for one
-_FULL: Final = 5.0  # seconds for which the store counts as full after it refused a write
+
+class QuotaTiming(msgspec.Struct, frozen=True):
+    """How often the alarms are asked for, and how long an answer counts. All in seconds.
+
+    Attributes:
+        period: between two questions.
+        fresh: for which an answer counts, from the question on.
+        wait: for which writes wait for an answer.
+        full: for which the store counts as full after it refused a write.
+    """
+
+    period: float = 1.0
+    fresh: float = 3.0
+    wait: float = 0.3
+    full: float = 5.0
+
+
+DEFAULT_TIMING: Final = QuotaTiming()
+
+
+def _nothing() -> None:
+    pass
 
 
 class Quota:
@@ -31,7 +51,10 @@ class Quota:
         ask: asks for the alarms of the cluster.
         supervisor: runs a question in a task of its own.
         loop: whose clock counts.
-        tell: called when writes need not wait for an answer any more.
+        timing: how often it asks, and how long an answer counts.
+
+    Attributes:
+        on_answer: called when writes need not wait for an answer any more.
     """
 
     def __init__(
@@ -39,15 +62,16 @@ class Quota:
         ask: Callable[[rpc.AlarmRequest], Awaitable[rpc.AlarmResponse]],
         supervisor: Supervisor,
         loop: asyncio.AbstractEventLoop,
-        tell: Callable[[], None],
+        timing: QuotaTiming = DEFAULT_TIMING,
     ) -> None:
+        self.on_answer: Callable[[], None] = _nothing
         self._ask = ask
         self._supervisor = supervisor
         self._loop = loop
-        self._tell = tell
+        self._timing = timing
         self._is_asking = False
         self._due = 0.0
-        self._closed = 0.0  # when a write was refused
+        self._refused = 0.0  # when a write was refused
         self._fresh_until = 0.0
         self._full_until = 0.0
         self._awaited_until = 0.0
@@ -59,15 +83,12 @@ class Quota:
 
     @property
     def is_full(self) -> bool:
-        """Whether a write was refused a short time ago, and no answer has shown since that there is room."""
+        """Whether a write was refused recently, and no answer since then has shown room."""
         return self._full_until > 0 and self._loop.time() < self._full_until
 
     @property
     def is_awaited(self) -> bool:
-        """Whether writes had better wait.
-
-        That is being asked, and an answer is likely to come at once.
-        """
+        """Whether writes should wait for the pending question."""
         return self._is_asking and not self.has_room and self._loop.time() < self._awaited_until
 
     @property
@@ -76,31 +97,37 @@ class Quota:
         return not self._is_asking and self._loop.time() >= self._due
 
     def look(self) -> None:
-        """Ask for the alarms. Whoever does this sends a write by itself, so that it is counted."""
-        now = self._loop.time()
-        self._supervisor.spawn_aside(self._look, now, name="look for alarms")
-        self._is_asking, self._due, self._awaited_until = True, now + _PERIOD, now + _PATIENCE
+        """Ask for the alarms. The caller sends a write alone, which etcd counts.
 
-    def close(self) -> None:
-        """Take note that a write was refused for want of room."""
-        self._closed = self._loop.time()
-        self._full_until = self._closed + _FULL
+        Raises:
+            ClientClosedError: the client is closed.
+        """
+        now, timing = self._loop.time(), self._timing
+        self._supervisor.spawn_aside(self._look, now, name="kvorum-pipeline-alarms")
+        self._is_asking, self._due = True, now + timing.period
+        self._awaited_until = now + timing.wait
+
+    def note_full(self) -> None:
+        """Record that a write was refused for lack of space."""
+        self._refused = self._loop.time()
+        self._full_until = self._refused + self._timing.full
         self._fresh_until = 0.0
 
     async def _look(self, asked: float) -> None:
-        in_trouble = self._loop.call_at(self._awaited_until, self._tell)
+        # When the answer is late, writes stop waiting for it.
+        late = self._loop.call_at(self._awaited_until, self.on_answer)
         try:
             alarms = await self._ask(rpc.AlarmRequest())
         except ClientClosedError:
             pass
-        except KvorumError as exc:  # whoever may not ask does not batch
-            _log.debug("writes are not batched, since the alarms are not known: %s", exc)
+        except KvorumError as exc:  # a client that may not ask does not batch
+            _log.debug("writes are not batched, since the alarms are unknown: %s", exc)
         else:
-            has_room = not alarms.alarms and asked > self._closed
-            self._fresh_until = asked + _FRESH if has_room else 0.0
+            has_room = not alarms.alarms and asked > self._refused
+            self._fresh_until = asked + self._timing.fresh if has_room else 0.0
             if has_room:
                 self._full_until = 0.0
         finally:
-            in_trouble.cancel()
+            late.cancel()
             self._is_asking = False
-            self._tell()
+            self.on_answer()

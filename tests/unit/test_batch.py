@@ -6,17 +6,17 @@ The rules are checked on drawn queues, and the check on planners that break them
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvorum.etcd.pipeline.batch import Batch, Limit, Pending, halves_of, known_revision, refusal
-from kvorum.etcd.pipeline.pipeline import plan_batch
+from kvorum.etcd.pipeline.batch import Batch, Limit, halves_of, plan_batch
+from kvorum.etcd.pipeline.calls import AnyCall, PutCall, ReadCall, known_revision, refusal
 from kvorum.etcd.transport import _rpc as rpc
 
-Planner: TypeAlias = Callable[[Sequence[Pending[Any]], Limit], tuple[Batch, list[Pending[Any]]]]
+Planner: TypeAlias = Callable[[Sequence[AnyCall], Limit], tuple[Batch, list[AnyCall]]]
 KEYS = [b"a", b"b", b"c", b"d"]
 
 
@@ -30,11 +30,9 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
     loop.close()
 
 
-def pending(
-    key: bytes, *, writes: bool, is_over: bool = False, size: int = 10, expected: int = 0
-) -> Pending[Any]:
-    write = rpc.PutRequest(key=key, value=bytes(size)) if writes else None
-    call: Pending[Any] = Pending(key, 0.0, write, size, expected)
+def pending(key: bytes, *, writes: bool, is_over: bool = False, size: int = 10) -> AnyCall:
+    request = rpc.PutRequest(key=key, value=bytes(size))
+    call = PutCall(key, 0.0, size, request=request) if writes else ReadCall(key, 0.0, size)
     call.outcome = asyncio.get_event_loop_policy().get_event_loop().create_future()
     if is_over:
         call.outcome.cancel()
@@ -52,7 +50,7 @@ queues = st.lists(calls, max_size=12)
 limits = st.builds(Limit, st.integers(1, 6), st.sampled_from([50, 200, 10_000]))
 
 
-def broken_rules(plan: Planner, waiting: Sequence[Pending[Any]], limit: Limit) -> set[str]:
+def broken_rules(plan: Planner, waiting: Sequence[AnyCall], limit: Limit) -> set[str]:
     """Return what is wrong with what a planner makes of a queue."""
     alive = [call for call in waiting if not call.is_over]
     now, later = plan(waiting, limit)
@@ -85,12 +83,12 @@ def broken_rules(plan: Planner, waiting: Sequence[Pending[Any]], limit: Limit) -
 
 
 @given(queues, limits)
-def test_a_plan_keeps_the_rules(waiting: list[Pending[Any]], limit: Limit) -> None:
+def test_a_plan_keeps_the_rules(waiting: list[AnyCall], limit: Limit) -> None:
     assert broken_rules(plan_batch, waiting, limit) == set()
 
 
 @given(queues)
-def test_what_has_room_and_no_conflict_leaves_at_once(waiting: list[Pending[Any]]) -> None:
+def test_what_has_room_and_no_conflict_leaves_at_once(waiting: list[AnyCall]) -> None:
     now, later = plan_batch(waiting, Limit())
 
     writes = {call.key for call in waiting if call.is_write and not call.is_over}
@@ -128,8 +126,8 @@ def test_a_batch_is_halved_in_order() -> None:
 
 
 def without_the_rule_of_keys(
-    waiting: Sequence[Pending[Any]], limit: Limit
-) -> tuple[Batch, list[Pending[Any]]]:
+    waiting: Sequence[AnyCall], limit: Limit
+) -> tuple[Batch, list[AnyCall]]:
     """Let whoever comes next go along, whatever it touches."""
     alive = [call for call in waiting if not call.is_over]
     now: Batch = {}
@@ -138,29 +136,27 @@ def without_the_rule_of_keys(
     return now, alive[limit.operations :]
 
 
-def overtaking(waiting: Sequence[Pending[Any]], limit: Limit) -> tuple[Batch, list[Pending[Any]]]:
+def overtaking(waiting: Sequence[AnyCall], limit: Limit) -> tuple[Batch, list[AnyCall]]:
     now, later = plan_batch(list(reversed(waiting)), limit)
     return now, list(reversed(later))
 
 
-def losing(waiting: Sequence[Pending[Any]], limit: Limit) -> tuple[Batch, list[Pending[Any]]]:
+def losing(waiting: Sequence[AnyCall], limit: Limit) -> tuple[Batch, list[AnyCall]]:
     now, later = plan_batch(waiting, limit)
     return now, later[1:]
 
 
-def sending_what_is_over(
-    waiting: Sequence[Pending[Any]], limit: Limit
-) -> tuple[Batch, list[Pending[Any]]]:
+def sending_what_is_over(waiting: Sequence[AnyCall], limit: Limit) -> tuple[Batch, list[AnyCall]]:
     over = next((call for call in waiting if call.is_over), None)
     now, later = plan_batch(waiting, limit)
     return (now if over is None else {over.key: [over]} | now), later
 
 
-def greedy(waiting: Sequence[Pending[Any]], _limit: Limit) -> tuple[Batch, list[Pending[Any]]]:
+def greedy(waiting: Sequence[AnyCall], _limit: Limit) -> tuple[Batch, list[AnyCall]]:
     return plan_batch(waiting, Limit(10**6, 10**9))
 
 
-def idle(waiting: Sequence[Pending[Any]], _limit: Limit) -> tuple[Batch, list[Pending[Any]]]:
+def idle(waiting: Sequence[AnyCall], _limit: Limit) -> tuple[Batch, list[AnyCall]]:
     return {}, list(waiting)
 
 
@@ -179,7 +175,7 @@ def test_a_planner_that_breaks_a_rule_is_found_out(plan: Planner, rule: str) -> 
     found: set[str] = set()
 
     @given(queues, limits)
-    def draw(waiting: list[Pending[Any]], limit: Limit) -> None:
+    def draw(waiting: list[AnyCall], limit: Limit) -> None:
         found.update(broken_rules(plan, waiting, limit))
 
     draw()
@@ -208,9 +204,9 @@ def test_a_value_that_is_most_of_a_batch_does_not_lower_the_limit() -> None:
 
 
 def test_a_call_that_waits_does_not_show_its_value() -> None:
-    call: Pending[Any] = Pending(b"/a", 0.0, rpc.PutRequest(key=b"/a", value=b"a secret"))
+    call = PutCall(b"/a", 0.0, request=rpc.PutRequest(key=b"/a", value=b"a secret"))
 
-    assert repr(call) == "<Pending write of /a>"
+    assert repr(call) == "<PutCall of /a>"
 
 
 # --- what can never apply -------------------------------------------------------------------------
