@@ -7,8 +7,8 @@ import pytest
 
 import kvorum
 from kvorum import EmbeddedEtcd, HistoryLostError
+from kvorum.etcd.entries import DELETE
 from kvorum.etcd.watch.history import (
-    DELETE,
     check_readable,
     first_change,
     revision_now,

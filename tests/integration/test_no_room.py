@@ -18,6 +18,7 @@ from grpc.aio import Metadata as GrpcMetadata
 
 import kvorum
 from kvorum import Operation, OutcomeUnknownError, StorageBackend, StorageFullError
+from kvorum.etcd.outcomes import SearchLimits
 from kvorum.etcd.transport.errors import error_for
 from kvorum.etcd.transport.server import Server
 
@@ -184,17 +185,16 @@ async def test_a_write_that_was_applied_is_found_when_it_was_deleted_since(
 
 
 async def test_a_client_that_has_not_heard_for_long_looks_for_a_key_only_so_often(
-    store: StorageBackend, other: StorageBackend, full: Full, monkeypatch: pytest.MonkeyPatch
+    kvorum_client: kvorum.Client, other: StorageBackend, full: Full
 ) -> None:
-    """Whether a key that is not there now has been there is asked at each revision since then.
-
-    Not at any number.
-    """
+    """A key that is gone is looked for at each revision since then, up to a limit."""
+    store = kvorum.EtcdStorageBackend(
+        kvorum_client, kvorum_client.settings.prefix, searches=SearchLimits(revisions=5)
+    )
     await store.set("a", b"1")
     for number in range(6):
         await other.set("beside", b"%d" % number)
     full.before = refused
-    monkeypatch.setattr("kvorum.etcd.outcomes._PROBES", 5)
     with pytest.raises(OutcomeUnknownError):
         await store.create("new", UNIQUE, unique=True)
     full.before = refused

@@ -310,7 +310,7 @@ async def test_a_watch_notices_another_value_at_the_very_revision_that_it_read_l
             await direct.backend.set("a", b"gone")
             await followed.until(1)
         if reads_on:
-            watch._feed.position += 1  # type: ignore[attr-defined]  # as a notification does after ten minutes
+            watch._reader.position += 1  # type: ignore[attr-defined]  # as a notification does after ten minutes
         await proxy.refuse()
         proxy.cut()
         await put_back(etcd, tmp_path / "backup")

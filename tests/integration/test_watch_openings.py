@@ -37,7 +37,7 @@ pytestmark = pytest.mark.timeout(60)
 
 def watch_tasks(before: set[asyncio.Task[Any]]) -> list[asyncio.Task[Any]]:
     new = asyncio.all_tasks() - before
-    return [task for task in new if task.get_name().startswith("watch ")]
+    return [task for task in new if task.get_name().startswith("kvorum-watch ")]
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
-"""The storage port on etcd: each method is one request, or one operation of a request that others share.
+"""The storage port on etcd.
 
-Lists take one for each page.
+Each method sends one request, or one operation of a batch. A list sends one request for each page.
 """
 
 import asyncio
@@ -9,6 +9,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Final
+
+from typing_extensions import override
 
 from kvorum.arguments import check_lease, check_limit, check_revision, check_start, check_ttl
 from kvorum.deadlines import deadline_of, now
@@ -26,12 +28,12 @@ from kvorum.errors import (
     UnavailableError,
 )
 from kvorum.etcd.entries import entry_of
-from kvorum.etcd.outcomes import LostWrite
+from kvorum.etcd.outcomes import LostWrite, SearchLimits
 from kvorum.etcd.own_leases import begin_to_revoke, end_own_lease
 from kvorum.etcd.pipeline import HasPipeline, Pipeline
 from kvorum.etcd.transport import Connection, first_to_arrive
 from kvorum.etcd.transport import _rpc as rpc
-from kvorum.etcd.watch import EtcdStorageWatch
+from kvorum.etcd.watch import EtcdStorageWatch, WatchTiming
 from kvorum.settings import EtcdSettings
 from kvorum.storage import (
     MAX_KEY_SIZE,
@@ -57,36 +59,48 @@ _VALUE: Final = int(rpc.Compare.VALUE)
 
 
 class EtcdStorageBackend(StorageBackend):
-    """Bytes in etcd, under a prefix of their own. Cheap: it holds nothing but its two arguments.
+    """Bytes in etcd, under a prefix of their own. Cheap: it holds nothing but its arguments.
 
-    Calls that concern one key go through the client's pipeline, where those that are under way
-    together share requests.
+    Calls that concern one key go through the client's pipeline, which batches concurrent calls.
 
     Args:
-        client: whose connection to use, once it is open.
+        client: the client whose connection to use, once it is open.
         prefix: what the keys start with in etcd: key `a` of prefix `lab` is `/lab/a`.
+        watches: the waits of its watches.
+        searches: the limits of searches for the outcome of a write.
     """
 
-    def __init__(self, client: HasPipeline, prefix: str) -> None:
+    def __init__(
+        self,
+        client: HasPipeline,
+        prefix: str,
+        *,
+        watches: WatchTiming | None = None,
+        searches: SearchLimits | None = None,
+    ) -> None:
         self._client = client
         self._keys = KeySpace(prefix)
+        self._watches = watches
+        self._searches = searches
 
     def __repr__(self) -> str:
         return f"<EtcdStorageBackend {self._keys.prefix}>"
 
     @property
+    @override
     def page_size(self) -> int:
         """`EtcdSettings.page_size`."""
         return self._client.connection.settings.page_size
 
+    @override
     def location(self, key: str) -> str:
         """Return the key as `etcdctl` takes it."""
         return f"{self._keys.prefix}{key}"
 
     # --- read ---
 
+    @override
     async def get(self, key: str, *, revision: int | None = None) -> Entry | None:
-        """Read a key by one linearizable Range."""
         full = self._keys.stored(key, revision)
         if revision is None:
             kv = await self._client.pipeline.get(full)
@@ -97,6 +111,7 @@ class EtcdStorageBackend(StorageBackend):
         answer = await self._client.connection.range(request, subject, revision=revision)
         return entry_of(self._keys, answer.kvs[0]) if answer.kvs else None
 
+    @override
     async def list(
         self,
         prefix: str,
@@ -105,10 +120,8 @@ class EtcdStorageBackend(StorageBackend):
         after: str | None = None,
         revision: int | None = None,
     ) -> Page:
-        """Send one Range for each page, all at the revision of the first: `page_size` keys, or fewer if they are large.
-
-        On a link too slow for such a page, smaller ones are asked for: see `kvorum.etcd.pages`.
-        """
+        # All pages are read at the revision of the first. One has `page_size` keys, or fewer if they
+        # are large, or the link is slow: see `kvorum.etcd.transport.page_sizes`.
         check_limit(self.location(prefix), limit)
         check_revision(self.location(prefix), revision)
         entries: list[Entry] = []
@@ -130,7 +143,7 @@ class EtcdStorageBackend(StorageBackend):
         connection, subject = self._client.connection, self.location(prefix)
         sizes, timeout = connection.page_sizes, connection.settings.timeout
         deadline = deadline_of(timeout)
-        patience = min(deadline - now(), timeout)
+        time_left = min(deadline - now(), timeout)
 
         def ask(size: int) -> Awaitable[rpc.RangeResponse]:
             request = rpc.RangeRequest(key=start, range_end=end, limit=size, revision=revision or 0)
@@ -139,18 +152,18 @@ class EtcdStorageBackend(StorageBackend):
         most = sizes.of(whole[0])
         size = most if limit is None else min(most, limit)
         try:
-            found = await first_to_arrive(ask, size, patience)
+            found = await first_to_arrive(ask, size, time_left)
         except UnavailableError:
-            if deadline - now() < patience / 2:  # retries end a little before it
-                sizes.learn_of_silence(whole[0], size, patience)
+            if deadline - now() < time_left / 2:  # retries end a little before the deadline
+                sizes.learn_of_silence(whole[0], size, time_left)
             raise
         answer = found.answer
         entries = [entry_of(self._keys, kv) for kv in answer.kvs]
         sizes.learn(whole[0], found, len(entries), sum(len(entry.value) for entry in entries))
         return Page(entries, revision or answer.header.revision, answer.count - len(entries))
 
+    @override
     async def count(self, prefix: str, *, revision: int | None = None) -> int:
-        """Send one Range that counts only."""
         check_revision(self.location(prefix), revision)
         start, end = self._keys.range(prefix)
         request = rpc.RangeRequest(
@@ -161,8 +174,8 @@ class EtcdStorageBackend(StorageBackend):
         )
         return answer.count
 
+    @override
     async def keys(self, pattern: str = "*") -> Sequence[str]:
-        """Send one Range without values, over the keys that start like the pattern."""
         wanted = KeyPattern(pattern)
         start, end = self._keys.range(wanted.prefix)
         request = rpc.RangeRequest(key=start, range_end=end, keys_only=True)
@@ -171,15 +184,11 @@ class EtcdStorageBackend(StorageBackend):
 
     # --- write ---
 
+    @override
     async def set(self, key: str, value: bytes, *, lease: int = 0, unique: bool = False) -> int:
-        """Send one Put.
-
-        If its answer is lost, look whether the value is there, if no other write has it.
-        """
-        operation, pipeline = (
-            Operation.put(key, value, lease=lease, unique=unique),
-            self._client.pipeline,
-        )
+        # If its answer is lost, a unique value tells whether it was applied.
+        operation = Operation.put(key, value, lease=lease, unique=unique)
+        pipeline = self._client.pipeline
         put, connection = rpc.PutRequest(), pipeline.connection
         self._fill(put, operation, self._keys.full(key), connection.settings)
         since = connection.revision
@@ -190,17 +199,16 @@ class EtcdStorageBackend(StorageBackend):
         except StorageFullError as full:
             return await self._lost(connection, full, [operation], since).decide(full)
 
+    @override
     async def create(self, key: str, value: bytes, *, lease: int = 0, unique: bool = False) -> int:
-        """Send one transaction: the key must not exist, or nothing happens. A lost answer is treated as in `set`.
-
-        It is not sent again: the first copy may have been applied, and the key deleted since.
-        """
+        # It is never sent again: the first copy may have been applied, and the key deleted since.
         operations = [Operation.create(key, value, lease=lease, unique=unique)]
         _, revision = await self._run(operations)
         if not revision:
             raise AlreadyExistsError(key)
         return revision
 
+    @override
     async def compare_and_swap(
         self,
         key: str,
@@ -211,10 +219,7 @@ class EtcdStorageBackend(StorageBackend):
         unique: bool = False,
         expected_value: bytes | None = None,
     ) -> int:
-        """Send one transaction, which reads the key if it refuses to write it.
-
-        If its answer is lost, it is sent again, which is safe: see `kvorum.etcd.outcomes`.
-        """
+        # If its answer is lost, it is sent again, which is safe: see `outcomes`.
         if lease is None and expected == 0:
             lease = 0  # a key that does not exist has no lease to keep
         swap = Operation.swap(
@@ -222,21 +227,20 @@ class EtcdStorageBackend(StorageBackend):
         )
         return await self._commit([swap])
 
+    @override
     def may_recur(self, revision: int) -> bool:
-        """Tell whether it was reached before the connection of now was made.
+        """Tell whether a revision was reached before the current connection was made.
 
-        It may be to a store that was put back.
+        That may be to a store that was restored to an older state.
         """
         return self._client.connection.cluster.may_recur(revision)
 
+    @override
     async def delete(
         self, key: str, *, expected: int | None = None, expected_value: bytes | None = None
     ) -> Change:
-        """Send one transaction, which returns the value that it removed.
-
-        With `expected` it is sent again if its answer is lost; of two who delete the same revision
-        nobody can tell then whose deletion it was.
-        """
+        # With `expected` it is sent again if its answer is lost. If the key is gone by then, two
+        # clients may have deleted the same revision, and nothing tells which one did.
         operations = [Operation.delete(key, expected=expected, expected_value=expected_value)]
         answer, revision = await self._run(operations, prev_kv=True)
         if not revision:
@@ -248,22 +252,19 @@ class EtcdStorageBackend(StorageBackend):
             await self._end_lease_of(removed[0])
         return Change(key, revision, None, entry_of(self._keys, removed[0]))
 
+    @override
     async def commit(self, operations: Sequence[Operation]) -> int:
-        """Send one transaction, which reads what it compared if it refuses to write. A lost answer.
-
-        See `outcomes`.
-        """
         check_operations(operations)
         return await self._commit(operations)
 
+    @override
     async def settle(self, lost: OutcomeUnknownError) -> int:
-        """Find out as the write itself did: send it again if that is safe, and look for it."""
         check_lost(lost)
         if not lost.operations:
             raise lost
         operations: Sequence[Operation] = lost.operations
         connection = self._client.connection
-        # Of a commit this would need more permissions than it had.
+        # For a commit, reading the previous value would need more permissions than it had.
         request = self._transaction(operations, connection.settings, prev_kv=len(operations) == 1)
         answer, revision = await self._lost(connection, lost, operations, lost.since).find_out(
             request
@@ -284,9 +285,10 @@ class EtcdStorageBackend(StorageBackend):
     async def _run(
         self, operations: Sequence[Operation], *, prev_kv: bool = False
     ) -> tuple[rpc.TxnResponse, int]:
-        """Run a transaction.
+        """Run a transaction that reads what it compares if it refuses to write.
 
-        Return the answer, and the revision at which it was applied, 0 if it was refused.
+        Returns:
+            The answer, and the revision at which it was applied; 0 if it was refused.
         """
         pipeline = self._client.pipeline
         connection = pipeline.connection
@@ -305,19 +307,17 @@ class EtcdStorageBackend(StorageBackend):
     def _send(
         self, pipeline: Pipeline, request: rpc.TxnRequest, operations: Sequence[Operation]
     ) -> Awaitable[tuple[rpc.TxnResponse, int]]:
-        """Send a transaction: one about several keys by itself, since nothing it compares may change beside it.
+        """Send a transaction through the pipeline, if it may be batched.
 
-        So is one about a key that is larger than any of ours: requests are filled by the sizes of
-        values.
+        One about several keys may not: no other operation may change what it compares. One about a
+        key longer than Kvorum's own may not: batches are sized by their values.
         """
         full = self._keys.stored(operations[0].key)
         if len(operations) > 1 or len(full) > MAX_KEY_SIZE:
             return self._send_alone(pipeline.connection, request, operations)
         (only,) = operations
-        size, expected = (
-            len(only.value or b"") + len(only.expected_value or b""),
-            only.expected or 0,
-        )
+        size = len(only.value or b"") + len(only.expected_value or b"")
+        expected = only.expected or 0
         return pipeline.txn(full, request, value_size=size, expected=expected)
 
     async def _send_alone(
@@ -339,12 +339,12 @@ class EtcdStorageBackend(StorageBackend):
             lost = OutcomeUnknownError(exc.subject, exc.reason, tuple(operations), since)
         else:
             lost = OutcomeUnknownError(subject, str(exc), tuple(operations), since)
-        return LostWrite(connection, self._keys, operations, lost)
+        return LostWrite(connection, self._keys, operations, lost, self._searches)
 
     def _transaction(
         self, operations: Sequence[Operation], settings: EtcdSettings, *, prev_kv: bool = False
     ) -> rpc.TxnRequest:
-        """Build a transaction that applies all, or reads what it has compared, so that a refusal says what there is."""
+        """Build a transaction that applies all operations, or reads the keys that it compared."""
         transaction = rpc.TxnRequest()
         for operation in operations:
             key = self._keys.stored(
@@ -386,10 +386,7 @@ class EtcdStorageBackend(StorageBackend):
     def _fill(
         self, put: rpc.PutRequest, operation: Operation, key: bytes, settings: EtcdSettings
     ) -> None:
-        """Make a put what an operation says.
-
-        With `lease=None` it keeps the key's, which a plain put would take off.
-        """
+        """Fill in a put. With `lease=None` the key keeps its lease, which a plain put would remove."""
         value, lease = operation.value or b"", operation.lease
         if len(value) > settings.max_value_size:
             raise ResourceTooLargeError(
@@ -403,68 +400,66 @@ class EtcdStorageBackend(StorageBackend):
 
     # --- leases ---
 
+    @override
     async def grant_lease(self, ttl: float) -> int:
-        """Send one LeaseGrant. The server's minimum is 1.5 times its election timeout, rounded up: 2 s by default.
+        """Grant a lease that lasts `ttl` seconds at least.
 
-        The id is chosen here, so that a lease can be revoked that was granted although the answer
-        says that the store is full.
+        The server's minimum is 1.5 times its election timeout, rounded up: 2 seconds by default.
+
+        Raises:
+            InvalidResourceError: `ttl` is no number, not above 0, or more than etcd allows.
         """
         return await self._grant(ttl, any_id)
 
+    @override
     async def grant_lease_for(self, key: str, ttl: float) -> int:
-        """Do the same; that it is for one key alone is told by its id."""
+        # The id tells that it is for this key alone.
         return await self._grant(ttl, partial(id_for, self._keys.full(key)))
 
     async def _grant(self, ttl: float, draw: Callable[[], int]) -> int:
+        """Grant a lease under an id that is chosen here.
+
+        So it can be revoked if it was granted although the answer says that the store is full.
+        """
         check_ttl(ttl)
         connection = self._client.connection
         while True:
             lease = draw()
+            request = rpc.LeaseGrantRequest(ID=lease, TTL=math.ceil(ttl))
             try:
-                return (
-                    await connection.lease_grant(
-                        rpc.LeaseGrantRequest(ID=lease, TTL=math.ceil(ttl))
-                    )
-                ).ID
+                return (await connection.lease_grant(request)).ID
             except StorageFullError:
-                with suppress(KvorumError):  # it was not granted, or ends by itself
+                with suppress(KvorumError):  # it was not granted, or expires
                     await self.revoke_lease(lease)
                 raise
             except ServerError as exc:
-                # The first of two requests was applied, and its answer lost. It may have been some
-                # time ago, so the lease may end too early; it is left to end by itself.
+                # The first of two requests was applied, and its answer lost. That may be some time
+                # ago, so the lease would end too early. It is left to expire.
                 if "lease already exists" not in exc.detail:
                     raise
             except asyncio.CancelledError:
-                begin_to_revoke(
-                    connection, lease
-                )  # it may have been granted, and the caller will never know its id
+                # It may have been granted, and the caller will never know its id.
+                begin_to_revoke(connection, lease)
                 raise
 
     async def _end_lease_of(self, removed: rpc.KeyValue) -> None:
-        """End the lease that a key was on, if it was granted for this key alone."""
+        """End the lease of a removed key, if it was granted for this key alone."""
         if not is_for(removed.key, removed.lease):
             return
-        with suppress(ClientClosedError):  # it is being closed; the deletion is done anyhow
+        with suppress(ClientClosedError):  # it is being closed; the deletion is done in any case
             await end_own_lease(self._client.connection, removed.key, removed.lease)
 
+    @override
     async def revoke_lease(self, lease: int) -> None:
-        """Send one LeaseRevoke.
-
-        Again if its answer is lost, since a lease that is gone does not come back.
-        """
         check_lease("a lease", lease, least=1)
-        connection, request, subject = (
-            self._client.connection,
-            rpc.LeaseRevokeRequest(ID=lease),
-            f"lease {lease:x}",
-        )
+        connection = self._client.connection
+        request, subject = rpc.LeaseRevokeRequest(ID=lease), f"lease {lease:x}"
         try:
             await connection.lease_revoke(request, subject)
         except LeaseNotFoundError as exc:
             raise LeaseNotFoundError(lease) from exc
         except OutcomeUnknownError as lost:
-            try:
+            try:  # again, which is safe: a revoked lease does not come back
                 await connection.lease_revoke(request, subject)
             except LeaseNotFoundError:
                 return
@@ -473,13 +468,13 @@ class EtcdStorageBackend(StorageBackend):
 
     # --- watch ---
 
+    @override
     def watch(
         self, prefix: str, *, since: int | None = None, bookmarks: bool = False
     ) -> StorageWatch:
-        """Make a watch; its stream opens when it is entered.
-
-        Etcd sends bookmarks every ten minutes, unless set to.
-        """
+        # etcd sends progress notifications, and so bookmarks, every ten minutes by default.
         check_start(self.location(prefix), since)
-        self._keys.range(prefix)  # checks it
-        return EtcdStorageWatch(self._client, self._keys, prefix, since, bookmarks=bookmarks)
+        self._keys.range(prefix)  # raises if the prefix is invalid
+        return EtcdStorageWatch(
+            self._client, self._keys, prefix, since, bookmarks=bookmarks, timing=self._watches
+        )

@@ -1,21 +1,21 @@
-"""What became of a write whose answer does not tell: it was lost, or says that the store is full.
+"""The outcome of a write whose answer was lost, or says that the store is full.
 
 Rules:
 
 1. A transaction that compares the mod_revision of a key with a number above 0, and writes that key,
-   can be sent again as it is: only one copy can ever apply. If the second one applies, the first
-   never will. If it is refused because the key has moved on, the first change of the key after that
+   can be sent again as it is: at most one copy can apply. If the second one applies, the first
+   never will. If it is refused because the key has changed, the first change of the key after that
    revision tells whether it was this write.
-2. A read that shows nothing proves nothing about a write without an answer: it may still be on its
-   way.
+2. A read that finds nothing proves nothing about a write without an answer: the write may still
+   arrive.
 3. "Database space exceeded" is an answer. etcd gives it for a request that it has refused, and for
    one that it has applied as the quota was used up: `quotaApplierV3` in its server/etcdserver/apply
-   applies first. In both cases nothing of the request is under way any more, so reading decides.
-   What needs no room can be sent again then.
+   applies first. In both cases the request is finished, so reading decides. A request that needs no
+   space can then be sent again.
 4. A value proves a write only if no other write has these bytes (`Operation.unique`), and if its
    mod_revision is above one that was known before the write was sent: the same bytes may have been
-   there before. The lease has to fit, too.
-5. History counts only if it is whole: see `kvorum.etcd.history`.
+   there before. The lease has to match, too.
+5. History counts only if it is whole: see `kvorum.etcd.watch.history`.
 """
 
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
@@ -23,33 +23,46 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 import anyio
+import msgspec
 
 from kvorum.deadlines import deadline_of
 from kvorum.errors import KvorumError, OutcomeUnknownError, StorageFullError, UnavailableError
+from kvorum.etcd.entries import DELETE
 from kvorum.etcd.transport import Connection
 from kvorum.etcd.transport import _rpc as rpc
-from kvorum.etcd.watch import DELETE, first_change
+from kvorum.etcd.watch import first_change
 from kvorum.gather import gather
 from kvorum.storage import KeySpace, Operation
 
 T = TypeVar("T")
 
-_PAUSE: Final = 0.05  # seconds before the next try: a connection may fail at once each time
-_PROBES: Final = 100  # revisions at which a key is looked for that is not there now
-_PROBES_AT_ONCE: Final = (
-    4  # reads under way for one search; `Connection.searches` bounds the number of searches
-)
+_PAUSE: Final = 0.05  # seconds before a retry: a connection may fail at once each time
+
+
+class SearchLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """Limits of the search for a value that was written and has been deleted since.
+
+    Attributes:
+        revisions: at how many revisions a key is read at most. If more have passed since the write
+            was sent, its outcome stays unknown.
+        at_once: how many reads of one search run concurrently. `Connection.searches` limits the
+            number of searches.
+    """
+
+    revisions: int = 100
+    at_once: int = 4
 
 
 class LostWrite:
-    """A write whose answer does not tell what became of it.
+    """A write whose outcome its answer does not tell.
 
     Args:
         connection: where it was sent.
-        keys: what its keys are in etcd.
-        operations: what it was to do, all of it or nothing.
-        lost: the error to raise if that stays unknown. Its `since` is a revision known before the
-            write was sent.
+        keys: the key space of the backend.
+        operations: the operations, of which all or none were applied.
+        lost: the error to raise if the outcome stays unknown. Its `since` is a revision known
+            before the write was sent.
+        limits: of the search for a value that is gone.
     """
 
     def __init__(
@@ -58,29 +71,32 @@ class LostWrite:
         keys: KeySpace,
         operations: Sequence[Operation],
         lost: OutcomeUnknownError,
+        limits: SearchLimits | None = None,
     ) -> None:
         self._connection = connection
         self._keys = keys
         self._writes = [operation for operation in operations if operation.writes]
         self._compared = [operation for operation in operations if operation.expected is not None]
         self._lost = lost
+        self._limits = SearchLimits() if limits is None else limits
         self._deadline = deadline_of(connection.settings.timeout)
 
-    # --- what a caller asks ---
+    # --- questions ---
 
     async def find_out(self, request: rpc.TxnRequest) -> tuple[rpc.TxnResponse, int]:
-        """Return an answer to a transaction that got none, and the revision at which it was applied.
-
-        The revision is 0 if it was refused, and never will be applied; then the answer is the
-        refusal.
+        """Return the outcome of a transaction whose answer was lost.
 
         Args:
-            request: the very same transaction as the one that was lost.
+            request: the same transaction as the one that was sent.
+
+        Returns:
+            An answer, and the revision at which it was applied. The revision is 0 if it was
+            refused and never will be applied; then the answer is the refusal.
 
         Raises:
             StorageFullError: it was refused, and never will be applied.
-            OutcomeUnknownError: it cannot be told within another deadline, or from what is left of
-                the history.
+            OutcomeUnknownError: the outcome was not found within another deadline, or the history
+                that would tell is compacted.
         """
         fence = self._fence()
         if fence is None:
@@ -88,38 +104,42 @@ class LostWrite:
         return await self._bounded(self._send_again(fence, request))
 
     async def look(self) -> int:
-        """Return the revision at which a write that got no answer was applied, if one of its values is there.
+        """Return the revision of a write whose answer was lost, if one of its values is there.
 
         Raises:
-            OutcomeUnknownError: none is there. They may have been, or may still come.
+            OutcomeUnknownError: none is there. The write may have been overwritten, or may still
+                arrive.
         """
         if revision := await self._bounded(self._seen()):
             return revision
         raise self._lost
 
     async def decide(self, full: StorageFullError) -> int:
-        """Return the revision at which a write was applied that etcd had no room for.
+        """Return the revision of a write that was answered with "database space exceeded".
+
+        Args:
+            full: the error with that answer.
 
         Raises:
-            StorageFullError: it was not applied, and never will be: the error that was given.
-            OutcomeUnknownError: it cannot be told within another deadline, or from what is left of
-                the history.
+            StorageFullError: it was not applied, and never will be: `full`.
+            OutcomeUnknownError: the outcome was not found within another deadline, or the history
+                that would tell is compacted.
         """
-        if revision := await self._bounded(self._fate()):
+        if revision := await self._bounded(self._outcome()):
             return revision
         raise full
 
     async def decide_or_repeat(
         self, full: StorageFullError, request: rpc.TxnRequest
     ) -> tuple[rpc.TxnResponse, int]:
-        """Do the same for a transaction; one that needs no room is sent again, by itself, if it was not applied.
+        """Do the same for a transaction, and retry one that needs no space and was not applied.
 
-        It may have been refused for a put in the same batch. Since that answer has come, nothing of
-        it is under way.
+        It may have been refused because of a put in the same batch. The retry is not batched.
 
         Returns:
-            An answer, and the revision at which it was applied: 0 if its comparisons kept it from
-                that.
+            An answer, and the revision at which it was applied; 0 if its comparisons failed.
+
+        Raises: like `decide`.
         """
         try:
             return rpc.TxnResponse(), await self.decide(full)
@@ -132,30 +152,27 @@ class LostWrite:
             )
         except OutcomeUnknownError:
             return await self.find_out(request)
-        except StorageFullError as again:  # some versions refuse deletions, too
+        except StorageFullError as again:  # some versions of etcd refuse deletions, too
             return rpc.TxnResponse(), await self.decide(again)
         return answer, answer.header.revision if answer.succeeded else 0
 
-    # --- how long it may take ---
+    # --- deadlines and retries ---
 
     async def _bounded(self, step: Coroutine[Any, Any, T]) -> T:
-        """Wait for a step until the deadline.
-
-        Whatever keeps it from finding out leaves the outcome unknown.
-        """
+        """Wait for a step until the deadline. If it fails, the outcome stays unknown."""
         with anyio.move_on_after(self._deadline - anyio.current_time()):
             try:
                 return await step
             except StorageFullError:
                 raise
-            except KvorumError as exc:  # even a lack of permission
+            except KvorumError as exc:  # a missing permission, too
                 if exc is self._lost:
                     raise
                 raise self._lost from exc
         raise self._lost
 
-    async def _again(self, step: Callable[[], Awaitable[T]]) -> T:
-        """Do again what changes nothing by being done twice, while servers are away or connections break."""
+    async def _retried(self, step: Callable[[], Awaitable[T]]) -> T:
+        """Retry an idempotent step while servers are away or connections break."""
         while True:
             try:
                 return await step()
@@ -165,9 +182,9 @@ class LostWrite:
     # --- a transaction that is its own fence ---
 
     def _fence(self) -> Operation | None:
-        """Return what makes it safe to send the transaction again.
+        """Return the operation that makes it safe to send the transaction again, or None.
 
-        Best what tells by its value who wrote it.
+        Preferably one with a unique value.
         """
         fences = [operation for operation in self._writes if operation.expected]
         return next(
@@ -179,8 +196,8 @@ class LostWrite:
     ) -> tuple[rpc.TxnResponse, int]:
         send, subject = self._connection.txn, self._lost.subject
         try:
-            answer = await self._again(partial(send, request, subject, deadline=self._deadline))
-        except StorageFullError as full:  # of the second copy; the first may be under way still
+            answer = await self._retried(partial(send, request, subject, deadline=self._deadline))
+        except StorageFullError as full:  # of the second copy; the first may still arrive
             if await self._mod_revision(fence.key) == fence.expected:
                 raise self._lost from full
             if revision := await self._first_after(fence):
@@ -194,79 +211,72 @@ class LostWrite:
         return answer, await self._first_after(fence)
 
     async def _first_after(self, fence: Operation) -> int:
-        """Return the revision at which a transaction was applied whose fence has moved on.
-
-        0 if never.
-        """
+        """Return the revision of a transaction whose fence has changed; 0 if it was not applied."""
         if revision := await self._seen():
             return revision
         expected = fence.expected or 0
         change = await self._find(fence.key, expected, 0, lambda _: True)
         revision = change.kv.mod_revision if change is not None else 0
-        if change is None or not _fits(fence, change):
+        if change is None or not _matches(fence, change):
             return 0
         if fence.unique:
             return revision
         for operation in self._writes:
             if operation.unique:
                 kv = _first(await self._read(operation.key, revision))
-                return (
-                    revision
-                    if kv is not None and kv.mod_revision == revision and _is_of(operation, kv)
-                    else 0
-                )
-        raise self._lost  # another client may have done just the same
+                is_ours = kv is not None and kv.mod_revision == revision and _is_of(operation, kv)
+                return revision if is_ours else 0
+        raise self._lost  # another client may have written the same
 
     def _never(self, found: Mapping[str, rpc.KeyValue]) -> int:
-        """Make sure that what kept a transaction from being applied will keep it for ever.
+        """Return 0 if a comparison that failed can never hold again.
 
-        Return 0.
+        Raises:
+            OutcomeUnknownError: it can: a key that must not exist may be deleted before the first
+                copy of the transaction arrives.
         """
         for operation in self._compared:
             kv, value = found[operation.key], operation.expected_value
-            # A mod_revision never comes back, nor does another value to it.
+            # A key never returns to a mod_revision, nor to another value at the same one.
             if operation.expected and (
                 kv.mod_revision != operation.expected or value not in {None, kv.value}
             ):
                 return 0
-        raise self._lost  # a key that must not exist may be deleted before the first copy arrives
+        raise self._lost
 
     def _found(self, refusal: rpc.TxnResponse) -> dict[str, rpc.KeyValue]:
-        """Return what a refused transaction has read.
-
-        The keys that it compares, with mod_revision 0 if not there.
-        """
+        """Return the keys that a refused transaction compared; mod_revision is 0 if absent."""
         return {
             operation.key: _first(response.response_range) or rpc.KeyValue()
             for operation, response in zip(self._compared, refusal.responses, strict=True)
         }
 
-    # --- a write that was answered: the store is full ---
+    # --- a write that was answered with "database space exceeded" ---
 
-    async def _fate(self) -> int:
-        """Return the revision at which it was applied, 0 if never; all of it was, or nothing."""
+    async def _outcome(self) -> int:
+        """Return the revision at which it was applied; 0 if it was not."""
         for operation in sorted(self._writes, key=lambda operation: not operation.unique):
-            revision = await self._fate_of(operation)
+            revision = await self._outcome_of(operation)
             if revision is not None:
                 return revision
         raise self._lost
 
-    async def _fate_of(self, operation: Operation) -> int | None:
-        """Return what a key tells.
+    async def _outcome_of(self, operation: Operation) -> int | None:
+        """Return what the key of one operation tells.
 
-        None if nothing, the revision of the write, or 0 if it was never applied.
+        Returns:
+            The revision of the write, 0 if it was not applied, or None if the key does not tell.
         """
         answer, since = await self._read(operation.key), self._since(operation)
         kv, now = _first(answer), answer.header.revision
         if not since:
             return None
         if now == self._lost.since:
-            return 0  # nothing at all was written
-        if (
-            kv is not None
-            and (kv.create_revision if operation.value is None else kv.mod_revision) <= since
-        ):
-            return 0  # a write, or a deletion, would have left its mark
+            return 0  # the store has not changed
+        if kv is not None:
+            last = kv.create_revision if operation.value is None else kv.mod_revision
+            if last <= since:
+                return 0  # the key was not deleted, or not written
         if operation.expected:
             return await self._first_after(operation)
         if kv is not None:
@@ -274,26 +284,26 @@ class LostWrite:
         return await self._probe(operation, now)
 
     async def _search(self, operation: Operation, until: int) -> int | None:
-        """Look for an operation among the changes of a key, the last of which is known."""
+        """Look for an operation among the changes of a key, up to its last one."""
         since = self._since(operation)
         change = await self._find(
-            operation.key, since, until, lambda change: _fits(operation, change)
+            operation.key, since, until, lambda change: _matches(operation, change)
         )
         if change is None:
             return 0
         return change.kv.mod_revision if operation.unique else None
 
     async def _probe(self, operation: Operation, now: int) -> int | None:
-        """Look for a value that may have been there for a while, at each revision at which it may have been."""
+        """Look for a value that may have been written and deleted, at each revision since."""
         key, since = operation.key, self._since(operation)
-        if operation.value is None or now - since > _PROBES:
+        if operation.value is None or now - since > self._limits.revisions:
             return None
         written = set()
         async with self._connection.searches:
             answers = await gather(
                 lambda revision: self._read(key, revision, keys_only=True),
                 range(since + 1, now),
-                at_once=_PROBES_AT_ONCE,
+                at_once=self._limits.at_once,
             )
         for answer in answers:
             if isinstance(answer, KvorumError):
@@ -305,17 +315,14 @@ class LostWrite:
                 return revision if operation.unique else None
         return 0
 
-    # --- what is there ---
+    # --- reads ---
 
     def _since(self, operation: Operation) -> int:
-        """Return a revision that the write comes after; 0 if none is known."""
+        """Return a revision before that of the write; 0 if none is known."""
         return max(self._lost.since, operation.expected or 0)
 
     async def _seen(self) -> int:
-        """Return the revision of the write if one of its values is there that no other write has.
-
-        Else 0.
-        """
+        """Return the revision of the write if one of its unique values is there; else 0."""
         for operation in self._writes:
             since = self._since(operation)
             if operation.unique and since:
@@ -338,29 +345,28 @@ class LostWrite:
             request, self._lost.subject, revision=revision, deadline=self._deadline
         )
 
-    # --- what has been there ---
+    # --- history ---
 
     async def _find(
-        self, key: str, after: int, until: int, fits: Callable[[rpc.Event], bool]
+        self, key: str, after: int, until: int, matches: Callable[[rpc.Event], bool]
     ) -> rpc.Event | None:
-        """Return the first change of a key after a revision that fits; None if there is none.
+        """Return the first change of a key after a revision that matches; None if there is none.
 
         Args:
-            key: which key.
+            key: the key.
             after: the revision.
-            until: the revision of a later change of the key, the last one to look at; 0: only the
-                first is looked at.
-            fits: tells whether it is the one.
+            until: the revision of the last change to examine; 0: only the first is.
+            matches: tells whether a change does.
 
         Raises:
             HistoryLostError: something after the revision has been compacted.
         """
         full, subject = self._keys.stored(key), self._lost.subject
         while True:
-            change = await self._again(
+            change = await self._retried(
                 partial(first_change, self._connection, full, after, subject, self._deadline)
             )
-            if fits(change):
+            if matches(change):
                 return change
             after = change.kv.mod_revision
             if after >= until:
@@ -372,12 +378,12 @@ def _first(answer: rpc.RangeResponse) -> rpc.KeyValue | None:
 
 
 def _is_of(operation: Operation, kv: rpc.KeyValue) -> bool:
-    """Tell whether an operation would have left a key like that."""
+    """Tell whether an operation would have written this value and lease."""
     return kv.value == operation.value and operation.lease in {None, kv.lease}
 
 
-def _fits(operation: Operation, change: rpc.Event) -> bool:
-    """Tell whether a change looks like an operation."""
+def _matches(operation: Operation, change: rpc.Event) -> bool:
+    """Tell whether an operation would have made this change."""
     if change.type == DELETE or operation.value is None:
         return change.type == DELETE and operation.value is None
     return _is_of(operation, change.kv)

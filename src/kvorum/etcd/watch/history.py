@@ -1,17 +1,17 @@
-"""How the history of a range of keys is read: one set of rules, for watches and for the search of a single change.
+"""The rules by which the history of a range of keys is read, for watches and for single changes.
 
-Rules of the position, the revision up to which everything has been read:
+The position is the revision up to which everything has been read.
 
-1. It moves to the revision of the last event, or of a notification that nothing has happened up to
-   one. Never to the revision of another response's header: during a catch-up that is the store's,
-   and lies ahead. It never goes back.
-2. A stream starts *at* the position, and what is not above it is skipped. To start one later would
-   lose deletions without a sign: etcd forgets a deletion whose own revision is compacted, and still
-   takes a watch that starts there.
-3. A compaction above the position is lost history, whatever is still sent afterwards.
-4. A revision is passed on whole. A response that etcd sends in pieces may be cut within one, so the
-   last revision of a piece waits for the next piece.
-5. Old servers can leave out, without a sign, what is compacted while their queue for a stream is
+1. It moves to the revision of the last event, or of a progress notification. It never moves to the
+   revision in the header of another response: during a catch-up that is the store's, and ahead. It
+   never goes back.
+2. A stream starts *at* the position, and events not above it are skipped. Starting one revision
+   later would lose deletions without a sign: etcd forgets a deletion whose own revision is
+   compacted, and still accepts a watch that starts there.
+3. A compaction above the position is lost history, whatever is sent afterwards.
+4. A revision is delivered whole. A response that etcd sends in fragments may be cut within one, so
+   the last revision of a fragment waits for the next fragment.
+5. Old servers can omit, without a sign, events that are compacted while their queue for a stream is
    full. `Gapless` says how far that is ruled out.
 
 Most of this is decided without I/O: responses in, revisions out.
@@ -29,18 +29,15 @@ from kvorum.etcd.transport import Connection
 from kvorum.etcd.transport import _rpc as rpc
 from kvorum.etcd.watch.stream import WatchStream
 
-DELETE: Final = 1  # mvccpb.Event.DELETE
-
-# A revision, with all its events; without any, nothing has happened up to it.
+# A revision with all its events; without any, nothing has happened up to it.
 Revision: TypeAlias = tuple[int, Sequence[rpc.Event]]
 
-_LONGEST_LOOK: Final = (
-    1.0  # seconds for finding out what the oldest revision is, which is for a message only
-)
+# Seconds for finding the oldest revision, which is for an error message only.
+_LONGEST_SEARCH: Final = 1.0
 
 
 class Reading:
-    """Where a reader of history is, and what it makes of responses.
+    """The position of a reader of history, and what is new in a response.
 
     Attributes:
         position: everything up to this revision has been read.
@@ -48,22 +45,22 @@ class Reading:
 
     def __init__(self, position: int = 0) -> None:
         self.position: int = position
-        self._held: list[rpc.Event] = []  # of a revision that may go on in the next piece
+        self._held: list[rpc.Event] = []  # of a revision that may continue in the next fragment
 
     @property
     def first(self) -> int:
-        """The revision at which a stream has to start that goes on from here (rule 2).
+        """The revision at which a stream has to start to continue from here (rule 2).
 
-        0 would mean "now".
+        At least 1: 0 would mean "now".
         """
         return max(self.position, 1)
 
     def begin_stream(self) -> None:
-        """Forget what another stream has begun to tell: the next one starts at the position."""
+        """Drop the part of a revision that another stream has sent: it is sent again."""
         self._held = []
 
     def news_of(self, response: rpc.WatchResponse) -> list[Revision]:
-        """Return what is new in a response, whole and in order, and move the position there."""
+        """Return the new revisions of a response, whole and in order; move the position to them."""
         if response.created:
             return []
         if not response.events and not response.fragment and not self._held:
@@ -89,23 +86,22 @@ class Reading:
 async def first_change(
     connection: Connection, key: bytes, after: int, subject: str, deadline: float
 ) -> rpc.Event:
-    """Return what was done to a key first after a revision; wait until something was.
+    """Return the first event of a key after a revision; wait until there is one.
 
-    Nothing between that revision and the change has been compacted: that is made sure after the
-    change has come.
+    Nothing between that revision and the event has been compacted: this is checked after the event
+    has arrived.
 
     Args:
         connection: where to read.
-        key: as etcd knows it.
+        key: the key in etcd.
         after: the revision, above 0.
         subject: the key for messages.
-        deadline: until when the watch has to be created, and each read be done. The wait for the
-            change is the caller's to bound.
+        deadline: when the watch has to be created, and each read done. The caller bounds the wait
+            for the event.
 
     Raises:
-        HistoryLostError: something has been compacted, so what is found need not be the first
-            change.
-        UnavailableError: the server went away. Nothing is changed by trying again.
+        HistoryLostError: something has been compacted, so the event found need not be the first.
+        UnavailableError: the server went away. A retry is safe.
         PermissionDeniedError, AuthenticationError: the user may not read the key.
     """
     reading = Reading(after)
@@ -131,10 +127,12 @@ async def _first_event(stream: WatchStream, reading: Reading) -> rpc.Event:
 async def check_readable(
     connection: Connection, key: bytes, revision: int, subject: str, deadline: float | None = None
 ) -> None:
-    """Make sure that nothing after a revision has been compacted so far, by one linearizable read of no values.
+    """Make sure that nothing after a revision has been compacted, by a linearizable read.
+
+    It reads no values.
 
     Raises:
-        HistoryLostError: something has.
+        HistoryLostError: something has been compacted.
         FutureRevisionError: there is no such revision yet.
     """
     past = rpc.RangeRequest(key=key, count_only=True, revision=revision)
@@ -144,13 +142,12 @@ async def check_readable(
 async def revision_now(
     connection: Connection, key: bytes, subject: str, deadline: float | None = None
 ) -> int:
-    """Return the revision of the store, by one linearizable read of no values.
+    """Return the revision of the store, by a linearizable read of no values.
 
-    What another answer says in its header, such as that to the creation of a watch, a member that
-    lags says, too.
+    Other headers, such as that of a created watch, may come from a member that lags.
     """
-    now_ = rpc.RangeRequest(key=key, count_only=True)
-    return (await connection.range(now_, subject, deadline=deadline)).header.revision
+    request = rpc.RangeRequest(key=key, count_only=True)
+    return (await connection.range(request, subject, deadline=deadline)).header.revision
 
 
 async def with_oldest(
@@ -160,15 +157,15 @@ async def with_oldest(
     subject: str,
     deadline: float | None = None,
 ) -> HistoryLostError:
-    """Return the error with the oldest revision that can still be read, if that can be found out within a second.
+    """Return the error with the oldest readable revision, if it is found within a second.
 
-    A refused read does not tell; a watch that starts too early does.
+    A refused read does not tell it; a watch that starts too early does.
     """
     if lost.compact_revision or lost.reason:
         return lost
     create = rpc.WatchCreateRequest(key=key, range_end=b"", start_revision=1, prev_kv=False)
     deadline = min(
-        now() + _LONGEST_LOOK,
+        now() + _LONGEST_SEARCH,
         deadline_of(connection.settings.timeout) if deadline is None else deadline,
     )
     oldest = 0
@@ -176,38 +173,37 @@ async def with_oldest(
         try:
             stream = await WatchStream.open(connection, create, subject, deadline)
             try:
-                await (
-                    stream.read()
-                )  # at once, if there is nothing, or within the 100 ms of a catch-up
+                # At once if there is nothing, or within the 100 ms of a catch-up.
+                await stream.read()
             finally:
                 stream.cancel()
         except HistoryLostError as exc:
             oldest = exc.compact_revision
         except KvorumError:
-            # it is for the message only, and the error that it belongs to is raised in any case
-            pass
+            pass  # it is for the message only; the error itself is raised in any case
     return HistoryLostError(revision=lost.revision, compact_revision=oldest)
 
 
 class Gapless:
-    """Whether events that a stream brings follow on each other, on servers that can leave some out without a sign.
+    """Whether a stream is free of gaps, on servers that can omit events without a sign.
 
-    etcd before 3.4.31, and from 3.5.0 to 3.5.12, does so when it is compacted past a watch that
-    lags, and finds its queue for the stream full: 128 responses. (It goes on at the store's
-    revision instead of saying so again later.) All of those were queued before the gap and after
-    the compaction, so they come before what follows the gap. Hence: fewer than that since a moment
-    up to which nothing after the position was compacted, and there is no gap.
+    etcd before 3.4.31, and from 3.5.0 to 3.5.12, omits events when it is compacted past a watch
+    that lags, and finds its queue for the stream full: 128 responses. (It continues at the store's
+    revision instead of reporting the compaction later.) All of these were queued before the gap and
+    after the compaction, so they arrive before the events that follow the gap. Hence there is no gap
+    if fewer have arrived since a moment at which nothing after the position was compacted.
 
-    A new stream is such a moment, as its queue is empty. Later ones are made by `check_readable` at
-    the position.
+    A new stream is such a moment, as its queue is empty. `check_readable` at the position makes
+    later ones.
 
     Attributes:
-        unproven: how many responses have come since the last of these moments.
+        unproven: how many responses have arrived since the last of these moments.
     """
 
-    QUEUE: Final = 100  # of 128, to be on the safe side
-    _AGAIN: Final = 32  # how many responses may come before the next moment is made
-    # seconds, after which a single response has one made; and between one that failed and the next
+    QUEUE: Final = 100  # of 128, with a margin
+    _BURST: Final = 32  # unproven responses after which a check is due
+    # Seconds after which a check is due for a single response, and between a failed check and the
+    # next.
     _PAUSE: Final = 1.0
 
     def __init__(self, time: float) -> None:
@@ -217,40 +213,37 @@ class Gapless:
         self._failed = -self._PAUSE
 
     def count(self) -> None:
-        """Take note of a response that has come."""
+        """Count a response."""
         self.unproven += 1
 
     @property
     def is_open(self) -> bool:
-        """Whether the response that came last may follow on a gap: it must not be passed on."""
+        """Whether the last response may follow a gap, so that it must not be delivered."""
         return self.unproven > self.QUEUE
 
     def is_due(self, time: float) -> bool:
-        """Tell whether it is time for a check: so that an idle watch has one for each burst, a busy one for many.
+        """Tell whether a check is due: once a burst on an idle watch, less often on a busy one.
 
-        One that has failed has kept the reader waiting, and the next one may as well: events come
-        in between.
+        After a failed check there is a pause, in which events arrive: the check delayed the reader,
+        and the next one may, too.
         """
         if time - self._failed < self._PAUSE:
             return False
-        return self.unproven >= self._AGAIN or (
+        return self.unproven >= self._BURST or (
             self.unproven > 0 and time - self._started >= self._PAUSE
         )
 
     def start(self, time: float) -> None:
-        """Take note that a check starts, at a position that is no later than the last response passed on."""
+        """Note that a check starts, at a position no later than the last delivered response."""
         self._started = time
         self._at_start = self.unproven
 
     def succeed(self) -> None:
-        """Take note that the check has found nothing compacted.
-
-        What came before its start needs no other proof.
-        """
+        """Note that the check has found nothing compacted: it proves all before its start."""
         self.unproven -= self._at_start
         self._at_start = 0
 
     def fail(self, time: float) -> None:
-        """Take note that the check that was started has proven nothing."""
+        """Note that the check that was started has proven nothing."""
         self._failed = time
         self._at_start = 0

@@ -1,45 +1,44 @@
-"""What a watch read last: by that it knows its history again when another stream takes over.
+"""What a watch read last, by which it recognises its history when it resumes.
 
-A store that was put back to an older state can have come to the same revisions again, with other
+A store that was restored to an older state may have reached the same revisions again, with other
 content.
 
-1. Revisions and version of the key are compared by a read without values, which is small whatever
-   the value is: one that had to fetch a large value over a slow link would not succeed within its
-   deadline, however often it was tried.
-2. The value is compared where it comes anyhow: a stream starts at the position, so what was read
-   there comes again.
-3. If something else was read since, it does not. Then a small value is read, once; without an
-   answer nothing is proven.
+1. Revisions and version of the key are compared by a read without values. Reading a large value
+   over a slow link would never succeed within its deadline, however often it is retried.
+2. The value is compared where it arrives anyway: a stream starts at the position, so the last change
+   is sent again.
+3. If the position has moved on since, it is not. Then a small value is read, once; without an answer
+   nothing is proven.
 """
 
 from typing import Final
 
 from kvorum.deadlines import now
 from kvorum.errors import HistoryLostError, UnavailableError
+from kvorum.etcd.entries import DELETE
 from kvorum.etcd.transport import Connection
 from kvorum.etcd.transport import _rpc as rpc
-from kvorum.etcd.watch.history import DELETE
 from kvorum.storage import Change, Entry, KeySpace
 
-_SMALL: Final = 16 * 1024  # bytes of a value that is read
-_PATIENCE: Final = 1.0  # seconds for that
+_SMALL: Final = 16 * 1024  # bytes; a larger value is not read
+_LONGEST_READ: Final = 1.0  # seconds for reading it
 
 
 class LastChange:
     """The last change that was read, or the newest entry of a list.
 
     Attributes:
-        change: that one; None if there is none.
+        change: the change; None if nothing was read.
     """
 
     def __init__(self, keys: KeySpace, subject: str) -> None:
         self.change: Change | None = None
         self._keys = keys
         self._subject = subject
-        self._comes_again = False
+        self._is_sent_again = False
 
     async def check(self, connection: Connection, position: int, deadline: float) -> None:
-        """Make sure that it is in this history; of what is compacted nothing can be said.
+        """Make sure that it is part of this history, if that is not compacted.
 
         Raises:
             HistoryLostError: it is not.
@@ -48,14 +47,14 @@ class LastChange:
         last = self.change
         if last is None:
             return
-        self._comes_again = last.revision == position
+        self._is_sent_again = last.revision == position
         try:
-            # At the position it must be as it was then, for nothing after it has been read.
+            # At the position it must be unchanged, for nothing after it has been read.
             same = _is_same(await self._read(connection, last.key, position, deadline), last.entry)
             if same and last.entry is None and last.previous is not None:
                 before = await self._read(connection, last.key, last.revision - 1, deadline)
                 same = _is_same(before, last.previous)
-            if same and last.entry is not None and not self._comes_again:
+            if same and last.entry is not None and not self._is_sent_again:
                 same = await self._has_value(connection, last.entry, position, deadline)
         except HistoryLostError:
             return
@@ -63,19 +62,19 @@ class LastChange:
             raise self._lost(position)
 
     def compare(self, response: rpc.WatchResponse, position: int) -> None:
-        """Compare it with what comes again at the beginning of a stream.
+        """Compare it with what a new stream sends again.
 
         Raises:
-            HistoryLostError: it had another value.
+            HistoryLostError: it has another value.
         """
         last = self.change
-        if last is None or not self._comes_again:
+        if last is None or not self._is_sent_again:
             return
         for event in response.events:
             if event.kv.mod_revision > last.revision:
-                self._comes_again = False
+                self._is_sent_again = False
                 return
-            if event.kv.key == self._keys.stored(last.key) and not _is_told_by(event, last):
+            if event.kv.key == self._keys.stored(last.key) and not _has_values_of(event, last):
                 raise self._lost(position)
 
     async def _has_value(
@@ -84,9 +83,9 @@ class LastChange:
         if len(entry.value) > _SMALL:
             return True
         try:
-            deadline = min(deadline, now() + _PATIENCE)
+            deadline = min(deadline, now() + _LONGEST_READ)
             kv = await self._read(connection, entry.key, position, deadline, keys_only=False)
-        except UnavailableError:  # what is there may be larger
+        except UnavailableError:  # the value that is there may be larger
             return True
         return kv is not None and kv.value == entry.value
 
@@ -108,16 +107,13 @@ class LastChange:
         return answer.kvs[0] if answer.kvs else None
 
     def _lost(self, position: int) -> HistoryLostError:
-        assert self.change is not None, "that is what was compared"  # noqa: S101
+        assert self.change is not None, "it was compared"  # noqa: S101
         reason = f"revision {self.change.revision} is not what it was: the store was put back"
         return HistoryLostError(revision=position + 1, reason=reason)
 
 
 def _is_same(found: rpc.KeyValue | None, known: Entry | None) -> bool:
-    """Tell whether a key is as it is known, as far as it is.
-
-    Of the newest entry of a list only the revision is.
-    """
+    """Tell whether a key is as known. Of the newest entry of a list only the revision is known."""
     if found is None or known is None:
         return found is None and known is None
     if found.mod_revision != known.mod_revision:
@@ -128,8 +124,8 @@ def _is_same(found: rpc.KeyValue | None, known: Entry | None) -> bool:
     )
 
 
-def _is_told_by(event: rpc.Event, change: Change) -> bool:
-    """Tell whether an event at the revision of a change of its key has the same values, as far as it has them."""
+def _has_values_of(event: rpc.Event, change: Change) -> bool:
+    """Tell whether an event has the values of a change of the same key and revision."""
     before, entry, previous = event.prev_kv, change.entry, change.previous
     if entry is None or event.type == DELETE:
         return entry is None and event.type == DELETE and _is_value(before, previous)
@@ -137,8 +133,5 @@ def _is_told_by(event: rpc.Event, change: Change) -> bool:
 
 
 def _is_value(kv: rpc.KeyValue, known: Entry | None) -> bool:
-    """Tell whether a previous value is the known one.
-
-    It may be compacted by now, or never have been known.
-    """
+    """Tell whether a previous value is the known one, if it is known and not compacted."""
     return known is None or not kv.mod_revision or kv.value == known.value

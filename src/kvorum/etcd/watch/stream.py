@@ -35,11 +35,11 @@ _RENEWALS: Final = 3  # of the token, for one watch: as for a call
 
 
 class WatchStream:
-    """A watch that etcd has created. Made by `open`; to be ended by `cancel`, by nothing else.
+    """A watch that etcd has created. `open` makes it, and only `cancel` ends it.
 
     Attributes:
         created: etcd's answer to the creation. The revision of its header is the store's.
-        server: which one serves it.
+        server: the server of the watch.
     """
 
     created: rpc.WatchResponse
@@ -50,13 +50,13 @@ class WatchStream:
         connection: Connection,
         server: Server,
         call: rpc.Stream[rpc.WatchRequest, rpc.WatchResponse],
-        place: StreamSlot[Channel],
+        slot: StreamSlot[Channel],
         subject: str,
     ) -> None:
         self.server = server
         self._connection = connection
         self._call: rpc.Stream[rpc.WatchRequest, rpc.WatchResponse] | None = call
-        self._place = place
+        self._slot = slot
         self._subject = Call("watch", subject)
 
     @classmethod
@@ -66,10 +66,9 @@ class WatchStream:
         """Create a watch.
 
         Raises:
-            UnavailableError: the server is away, has not answered in time, or takes no token, as
-                while users are being changed. Another one is asked the next time, or the same one
-                again.
-            PermissionDeniedError: the user may not read that.
+            UnavailableError: the server is away, has not answered in time, or accepts no token, as
+                while users are being changed. The next attempt may go to another server.
+            PermissionDeniedError: the user may not read these keys.
             HistoryLostError: the revision to start with is compacted, and etcd says so at once.
         """
         server = connection.cluster.current
@@ -79,52 +78,52 @@ class WatchStream:
             try:
                 return await stream._open(create, deadline)  # noqa: SLF001 - its own class
             except (PermissionDeniedError, AuthenticationError):
-                # Before 3.5.15 etcd calls it a lack of permission when it does not take the token.
+                # Before 3.5.15 etcd reports a rejected token as a lack of permission.
                 if not connection.cluster.tokens.has_user:
                     raise
             if attempt:
                 await _check_permission(connection, create, subject, deadline)
-            # The server that refused is asked: the next call may go to another one by now.
+            # At the server that rejected it: the next call may already go to another one.
             await connection.cluster.renew_token(server, token, deadline)
         raise UnavailableError(
-            server.address, "no token of the user is taken for long: are users being changed?"
+            server.address, "it rejects each new token of the user: are users being changed?"
         )
 
     @classmethod
     async def _start(
         cls, connection: Connection, subject: str, deadline: float, *, alone: bool = False
     ) -> Self:
-        server, call, place = await connection.watch_call(deadline, alone=alone)
-        return cls(connection, server, call, place, subject)
+        server, call, slot = await connection.watch_call(deadline, alone=alone)
+        return cls(connection, server, call, slot, subject)
 
     async def _open(self, create: rpc.WatchCreateRequest, deadline: float) -> Self:
-        """Create it; on another connection, if too many others may be on this one."""
-        started, crowd = now(), self._place.others
-        patience = self._connection.cluster.patience(deadline)
-        if await self._is_created(create, patience / 2 if crowd else patience):
+        """Create it, on another connection if this one may have too many others."""
+        started, others = now(), self._slot.others
+        limit = self._connection.cluster.patience(deadline)
+        if await self._is_created(create, limit / 2 if others else limit):
             return self
-        if crowd and now() < deadline:
+        if others and now() < deadline:
             apart = await self._start(self._connection, self._subject.subject, deadline, alone=True)
             if await apart._is_created(create, self._connection.cluster.patience(deadline)):  # noqa: SLF001
-                apart._learn_limit(self.server, crowd)  # noqa: SLF001
+                apart._learn_limit(self.server, others)  # noqa: SLF001
                 return apart
         error = no_watch(self.server, self._subject.subject)
         self._connection.cluster.judge(self.server, error, started=started, deadline=deadline)
         raise error
 
-    def _learn_limit(self, server: Server, crowd: int) -> None:
-        """Take note that a connection of a server's takes no more streams than that."""
+    def _learn_limit(self, server: Server, limit: int) -> None:
+        """Note how many streams a server allows on a connection."""
         if self.server is server:
             _log.info(
-                "etcd at %s takes %d watches on a connection: others are made",
+                "etcd at %s allows %d watches on a connection: more are put on other connections",
                 server.address,
-                crowd,
+                limit,
             )
-            server.streams.limit = max(crowd, LEAST)
+            server.streams.limit = max(limit, LEAST)
 
-    async def _is_created(self, create: rpc.WatchCreateRequest, patience: float) -> bool:
+    async def _is_created(self, create: rpc.WatchCreateRequest, seconds: float) -> bool:
         try:
-            with anyio.move_on_after(patience):
+            with anyio.move_on_after(seconds):
                 await self._create(create)
                 return True
         except BaseException:
@@ -134,18 +133,17 @@ class WatchStream:
         return False
 
     async def _create(self, create: rpc.WatchCreateRequest) -> None:
-        assert self._call is not None, "it was opened just now"  # noqa: S101
+        assert self._call is not None, "it was just opened"  # noqa: S101
         async with mapped_errors(self._subject, self.server):
             await self._call.write(rpc.WatchRequest(create_request=create))
         self.created = await self.read()
 
     async def read(self) -> rpc.WatchResponse:
-        """Wait for the next response. A wait that is cancelled ends the stream: that is how grpc.aio is.
+        """Wait for the next response. A cancelled wait ends the stream, as grpc.aio does it.
 
         Raises:
             UnavailableError: the stream has ended.
-            HistoryLostError: etcd has ended the watch, since the revision that comes next is
-                compacted.
+            HistoryLostError: etcd has ended the watch because the next revision is compacted.
             KvorumError: etcd has ended the watch for another reason.
         """
         if self._call is None:
@@ -157,8 +155,8 @@ class WatchStream:
                 raise UnavailableError(self.server.address, "the server ended the stream")
             floor = self._connection.cluster.floor
             if floor.is_foreign(response.header):
-                if self._call is not None:  # else it was ended just now, and has no place any more
-                    self._connection.cluster.renew_watches(self.server, self._place.channel)
+                if self._call is not None:  # else it was just ended, and has left its slot
+                    self._connection.cluster.renew_watches(self.server, self._slot.channel)
                 raise UnavailableError(
                     self.server.address,
                     floor.words_for_foreign(self.server.address, response.header),
@@ -169,19 +167,18 @@ class WatchStream:
             cluster = self._connection.cluster
             if cause_of(exc) is Cause.OPEN:  # its connection was lost
                 cluster.suspect(self.server)
-            elif not isinstance(
-                exc.__cause__, asyncio.CancelledError
-            ):  # replaced by us: that says nothing
+            elif not isinstance(exc.__cause__, asyncio.CancelledError):
                 cluster.leave(self.server)
+            # Else we replaced its connection, which says nothing about the server.
             raise
         return response
 
     def cancel(self) -> None:
-        """End the stream, on the server, too. Idempotent; whoever reads it is cancelled."""
-        call, self._call = self._call, None  # errors that are kept refer to this
-        if call is not None and not fork.is_inherited():  # else it is the parent's, which goes on
+        """End the stream, on the server, too, and cancel a pending read. Idempotent."""
+        call, self._call = self._call, None  # errors that are kept refer to this object
+        if call is not None and not fork.is_inherited():  # else the parent process still uses it
             call.cancel()
-        self._connection.leave_place(self._place)
+        self._connection.leave_place(self._slot)
 
     def _refusal(self, response: rpc.WatchResponse) -> KvorumError:
         if response.compact_revision:
@@ -192,7 +189,7 @@ class WatchStream:
 def no_watch(server: Server, subject: str) -> UnavailableError:
     """Return the error for a watch that was not created in time.
 
-    It may be that the server takes no more of them.
+    It counts the others: the server may allow no more of them.
     """
     return UnavailableError(
         server.address, f"no watch of {subject} in time, beside {server.streams.total} others"
@@ -202,9 +199,9 @@ def no_watch(server: Server, subject: str) -> UnavailableError:
 async def _check_permission(
     connection: Connection, create: rpc.WatchCreateRequest, subject: str, deadline: float
 ) -> None:
-    """Raise what keeps the user from reading what is watched, if that is not its token.
+    """Raise the reason why the user may not read these keys, unless it is the token.
 
-    A read is refused for one reason or the other; of watches, old servers do not say which.
+    A refused read tells the reason; for a refused watch, old servers do not.
     """
     request = rpc.RangeRequest(key=create.key, range_end=create.range_end, limit=1, keys_only=True)
     try:

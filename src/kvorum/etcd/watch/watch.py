@@ -1,30 +1,34 @@
 """A stream of changes from etcd.
 
-Each watch has a gRPC stream of its own: HTTP/2's flow control then holds back each alone, so a
-consumer that does not read costs itself, and a refused watch cannot take another's place (etcd
-3.5.1 does that on shared streams).
+Each watch has a gRPC stream of its own. HTTP/2's flow control then holds back each one alone: a slow
+consumer delays only itself, and a rejected watch cannot take the place of another (etcd 3.5.1 does
+that on shared streams).
 
-A single task reads the stream, because cancelling a pending `read()` of grpc.aio cancels the whole
-call: a consumer with a timeout must not do that. The task and the consumer share a `WatchReader`;
-the watch itself is known to the consumer only, so that dropping it ends the stream.
+One task reads the stream, because cancelling a pending `read()` of grpc.aio cancels the whole call:
+a consumer with a timeout must not do that. The task and the consumer share a `WatchReader`. Only the
+consumer refers to the watch itself, so dropping it ends the stream.
 """
 
 import asyncio
 import weakref
 from contextlib import suppress
 
+from typing_extensions import override
+
 from kvorum.deadlines import deadline_of
 from kvorum.etcd.transport import HasConnection
 from kvorum.etcd.watch.reader import WatchReader
+from kvorum.etcd.watch.timing import WatchTiming
 from kvorum.owner import Place
 from kvorum.storage import Change, Entry, KeySpace, StorageWatch, WatchStatistics
 
 
 class EtcdStorageWatch(StorageWatch):
-    """Follows the keys under a prefix, and goes on by itself when its stream breaks. `EtcdStorageBackend` makes it.
+    """Follows the keys under a prefix, and resumes when its stream breaks.
 
-    Once it is open, it ends with an error for what cannot mend itself only: history that is
-    compacted, a permission that was taken away, a store that was put back to an older state.
+    `EtcdStorageBackend` makes it. Once open, it fails only on errors that it cannot recover from:
+    history that is compacted, a permission that was revoked, a store that was restored to an older
+    state.
     """
 
     def __init__(
@@ -35,88 +39,89 @@ class EtcdStorageWatch(StorageWatch):
         since: int | None,
         *,
         bookmarks: bool,
+        timing: WatchTiming | None = None,
     ) -> None:
         self._client = client
-        self._feed = WatchReader(keys, prefix, since)
+        self._reader = WatchReader(keys, prefix, since, timing)
         self._bookmarks = bookmarks
         self._revision = 0
         self._place: Place | None = None  # that it was opened in
 
     def __repr__(self) -> str:
-        feed = self._feed
-        state = "ended" if feed.is_ended else "open" if feed.is_open else "not open"
-        return f"<EtcdStorageWatch {feed.subject} [{state}, at {self._revision}, {feed.buffered} buffered]>"
-
-    @property
-    def revision(self) -> int:
-        """The revision delivered last, or the one that the watch started after, or one up to which nothing happened."""
-        return self._revision
-
-    def statistics(self) -> WatchStatistics:
-        """Return the state of the stream and its buffer."""
-        feed = self._feed
-        return WatchStatistics(
-            position=feed.position, resumes=feed.resumes, buffered=feed.buffered, events=feed.events
+        reader, buffered = self._reader, self._reader.buffer.size
+        state = "ended" if reader.buffer.is_ended else "open" if reader.is_open else "not open"
+        return (
+            f"<EtcdStorageWatch {reader.subject} "
+            f"[{state}, at {self._revision}, {buffered} buffered]>"
         )
 
-    def expect(self, entry: Entry) -> None:
-        """Have it compared with the store when a stream takes over that has read nothing newer."""
-        self._feed.expect(entry)
+    @property
+    @override
+    def revision(self) -> int:
+        return self._revision
 
+    @override
+    def statistics(self) -> WatchStatistics:
+        reader, buffer = self._reader, self._reader.buffer
+        return WatchStatistics(
+            position=reader.position,
+            resumes=reader.resumes,
+            buffered=buffer.size,
+            events=buffer.events,
+        )
+
+    @override
+    def expect(self, entry: Entry) -> None:
+        self._reader.expect(entry)
+
+    @override
     async def open(self) -> None:
-        """Start the reader, and wait until etcd has created the watch."""
         self._check_owner()
-        if self._place is None and not self._feed.is_ended:
+        reader, buffer = self._reader, self._reader.buffer
+        if self._place is None and not buffer.is_ended:
             connection = self._client.connection
             deadline = deadline_of(connection.settings.timeout)
             connection.supervisor.spawn(
-                self._feed.run, connection, deadline, name=f"watch {self._feed.subject}"
+                reader.run, connection, deadline, name=f"kvorum-watch {reader.subject}"
             )
             self._place = Place()
-            # A watch that is merely dropped is cancelled on the server, too. Python's garbage
-            # collector would not do it: grpc keeps a call that is under way.
-            weakref.finalize(self, _end_soon, asyncio.get_running_loop(), self._feed).atexit = False
-        while not self._feed.is_open and not self._feed.is_ended:
-            await self._feed.changed.wait()
-        if not self._feed.is_open:
-            self._feed.raise_error()
-        self._revision = max(self._revision, self._feed.start)
+            # A dropped watch is cancelled on the server, too. Garbage collection alone does not:
+            # grpc keeps a pending call.
+            weakref.finalize(self, _end_soon, asyncio.get_running_loop(), reader).atexit = False
+        while not reader.is_open and not buffer.is_ended:
+            await buffer.changed.wait()
+        if not reader.is_open:
+            buffer.raise_error()
+        self._revision = max(self._revision, reader.start)
 
+    @override
     async def aclose(self) -> None:
-        """Cancel the stream, and wait until its reader is gone."""
         self._check_owner()
-        self._feed.end()
+        self._reader.end()
         if self._place is not None:
-            await self._feed.finished.wait()
+            await self._reader.finished.wait()
 
     def _check_owner(self) -> None:
-        """Refuse a process or an event loop that it was not opened in.
-
-        There, it would wait for ever.
-        """
+        """Refuse a process or event loop other than the one that opened it, where it would hang."""
         if self._place is not None:
             self._place.check()
 
+    @override
     async def __anext__(self) -> tuple[Change, ...]:
         await self.open()
-        feed = self._feed
+        buffer = self._reader.buffer
         while True:
-            await feed.wait()
-            taken = (
-                feed.take()
-            )  # with no await since the wait: so one that is cancelled takes nothing
+            await buffer.wait()
+            taken = buffer.take()  # with no await since the wait: a cancelled wait takes nothing
             if taken is None:
-                feed.raise_error()
+                buffer.raise_error()
                 raise StopAsyncIteration
             self._revision, changes = taken
             if changes or self._bookmarks:
                 return changes
 
 
-def _end_soon(loop: asyncio.AbstractEventLoop, feed: WatchReader) -> None:
-    """End a feed from wherever the garbage collector runs.
-
-    On any thread, and with the loop running or not.
-    """
+def _end_soon(loop: asyncio.AbstractEventLoop, reader: WatchReader) -> None:
+    """End a reader from the garbage collector: on any thread, with the loop running or not."""
     with suppress(RuntimeError):  # the loop is closed, and the connection with it
-        loop.call_soon_threadsafe(feed.end)
+        loop.call_soon_threadsafe(reader.end)
