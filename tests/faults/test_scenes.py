@@ -16,7 +16,7 @@ from kvorum.cli import main
 from kvorum.errors import StorageFullError
 from kvorum.etcd.transport.floor import Floor
 from kvorum.etcd.watch.watch import EtcdStorageWatch
-from kvorum.repository.known import Shown
+from kvorum.repository.known import Known
 from kvorum.storage.values import Change, Entry
 from kvorum.testing import Rule
 from kvorum.testing.faults import operator
@@ -55,7 +55,7 @@ set_ = EtcdStorageBackend.set
 get = EtcdStorageBackend.get
 strike = Stage.strike
 next_changes = EtcdStorageWatch.__anext__
-difference = Shown.difference
+replace_known = Known.replace
 
 
 class Every:
@@ -156,16 +156,16 @@ def revisions_are_taken_for_identities(patch: pytest.MonkeyPatch) -> None:
 
 
 def what_is_other_in_a_new_list_is_not_shown(patch: pytest.MonkeyPatch) -> None:
-    listed: list[Shown[Any]] = []
+    listed: list[Known] = []
 
-    def silent(self: Shown[Any], *args: Any) -> list[Any]:
-        events = difference(self, *args)
+    def silent(self: Known, *args: Any, **options: Any) -> list[Any]:
+        changes = replace_known(self, *args, **options)
         if self in listed:
             return []
         listed.append(self)
-        return events
+        return changes
 
-    patch.setattr(Shown, "difference", silent)
+    patch.setattr(Known, "replace", silent)
 
 
 def opening_gives_up_at_once(patch: pytest.MonkeyPatch) -> None:

@@ -563,10 +563,11 @@ async def test_an_error_whose_wait_was_cancelled_comes_out_of_the_next_one(
 
     A timeout may end the wait just then.
     """
+    stream = store.watch("tasks/", bookmarks=True)
+    monkeypatch.setattr(store, "watch", lambda *_, **__: stream)
     watch = tasks.watch()
     async with watch:
-        assert watch._stream is not None
-        monkeypatch.setattr(watch._stream, "aclose", anyio.sleep_forever)
+        monkeypatch.setattr(stream, "aclose", anyio.sleep_forever)
         bad = await store.set("tasks/bad", b"{}")
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.2):

@@ -9,7 +9,6 @@ from tests.integration.test_watch_transitions import Pet, put, value
 
 import kvorum
 from kvorum import Added, Bookmark, HistoryLostError, Repository
-from kvorum.repository.query import Query
 from kvorum.storage.values import Change, Entry
 
 
@@ -27,19 +26,19 @@ async def test_history_that_is_lost_between_the_list_and_the_stream_is_listed_ag
     is_entered: bool,
 ) -> None:
     await put(client.backend, "selected")
-    page = Query.page
+    select = client.backend.select
     compacted = 0
 
-    async def overtaken(self: Any, *args: Any, **kwargs: Any) -> Any:
+    async def overtaken(*args: Any, **kwargs: Any) -> Any:
         nonlocal compacted
-        found = await page(self, *args, **kwargs)
+        found = await select(*args, **kwargs)
         if not compacted:
             for _ in range(3):
                 compacted = await client.backend.set("pets/b", value("red", name="b"))
             await compact(compacted)
         return found
 
-    monkeypatch.setattr(Query, "page", overtaken)
+    monkeypatch.setattr(client.backend, "select", overtaken)
     watch = pets.watch(initial=True)
     if is_entered:
         await watch.__aenter__()

@@ -579,15 +579,6 @@ async def test_a_watch_with_initial_and_a_selector_tells_who_no_longer_matches(
     assert deleted.resource.metadata.labels["lab-track"] == "x"
 
 
-async def test_a_watch_that_has_listed_in_vain_for_hours_lists_again(direct: kvorum.Client) -> None:
-    """A wait that doubles each time is no number any more after a thousand."""
-    watch = LabWorkerRepository(direct).watch(initial=True)
-    watch._misses = 2_000
-
-    async with watch:
-        assert isinstance(await anext(watch), kvorum.Bookmark)
-
-
 async def test_a_watch_without_initial_does_not_list(
     client: kvorum.Client, proxy: FaultProxy, direct: kvorum.Client
 ) -> None:

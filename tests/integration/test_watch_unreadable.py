@@ -21,7 +21,10 @@ from kvorum import (
     Repository,
     Resource,
 )
-from kvorum.repository import unreadable
+from kvorum.encoding import codec_for
+from kvorum.repository.query import Query
+from kvorum.repository.unreadable import UnreadableLimits
+from kvorum.selectors import Selector
 from kvorum.testing import FaultProxy
 
 refused: set[int] = set()
@@ -60,6 +63,28 @@ def jobs(client: kvorum.Client) -> Repository[Job]:
     return client.repository(Job)
 
 
+def watch_within(
+    client: kvorum.Client,
+    limits: UnreadableLimits,
+    *,
+    labels: str = "",
+    since: int | None = None,
+    initial: bool = False,
+) -> kvorum.TolerantWatch[Job]:
+    """Watch jobs with limits that a test can reach."""
+    decode = codec_for(Job).decode
+    return kvorum.TolerantWatch(
+        client,
+        decode,
+        Query(Job, decode, Selector(Job, labels, None), namespace=None),
+        since=since,
+        initial=initial,
+        bookmarks=False,
+        on_corrupt="event",
+        limits=limits,
+    )
+
+
 async def events_of(watch: Any, count: int) -> list[Any]:
     with anyio.fail_after(10):
         return [await anext(watch) for _ in range(count)]
@@ -72,22 +97,21 @@ def kinds_of(events: list[Any]) -> list[str]:
 # --- bounds ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("bound", "most"), [("MAX_KEYS", 1), ("MAX_BYTES", 1500)])
+@pytest.mark.parametrize(
+    "limits", [UnreadableLimits(keys=1), UnreadableLimits(size=1500)], ids=["keys", "size"]
+)
 async def test_what_a_watch_had_no_room_to_remember_is_lost_history_not_silence(
     jobs: Repository[Job],
     client: kvorum.Client,
     compact: Callable[[int], Awaitable[None]],
-    monkeypatch: pytest.MonkeyPatch,
-    bound: str,
-    most: int,
+    limits: UnreadableLimits,
 ) -> None:
     """What was unreadable when the watch began was not shown.
 
     That is told by its revision, and loses nothing.
     """
     await client.backend.set("jobs/j0", b"?")
-    monkeypatch.setattr(unreadable, bound, most)
-    async with jobs.watch(on_corrupt="event") as watch:
+    async with watch_within(client, limits) as watch:
         for number in (1, 2):
             await jobs.add(job(number, "x" * 1000))
         await client.backend.set("jobs/j1", b"?")
@@ -102,14 +126,12 @@ async def test_what_a_watch_had_no_room_to_remember_is_lost_history_not_silence(
             await anext(watch)
 
 
-async def test_a_list_tells_no_corrupt_value_twice_however_many_there_are(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(unreadable, "MAX_KEYS", 1)
+async def test_a_relist_delivers_no_corrupt_value_twice_however_many_there_are() -> None:
+    limits = UnreadableLimits(keys=1)
     async with kvorum.connect("memory://") as client:
-        store, jobs = client.backend, client.repository(Job)
+        store = client.backend
         assert isinstance(store, kvorum.MemoryStorageBackend)
-        async with jobs.watch(on_corrupt="event", initial=True, labels="team=red") as watch:
+        async with watch_within(client, limits, initial=True, labels="team=red") as watch:
             for number in range(5):
                 await store.set(f"jobs/j{number}", b"?")
             await events_of(watch, 6)
@@ -128,9 +150,9 @@ async def lose_history(store: kvorum.MemoryStorageBackend) -> None:
 
 
 async def test_a_value_too_large_for_the_link_does_not_keep_a_watch_waiting(
-    kvorum_etcd: kvorum.EmbeddedEtcd, monkeypatch: pytest.MonkeyPatch
+    kvorum_etcd: kvorum.EmbeddedEtcd,
 ) -> None:
-    monkeypatch.setattr(unreadable, "MAX_SECONDS", 0.5)
+    limits = UnreadableLimits(seconds=0.5)
     place = "slow-lookups"
     async with (
         FaultProxy(kvorum_etcd.endpoints[0]) as proxy,
@@ -142,7 +164,7 @@ async def test_a_value_too_large_for_the_link_does_not_keep_a_watch_waiting(
         settings = kvorum.EtcdSettings(endpoints=(proxy.endpoint,), prefix=place, timeout=1.0)
         async with kvorum.connect(settings) as client:
             proxy.throttle(100_000, "replies")
-            async with client.repository(Job).watch(since=since, on_corrupt="event") as watch:
+            async with watch_within(client, limits, since=since) as watch:
                 await direct.backend.delete("jobs/j1")
                 with anyio.fail_after(20), pytest.raises(HistoryLostError, match="takes more than"):
                     await anext(watch)

@@ -7,7 +7,7 @@ import pytest
 from kvorum import CorruptResourceError, Entry, HistoryLostError
 from kvorum.repository.query import Query
 from kvorum.repository.transitions import Transition
-from kvorum.repository.unreadable import LastReadable, Unreadable
+from kvorum.repository.unreadable import LastReadable, Unreadable, UnreadableLimits
 from kvorum.storage.port import StorageBackend
 from kvorum.storage.values import Change
 
@@ -34,9 +34,8 @@ class Store:
 
     async def before(self, revision: int) -> Entry | None:
         now = Entry("a", b"", create_revision=1, mod_revision=revision, version=revision)
-        return await LastReadable(cast("Query[Any]", self)).before(
-            cast("StorageBackend", self), now
-        )
+        last_readable = LastReadable(cast("Query[Any]", self), UnreadableLimits())
+        return await last_readable.before(cast("StorageBackend", self), now)
 
 
 async def test_the_last_of_a_thousand_values_that_cannot_be_read_is_looked_behind() -> None:
@@ -67,7 +66,7 @@ def becoming_unreadable(key: str, size: int = 0) -> Transition[Any]:
 
 @pytest.mark.parametrize(("size", "most"), [(0, 1000), (1024 * 1024, 16)])
 def test_a_thousand_keys_are_remembered_but_no_more_than_16_mib(size: int, most: int) -> None:
-    unreadable = Unreadable()
+    unreadable = Unreadable(UnreadableLimits())
     keys = [f"k{number}" for number in range(most + 1)]
     for key in keys[:-1]:
         unreadable.note(becoming_unreadable(key, size))

@@ -1,123 +1,121 @@
-"""What a watch has shown.
+"""The entries that a watch has delivered, by which it finds the difference when it lists again."""
 
-So that it can tell what is other when it has lost history, and lists again.
-"""
+from collections.abc import Collection, Sequence
 
-from typing import Generic, NamedTuple, TypeVar
+import msgspec
 
-from kvorum.errors import CorruptResourceError
-from kvorum.repository.events import Added, Bookmark, Corrupt, Deleted, Modified
-from kvorum.repository.query import Decode
-from kvorum.repository.resource_list import ResourceList
-from kvorum.repository.transitions import ChangeEvent, OnCorruptEvent, corrupt_event, gone_event
-from kvorum.resources import AnyResource
-from kvorum.storage import Entry
-
-R = TypeVar("R", bound=AnyResource)
+from kvorum.storage import Change, Entry
 
 
-class _Last(NamedTuple):
-    uid: str
-    entry: Entry
+class Known:
+    """The last state, in bytes, of each key that was delivered and not deleted since.
 
-
-class Shown(Generic[R]):
-    """The resources that a watch has shown and not taken back, each with the bytes of its last state.
-
-    It also knows which values were told as `Corrupt`: of each its key and revision.
+    A key whose current value cannot be read keeps its last readable state here, and is marked with
+    the revision of the unreadable value.
     """
 
-    def __init__(self, decode: Decode[R], on_corrupt: OnCorruptEvent) -> None:
-        self._decode = decode
-        self._on_corrupt: OnCorruptEvent = on_corrupt
-        self._last: dict[str, _Last] = {}
-        self._told: dict[str, int] = {}  # the revisions of what is corrupt, by key
-
-    def __len__(self) -> int:
-        return len(self._last)
+    def __init__(self) -> None:
+        self._entries: dict[str, Entry] = {}
+        self._unreadable: dict[str, int] = {}  # mod_revision by key
 
     def get(self, key: str) -> Entry | None:
-        """Return the last state of what was shown at a key."""
-        last = self._last.get(key)
-        return last.entry if last is not None else None
+        """Return the last readable state that was delivered for a key."""
+        return self._entries.get(key)
 
-    def note(self, key: str, event: ChangeEvent[R] | None) -> None:
-        """Take note of what is going to be shown of a change.
+    def put(self, entry: Entry) -> None:
+        """Keep a new state."""
+        self._unreadable.pop(entry.key, None)
+        self._entries[entry.key] = entry
 
-        What is corrupt now stays as it was shown.
+    def remove(self, key: str) -> None:
+        """Forget a key."""
+        self._unreadable.pop(key, None)
+        self._entries.pop(key, None)
+
+    def mark_unreadable(self, key: str, revision: int) -> None:
+        """Note that the value of this revision cannot be read. The last readable state stays."""
+        self._unreadable[key] = revision
+
+    def unchanged(self, entry: Entry) -> Entry | None:
+        """Return the known entry that a listed one equals; None if it is new or changed.
+
+        To keep the known one instead saves a second copy of the value while the list is read.
         """
-        self._told.pop(key, None)
-        match event:
-            case Added() | Modified():
-                self._last[key] = _last_of(event.resource)[1]
-            case Deleted() | Corrupt(is_gone=True):
-                self._last.pop(key, None)
-            case Corrupt():
-                self._told[key] = event.revision
-            case None:
-                pass
+        last = self._entries.get(entry.key)
+        if last is None or entry.key in self._unreadable:
+            return None
+        return last if _is_same(last, entry) else None
 
-    def difference(
-        self, there: ResourceList[R], corrupt: dict[str, CorruptResourceError]
-    ) -> list[ChangeEvent[R] | Bookmark]:
-        """Return what is other in a list than it was when it was shown last, and take note of the list.
+    def replace(
+        self, listed: Sequence[Entry], revision: int, *, unreadable: Collection[str] = ()
+    ) -> list[Change]:
+        """Hold what a list has, and return the changes that lead there.
 
-        First who is gone, or was replaced by another one of the same name, at the revision of the
-        list; then, by their revisions, what was added and modified, and what is corrupt and was not
-        told; and a bookmark.
+        First what is gone, or was replaced by another resource of the same name: at the revision of
+        the list, with its last state. Then what is new or changed, in the order of revisions; it is
+        new, too, if its last value could not be read.
 
         Args:
-            there: the list.
-            corrupt: what is corrupt in it, by key. What was shown of these is not gone.
-
-        Raises:
-            CorruptResourceError: like `gone_event`. Nothing is noted then.
+            listed: the entries of the list.
+            revision: the revision of the list.
+            unreadable: the keys among them whose values cannot be read. Such a value is there, so
+                what was delivered before is not gone; the value is a change if it is not marked.
         """
-        revision, now = there.resource_version, dict(map(_last_of, there))
-        kept = {key: last for key, last in self._last.items() if key in corrupt}
-        events: list[ChangeEvent[R] | Bookmark] = [
-            gone_event(self._decode, last.entry, revision, self._on_corrupt)
-            for key, last in self._last.items()
-            if key not in kept and (key not in now or now[key].uid != last.uid)
+        now = {entry.key: entry for entry in listed}
+        gone = [
+            last
+            for key, last in self._entries.items()
+            if key not in unreadable and (key not in now or _is_replaced(last, now[key]))
         ]
-        news: list[ChangeEvent[R] | None] = [self._news(resource) for resource in there]
-        news += [
-            corrupt_event(error)
-            for key, error in corrupt.items()
-            if self._told.get(key) != error.revision
+        for last in gone:
+            del self._entries[last.key]
+        changes = [
+            Change(entry.key, entry.mod_revision, entry, self._previous(entry, unreadable))
+            for entry in listed
+            if self._is_news(entry, unreadable)
         ]
-        events += sorted(filter(None, news), key=lambda event: event.resource_version)
-        events.append(Bookmark(revision))
-        self._last, self._told = now | kept, {key: error.revision for key, error in corrupt.items()}
-        return events
+        changes.sort(key=lambda change: change.revision)
+        self._entries.update((key, entry) for key, entry in now.items() if key not in unreadable)
+        self._unreadable = {key: now[key].mod_revision for key in unreadable}
+        return [Change(last.key, revision, None, last) for last in gone] + changes
 
-    def _news(self, resource: R) -> Added[R] | Modified[R] | None:
-        key, now = _last_of(resource)
-        last = self._last.get(key)
-        if last is None or last.uid != now.uid or key in self._told:
-            return Added(resource)
-        if (
-            last.entry == now.entry
-        ):  # else, also if only the content is other: the store may have been put back
+    def _is_news(self, entry: Entry, unreadable: Collection[str]) -> bool:
+        if entry.key in unreadable:
+            return self._unreadable.get(entry.key) != entry.mod_revision
+        return self.unchanged(entry) is None
+
+    def _previous(self, entry: Entry, unreadable: Collection[str]) -> Entry | None:
+        if entry.key in unreadable or entry.key in self._unreadable:
             return None
-        try:
-            return Modified(resource, self._decode(last.entry))
-        except CorruptResourceError:  # its type refuses by now what it was
-            return Added(resource)
+        return self._entries.get(entry.key)
 
 
-def newest_of(there: ResourceList[R]) -> Entry | None:
-    """Return the newest entry of a list, with no more than key, value and revision.
-
-    None if the list is empty.
-    """
-    newest = max(there, key=lambda resource: resource.metadata.resource_version, default=None)
-    return _last_of(newest)[1].entry if newest is not None else None
+class _Identity(msgspec.Struct):
+    uid: str = ""
 
 
-def _last_of(resource: AnyResource) -> tuple[str, _Last]:
-    stored = resource.metadata.stored
-    assert stored is not None, "what a watch shows was read from bytes"  # noqa: S101 - by the codec, just before
-    # Of an entry, no more than this is ever decoded.
-    entry = Entry(stored.key, stored.value, resource.metadata.resource_version, 0, 0)
-    return stored.key, _Last(resource.metadata.uid, entry)
+class _Identified(msgspec.Struct):
+    metadata: _Identity
+
+
+_identified = msgspec.json.Decoder(_Identified)
+
+
+def _is_same(last: Entry, now: Entry) -> bool:
+    # A store that was restored from a backup can reach the same revision with another value.
+    return last is now or (last.mod_revision == now.mod_revision and last.value == now.value)
+
+
+def _is_replaced(last: Entry, now: Entry) -> bool:
+    """Tell whether a key holds another resource now: its uid says so, or else its creation."""
+    if _is_same(last, now):
+        return False
+    uids = _uid_of(last), _uid_of(now)
+    return uids[0] != uids[1] if any(uids) else last.create_revision != now.create_revision
+
+
+def _uid_of(entry: Entry) -> str:
+    try:
+        return _identified.decode(entry.value).metadata.uid
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return ""

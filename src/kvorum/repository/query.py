@@ -1,6 +1,6 @@
-"""What a list asks for, and how it is answered: page by page, all of them at one revision."""
+"""Which resources a list, a watch or a cache is about, and how they are listed."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from hashlib import blake2b
 from typing import Final, Generic, Literal, Protocol, TypeAlias, TypeVar, get_args
 
@@ -20,39 +20,52 @@ from kvorum.resources import (
     problems_of_label,
     problems_of_subdomain,
     split_key,
-    stray_key,
 )
 from kvorum.selectors import Selector
 from kvorum.storage import Entry, Selection, StorageBackend, may_match
 
 R = TypeVar("R", bound=AnyResource)
 R_co = TypeVar("R_co", bound=AnyResource, covariant=True)
+T = TypeVar("T")
 
 OnCorrupt: TypeAlias = Literal["fail", "collect"]
 """What a list does about a value that is no resource of its kind.
 
-Raise, or go on and say so in the end.
+Raise its error, or continue and return all such errors with the list.
 """
 
 _TRIES: Final = 3
 
 
 class Decode(Protocol[R_co]):
-    """Makes a resource of an entry, at the entry's revision or another.
-
-    Raises `CorruptResourceError`.
-    """
+    """A function that decodes an entry."""
 
     def __call__(self, entry: Entry, *, revision: int | None = None) -> R_co:
-        """Decode an entry."""
+        """Return the resource that an entry holds, with the entry's revision or another.
+
+        Raises:
+            CorruptResourceError: it is no such resource.
+        """
         ...
+
+
+async def retry_overtaken(read: Callable[[], Awaitable[T]]) -> T:
+    """Return what `read` returns. It lists the current state in as many requests as it takes.
+
+    A compaction can overtake such a list: then it is read again, at a newer revision.
+
+    Raises:
+        HistoryLostError: three lists in a row were overtaken. And whatever `read` raises.
+    """
+    retry = retry_if_exception_type(HistoryLostError)
+    return await AsyncRetrying(retry=retry, stop=stop_after_attempt(_TRIES), reraise=True)(read)
 
 
 class Query(Generic[R]):
     """The resources of a kind, or of one namespace of it, that a selector matches.
 
-    Field selectors that ask for one name or namespace narrow what the store is asked for, so that
-    no other key is read.
+    A field selector that names one name or namespace narrows the prefix, so that no other keys are
+    read.
 
     Attributes:
         prefix: what their keys start with.
@@ -74,32 +87,30 @@ class Query(Generic[R]):
         self._names = [each.value for each in wanted if each.path == "metadata.name"]
         self._namespaces = [each.value for each in wanted if each.path == "metadata.namespace"]
         if not self._kind.namespaced:
-            self._namespaces = []  # their keys have none to go by
+            self._namespaces = []  # their keys have none
         self.prefix: str = self._narrowed(kind_prefix(self._kind, namespace), namespace)
 
     def _narrowed(self, prefix: str, namespace: str | None) -> str:
-        """Return what the keys of those start with that have the name and namespace that are asked for."""
+        """Return the prefix of the keys that have the selected name and namespace."""
         if namespace is None and self._namespaces and not problems_of_label(self._namespaces[0]):
             namespace = self._namespaces[0]
             prefix = kind_prefix(self._kind, namespace)
-        knows_place = namespace is not None or not self._kind.namespaced
-        if knows_place and self._names and not problems_of_subdomain(self._names[0]):
+        is_one_level = namespace is not None or not self._kind.namespaced
+        if is_one_level and self._names and not problems_of_subdomain(self._names[0]):
             prefix += self._names[0]
         return prefix
 
-    # --- one entry ---
-
     def select(self, entry: Entry, *, revision: int | None = None) -> R | None:
-        """Return the resource that an entry holds, or None if it is not one of those asked for.
+        """Return the resource that an entry holds, or None if it is not selected.
 
-        The one way to select: lists, watches and whatever else selects decide alike, and in this
-        order: is it at a key of those asked for; do its labels match, of which no more is decoded;
-        is it a resource of the kind; do its fields match. So what is corrupt is passed over if its
-        key or its labels say that it was not asked for.
+        Lists, watches and caches all select by this method, so they agree. It decides in this
+        order: does the key match; do the labels match, without decoding anything else; is it a
+        resource of the kind; do its fields match. So an unreadable value is skipped if its key or
+        its labels do not match.
 
         Raises:
-            CorruptResourceError: it is no resource of this kind, and its key and labels do not say
-                that it was not asked for.
+            CorruptResourceError: it is no resource of this kind, and its key and labels do not
+                exclude it.
         """
         if not self._may_be_at(entry.key):
             return None
@@ -109,10 +120,6 @@ class Query(Generic[R]):
         resource = self._decode(entry, revision=revision)
         return resource if self.selector.fields.matches(resource) else None
 
-    def key_of(self, error: CorruptResourceError) -> str:
-        """Return the key of what cannot be read, as the port knows it."""
-        return stray_key(self._kind, error.name, error.namespace)
-
     def _may_be_at(self, key: str) -> bool:
         if not self._names and not self._namespaces:
             return True
@@ -120,8 +127,6 @@ class Query(Generic[R]):
         return all(each == name for each in self._names) and all(
             each == namespace for each in self._namespaces
         )
-
-    # --- all of them ---
 
     async def page(
         self,
@@ -132,7 +137,7 @@ class Query(Generic[R]):
         at: int | None = None,
         on_corrupt: OnCorrupt = "fail",
     ) -> ResourceList[R]:
-        """Return at most `limit` of what matches (None: all of it), and where it goes on.
+        """Return at most `limit` of what matches (None: all of it), and a continuation.
 
         See `Repository.list`.
         """
@@ -153,23 +158,18 @@ class Query(Generic[R]):
             return self._answer(found, corrupt, digest)
 
         if start is None:
-            # A list of now that takes many requests can be overtaken by a compaction: then it
-            # begins again.
-            again = retry_if_exception_type(HistoryLostError)
-            return await AsyncRetrying(
-                retry=again, stop=stop_after_attempt(1 if at else _TRIES), reraise=True
-            )(select)
+            return await (retry_overtaken(select) if at is None else select())
         try:
             return await select()
         except HistoryLostError as exc:
-            anew = str(Continuation.at(digest, 0, start.key))
-            lost, oldest = exc.revision, exc.compact_revision
             raise HistoryLostError(
-                revision=lost, compact_revision=oldest, continuation=anew
+                revision=exc.revision,
+                compact_revision=exc.compact_revision,
+                continuation=str(Continuation.at(digest, 0, start.key)),
             ) from exc
 
     async def count(self, backend: StorageBackend, *, on_corrupt: OnCorrupt = "fail") -> int:
-        """Count what matches; without reading it if that need not be known.
+        """Count what matches, without reading it if the number of keys is enough.
 
         See `Repository.count`.
         """
@@ -181,32 +181,32 @@ class Query(Generic[R]):
     def _answer(
         self, found: Selection[R], corrupt: list[CorruptResourceError], digest: bytes
     ) -> ResourceList[R]:
-        goes_on = found.remaining and found.last is not None
+        has_more = found.remaining and found.last is not None
         return ResourceList(
             found.items,
             found.revision,
             continuation=str(Continuation.at(digest, found.revision, found.last or ""))
-            if goes_on
+            if has_more
             else None,
             remaining=found.remaining if self.selector.is_everything else None,
             corrupt=corrupt,
         )
 
     def _digest(self, backend: StorageBackend) -> bytes:
-        """Identify what is asked for, so that no continuation of another list can be mistaken for one of this."""
-        asked = [self.selector.labels, self.selector.fields]
+        """Identify the query, so that a continuation of another list is rejected."""
         parts = [
             self._kind.api_version,
             self._kind.name,
             backend.location(self.prefix),
-            *map(str, asked),
+            str(self.selector.labels),
+            str(self.selector.fields),
         ]
         return blake2b("\n".join(parts).encode(errors="surrogateescape"), digest_size=8).digest()
 
     def _keep(
         self, corrupt: list[CorruptResourceError], on_corrupt: OnCorrupt
     ) -> Callable[[Entry], R | None]:
-        """Return what makes a resource of an entry, or None if it is not one of those asked for."""
+        """Return a function like `select` that collects errors, if that was asked for."""
         self._check_on_corrupt(on_corrupt)
 
         def keep(entry: Entry) -> R | None:

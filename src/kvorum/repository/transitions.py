@@ -1,11 +1,11 @@
-"""The changes of a store as events: what a key held before and holds now, each judged by the query, says which.
+"""The changes of a store as events, by what a key held before and what it holds now.
 
-| before, now   | absent, or not selected | selected   | corrupt   |
-|---------------|-------------------------|------------|-----------|
-| absent        | -                       | `Added`    | `Corrupt` |
-| not selected  | -                       | `Added`    | `Corrupt` |
-| selected      | `Deleted`               | `Modified` | `Corrupt` |
-| corrupt       | `Deleted` *             | `Added`    | `Corrupt` |
+| before       | now absent or not selected | now selected | now corrupt |
+|--------------|----------------------------|--------------|-------------|
+| absent       | -                          | `Added`      | `Corrupt`   |
+| not selected | -                          | `Added`      | `Corrupt`   |
+| selected     | `Deleted`                  | `Modified`   | `Corrupt`   |
+| corrupt      | `Deleted` *                | `Added`      | `Corrupt`   |
 
 *) If something was selected there before it became corrupt: with that state.
 """
@@ -24,12 +24,12 @@ from kvorum.storage import Change, Entry
 
 R = TypeVar("R", bound=AnyResource)
 
-MAX_SELECTED: Final = 10_000  # keys of which a watch remembers the revision
+MAX_SELECTED: Final = 10_000  # keys whose revision a watch remembers
 
 OnCorruptEvent: TypeAlias = Literal["raise", "event"]
 """What a watch does about a value that is no resource of its kind.
 
-Raise and end, or show it as an event and go on.
+Raise and end, or deliver it as an event and continue.
 """
 
 ChangeEvent: TypeAlias = Added[R] | Modified[R] | Deleted[R] | Corrupt
@@ -39,10 +39,9 @@ class Transition(msgspec.Struct, Generic[R], frozen=True):
     """A change, judged.
 
     Attributes:
-        change: what has happened.
+        change: the change.
         now: the resource that is selected now; None if there is none; or why it cannot be read.
-        before: the same of what was there before; its entry, if it is known to be a resource that
-            is selected.
+        before: the same of the previous value; only its entry if it is known to have been selected.
     """
 
     change: Change
@@ -51,57 +50,46 @@ class Transition(msgspec.Struct, Generic[R], frozen=True):
 
     @property
     def uncovers(self) -> Entry | None:
-        """The unreadable value that has gone, if what was shown before it has to be taken back."""
-        return (
-            self.change.previous
-            if self.now is None and isinstance(self.before, CorruptResourceError)
-            else None
-        )
+        """The unreadable value that is gone, if what was delivered before it is to be taken back."""
+        if self.now is None and isinstance(self.before, CorruptResourceError):
+            return self.change.previous
+        return None
 
 
 class Judge(Generic[R]):
-    """Judges the changes that a watch is told of, one after the other.
+    """Judges the changes of a watch, one after the other.
 
-    What was there before a change has mostly been judged as the change before it. So it is decoded
-    again only for who asks for it.
+    The previous value of a change has mostly been judged as the new value of an earlier one. Then
+    it is decoded again only if the event is asked for it.
     """
 
     def __init__(self, query: Query[R], decode: Decode[R], on_corrupt: OnCorruptEvent) -> None:
         self._query = query
         self._decode = decode
         self._on_corrupt: OnCorruptEvent = on_corrupt
-        self._selected: dict[str, int] = {}  # the revisions of what was selected last, by key
+        self._selected: dict[str, int] = {}  # the last selected revision, by key
 
     def judge(self, change: Change) -> Transition[R]:
-        """Judge what a change has made of a key. It changes nothing here.
-
-        A change may be judged again.
-        """
+        """Judge what a change has made of a key. It changes nothing here, and may be repeated."""
         now, previous = self._judged(change.entry, None), change.previous
         is_known = previous is not None and previous.mod_revision == self._selected.get(change.key)
         if now is not None:
             return Transition(change, now, previous if is_known else self._judged(previous, None))
-        before = self._judged(
-            previous, change.revision
-        )  # its last state is shown, at the revision of the deletion
-        # It was shown. That its type refuses by now what it took then does not undo that.
-        return Transition(
-            change,
-            now,
-            previous if is_known and isinstance(before, CorruptResourceError) else before,
-        )
+        # `Deleted` has the last state, at the revision of the deletion.
+        before = self._judged(previous, change.revision)
+        if is_known and isinstance(before, CorruptResourceError):
+            # It was delivered. That its type rejects today what it accepted then changes nothing.
+            return Transition(change, now, previous)
+        return Transition(change, now, before)
 
     def note(self, transition: Transition[R]) -> None:
-        """Take note of what is going to be shown."""
+        """Note what is going to be delivered."""
         key, now = transition.change.key, transition.now
         self._selected.pop(key, None)
-        if (
-            now is None
-            or isinstance(now, CorruptResourceError)
-            or len(self._selected) >= MAX_SELECTED
-        ):
+        if now is None or isinstance(now, CorruptResourceError):
             return
-        self._selected[key] = transition.change.revision
+        if len(self._selected) < MAX_SELECTED:
+            self._selected[key] = transition.change.revision
 
     def _judged(self, entry: Entry | None, revision: int | None) -> R | CorruptResourceError | None:
         if entry is None:
@@ -112,11 +100,11 @@ class Judge(Generic[R]):
             return exc
 
     def event_of(self, transition: Transition[R], covered: Entry | None) -> ChangeEvent[R] | None:
-        """Return what a watch shows of a transition; None for nothing.
+        """Return the event of a transition; None for none.
 
         Args:
-            transition: which one.
-            covered: what was shown before the unreadable value that it `uncovers`.
+            transition: the judged change.
+            covered: what was delivered before the unreadable value that it `uncovers`.
 
         Raises:
             CorruptResourceError: like `gone_event`.
@@ -125,9 +113,8 @@ class Judge(Generic[R]):
         if isinstance(now, CorruptResourceError):
             return corrupt_event(now)
         if isinstance(before, CorruptResourceError):
-            before = (
-                covered if now is None else None
-            )  # nobody could read it: what is there now is new to all
+            # A resource after an unreadable value is new.
+            before = covered if now is None else None
         if before is None:
             return Added(now) if now is not None else None
         if isinstance(before, Entry):
@@ -138,31 +125,31 @@ class Judge(Generic[R]):
 
 
 def corrupt_error_of(transitions: Sequence[Transition[R]]) -> CorruptResourceError | None:
-    """Return why the first of the values that are there now and cannot be read is so."""
+    """Return the error of the first current value that cannot be read."""
     return next(
         (each.now for each in transitions if isinstance(each.now, CorruptResourceError)), None
     )
 
 
 def corrupt_event(error: CorruptResourceError) -> Corrupt:
-    """Return the event that tells of what cannot be read."""
+    """Return the event for a value that cannot be read."""
     return Corrupt(error.key, error.name, error.revision, error.reason, error.namespace)
 
 
 def gone_event(
     decode: Decode[R], entry: Entry, revision: int, on_corrupt: OnCorruptEvent
 ) -> Deleted[R] | Corrupt:
-    """Return the event that takes back what was shown, of which these bytes were the last state.
+    """Return the event that takes back a resource, given its last delivered state in bytes.
 
     Raises:
-        CorruptResourceError: the type refuses by now what it took when that was shown, and
-            `on_corrupt` is "raise". Its revision is the one of the deletion, so that a watch since
-            then goes on behind it.
+        CorruptResourceError: the type rejects today what it accepted then, and `on_corrupt` is
+            "raise". The error's revision is that of the deletion, so that a watch since then
+            resumes behind it.
     """
     try:
         return Deleted(decode(entry, revision=revision))
     except CorruptResourceError as exc:
-        reason = f"it is gone, and its type refuses by now what it was: {exc.reason}"
+        reason = f"it is gone, and its type rejects its last state today: {exc.reason}"
         if on_corrupt == "event":
             return Corrupt(exc.key, exc.name, revision, reason, exc.namespace, is_gone=True)
         cause = exc.__cause__

@@ -1,11 +1,13 @@
-"""What a watch knows of values that cannot be read: what was shown under their keys before, which has to be taken back.
+"""What was delivered before a value that cannot be read, so that a watch can take it back.
 
-A value that is no resource of the kind hides what was there. When it goes, the change tells of the
-unreadable bytes alone. What a watch has seen become unreadable it remembers; for what was so before
-it began, it asks the store's history.
+A value that is no resource of the kind hides what was there before. When it is removed, the change
+carries the unreadable bytes only. A watch remembers the last readable state of the values that it
+has seen become unreadable. For older ones it reads the store's history.
 """
 
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Generic, TypeVar
+
+import msgspec
 
 from kvorum.deadlines import now
 from kvorum.errors import CorruptResourceError, HistoryLostError
@@ -16,52 +18,63 @@ from kvorum.storage import Entry, StorageBackend
 
 R = TypeVar("R", bound=AnyResource)
 
-MAX_KEYS: Final = 1000  # that are remembered; of the others history is asked
-MAX_BYTES: Final = 16 * 1024 * 1024  # of what was shown at these
-# For the reads of one revision's keys, together: then no further one begins. It is less than the
-# default timeout of a call, so that a value that does not arrive within that is not asked for
-# again.
-MAX_SECONDS: Final = 3.0
-MAX_READS: Final = 1000  # of history, for one key: each write of an unreadable value costs one
+
+class UnreadableLimits(msgspec.Struct, frozen=True):
+    """How much a watch remembers of unreadable values, and how far it looks back.
+
+    Attributes:
+        keys: how many keys are remembered.
+        size: how many bytes are remembered for all of them.
+        seconds: how long history is read for the keys of one revision, together. No read starts
+            later. The default is less than the default timeout of a call, so that a value which
+            does not arrive within that is not requested again.
+        reads: how often history is read for one key. Each unreadable value of it costs one read.
+    """
+
+    keys: int = 1000
+    size: int = 16 * 1024 * 1024
+    seconds: float = 3.0
+    reads: int = 1000
 
 
 class Unreadable:
-    """The keys whose values a watch has seen become unreadable, with what was shown of each (None: nothing was).
+    """The keys that a watch has seen become unreadable, each with its last delivered state.
 
     Attributes:
-        has_turned_away: whether there was no room for what was shown of a key.
+        has_turned_away: whether there was no room for the state of some key.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, limits: UnreadableLimits) -> None:
         self.has_turned_away: bool = False
-        self._shown: dict[str, Entry | None] = {}
+        self._limits = limits
+        self._delivered: dict[str, Entry | None] = {}  # None: nothing was delivered
         self._size = 0
 
     def note(self, transition: Transition[Any]) -> None:
-        """Take note of a value that cannot be read now, and of what was shown before it."""
+        """Note a value that cannot be read, and what was delivered before it."""
         change, before = transition.change, transition.before
         if isinstance(before, CorruptResourceError):
-            return  # it is known what was shown already, or is not
+            return  # what was delivered before is known already, or is not known at all
         entry = change.previous if before is not None else None
         size = _size_of(entry)
         self.forget(change.key)
-        if len(self._shown) < MAX_KEYS and self._size + size <= MAX_BYTES:
-            self._shown[change.key] = entry
+        if len(self._delivered) < self._limits.keys and self._size + size <= self._limits.size:
+            self._delivered[change.key] = entry
             self._size += size
         elif entry is not None:
             self.has_turned_away = True
 
     def knows(self, key: str) -> bool:
-        """Tell whether it saw the value become unreadable, and has kept what was shown."""
-        return key in self._shown
+        """Tell whether it has seen the value become unreadable, and has kept what was delivered."""
+        return key in self._delivered
 
-    def shown(self, key: str) -> Entry | None:
-        """Return what was shown at a key before, if it `knows`."""
-        return self._shown.get(key)
+    def delivered(self, key: str) -> Entry | None:
+        """Return the last state that was delivered for a key that it `knows`; None for none."""
+        return self._delivered.get(key)
 
     def forget(self, key: str) -> None:
-        """Take note that the value at a key can be read, or is gone."""
-        self._size -= _size_of(self._shown.pop(key, None))
+        """Note that the value of a key can be read, or is gone."""
+        self._size -= _size_of(self._delivered.pop(key, None))
 
 
 def _size_of(entry: Entry | None) -> int:
@@ -69,28 +82,30 @@ def _size_of(entry: Entry | None) -> int:
 
 
 class LastReadable(Generic[R]):
-    """Reads in history what a key held before it became unreadable, for a limited time."""
+    """Reads from history what a key held before it became unreadable, within limits."""
 
-    def __init__(self, query: Query[R]) -> None:
+    def __init__(self, query: Query[R], limits: UnreadableLimits) -> None:
         self._query = query
-        self._spent = 0.0  # seconds, also in waits that were cancelled
+        self._limits = limits
+        self._spent = 0.0  # seconds, including waits that were cancelled
 
     def restart(self) -> None:
-        """Begin with the keys of another revision."""
+        """Start with the keys of another revision."""
         self._spent = 0.0
 
     async def before(self, backend: StorageBackend, entry: Entry) -> Entry | None:
-        """Return what was selected at this key before; None if nothing was since the key was created.
+        """Return what was selected under this key before; None if nothing was since its creation.
 
         Raises:
-            HistoryLostError: that has been compacted, the key was written too often since, or it
-                takes too long: the value is too large for the link. And what `get` raises.
+            HistoryLostError: that has been compacted, the key was written too often since, or
+                reading takes too long, since the value is too large for the link. And whatever
+                `get` raises.
         """
         if entry.mod_revision > entry.create_revision:
-            # A small answer, which a slow link brings, too. Without it the store is away, and no
-            # time is counted.
+            # The answer is small, so even a slow link delivers it. If it does not arrive, the store
+            # is away, and that time does not count.
             await backend.count(entry.key, revision=entry.mod_revision - 1)
-        for _ in range(MAX_READS):
+        for _ in range(self._limits.reads):
             if entry.mod_revision == entry.create_revision:
                 return None
             earlier = await self._read(backend, entry.key, entry.mod_revision - 1)
@@ -102,13 +117,17 @@ class LastReadable(Generic[R]):
                 entry = earlier
         raise HistoryLostError(
             revision=entry.mod_revision - 1,
-            reason=f"the last {MAX_READS} values of {entry.key} cannot be read, and no more of them are looked at",
+            reason=(
+                f"the last {self._limits.reads} values of {entry.key} cannot be read, "
+                "and no more are examined"
+            ),
         )
 
     async def _read(self, backend: StorageBackend, key: str, revision: int) -> Entry | None:
-        if self._spent >= MAX_SECONDS:
+        seconds = self._limits.seconds
+        if self._spent >= seconds:
             raise HistoryLostError(
-                revision=revision, reason=f"to read it takes more than {MAX_SECONDS:.0f} s"
+                revision=revision, reason=f"reading it takes more than {seconds:.0f} s"
             )
         started = now()
         try:

@@ -1,0 +1,251 @@
+"""What a reflector delivers, as typed events that wait to be taken.
+
+This is the store that the reflector of a `Watch` feeds.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Generic, TypeVar, cast
+
+from kvorum.errors import (
+    CorruptResourceError,
+    HistoryLostError,
+    UnavailableError,
+    without_frames,
+)
+from kvorum.repository.events import Added, Bookmark, Corrupt, Deleted, Modified, WatchEvent
+from kvorum.repository.known import Known
+from kvorum.repository.query import Decode, Query
+from kvorum.repository.reflector import Backoff, Item
+from kvorum.repository.transitions import (
+    ChangeEvent,
+    Judge,
+    OnCorruptEvent,
+    Transition,
+    corrupt_error_of,
+    corrupt_event,
+    gone_event,
+)
+from kvorum.repository.unreadable import LastReadable, Unreadable, UnreadableLimits
+from kvorum.resources import AnyResource
+from kvorum.storage import Change, Entry, HasBackend
+
+R = TypeVar("R", bound=AnyResource)
+E = TypeVar("E", bound="WatchEvent[Any] | Corrupt")
+
+
+class EventQueue(Generic[R, E]):
+    """The events of a watch, decoded and selected, in order and whole by revision.
+
+    Its item of a listed entry is the resource, the reason why it cannot be read, or None if it is
+    as it was delivered, so that a relist decodes only what has changed.
+
+    Attributes:
+        checkpoint: the last revision of which everything was taken.
+        delivered: how many events were taken.
+    """
+
+    def __init__(
+        self,
+        client: HasBackend,
+        decode: Decode[R],
+        query: Query[R],
+        *,
+        since: int | None,
+        initial: bool,
+        bookmarks: bool,
+        on_corrupt: OnCorruptEvent,
+        limits: UnreadableLimits,
+        backoff: Backoff,
+    ) -> None:
+        self.checkpoint: int = since or 0
+        self.delivered: int = 0
+        self._client = client
+        self._decode = decode
+        self._query = query
+        self._since = since
+        self._bookmarks = bookmarks
+        self._on_corrupt: OnCorruptEvent = on_corrupt
+        self._backoff = backoff
+        self._judge = Judge(query, decode, on_corrupt)
+        self._known = Known() if initial else None
+        self._unreadable = Unreadable(limits)
+        self._last_readable = LastReadable(query, limits)
+        self._events: deque[E] = deque()
+        self._started = 0  # the revision at which it started without a list
+        self._is_closed = False
+
+    def __len__(self) -> int:
+        return len(self._events)
+
+    def take(self) -> E:
+        """Take the next event."""
+        event = self._events.popleft()
+        self.delivered += 1
+        if not self._events:
+            self.checkpoint = event.resource_version
+        return event
+
+    def take_all(self) -> tuple[E, ...]:
+        """Take all events: what is left of one revision, or of one list."""
+        events = tuple(self._events)
+        self.delivered += len(events)
+        self._events.clear()
+        self.checkpoint = events[-1].resource_version
+        return events
+
+    # --- what the reflector calls ---
+
+    def select(self, entry: Entry) -> Item[R | CorruptResourceError | None] | None:
+        """Decode a listed entry, unless it is as it was delivered; None if it is not selected.
+
+        Raises:
+            CorruptResourceError: it cannot be read, and `on_corrupt` is "raise".
+        """
+        if self._known is not None and (known := self._known.unchanged(entry)) is not None:
+            return Item(known, None)
+        try:
+            resource = self._query.select(entry)
+        except CorruptResourceError as exc:
+            if self._on_corrupt == "raise":
+                raise
+            return Item(entry, without_frames(exc))
+        return None if resource is None else Item(entry, resource)
+
+    def start(self, revision: int) -> None:
+        """Start without a list."""
+        self.checkpoint = self._started = revision
+
+    def replace(
+        self, items: Sequence[Item[R | CorruptResourceError | None]], revision: int
+    ) -> None:
+        """Queue the difference between what was delivered and a list; then a bookmark.
+
+        Raises:
+            CorruptResourceError: like `gone_event`.
+        """
+        assert self._known is not None, "only a watch with `initial` lists"  # noqa: S101
+        # Its revisions are those of the history that was lost. A store that was restored from a
+        # backup reaches them again.
+        self._judge = Judge(self._query, self._decode, self._on_corrupt)
+        values = {item.entry.key: item.value for item in items}
+        unreadable = {key for key, value in values.items() if _is_corrupt(value)}
+        changes = self._known.replace(
+            [item.entry for item in items], revision, unreadable=unreadable
+        )
+        events = [self._event_of_listed(each, values.get(each.key)) for each in changes]
+        self._add([*events, Bookmark(revision)])
+
+    async def apply(self, changes: tuple[Change, ...]) -> None:
+        """Queue the events of one revision, or none of them if it is cancelled or fails.
+
+        Raises:
+            CorruptResourceError: a value cannot be read, and `on_corrupt` is "raise".
+            HistoryLostError: it cannot be found out what was delivered before a value that could
+                not be read, and is gone.
+        """
+        transitions = [self._judge.judge(change) for change in changes]
+        if self._on_corrupt == "raise" and (error := corrupt_error_of(transitions)) is not None:
+            raise error
+        covered = {
+            gone.key: await self._delivered_before(gone)
+            for each in transitions
+            if (gone := each.uncovers)
+        }
+        events = [self._judge.event_of(each, covered.get(each.change.key)) for each in transitions]
+        if self._is_closed:  # during the await
+            return
+        self._last_readable.restart()
+        for transition, event in zip(transitions, events, strict=True):
+            self._note(transition, event)
+        self._add([event for event in events if event is not None])
+        if not self._events:
+            self.checkpoint = changes[-1].revision
+
+    def advance(self, revision: int) -> None:
+        """Move the checkpoint, by a bookmark if these were asked for."""
+        if self._bookmarks:
+            self._add([Bookmark(revision)])
+        else:
+            self.checkpoint = revision
+
+    def close(self) -> None:
+        """Drop the events that were not taken."""
+        self._is_closed = True
+        self._events.clear()
+
+    # --- inside ---
+
+    def _add(self, events: Sequence[ChangeEvent[R] | Bookmark]) -> None:
+        # `Corrupt` is among them only with `on_corrupt="event"`: `Repository.watch` makes the class
+        # that has it in its `E` then.
+        self._events.extend(cast("Sequence[E]", events))
+
+    def _event_of_listed(
+        self, change: Change, now: R | CorruptResourceError | None
+    ) -> ChangeEvent[R]:
+        if change.entry is None:
+            assert change.previous is not None, "it was known"  # noqa: S101
+            return gone_event(self._decode, change.previous, change.revision, self._on_corrupt)
+        assert now is not None, "what has changed was decoded"  # noqa: S101
+        if isinstance(now, CorruptResourceError):
+            return corrupt_event(now)
+        if change.previous is None:
+            return Added(now)
+        try:
+            return Modified(now, self._decode(change.previous))
+        except CorruptResourceError:  # its type rejects today what it accepted then
+            return Added(now)
+
+    def _note(self, transition: Transition[R], event: ChangeEvent[R] | None) -> None:
+        """Remember what may have to be taken back."""
+        change = transition.change
+        self._judge.note(transition)
+        if self._known is not None:
+            _note_in(self._known, change, event)
+        elif _is_corrupt(transition.now):
+            self._unreadable.note(transition)
+        else:
+            self._unreadable.forget(change.key)
+
+    async def _delivered_before(self, gone: Entry) -> Entry | None:
+        """Return the state that was delivered before an unreadable value that is gone."""
+        if self._known is not None:
+            return self._known.get(gone.key)  # it has all that was delivered
+        if self._unreadable.knows(gone.key):
+            return self._unreadable.delivered(gone.key)
+        failures = 0
+        while not self._is_closed:
+            try:
+                return await self._last_readable.before(self._client.backend, gone)
+            except HistoryLostError:
+                if self._may_be_delivered(gone):
+                    raise
+                return None
+            except UnavailableError:  # wait for the store, as the stream does
+                failures += 1
+                await self._backoff.wait(failures)
+        return None
+
+    def _may_be_delivered(self, gone: Entry) -> bool:
+        """Tell whether this watch, or one before `since`, may have delivered what was there."""
+        if self._since is not None:
+            return True
+        # Else the value was unreadable when this watch started, so nothing was delivered; or it
+        # became unreadable later, and there was no room to note that.
+        return self._unreadable.has_turned_away and gone.mod_revision > self._started
+
+
+def _is_corrupt(value: AnyResource | CorruptResourceError | None) -> bool:
+    return isinstance(value, CorruptResourceError)
+
+
+def _note_in(known: Known, change: Change, event: ChangeEvent[Any] | None) -> None:
+    match event:
+        case Added() | Modified():
+            assert change.entry is not None, "it is there"  # noqa: S101
+            known.put(change.entry)
+        case Corrupt(is_gone=False):
+            known.mark_unreadable(change.key, change.revision)
+        case Deleted() | Corrupt() | None:
+            known.remove(change.key)
