@@ -13,7 +13,6 @@ from blockbuster import BlockBuster, blockbuster_ctx
 from hypothesis import settings
 
 import kvorum
-from kvorum.etcd.admin import compact
 from kvorum.etcd.pipeline.admission import Admission
 from kvorum.etcd.transport.errors import Call
 
@@ -99,7 +98,7 @@ def compact_etcd(kvorum_etcd: kvorum.EmbeddedEtcd) -> Callable[[int], Awaitable[
 
     async def run(revision: int) -> None:
         async with kvorum.connect(kvorum_etcd.url) as client:
-            await compact(client.connection, revision)
+            await client.admin.compact(revision)
 
     return run
 

@@ -33,6 +33,7 @@ from kvorum.errors import (
     TlsError,
     UnavailableError,
 )
+from kvorum.etcd.admin import Admin, Alarm, EndpointHash, EndpointStatus, Member
 from kvorum.etcd.backend import EtcdStorageBackend
 from kvorum.health import EndpointHealth, Health
 from kvorum.memory import MemoryStorageBackend
@@ -67,6 +68,12 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "Health",
     "EndpointHealth",
     "Observer",
+    # Operating etcd
+    "Admin",
+    "EndpointStatus",
+    "Member",
+    "Alarm",
+    "EndpointHash",
     # Resources
     "Resource",
     "Kind",

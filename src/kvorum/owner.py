@@ -1,24 +1,24 @@
-"""Where a client lives: one process, and one event loop."""
+"""What a client belongs to: one process, and one event loop."""
 
 import asyncio
 import os
 
 from kvorum.errors import ClientClosedError
 
-_process = object()  # another one in each child, so that a look at it is no call of the system
+_process = object()  # replaced in each child: comparing it needs no system call
 
 
 def _begin() -> None:
-    global _process  # noqa: PLW0603 - there is one
+    global _process  # noqa: PLW0603 - one for each process
     _process = object()
 
 
-if hasattr(os, "register_at_fork"):  # nothing is forked on Windows
+if hasattr(os, "register_at_fork"):  # Windows has no fork
     os.register_at_fork(after_in_child=_begin)
 
 
-class Place:
-    """The process and the event loop that this is made in."""
+class Owner:
+    """The process and the event loop in which this object was made."""
 
     __slots__ = ("_loop", "_process")
 
@@ -27,12 +27,13 @@ class Place:
         self._loop = asyncio.get_running_loop()
 
     def check(self) -> None:
-        """Refuse any other process or event loop: there, calls would never end.
+        """Refuse any other process or event loop: calls would never end there.
 
-        The process first: a child may run the loop of its parent, which looks the same there.
+        The process is checked first: a child may run the loop of its parent, which is the same
+        object there.
 
         Raises:
-            ClientClosedError: this is another one.
+            ClientClosedError: the caller runs in another process or on another event loop.
         """
         if self._process is not _process:
             raise ClientClosedError.in_another_process()

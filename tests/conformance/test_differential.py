@@ -25,7 +25,6 @@ from kvorum import (
     StorageBackend,
     StorageWatch,
 )
-from kvorum.etcd.admin import compact
 from kvorum.storage.values import Selection
 
 DEADLINE = 10.0
@@ -258,7 +257,7 @@ STEPS = {
 class EtcdWorld(World):
     def __init__(self, client: kvorum.Client, prefix: str, start: int) -> None:
         super().__init__(kvorum.EtcdStorageBackend(client, prefix), start)
-        self._connection = client.connection
+        self._client = client
         self._host, _, self._port = client.settings.endpoints[0].partition(":")
 
     async def compact(self, revision: int) -> None:
@@ -270,7 +269,7 @@ class EtcdWorld(World):
             while "\netcd_debugging_mvcc_slow_watcher_total 0\n" not in await self._metrics():  # noqa: ASYNC110 - no event tells
                 await anyio.sleep(0.01)
         with suppress(kvorum.HistoryLostError):  # it has been done
-            await compact(self._connection, revision)
+            await self._client.admin.compact(revision)
 
     async def _metrics(self) -> str:
         async with await anyio.connect_tcp(self._host, int(self._port)) as stream:

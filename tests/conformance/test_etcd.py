@@ -12,7 +12,6 @@ import pytest
 
 import kvorum
 from kvorum import Operation
-from kvorum.etcd.admin import compact
 from kvorum.testing import OpenStore, StorageConformance, Store
 
 
@@ -33,7 +32,7 @@ class EtcdStore(Store):
 
     async def compact(self, revision: int) -> None:
         async with kvorum.connect(self._deployment.operator) as client:
-            await compact(client.connection, revision)
+            await client.admin.compact(revision)
 
     async def watchers(self) -> int:
         return await self._count(self._deployment.etcd)

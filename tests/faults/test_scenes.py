@@ -138,7 +138,7 @@ def a_client_stays_with_a_learner(patch: pytest.MonkeyPatch) -> None:
     async def stays(
         self: EtcdStorageBackend, key: str, *, revision: int | None = None
     ) -> Entry | None:
-        if len(self._client.connection.settings.endpoints) > 3:
+        if len(self.session.settings.endpoints) > 3:
             raise UnavailableError("a learner", "rpc not supported for learner")
         return await get(self, key, revision=revision)
 

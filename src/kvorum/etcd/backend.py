@@ -30,7 +30,8 @@ from kvorum.errors import (
 from kvorum.etcd.entries import entry_of
 from kvorum.etcd.outcomes import LostWrite, SearchLimits
 from kvorum.etcd.own_leases import begin_to_revoke, end_own_lease
-from kvorum.etcd.pipeline import HasPipeline, Pipeline
+from kvorum.etcd.pipeline import Pipeline
+from kvorum.etcd.session import HasSession, Session
 from kvorum.etcd.transport import Connection, first_to_arrive
 from kvorum.etcd.transport import _rpc as rpc
 from kvorum.etcd.watch import EtcdStorageWatch, WatchTiming
@@ -64,24 +65,32 @@ class EtcdStorageBackend(StorageBackend):
     Calls that concern one key go through the client's pipeline, which batches concurrent calls.
 
     Args:
-        client: the client whose connection to use, once it is open.
+        client: the client whose connection to use, once it is open. Or a session, which the backend
+            then opens and closes.
         prefix: what the keys start with in etcd: key `a` of prefix `lab` is `/lab/a`.
-        watches: the waits of its watches.
-        searches: the limits of searches for the outcome of a write.
+        watches: the waits of its watches, instead of those of the session.
+        searches: the limits of searches for the outcome of a write, instead of the session's.
+
+    Attributes:
+        session: what it sends its requests by.
+
+    Raises:
+        ConfigurationError: the client is not on etcd.
     """
 
     def __init__(
         self,
-        client: HasPipeline,
+        client: HasSession | Session,
         prefix: str,
         *,
         watches: WatchTiming | None = None,
         searches: SearchLimits | None = None,
     ) -> None:
-        self._client = client
+        self._is_owner = isinstance(client, Session)
+        self.session: Session = client if isinstance(client, Session) else client.session
         self._keys = KeySpace(prefix)
-        self._watches = watches
-        self._searches = searches
+        self._watches = self.session.policies.watches if watches is None else watches
+        self._searches = self.session.policies.searches if searches is None else searches
 
     def __repr__(self) -> str:
         return f"<EtcdStorageBackend {self._keys.prefix}>"
@@ -90,12 +99,22 @@ class EtcdStorageBackend(StorageBackend):
     @override
     def page_size(self) -> int:
         """`EtcdSettings.page_size`."""
-        return self._client.connection.settings.page_size
+        return self.session.connection.settings.page_size
 
     @override
     def location(self, key: str) -> str:
         """Return the key as `etcdctl` takes it."""
         return f"{self._keys.prefix}{key}"
+
+    @override
+    async def open(self) -> None:
+        if self._is_owner:
+            await self.session.open()
+
+    @override
+    async def aclose(self) -> None:
+        if self._is_owner:
+            await self.session.aclose()
 
     # --- read ---
 
@@ -103,12 +122,12 @@ class EtcdStorageBackend(StorageBackend):
     async def get(self, key: str, *, revision: int | None = None) -> Entry | None:
         full = self._keys.stored(key, revision)
         if revision is None:
-            kv = await self._client.pipeline.get(full)
+            kv = await self.session.pipeline.get(full)
             return entry_of(self._keys, kv, key) if kv is not None else None
         subject = self.location(key)
         check_revision(subject, revision)
         request = rpc.RangeRequest(key=full, revision=revision)
-        answer = await self._client.connection.range(request, subject, revision=revision)
+        answer = await self.session.connection.range(request, subject, revision=revision)
         return entry_of(self._keys, answer.kvs[0]) if answer.kvs else None
 
     @override
@@ -140,7 +159,7 @@ class EtcdStorageBackend(StorageBackend):
         start, end = whole = self._keys.range(prefix)
         if after is not None:
             start = max(start, self._keys.stored(after) + b"\0")
-        connection, subject = self._client.connection, self.location(prefix)
+        connection, subject = self.session.connection, self.location(prefix)
         sizes, timeout = connection.page_sizes, connection.settings.timeout
         deadline = deadline_of(timeout)
         time_left = min(deadline - now(), timeout)
@@ -169,7 +188,7 @@ class EtcdStorageBackend(StorageBackend):
         request = rpc.RangeRequest(
             key=start, range_end=end, count_only=True, revision=revision or 0
         )
-        answer = await self._client.connection.range(
+        answer = await self.session.connection.range(
             request, self.location(prefix), revision=revision or 0
         )
         return answer.count
@@ -179,7 +198,7 @@ class EtcdStorageBackend(StorageBackend):
         wanted = KeyPattern(pattern)
         start, end = self._keys.range(wanted.prefix)
         request = rpc.RangeRequest(key=start, range_end=end, keys_only=True)
-        answer = await self._client.connection.range(request, self.location(pattern))
+        answer = await self.session.connection.range(request, self.location(pattern))
         return [key for kv in answer.kvs if wanted.matches(key := self._keys.relative(kv.key))]
 
     # --- write ---
@@ -188,7 +207,7 @@ class EtcdStorageBackend(StorageBackend):
     async def set(self, key: str, value: bytes, *, lease: int = 0, unique: bool = False) -> int:
         # If its answer is lost, a unique value tells whether it was applied.
         operation = Operation.put(key, value, lease=lease, unique=unique)
-        pipeline = self._client.pipeline
+        pipeline = self.session.pipeline
         put, connection = rpc.PutRequest(), pipeline.connection
         self._fill(put, operation, self._keys.full(key), connection.settings)
         since = connection.revision
@@ -233,7 +252,7 @@ class EtcdStorageBackend(StorageBackend):
 
         That may be to a store that was restored to an older state.
         """
-        return self._client.connection.cluster.may_recur(revision)
+        return self.session.connection.cluster.may_recur(revision)
 
     @override
     async def delete(
@@ -263,7 +282,7 @@ class EtcdStorageBackend(StorageBackend):
         if not lost.operations:
             raise lost
         operations: Sequence[Operation] = lost.operations
-        connection = self._client.connection
+        connection = self.session.connection
         # For a commit, reading the previous value would need more permissions than it had.
         request = self._transaction(operations, connection.settings, prev_kv=len(operations) == 1)
         answer, revision = await self._lost(connection, lost, operations, lost.since).find_out(
@@ -290,7 +309,7 @@ class EtcdStorageBackend(StorageBackend):
         Returns:
             The answer, and the revision at which it was applied; 0 if it was refused.
         """
-        pipeline = self._client.pipeline
+        pipeline = self.session.pipeline
         connection = pipeline.connection
         request = self._transaction(operations, connection.settings, prev_kv=prev_kv)
         since = connection.revision
@@ -422,7 +441,7 @@ class EtcdStorageBackend(StorageBackend):
         So it can be revoked if it was granted although the answer says that the store is full.
         """
         check_ttl(ttl)
-        connection = self._client.connection
+        connection = self.session.connection
         while True:
             lease = draw()
             request = rpc.LeaseGrantRequest(ID=lease, TTL=math.ceil(ttl))
@@ -447,12 +466,12 @@ class EtcdStorageBackend(StorageBackend):
         if not is_for(removed.key, removed.lease):
             return
         with suppress(ClientClosedError):  # it is being closed; the deletion is done in any case
-            await end_own_lease(self._client.connection, removed.key, removed.lease)
+            await end_own_lease(self.session.connection, removed.key, removed.lease)
 
     @override
     async def revoke_lease(self, lease: int) -> None:
         check_lease("a lease", lease, least=1)
-        connection = self._client.connection
+        connection = self.session.connection
         request, subject = rpc.LeaseRevokeRequest(ID=lease), f"lease {lease:x}"
         try:
             await connection.lease_revoke(request, subject)
@@ -475,6 +494,12 @@ class EtcdStorageBackend(StorageBackend):
         # etcd sends progress notifications, and so bookmarks, every ten minutes by default.
         check_start(self.location(prefix), since)
         self._keys.range(prefix)  # raises if the prefix is invalid
+        session = self.session
         return EtcdStorageWatch(
-            self._client, self._keys, prefix, since, bookmarks=bookmarks, timing=self._watches
+            lambda: session.connection,
+            self._keys,
+            prefix,
+            since,
+            bookmarks=bookmarks,
+            timing=self._watches,
         )

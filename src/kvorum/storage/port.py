@@ -141,6 +141,16 @@ class StorageBackend(ABC):
         """Return the key with the backend's prefix, if any, as operators see it; for messages."""
         return key
 
+    async def open(self) -> None:  # noqa: B027 - many stores are always ready
+        """Make the store ready. Does nothing if it is open.
+
+        A client calls it when it is entered, and calls `aclose` in the end, also if this failed or
+        was cancelled.
+
+        Raises:
+            KvorumError: the store cannot be opened.
+        """
+
     async def aclose(self) -> None:  # noqa: B027 - most have nothing to release
         """End all watches and reject further calls with `ClientClosedError`. Idempotent.
 

@@ -16,7 +16,6 @@ concurrent calls are batched:
 
 import asyncio
 from collections.abc import Awaitable
-from typing import Protocol
 
 import msgspec
 
@@ -38,21 +37,8 @@ from kvorum.etcd.pipeline.quota import DEFAULT_TIMING, Quota, QuotaTiming
 from kvorum.etcd.pipeline.refused_keys import DEFAULT_LIMITS as DEFAULT_REFUSALS
 from kvorum.etcd.pipeline.refused_keys import RefusalLimits, RefusedKeys
 from kvorum.etcd.pipeline.sender import OF_ONE_CALL, BatchSender
-from kvorum.etcd.transport import Connection, HasConnection, no_answer
+from kvorum.etcd.transport import Connection, no_answer
 from kvorum.etcd.transport import _rpc as rpc
-
-
-class HasPipeline(HasConnection, Protocol):
-    """What a backend is made on: a client, which has a pipeline while it is open."""
-
-    @property
-    def pipeline(self) -> "Pipeline":
-        """The pipeline of the open connection.
-
-        Raises:
-            ClientClosedError: the client is not open.
-        """
-        ...
 
 
 class PipelineStatistics(msgspec.Struct, frozen=True):

@@ -3,7 +3,7 @@
 from kvorum.etcd.transport import fork  # before anything else: gRPC is loaded there
 
 # isort: split
-from kvorum.etcd.transport.connection import Connection, HasConnection
+from kvorum.etcd.transport.connection import Connection
 from kvorum.etcd.transport.errors import (
     Call,
     Cause,
@@ -40,7 +40,6 @@ __all__ = [
     "Cause",
     "Channel",
     "Connection",
-    "HasConnection",
     "Known",
     "Members",
     "Method",

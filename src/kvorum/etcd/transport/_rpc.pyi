@@ -193,10 +193,16 @@ class StatusResponse(Answer):
     leader: int
     isLearner: bool  # noqa: N815 - protobuf's names
     dbSize: int  # noqa: N815 - protobuf's names
+    dbSizeInUse: int  # noqa: N815 - protobuf's names
+    raftIndex: int  # noqa: N815 - protobuf's names
+    raftAppliedIndex: int  # noqa: N815 - protobuf's names
+    raftTerm: int  # noqa: N815 - protobuf's names
+    errors: Sequence[str]
 
 class AlarmRequest(Message): ...
 
 class AlarmMember:
+    memberID: int  # noqa: N815 - protobuf's names
     alarm: int
 
 class AlarmResponse(Answer):
@@ -248,6 +254,7 @@ class Member:
     ID: int
     name: str
     clientURLs: Sequence[str]  # noqa: N815
+    peerURLs: Sequence[str]  # noqa: N815
     isLearner: bool  # noqa: N815
 
 class MemberListResponse(Answer):
@@ -257,6 +264,18 @@ class CompactionRequest(Message):
     def __init__(self, *, revision: int, physical: bool = ...) -> None: ...
 
 class CompactionResponse(Answer): ...
+
+class DefragmentRequest(Message):
+    def __init__(self) -> None: ...
+
+class DefragmentResponse(Answer): ...
+
+class HashKVRequest(Message):
+    def __init__(self, *, revision: int) -> None: ...
+
+class HashKVResponse(Answer):
+    hash: int
+    compact_revision: int
 
 class AuthenticateRequest(Message):
     def __init__(self, *, name: str, password: str) -> None: ...
@@ -303,6 +322,8 @@ class MaintenanceStub:
     def __init__(self, channel: Channel) -> None: ...
     Status: Unary[StatusRequest, StatusResponse]
     Alarm: Unary[AlarmRequest, AlarmResponse]
+    Defragment: Unary[DefragmentRequest, DefragmentResponse]
+    HashKV: Unary[HashKVRequest, HashKVResponse]
 
 class ClusterStub:
     def __init__(self, channel: Channel) -> None: ...

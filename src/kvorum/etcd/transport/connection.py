@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from functools import partial
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import anyio
 from tenacity import (
@@ -45,19 +45,6 @@ _log = logging.getLogger(__name__)
 _SEARCHES: Final = 4  # under way at once; the others wait until their deadlines
 
 Again: TypeAlias = Callable[[], Coroutine[Any, Any, Response]]
-
-
-class HasConnection(Protocol):
-    """What a backend is made on: a client, whose connection is there once it was entered."""
-
-    @property
-    def connection(self) -> "Connection":
-        """The open connection.
-
-        Raises:
-            ClientClosedError: the client is not open.
-        """
-        ...
 
 
 class Connection:
@@ -228,11 +215,27 @@ class Connection:
         )
 
     async def status(self, server: Server) -> rpc.StatusResponse:
-        """Ask a server for its state; that one, and once, whatever comes of it."""
+        """Ask one server for its state. Raises like `ask`."""
+        call = Call("status", "the server")
+        return await self.ask(
+            server, lambda channel: channel.maintenance.Status, rpc.StatusRequest(), call
+        )
+
+    async def ask(
+        self,
+        server: Server,
+        method: Method[Request, Response],
+        request: Request,
+        call: Call,
+        deadline: float | None = None,
+    ) -> Response:
+        """Send a request to one server, once, whatever becomes of it."""
+        if deadline is None:
+            deadline = deadline_of(self.settings.timeout)
         await self.cluster.open_channels(server)
         server.stands()  # before a call that may connect it
         try:
-            return await self.cluster.status(server, deadline_of(self.settings.timeout))
+            return await self.cluster.call(server, method, request, call, deadline)
         except UnavailableError as exc:
             raise await self._explained(exc) from exc.__cause__
 

@@ -11,15 +11,16 @@ consumer refers to the watch itself, so dropping it ends the stream.
 
 import asyncio
 import weakref
+from collections.abc import Callable
 from contextlib import suppress
 
 from typing_extensions import override
 
 from kvorum.deadlines import deadline_of
-from kvorum.etcd.transport import HasConnection
+from kvorum.etcd.transport import Connection
 from kvorum.etcd.watch.reader import WatchReader
 from kvorum.etcd.watch.timing import WatchTiming
-from kvorum.owner import Place
+from kvorum.owner import Owner
 from kvorum.storage import Change, Entry, KeySpace, StorageWatch, WatchStatistics
 
 
@@ -33,7 +34,7 @@ class EtcdStorageWatch(StorageWatch):
 
     def __init__(
         self,
-        client: HasConnection,
+        connection: Callable[[], Connection],
         keys: KeySpace,
         prefix: str,
         since: int | None,
@@ -41,11 +42,11 @@ class EtcdStorageWatch(StorageWatch):
         bookmarks: bool,
         timing: WatchTiming | None = None,
     ) -> None:
-        self._client = client
+        self._connection = connection  # a watch may be made before there is one
         self._reader = WatchReader(keys, prefix, since, timing)
         self._bookmarks = bookmarks
         self._revision = 0
-        self._place: Place | None = None  # that it was opened in
+        self._owner: Owner | None = None  # set when it is opened
 
     def __repr__(self) -> str:
         reader, buffered = self._reader, self._reader.buffer.size
@@ -78,13 +79,13 @@ class EtcdStorageWatch(StorageWatch):
     async def open(self) -> None:
         self._check_owner()
         reader, buffer = self._reader, self._reader.buffer
-        if self._place is None and not buffer.is_ended:
-            connection = self._client.connection
+        if self._owner is None and not buffer.is_ended:
+            connection = self._connection()
             deadline = deadline_of(connection.settings.timeout)
             connection.supervisor.spawn(
                 reader.run, connection, deadline, name=f"kvorum-watch {reader.subject}"
             )
-            self._place = Place()
+            self._owner = Owner()
             # A dropped watch is cancelled on the server, too. Garbage collection alone does not:
             # grpc keeps a pending call.
             weakref.finalize(self, _end_soon, asyncio.get_running_loop(), reader).atexit = False
@@ -98,13 +99,13 @@ class EtcdStorageWatch(StorageWatch):
     async def aclose(self) -> None:
         self._check_owner()
         self._reader.end()
-        if self._place is not None:
+        if self._owner is not None:
             await self._reader.finished.wait()
 
     def _check_owner(self) -> None:
         """Refuse a process or event loop other than the one that opened it, where it would hang."""
-        if self._place is not None:
-            self._place.check()
+        if self._owner is not None:
+            self._owner.check()
 
     @override
     async def __anext__(self) -> tuple[Change, ...]:

@@ -289,6 +289,10 @@ class RecordingBackend(StorageBackend):
         """Note nothing: see `WatchedStream`."""
         return self._backend.watch(prefix, since=since, bookmarks=bookmarks)
 
+    async def open(self) -> None:
+        """Open the backend."""
+        await self._backend.open()
+
     async def aclose(self) -> None:
         """Close the backend."""
         await self._backend.aclose()

@@ -1,0 +1,37 @@
+"""The limits and waits of everything that a session owns, in one value.
+
+Each part declares its own in a frozen struct beside its code. A test that needs another limit
+passes another value, and patches nothing.
+"""
+
+from typing import Final
+
+import msgspec
+
+from kvorum.etcd.outcomes import SearchLimits
+from kvorum.etcd.pipeline import QueueLimits, QuotaTiming, RefusalLimits
+from kvorum.etcd.watch import WatchTiming
+
+
+class Policies(msgspec.Struct, frozen=True, kw_only=True):
+    """Limits and waits. The defaults are what applications use.
+
+    Attributes:
+        close_timeout: seconds that closing a client may take. An embedded server may have to be
+            killed first; everything else closes within milliseconds.
+        queue: of each of the pipeline's two queues.
+        quota: of the pipeline's questions about alarms.
+        refusals: of the pipeline's memory of calls that were refused.
+        watches: of watches.
+        searches: of searches for the outcome of a write.
+    """
+
+    close_timeout: float = 15.0
+    queue: QueueLimits = QueueLimits()
+    quota: QuotaTiming = QuotaTiming()
+    refusals: RefusalLimits = RefusalLimits()
+    watches: WatchTiming = WatchTiming()
+    searches: SearchLimits = SearchLimits()
+
+
+DEFAULT: Final = Policies()

@@ -1,0 +1,163 @@
+"""What operators ask of a cluster through a client."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+import kvorum
+from kvorum import (
+    Alarm,
+    ConfigurationError,
+    EmbeddedEtcd,
+    FutureRevisionError,
+    HistoryLostError,
+    InvalidResourceError,
+    StorageFullError,
+    UnavailableError,
+)
+
+
+@pytest.fixture
+async def server(kvorum_etcd: EmbeddedEtcd) -> AsyncIterator[EmbeddedEtcd]:
+    """A server of the test's own: compaction and defragmentation concern all keys."""
+    async with EmbeddedEtcd(binary=kvorum_etcd.binary) as etcd:
+        yield etcd
+
+
+async def test_status_tells_what_each_server_says_of_itself(kvorum_client: kvorum.Client) -> None:
+    revision = await kvorum_client.backend.set("a", b"")
+
+    (status,) = await kvorum_client.admin.status()
+
+    assert status.endpoint == kvorum_client.connection.endpoint
+    assert status.version == ".".join(map(str, kvorum_client.connection.version))
+    assert status.is_leader
+    assert status.revision >= revision
+    assert 0 < status.db_size_in_use <= status.db_size
+    assert 0 < status.raft_applied_index <= status.raft_index
+    assert status.raft_term > 0
+    assert (status.error, status.problems, status.is_learner) == ("", (), False)
+
+
+async def test_a_server_that_is_down_has_an_error_in_the_status(server: EmbeddedEtcd) -> None:
+    async with kvorum.connect(server.url, settings=kvorum.EtcdSettings(timeout=0.5)) as client:
+        await server.kill()
+
+        (status,) = await client.admin.status()
+
+        assert status.endpoint == server.endpoints[0]
+        assert "unavailable" in status.error
+        assert not status.is_leader
+
+
+async def test_members_are_listed_with_their_addresses(kvorum_etcd: EmbeddedEtcd) -> None:
+    async with (
+        EmbeddedEtcd(binary=kvorum_etcd.binary, members=3) as cluster,
+        kvorum.connect(cluster.url) as client,
+    ):
+        members = await client.admin.members()
+        statuses = await client.admin.status()
+
+    assert sorted(member.name for member in members) == ["etcd-0", "etcd-1", "etcd-2"]
+    assert {url for member in members for url in member.client_urls} == {
+        f"http://{endpoint}" for endpoint in cluster.endpoints
+    }
+    assert {url for member in members for url in member.peer_urls} == {
+        f"http://{endpoint}" for endpoint in cluster.peer_endpoints
+    }
+    assert {member.id for member in members} == {status.member_id for status in statuses}
+    assert sum(status.is_leader for status in statuses) == 1
+    assert not any(member.is_learner for member in members)
+
+
+async def test_compaction_discards_what_is_before_the_revision(server: EmbeddedEtcd) -> None:
+    async with kvorum.connect(server.url) as client:
+        first = await client.backend.set("a", b"1")
+        second = await client.backend.set("a", b"2")
+
+        await client.admin.compact(second)
+
+        assert (await client.backend.get("a", revision=second)) is not None
+        with pytest.raises(HistoryLostError):
+            await client.backend.get("a", revision=first)
+        with pytest.raises(HistoryLostError):
+            await client.admin.compact(first)
+        with pytest.raises(FutureRevisionError):
+            await client.admin.compact(second + 1000)
+        with pytest.raises(InvalidResourceError):
+            await client.admin.compact(0)
+
+
+async def test_defragmenting_returns_the_space_of_what_was_compacted(
+    server: EmbeddedEtcd,
+) -> None:
+    async with kvorum.connect(server.url) as client:
+        for _ in range(20):
+            await client.backend.set("a", bytes(500_000))
+        last = await client.backend.set("a", b"small")
+        await client.admin.compact(last)
+        (before,) = await client.admin.status()
+
+        await client.admin.defragment(before.endpoint)
+
+        (after,) = await client.admin.status()
+        assert after.db_size < before.db_size
+        entry = await client.backend.get("a")
+        assert entry is not None
+        assert entry.mod_revision == last
+
+
+async def test_only_a_known_server_can_be_defragmented(kvorum_client: kvorum.Client) -> None:
+    with pytest.raises(ConfigurationError, match="no server 'elsewhere:1'"):
+        await kvorum_client.admin.defragment("elsewhere:1")
+
+
+async def test_members_with_the_same_data_have_the_same_hash(kvorum_etcd: EmbeddedEtcd) -> None:
+    async with (
+        EmbeddedEtcd(binary=kvorum_etcd.binary, members=3) as cluster,
+        kvorum.connect(cluster.url) as client,
+    ):
+        first = await client.backend.set("a", b"1")
+        second = await client.backend.set("b", b"2")
+        for endpoint in cluster.endpoints:  # a member that lags has not reached the revision
+            async with kvorum.connect(f"etcd://{endpoint}") as member:
+                await member.backend.get("a")
+        before, after = await client.admin.hash(first), await client.admin.hash(second)
+
+        assert {each.endpoint for each in after} == set(cluster.endpoints)
+        assert len({(each.hash, each.compact_revision) for each in before}) == 1
+        assert len({(each.hash, each.compact_revision) for each in after}) == 1
+        assert before[0].hash != after[0].hash
+        with pytest.raises(FutureRevisionError):
+            await client.admin.hash(second + 1000)
+        with pytest.raises(InvalidResourceError):
+            await client.admin.hash(0)
+
+        await cluster.kill(1)
+        with pytest.raises(UnavailableError):
+            await client.admin.hash(second)
+
+
+async def test_an_alarm_names_the_member_that_raised_it(kvorum_etcd: EmbeddedEtcd) -> None:
+    arguments = ["--quota-backend-bytes", str(4 << 20)]
+    async with (
+        EmbeddedEtcd(binary=kvorum_etcd.binary, arguments=arguments) as server,
+        kvorum.connect(server.url) as client,
+    ):
+
+        async def fill() -> None:
+            for number in range(100):
+                await client.backend.set(f"k{number}", bytes(900_000))
+
+        assert await client.admin.alarms() == ()
+        with pytest.raises(StorageFullError):
+            await fill()
+
+        (member,) = await client.admin.members()
+        assert await client.admin.alarms() == (Alarm("NOSPACE", member.id),)
+
+
+async def test_a_store_in_memory_has_no_operations_on_a_cluster() -> None:
+    async with kvorum.connect("memory://") as client:
+        with pytest.raises(ConfigurationError, match="no connection to etcd"):
+            _ = client.admin
