@@ -1,4 +1,4 @@
-"""Where a consumer of watches has got to, kept in the store, so that it goes on there after a restart."""
+"""The position of a watch consumer, kept in the store so that it can resume after a restart."""
 
 from contextlib import suppress
 from typing import ClassVar
@@ -13,42 +13,42 @@ from kvorum.storage import HasBackend
 
 
 class CheckpointSpec(msgspec.Struct, rename="camel"):
-    """Nothing: a checkpoint has no wishes."""
+    """Empty: a checkpoint has no desired state."""
 
 
 class CheckpointStatus(msgspec.Struct, rename="camel"):
-    """What is kept.
+    """The position.
 
     Attributes:
-        revision: the last revision that was handled whole.
+        revision: the last revision that was handled completely.
     """
 
     revision: int = 0
 
 
 class StoredCheckpoint(Resource[CheckpointSpec, CheckpointStatus]):
-    """A checkpoint as the store holds it: `checkpoints/<name>`."""
+    """A checkpoint as it is stored, under `checkpoints/<name>`."""
 
     kind: ClassVar[Kind] = Kind("Checkpoint", plural="checkpoints", api_version="kvorum.dev/v1")
 
 
 class Checkpoint:
-    """The last revision that a consumer has handled, under a name of its own. `Client.checkpoint` makes it.
+    """The last revision that a consumer has handled. `Client.checkpoint` makes it.
 
-    It is used like this::
+    Use it like this::
 
         checkpoint = client.checkpoint("billing")
         async with workers.watch(since=await checkpoint.load()) as watch:
             async for events in watch.revisions():
                 ...                                       # handle them
-                await checkpoint.save(watch.checkpoint)   # now and then is enough
+                await checkpoint.save(watch.checkpoint)   # occasionally is enough
 
-    What was handled after the last `save` comes again after a restart: every event is handled at
-    least once. Two consumers of one name get in each other's way: whoever finds that the other one
-    has saved gets a `ConflictError`.
+    After a restart, events that were handled after the last `save` are delivered again: every event
+    is handled at least once. Each consumer needs its own name. If two share one, the second to save
+    gets a `ConflictError`.
 
     Args:
-        client: whose store keeps it.
+        client: the client whose store keeps it.
         name: a DNS-1123 subdomain, unique among the consumers under the client's prefix.
     """
 
@@ -62,20 +62,20 @@ class Checkpoint:
         return f"<Checkpoint {self.name} [{at}]>"
 
     async def load(self) -> int | None:
-        """Return the revision that was saved last, for `Repository.watch(since=…)`; None if there is none yet.
+        """Return the last saved revision, for `Repository.watch(since=…)`; None if there is none.
 
-        Raises: what `Repository.get` does, but for `NotFoundError`.
+        Raises: what `Repository.get` does, except `NotFoundError`.
         """
         self._stored = await self._repository.get(self.name, default=None)
         return self._stored.status.revision if self._stored is not None else None
 
     async def save(self, revision: int) -> None:
-        """Keep a revision. One that is not beyond the last one is passed over: a checkpoint never goes back.
+        """Save a revision. Revisions at or below the saved one are ignored.
 
         Raises:
-            ConflictError, AlreadyExistsError: somebody else saves under this name.
-            InvalidResourceError: there is no such revision. Nothing was sent.
-            OutcomeUnknownError: it may have been kept. The next call finds out.
+            ConflictError, AlreadyExistsError: another consumer saves under this name.
+            InvalidResourceError: `revision` is not an int of 1 or more. Nothing was sent.
+            OutcomeUnknownError: it may have been saved. The next call finds out.
         """
         check_given_revision(f"checkpoint {self.name}", revision, "revision", least=1)
         if self._stored is None:
@@ -84,14 +84,12 @@ class Checkpoint:
             return
         try:
             self._stored = await self._write(revision)
-        except (
-            BaseException
-        ):  # also if it is cancelled: whatever is stored now, the next call reads it
+        except BaseException:  # also cancellation: the next call reads what is stored now
             self._stored = None
             raise
 
     async def forget(self) -> None:
-        """Remove it, to start over. Nothing happens if there is none."""
+        """Delete it, to start over. Does nothing if there is none."""
         self._stored = None
         with suppress(NotFoundError):
             await self._repository.delete(self.name)

@@ -1,10 +1,10 @@
-"""What a watch shows: `Added`, `Modified`, `Deleted` and `Bookmark`; and `Corrupt`, if that was asked for.
+"""The events of a watch: `Added`, `Modified`, `Deleted`, `Bookmark`, and optionally `Corrupt`.
 
     match event:
         case Added(resource=worker) | Modified(resource=worker): ...
         case Deleted(resource=worker): ...
 
-All have `resource_version`, the revision that they are about. Several events can share one: a
+All have `resource_version`, the revision that they are about. Several events share one if a
 transaction made them.
 """
 
@@ -17,7 +17,7 @@ R = TypeVar("R", bound=AnyResource)
 
 
 class _ResourceEvent(Generic[R]):
-    """Common to the events about a resource."""
+    """What events about a resource have in common."""
 
     __slots__ = ("resource",)
     __match_args__: tuple[str, ...] = ("resource",)
@@ -27,7 +27,7 @@ class _ResourceEvent(Generic[R]):
 
     @property
     def resource_version(self) -> int:
-        """The revision of the write that this event tells of."""
+        """The revision of the write that caused this event."""
         return self.resource.metadata.resource_version
 
     def __eq__(self, other: object) -> bool:
@@ -47,7 +47,7 @@ class _ResourceEvent(Generic[R]):
 
 @final
 class Added(_ResourceEvent[R]):
-    """A resource is there (or selected) that was not.
+    """A resource was created, or started to match.
 
     Attributes:
         resource: as it was written.
@@ -58,7 +58,7 @@ class Added(_ResourceEvent[R]):
 
 @final
 class Modified(_ResourceEvent[R]):
-    """A resource is another.
+    """A resource was changed.
 
     Attributes:
         resource: as it was written.
@@ -73,10 +73,12 @@ class Modified(_ResourceEvent[R]):
 
     @property
     def previous(self) -> R:
-        """As it was before. If a watch has shown the event it can be read: over what was corrupt it shows `Added`.
+        """The resource before the change. It is decoded when it is first asked for.
+
+        It could be read once: a resource that replaces an unreadable value is `Added`.
 
         Raises:
-            CorruptResourceError: the type refuses by now what it took when that was shown.
+            CorruptResourceError: the type rejects today what it accepted then.
         """
         if callable(self._previous):
             self._previous = self._previous()
@@ -92,7 +94,7 @@ class Modified(_ResourceEvent[R]):
 
 @final
 class Deleted(_ResourceEvent[R]):
-    """A resource is gone (or no longer selected).
+    """A resource was deleted, or stopped matching.
 
     Attributes:
         resource: its last state, at the revision of the deletion.
@@ -103,7 +105,7 @@ class Deleted(_ResourceEvent[R]):
 
 @final
 class Bookmark:
-    """The watch has shown everything up to a revision.
+    """The watch has delivered everything up to a revision.
 
     Attributes:
         resource_version: that revision.
@@ -127,21 +129,20 @@ class Bookmark:
 
 @final
 class Corrupt:
-    """A value is there that is no resource of the kind. A watch with `on_corrupt="event"` shows it, and goes on.
+    """A value is no resource of the kind. A watch with `on_corrupt="event"` delivers it.
 
-    What was shown of that name before is not taken back: something is there, but nobody can read
-    it. `Deleted` follows when it is gone (with the last state that could be read), `Added` when it
-    can be read again.
+    It takes nothing back: the key exists, but its value cannot be read. `Deleted` follows when the
+    value is gone (with the last readable state), and `Added` when it can be read again.
 
     Attributes:
         key: the key, as etcd knows it.
-        name: what its key calls it: with `namespace`, what `Repository.delete` takes to remove it
-            (`corrupt=True`).
+        name: the name in its key. With `namespace` and `corrupt=True`, `Repository.delete` takes it
+            to remove the value.
         revision: the mod_revision of the value; `resource_version` is the same.
         reason: what is wrong, with its JSON path.
         namespace: the namespace in its key; None if the kind, or the key, has none.
-        is_gone: it stands for `Deleted`: what was shown is gone, and the type refuses by now its
-            last state, which it took when that was shown. `revision` is that of the deletion.
+        is_gone: whether it replaces `Deleted`: the resource is gone, and its type rejects today the
+            last state that was delivered. `revision` is that of the deletion.
     """
 
     __slots__ = ("is_gone", "key", "name", "namespace", "reason", "revision")
@@ -166,7 +167,7 @@ class Corrupt:
 
     @property
     def resource_version(self) -> int:
-        """The revision of the write that made the value."""
+        """The revision of the write that caused this event."""
         return self.revision
 
     def _facts(self) -> tuple[object, ...]:

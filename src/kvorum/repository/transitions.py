@@ -50,7 +50,7 @@ class Transition(msgspec.Struct, Generic[R], frozen=True):
 
     @property
     def uncovers(self) -> Entry | None:
-        """The unreadable value that is gone, if what was delivered before it is to be taken back."""
+        """The unreadable value that is gone, if what it covered has to be taken back."""
         if self.now is None and isinstance(self.before, CorruptResourceError):
             return self.change.previous
         return None
