@@ -73,7 +73,7 @@ class Behaved(Box):
     [
         (
             WithData,
-            "WithData cannot be stored: it has fields beside metadata, spec and status: data",
+            "WithData cannot be stored: it has fields besides metadata, spec and status: data",
         ),
         (
             WithRequiredData,
@@ -82,7 +82,7 @@ class Behaved(Box):
         (WithOwner, "WithOwner cannot be stored: its metadata is a Owned, not a Metadata"),
         (WithRenamed, "its metadata is a Renamed, not a Metadata"),
         (WithoutMetadata, "its metadata is a .*None, not a Metadata"),
-        (Derived, "it has fields beside metadata, spec and status: colour"),
+        (Derived, "it has fields besides metadata, spec and status: colour"),
     ],
 )
 def test_a_class_with_fields_that_are_not_stored_is_refused_when_its_repository_is_made(

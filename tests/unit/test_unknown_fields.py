@@ -975,11 +975,11 @@ def test_an_object_that_lacks_nothing_is_returned_as_it_is(text: str) -> None:
         ('{"x":1e400}', ["x"]),
     ],
 )
-def test_strangers_are_named_by_their_paths(text: str, paths: list[str]) -> None:
+def test_unknown_fields_are_named_by_their_paths(text: str, paths: list[str]) -> None:
     plan = unknown_fields_of(Holder)
     assert plan is not None
 
-    assert list(plan.strangers(msgspec.Raw(text.encode()), "")) == paths
+    assert list(plan.unknown_paths(msgspec.Raw(text.encode()), "")) == paths
 
 
 @pytest.mark.parametrize(

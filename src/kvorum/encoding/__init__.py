@@ -1,4 +1,4 @@
-"""From resource to bytes and back."""
+"""The encoding of resources as bytes."""
 
 from kvorum.encoding.stored import Codec, Draft, codec_for
 

@@ -1,4 +1,4 @@
-"""JSON Merge Patch (RFC 7396) on JSON text, so that what a patch does not touch stays as it was written."""
+"""JSON Merge Patch (RFC 7396) on JSON text, so that untouched fields keep their exact spelling."""
 
 import math
 from collections.abc import Mapping
@@ -12,10 +12,12 @@ _encoder = msgspec.json.Encoder(order="sorted")
 
 
 def merge_patch(target: bytes, patch: Mapping[str, Any]) -> bytes:
-    """Return `target`, a JSON object, with `patch` applied: None removes, mappings go deeper, the rest replaces.
+    """Return `target`, a JSON object, with `patch` applied.
+
+    None removes a field, a mapping is merged recursively, any other value replaces the field.
 
     Raises:
-        TypeError, ValueError: the patch holds something that JSON does not know, as NaN.
+        TypeError, ValueError: the patch contains a value that JSON cannot represent, as NaN.
     """
     return bytes(_merged(Raw(target), patch))
 
@@ -36,9 +38,9 @@ def _merged(target: Raw | None, patch: Any) -> Raw:
 
 
 def _check_numbers(value: Any) -> None:
-    """Refuse NaN and infinity, which msgspec would write as null: and null would remove a field."""
+    """Reject NaN and infinity, which msgspec would encode as null: and null removes a field."""
     if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{value} is no number that JSON knows")
+        raise ValueError(f"JSON cannot represent the number {value}")
     for child in (
         value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     ):

@@ -1,13 +1,14 @@
-"""Bytes to resource and back: the stored form, fixed by `docs/stored-form.md` and pinned by fixtures in the tests.
+"""The stored form of resources, as `docs/stored-form.md` specifies it and test fixtures pin it.
 
     {"apiVersion": …, "kind": …, "metadata": {…, "formVersion": 1, "writeToken": …}, "spec": {…},
     "status": {…}}
 
-JSON with the keys of every object sorted, so that the same resource gives the same bytes, whoever
-writes it; apart from `writeToken`, which is new with each write and tells one's own write from
-another's. The resource version is not in the bytes: it is etcd's mod_revision, attached on read.
+JSON with the keys of every object sorted, so that every program encodes the same resource as the
+same bytes. The exception is `writeToken`, which is new in each write, so that a client can
+recognize its own write. The resource version is not stored: it is etcd's mod_revision, attached on
+read.
 
-`Any` stands here, because a codec for any type knows none; it goes no further.
+This module uses `Any`, because it encodes arbitrary types; its callers do not need to.
 """
 
 import secrets
@@ -43,7 +44,7 @@ _PATCHABLE_METADATA = frozenset({"labels", "annotations", "finalizers"})
 
 
 class _StoredMetadata(msgspec.Struct, kw_only=True, rename="camel", omit_defaults=True):
-    """Metadata as it lies in the bytes: without the resource version, with form and token."""
+    """Metadata in the stored form: without the resource version, with form version and token."""
 
     name: str
     namespace: str | None = None
@@ -56,13 +57,13 @@ class _StoredMetadata(msgspec.Struct, kw_only=True, rename="camel", omit_default
     finalizers: list[str] = msgspec.field(default_factory=list)
     form_version: int = 0  # 0: written by hand
     write_token: str = ""
-    # Somebody may have copied it from elsewhere. It is read over, and gone with the next write: the
-    # truth is etcd's.
+    # Written by hand, it may be any value. It is ignored, and dropped by the next write: etcd's
+    # mod_revision is authoritative.
     resource_version: Any = msgspec.UNSET
 
 
 class _Owned(msgspec.Struct, frozen=True):
-    """The part of the metadata that is the store's, whatever a resource says."""
+    """The part of the metadata that Kvorum sets; what a resource has there is ignored."""
 
     uid: str
     generation: int
@@ -78,9 +79,9 @@ class Draft(msgspec.Struct, Generic[R], frozen=True):
     """A resource that is ready to be written.
 
     Attributes:
-        resource: as a read would give it after the write, but for its version.
+        resource: as a read would return it after the write, except for its version.
         stored: the bytes to write, with their token; `revision` is still 0.
-        changed: False if the store holds just this already.
+        changed: False if the stored resource already equals it.
     """
 
     resource: R
@@ -88,7 +89,7 @@ class Draft(msgspec.Struct, Generic[R], frozen=True):
     changed: bool
 
     def written(self, revision: int) -> R:
-        """Return the resource as it stands at the revision that wrote it."""
+        """Return the resource at the revision that wrote it."""
         metadata = self.resource.metadata
         metadata.resource_version = revision
         metadata.stored = Stored(
@@ -101,8 +102,8 @@ class Codec(Generic[R]):
     """Encodes and decodes the resources of one class.
 
     Raises:
-        ConfigurationError: the class is no `Resource[Spec, Status]`, declares no kind, or msgspec
-            cannot decode it.
+        ConfigurationError: the class is not a `Resource[Spec, Status]`, declares no kind, or
+            msgspec cannot decode it.
     """
 
     def __init__(self, resource_type: type[R]) -> None:
@@ -116,12 +117,12 @@ class Codec(Generic[R]):
     # --- bytes to resource ---
 
     def decode(self, entry: Entry, *, revision: int | None = None) -> R:
-        """Decode what the store holds; the resource version is the entry's mod_revision, or `revision`.
+        """Decode an entry; the resource version is its mod_revision, or `revision`.
 
         Raises:
             CorruptResourceError: the bytes are not a resource of this kind, or name another one.
-                Whatever the code of the type raises while it is given them means just that, and is
-                the cause.
+                Any exception that the type's own code raises for them counts, too, and is the
+                cause.
         """
         at = entry.mod_revision if revision is None else revision
         try:
@@ -130,13 +131,13 @@ class Codec(Generic[R]):
             return self._resource(envelope, entry.key, entry.value, at)
         except MemoryError:
             raise  # it says nothing about the value
-        # Code of the type runs in there (`__post_init__`, say), and may raise anything: each says
-        # "none of mine".
+        # The type's own code runs in there (`__post_init__`, say) and may raise anything, to reject
+        # the value.
         except Exception as exc:
             raise CorruptResourceError(entry.key, entry.mod_revision, reason_of(exc)) from exc
 
     def restore(self, stored: Stored) -> R:
-        """Decode again what a resource was read from."""
+        """Decode the bytes that a resource was read from once more."""
         return self._resource(
             self._decoder.decode(stored.value), stored.key, stored.value, stored.revision
         )
@@ -154,7 +155,7 @@ class Codec(Generic[R]):
         named = f"{metadata.namespace}/{metadata.name}" if kind.namespaced else metadata.name
         if f"{kind.plural}/{named}" != key:
             raise ValueError(f"it calls itself {named!r} - at `$.metadata.name`")
-        # No verb would take such a name, so nothing but `corrupt` could ever remove it.
+        # Every method rejects such a name, so only `delete(…, corrupt=True)` can remove it.
         if not is_subdomain(metadata.name) or (
             kind.namespaced and problems_of_label(metadata.namespace or "")
         ):
@@ -164,7 +165,7 @@ class Codec(Generic[R]):
 
     def _resource(self, envelope: Any, key: str, value: bytes, revision: int) -> R:
         stored = envelope.metadata
-        metadata = Metadata(  # spelled out, since lists make thousands of them
+        metadata = Metadata(  # field by field for speed: a list makes thousands of them
             name=stored.name,
             namespace=stored.namespace,
             uid=stored.uid,
@@ -182,7 +183,9 @@ class Codec(Generic[R]):
     # --- resource to bytes ---
 
     def draft_new(self, resource: R) -> Draft[R]:
-        """Prepare a resource that is not stored yet: it gets uid, creation time, generation 1 and a token.
+        """Prepare a resource that is not stored yet.
+
+        It gets a uid, a creation time, generation 1 and a token.
 
         Raises:
             InvalidResourceError: it breaks a rule, or could not be read back.
@@ -206,16 +209,16 @@ class Codec(Generic[R]):
         over: bytes | None = None,
         deleted: datetime | None = None,
     ) -> Draft[R]:
-        """Prepare an update of `stored`, which keeps the fields in it that this type does not know.
+        """Prepare an update of `stored` that keeps the fields which this type does not know.
 
-        What the store owns (uid, timestamps, generation) is taken from `stored`, whatever the
-        resource says.
+        What Kvorum sets (uid, timestamps, generation) is taken from `stored`; what the resource has
+        there is ignored.
 
         Args:
-            resource: what it should become.
-            stored: what it is.
-            over: where the unknown fields come from, if not from `stored.value`.
-            deleted: the deletion timestamp, if it gets one now.
+            resource: the desired state.
+            stored: the stored state.
+            over: the bytes to take unknown fields from; `stored.value` if None.
+            deleted: the deletion timestamp to set, if any.
 
         Raises:
             InvalidResourceError: it breaks a rule, or could not be read back.
@@ -233,25 +236,20 @@ class Codec(Generic[R]):
     def _prepared(
         self, resource: R, stored: Stored, over: bytes | None, deleted: datetime | None
     ) -> tuple[Draft[R], R, bool]:
-        """Return the draft of an update, not judged by any rule yet; what is stored.
-
-        And whether the spec changes.
-        """
+        """Return an unchecked draft of an update, the old resource, and whether the spec changes."""
         envelope = self._decoder.decode(stored.value)
         old = self._resource(envelope, stored.key, stored.value, stored.revision)
         is_spec_changed = self._is_spec_changed(stored, old, resource, over)
         owned = _Owned(
-            old.metadata.uid
-            or str(uuid.uuid4()),  # somebody who wrote it by hand may not have given it one
-            max(old.metadata.generation + is_spec_changed, 1),
-            old.metadata.creation_timestamp,
-            old.metadata.deletion_timestamp or deleted,
+            uid=old.metadata.uid or str(uuid.uuid4()),  # one written by hand may have none
+            generation=max(old.metadata.generation + is_spec_changed, 1),
+            creation_timestamp=old.metadata.creation_timestamp,
+            deletion_timestamp=old.metadata.deletion_timestamp or deleted,
         )
         base = over
+        # If it does not encode to the same bytes, it has unknown fields, or was written by hand.
         if over is None and _encoder.encode(envelope) != stored.value:
-            base = (
-                stored.value
-            )  # it holds more than this type knows, or was written by somebody else
+            base = stored.value
         if (
             _may_be_same(resource, old)
             and self._encode(resource, owned, stored.write_token, base) == stored.value
@@ -265,7 +263,7 @@ class Codec(Generic[R]):
             return True
         if over is None:
             return False
-        # A patch may have changed a field of the spec that this type does not know.
+        # A patch may have changed a field of the spec that the type does not know.
         owned = _Owned("", 0, None, None)
         before, after = (
             self._encode(old, owned, "", stored.value),
@@ -274,7 +272,7 @@ class Codec(Generic[R]):
         return _spec_text(before) != _spec_text(after)
 
     def _encoded(self, resource: R, owned: _Owned, *, over: bytes | None) -> Draft[R]:
-        """Encode, and read back what a reader would get: so nothing unreadable is ever written."""
+        """Encode, and decode again: so nothing is written that could not be read."""
         token = secrets.token_hex(8)
         key = self._key(resource)
         value = self._encode(resource, owned, token, over)
@@ -284,7 +282,7 @@ class Codec(Generic[R]):
 
     def _encode(self, resource: R, owned: _Owned, token: str, over: bytes | None) -> bytes:
         given = resource.metadata
-        metadata = _StoredMetadata(  # spelled out, since each write makes several
+        metadata = _StoredMetadata(  # field by field for speed: each write makes several
             name=given.name,
             namespace=given.namespace,
             uid=owned.uid,
@@ -309,16 +307,11 @@ class Codec(Generic[R]):
             if over is None or self._plan is None:
                 return value
             return bytes(self._plan.carry(Raw(over), Raw(value)))
-        except (
-            Exception
-        ) as exc:  # also of the type's own code, which runs where unknown fields are carried along
+        except Exception as exc:  # the type's own code runs in `carry`, too: see `decode`
             raise self._unfit(resource, exc) from exc
 
     def _check_faithful(self, resource: R, read: R) -> None:
-        """Refuse what JSON cannot hold.
-
-        It would come back as something else (NaN as null, bytes as text).
-        """
+        """Reject values that JSON cannot represent: it makes null of NaN, and text of bytes."""
         pairs = (
             ("spec", resource.spec, read.spec),
             ("status", resource.status, read.status),
@@ -333,48 +326,45 @@ class Codec(Generic[R]):
         return InvalidResourceError(self._key(resource), f"it cannot be stored: {reason_of(exc)}")
 
     def _key(self, resource: R) -> str:
-        metadata = resource.metadata
-        place = (
-            f"{self.kind.plural}/{metadata.namespace}" if self.kind.namespaced else self.kind.plural
-        )
-        return f"{place}/{metadata.name}"
+        kind, metadata = self.kind, resource.metadata
+        folder = f"{kind.plural}/{metadata.namespace}" if kind.namespaced else kind.plural
+        return f"{folder}/{metadata.name}"
 
     # --- patches ---
 
     def patch(self, stored: Stored, patch: Mapping[str, Any]) -> Draft[R]:
-        """Prepare `stored` with a JSON merge patch (RFC 7396) applied; fields by their names in the bytes.
+        """Prepare an update of `stored` by a JSON merge patch (RFC 7396) of the stored form.
 
         Raises:
-            InvalidResourceError: the patch touches what the store owns, sets a field that neither
+            InvalidResourceError: the patch changes what Kvorum sets, or sets a field that neither
                 the type nor the stored resource has, or the result breaks a rule.
         """
         try:
             _check_owned(patch)
             merged = merge_patch(stored.value, patch)
             resource = self._resource(self._decoder.decode(merged), stored.key, merged, 0)
-            self._check_strangers(stored.value, merged)
-        except Exception as exc:  # also of the type's own code: see `decode`
+            self._check_unknown(stored.value, merged)
+        except Exception as exc:  # the type's own code runs in there: see `decode`
             raise InvalidResourceError(
                 stored.key, f"it cannot be patched: {reason_of(exc)}"
             ) from exc
         return self.draft_update(resource, stored, over=merged)
 
-    def _check_strangers(self, before: bytes, after: bytes) -> None:
+    def _check_unknown(self, before: bytes, after: bytes) -> None:
+        """Reject new unknown fields: in a patch, one is a typing error."""
         if self._plan is None:
             return
-        known = set(self._plan.strangers(Raw(before), ""))
-        strangers = [path for path in self._plan.strangers(Raw(after), "") if path not in known]
-        if strangers:
+        stored = set(self._plan.unknown_paths(Raw(before), ""))
+        added = [path for path in self._plan.unknown_paths(Raw(after), "") if path not in stored]
+        if added:
+            fields = ", ".join(added)
             raise ValueError(
-                f"{self.kind.name} has no field {', '.join(strangers)} (names are as in the stored JSON)"
+                f"{self.kind.name} has no field {fields} (names are as in the stored JSON)"
             )
 
 
 def codec_for(resource_type: type[R]) -> Codec[R]:
-    """Return the codec for a class.
-
-    Made once, since making it takes a thousand times as long as using it.
-    """
+    """Return the codec for a class. It is cached, since making one is slow."""
     codec: Codec[R] = _cached_codec(resource_type)
     return codec
 
@@ -412,45 +402,41 @@ def _envelope_of(resource_type: type[AnyResource]) -> type[msgspec.Struct]:
 
 
 def _check_parts(resource_type: type[AnyResource], types: Mapping[str, Any]) -> None:
-    """Refuse a class with more to it than is stored.
-
-    What is there would be gone after the first write.
-    """
+    """Reject a class with fields that are not stored: a write would lose them."""
     name, problems = resource_type.__name__, []
     if others := types.keys() - {"metadata", "spec", "status"}:
-        what = ", ".join(sorted(others))
+        fields = ", ".join(sorted(others))
         problems.append(
-            f"it has fields beside metadata, spec and status: {what}; put them into the spec or the status"
+            f"it has fields besides metadata, spec and status: {fields}; "
+            "put them into the spec or the status"
         )
     if types["metadata"] is not Metadata:
         own = getattr(types["metadata"], "__name__", types["metadata"])
         problems.append(
-            f"its metadata is a {own}, not a Metadata; put what it adds into labels, annotations or the spec"
+            f"its metadata is a {own}, not a Metadata; "
+            "put additional fields into labels, annotations or the spec"
         )
     if problems:
         raise ConfigurationError(f"{name} cannot be stored: {'; '.join(problems)}")
 
 
 def _defaulted(name: str, kind: Any) -> tuple[Any, ...]:
-    """Let a part be absent in the bytes (written by hand, say) where its type can stand without arguments.
+    """Make a part optional in the bytes if its type can be made without arguments.
 
-    Where it cannot, by its fields or by what its own code says of their defaults, the bytes have to
-    have it.
+    If it cannot, because a field has no default or the type's own code rejects the defaults, the
+    bytes must contain it.
     """
     try:
         kind()
     except MemoryError:
         raise  # it says nothing about the type
-    except Exception:  # noqa: BLE001 - of the type's own code: see `Codec.decode`
+    except Exception:  # noqa: BLE001 - the type's own code runs in there: see `Codec.decode`
         return name, kind
     return name, kind, msgspec.field(default_factory=kind)
 
 
 def _may_be_same(resource: AnyResource, stored: AnyResource) -> bool:
-    """Return whether the bytes have to decide.
-
-    Values that are equal can differ there, as 1 and 1.0 do.
-    """
+    """Return whether the values are equal. Their bytes can still differ, as those of 1 and 1.0."""
     mine, theirs = resource.metadata, stored.metadata
     return (
         resource.status == stored.status
@@ -468,16 +454,17 @@ def _spec_text(value: bytes) -> bytes:
 def _check_owned(patch: Mapping[str, Any]) -> None:
     metadata = patch.get("metadata", {})
     if not isinstance(metadata, Mapping):
-        raise ValueError("metadata can be patched only in parts")  # noqa: TRY004 - reported like any other problem
+        raise ValueError("metadata can be patched only in parts")  # noqa: TRY004 - see `patch`
     if owned := (patch.keys() & {"apiVersion", "kind"}) | (metadata.keys() - _PATCHABLE_METADATA):
         raise ValueError(f"{', '.join(sorted(owned))} may not be patched")
 
 
 def _difference(path: str, given: object, found: object) -> str:
-    """Say where two values differ first. It shows types only: a value may be a secret."""
+    """Return where two values first differ. It shows types only: a value may be a secret."""
     if isinstance(given, msgspec.Struct) and isinstance(found, msgspec.Struct):
         for name in given.__struct_fields__:
             before, after = getattr(given, name), getattr(found, name, None)
             if before != after:
                 return _difference(f"{path}.{name}", before, after)
-    return f"{path} holds a {type(given).__name__} that would be read back as another {type(found).__name__}"
+    before, after = type(given).__name__, type(found).__name__
+    return f"{path} holds a {before} that would be read back as another {after}"

@@ -1,19 +1,19 @@
-"""Carry the fields that this version of a type does not know from a resource's old bytes into its new ones.
+"""Preserve unknown fields: copy them from a resource's old bytes into its new ones.
 
-A newer program may have stored fields that an older one has no names for. Decoding passes over
-them; without this module the older program's next update would drop them. It works on JSON text, so
-that what is carried stays as it was written, digit for digit:
+A newer program may have stored fields that an older version of the type does not have. Decoding
+ignores them; without this module the older program's next update would drop them. It works on JSON
+text, so that unknown fields keep their exact spelling, to the last digit:
 
-1. An object keeps each field that its type does not know, unless the object itself went away.
-2. Known fields are never carried: the new bytes say what they are, or that they are gone.
-3. The values of a mapping are matched by their key.
-4. The elements of a list are matched by content (all known fields equal; those that are equal to
-   each other, in their order), else by their identity: the first of the fields `name`, `type`,
-   `id`, `uid`, `key` that their type has (in a union: that all its types have), if its value stands
-   once in the old list and once in the new one. Else, in lists of the same length, by place, unless
-   their identities differ. An element that finds no match was removed or replaced, and its unknown
-   fields go with it; one that nothing matches is new, and has none.
-5. What is stored as an array of fixed places keeps the places beyond those that its type knows.
+1. An object keeps each unknown field, unless the object itself was removed.
+2. Known fields are never carried over: the new bytes have their value, or omit them.
+3. The values of a mapping are matched by key.
+4. The elements of a list are matched by content first (all known fields are equal; equal elements
+   are matched in order). Then by identity: the first of the fields `name`, `type`, `id`, `uid`,
+   `key` that their type has (in a union: that all its types have), if its value occurs once in the
+   old list and once in the new one. Then, in lists of the same length, by index, unless their
+   identities differ. An old element without a match was removed or replaced, and its unknown fields
+   are dropped; a new element without a match has none.
+5. An object that is stored as an array keeps the items after those that its type knows.
 """
 
 from collections import Counter, deque
@@ -31,23 +31,23 @@ _encoder = msgspec.json.Encoder(order="sorted")
 
 
 class Plan(Protocol):
-    """Where one type may hold fields that it does not know."""
+    """Where values of one type may have unknown fields."""
 
     def carry(self, old: Raw, new: Raw) -> Raw:
-        """Return `new` with what it lacks of `old`; the very same object if it lacks nothing."""
+        """Return `new` with the unknown fields of `old`; the same object if there are none."""
         ...
 
     def known_part(self, value: Raw) -> Raw:
-        """Return a value without the fields that the type does not know, as this type would write it."""
+        """Return a value without its unknown fields, as this type would encode it."""
         ...
 
-    def strangers(self, value: Raw, path: str) -> Iterator[str]:
-        """Yield the paths of the fields in `value` that the type does not know."""
+    def unknown_paths(self, value: Raw, path: str) -> Iterator[str]:
+        """Yield the paths of the unknown fields in `value`, which itself is at `path`."""
         ...
 
 
 def unknown_fields_of(kind: type) -> Plan | None:
-    """Return the plan for a type; None if it has no place for unknown fields."""
+    """Return the plan for a type; None if its values cannot have unknown fields."""
     return _plan(inspect.type_info(kind), {})
 
 
@@ -72,16 +72,16 @@ class _ObjectPlan:
     def known_part(self, value: Raw) -> Raw:
         return Raw(_encoder.encode(self.kind.decode(value))) if _is_object(value) else value
 
-    def strangers(self, value: Raw, path: str) -> Iterator[str]:
+    def unknown_paths(self, value: Raw, path: str) -> Iterator[str]:
         for name, child in _objects.decode(value).items() if _is_object(value) else ():
             if name not in self.known:
                 yield f"{path}.{name}".lstrip(".")
             elif plan := self.children.get(name):
-                yield from plan.strangers(child, f"{path}.{name}".lstrip("."))
+                yield from plan.unknown_paths(child, f"{path}.{name}".lstrip("."))
 
 
 class _MapPlan:
-    """A mapping whose values may hold unknown fields."""
+    """A mapping whose values may have unknown fields."""
 
     def __init__(self, values: Plan) -> None:
         self.values = values
@@ -102,13 +102,13 @@ class _MapPlan:
             )
         )
 
-    def strangers(self, value: Raw, path: str) -> Iterator[str]:
+    def unknown_paths(self, value: Raw, path: str) -> Iterator[str]:
         for name, child in _objects.decode(value).items() if _is_object(value) else ():
-            yield from self.values.strangers(child, f"{path}.{name}")
+            yield from self.values.unknown_paths(child, f"{path}.{name}")
 
 
 class _ListPlan:
-    """A list (or another array) whose elements may hold unknown fields."""
+    """A list (or another array) whose elements may have unknown fields."""
 
     def __init__(self, element: Plan, identity: str | None) -> None:
         self.element = element
@@ -129,8 +129,8 @@ class _ListPlan:
         )
 
     def _matches(self, olds: list[Raw], news: list[Raw]) -> dict[int, int]:
-        """Return the place in `olds` for each place in `news` that continues it, by rule 4."""
-        # As this type would write them: so are `news`, but somebody else may have written `olds`.
+        """Map indexes in `news` to the indexes in `olds` that they match by rule 4."""
+        # As this type would encode them, like `news`: another program may have written `olds`.
         olds = [self.element.known_part(value) for value in olds]
         matches = _pairs([bytes(value) for value in olds], [bytes(value) for value in news])
         before, after = (
@@ -146,23 +146,23 @@ class _ListPlan:
     def _identity_of(self, value: Raw) -> bytes | None:
         if self.identity is None or not _is_object(value):
             return None
-        return _field(value, self.identity) or b""  # left out: its default, a value like any other
+        return _field(value, self.identity) or b""  # omitted: the default, a value like any other
 
     def known_part(self, value: Raw) -> Raw:
         if not _is_array(value):
             return value
         return Raw(_encoder.encode([self.element.known_part(v) for v in _arrays.decode(value)]))
 
-    def strangers(self, value: Raw, path: str) -> Iterator[str]:
-        for place, child in enumerate(_arrays.decode(value) if _is_array(value) else ()):
-            yield from self.element.strangers(child, f"{path}[{place}]")
+    def unknown_paths(self, value: Raw, path: str) -> Iterator[str]:
+        for index, child in enumerate(_arrays.decode(value) if _is_array(value) else ()):
+            yield from self.element.unknown_paths(child, f"{path}[{index}]")
 
 
 class _TuplePlan:
-    """An array whose places have a type each: a tuple, or a struct that is stored like one."""
+    """An array with a type for each item: a tuple, or a struct that is stored as an array."""
 
-    def __init__(self, places: list[Plan | None], kind: Any = None) -> None:
-        self.places = places
+    def __init__(self, items: list[Plan | None], kind: Any = None) -> None:
+        self.items = items
         self.kind: msgspec.json.Decoder[Any] | None = (
             msgspec.json.Decoder(kind) if kind is not None else None
         )
@@ -171,32 +171,31 @@ class _TuplePlan:
         if not _is_array(old) or not _is_array(new):
             return new
         olds, news = _arrays.decode(old), _arrays.decode(new)
-        each = zip(
-            self.places, olds, news, strict=False
-        )  # the old ones may be fewer: the others have defaults
+        # `olds` may be shorter: the other items have defaults.
+        each = zip(self.items, olds, news, strict=False)
         carried = [
             after if plan is None else plan.carry(before, after) for plan, before, after in each
         ]
-        return _replaced(new, news, carried + news[len(carried) :] + olds[len(self.places) :])
+        return _replaced(new, news, carried + news[len(carried) :] + olds[len(self.items) :])
 
     def known_part(self, value: Raw) -> Raw:
         if not _is_array(value):
             return value
         if self.kind is not None:
             return Raw(_encoder.encode(self.kind.decode(value)))
-        each = zip(self.places, _arrays.decode(value), strict=True)
+        each = zip(self.items, _arrays.decode(value), strict=True)
         return Raw(_encoder.encode([v if plan is None else plan.known_part(v) for plan, v in each]))
 
-    def strangers(self, value: Raw, path: str) -> Iterator[str]:
-        for place, child in enumerate(_arrays.decode(value) if _is_array(value) else ()):
-            if place >= len(self.places):
-                yield f"{path}[{place}]"
-            elif plan := self.places[place]:
-                yield from plan.strangers(child, f"{path}[{place}]")
+    def unknown_paths(self, value: Raw, path: str) -> Iterator[str]:
+        for index, child in enumerate(_arrays.decode(value) if _is_array(value) else ()):
+            if index >= len(self.items):
+                yield f"{path}[{index}]"
+            elif plan := self.items[index]:
+                yield from plan.unknown_paths(child, f"{path}[{index}]")
 
 
 class _TaggedPlan:
-    """One of several structs, told apart by the tag in the bytes."""
+    """One of several structs, distinguished by the tag in the bytes."""
 
     def __init__(self, tag_field: str | None, members: dict[bytes, Plan]) -> None:
         self.tag_field = tag_field
@@ -205,16 +204,16 @@ class _TaggedPlan:
     def carry(self, old: Raw, new: Raw) -> Raw:
         tag = self._tag(old)
         if tag is None or tag != self._tag(new):
-            return new  # another variant: its fields are another type's
+            return new  # another variant: the fields belong to another type
         return self.members[tag].carry(old, new)
 
     def known_part(self, value: Raw) -> Raw:
         tag = self._tag(value)
         return self.members[tag].known_part(value) if tag is not None else value
 
-    def strangers(self, value: Raw, path: str) -> Iterator[str]:
+    def unknown_paths(self, value: Raw, path: str) -> Iterator[str]:
         tag = self._tag(value)
-        return self.members[tag].strangers(value, path) if tag is not None else iter(())
+        return self.members[tag].unknown_paths(value, path) if tag is not None else iter(())
 
     def _tag(self, value: Raw) -> bytes | None:
         if self.tag_field is not None:
@@ -223,7 +222,7 @@ class _TaggedPlan:
 
 
 class _EitherPlan:
-    """An object or an array (or something without a plan), told apart by how the bytes begin."""
+    """An object or an array (or a value without a plan), distinguished by the first byte."""
 
     def __init__(self, objects: Plan, arrays: Plan) -> None:
         self.objects = objects
@@ -235,8 +234,8 @@ class _EitherPlan:
     def known_part(self, value: Raw) -> Raw:
         return (self.arrays if _is_array(value) else self.objects).known_part(value)
 
-    def strangers(self, value: Raw, path: str) -> Iterator[str]:
-        return (self.arrays if _is_array(value) else self.objects).strangers(value, path)
+    def unknown_paths(self, value: Raw, path: str) -> Iterator[str]:
+        return (self.arrays if _is_array(value) else self.objects).unknown_paths(value, path)
 
 
 # --- JSON text ------------------------------------------------------------------------------------
@@ -251,10 +250,7 @@ def _is_array(value: Raw) -> bool:
 
 
 def _field(value: Raw, name: str) -> bytes | None:
-    """Return a field of an object, text in one spelling however it was escaped.
-
-    None if it has none.
-    """
+    """Return a field of an object, or None. Text is normalized, however it was escaped."""
     found = _objects.decode(value).get(name) if _is_object(value) else None
     return _text(found) if found is not None else None
 
@@ -264,7 +260,7 @@ def _text(value: Raw) -> bytes:
 
 
 def _merged(new: Raw, unknown: dict[str, Raw], nested: dict[str, tuple[Plan, Raw]]) -> Raw:
-    """Return `new` with the unknown fields, and with what its nested values lack."""
+    """Return `new` with the unknown fields, and with those of nested values."""
     news = _objects.decode(new)
     carried = {
         name: plan.carry(old, news[name]) for name, (plan, old) in nested.items() if name in news
@@ -275,26 +271,26 @@ def _merged(new: Raw, unknown: dict[str, Raw], nested: dict[str, tuple[Plan, Raw
 
 
 def _replaced(new: Raw, news: list[Raw], carried: list[Raw]) -> Raw:
-    """Return an array of `carried`; the very same `new` if that is what it holds already."""
+    """Return an array of `carried`; the same object `new` if it has the same items."""
     same = all(after is before for after, before in zip(carried, news, strict=False))
     return new if same and len(carried) == len(news) else Raw(_encoder.encode(carried))
 
 
 def _pairs(olds: Sequence[bytes | None], news: Sequence[bytes | None]) -> dict[int, int]:
-    """Return new place to old place for those of equal value, in order, and each place once."""
+    """Map new indexes to old indexes of equal values, in order, each index at most once."""
     free: dict[bytes, deque[int]] = {}
-    for place, value in enumerate(olds):
+    for index, value in enumerate(olds):
         if value is not None:
-            free.setdefault(value, deque()).append(place)
+            free.setdefault(value, deque()).append(index)
     return {
-        place: free[value].popleft()
-        for place, value in enumerate(news)
+        index: free[value].popleft()
+        for index, value in enumerate(news)
         if value is not None and free.get(value)
     }
 
 
 def _single(values: Sequence[bytes | None]) -> list[bytes | None]:
-    """Leave out the values that occur more than once."""
+    """Replace values that occur more than once by None."""
     counts = Counter(values)
     return [value if counts[value] == 1 else None for value in values]
 
@@ -304,8 +300,8 @@ def _single(values: Sequence[bytes | None]) -> list[bytes | None]:
 _Object = (
     inspect.StructType | inspect.DataclassType | inspect.TypedDictType | inspect.NamedTupleType
 )
-# By identity: a recursive type describes itself with the same object again, and Box[int] and
-# Box[str] are two.
+# By id(): a recursive type refers to the same description object, and Box[int] and Box[str] have
+# two.
 _Seen = dict[int, Plan]
 _Array = inspect.ListType | inspect.VarTupleType | inspect.SetType | inspect.FrozenSetType
 
@@ -321,18 +317,15 @@ def _plan(info: inspect.Type, seen: _Seen) -> Plan | None:
         values = _plan(info.value_type, seen)
         return _MapPlan(values) if values is not None else None
     if isinstance(info, inspect.TupleType):
-        places = [_plan(item, seen) for item in info.item_types]
-        return _TuplePlan(places) if any(places) else None
+        items = [_plan(item, seen) for item in info.item_types]
+        return _TuplePlan(items) if any(items) else None
     if isinstance(info, _Array):
         return _list_plan(info.item_type, seen)
     return None
 
 
 def _members(info: inspect.Type) -> list[inspect.Type]:
-    """Return the types of a union, or the one that it is.
-
-    Without what `Annotated` says about them.
-    """
+    """Return the types of a union, or the type itself, without the metadata of `Annotated`."""
     if isinstance(info, inspect.Metadata):
         return _members(info.type)
     if isinstance(info, inspect.UnionType):
@@ -354,18 +347,16 @@ def _object_plan(info: _Object, seen: _Seen) -> Plan:
 def _row_plan(info: _Object, seen: _Seen) -> Plan:
     if id(info) in seen:
         return seen[id(info)]
-    is_tagged = (
-        isinstance(info, inspect.StructType) and info.tag is not None
-    )  # the tag takes the first place
-    plan = seen[id(info)] = _TuplePlan([None] * is_tagged, info.cls)
-    plan.places += [_plan(field.type, seen) for field in info.fields]
+    is_tagged = isinstance(info, inspect.StructType) and info.tag is not None
+    plan = seen[id(info)] = _TuplePlan([None] * is_tagged, info.cls)  # the tag is the first item
+    plan.items += [_plan(field.type, seen) for field in info.fields]
     return plan
 
 
 def _union_plan(members: list[inspect.Type], seen: _Seen) -> Plan | None:
-    """A union in msgspec has at most one array and one object.
+    """Return the plan of a union, which in msgspec has at most one array type and one object type.
 
-    Several structs of one sort only if they are tagged.
+    It may have several of either if they are tagged structs.
     """
     plans = [(member, plan) for member in members if (plan := _plan(member, seen)) is not None]
     arrays = _one_of([(member, plan) for member, plan in plans if _is_array_type(member)])
@@ -403,7 +394,7 @@ def _list_plan(item: inspect.Type, seen: _Seen) -> Plan | None:
         for member in _members(item)
         if isinstance(member, _Object) and not _is_array_type(member)
     ]
-    # Without the tag: it may be called `type`, but all elements of one variant share it.
+    # Without the tag: its name may be `type`, but all elements of one variant share its value.
     fields = [{field.encode_name for field in member.fields} for member in objects]
     shared = fields[0].intersection(*fields) if fields else set()
     return _ListPlan(element, next((name for name in _IDENTITIES if name in shared), None))

@@ -1,8 +1,8 @@
-"""The rules that a resource must keep when it is written, beyond its types; and how much of them an update has to keep.
+"""The rules for writes, beyond types, and which of them apply to an update.
 
-Rules get stricter, and other tools write without them. What is invalid by now must still be
-deleted, lose its finalizers, and get a status. So what a write leaves as it is stored is not held
-against it.
+Rules get stricter, and other tools write without them. A resource that has become invalid must
+still be deletable, lose its finalizers, and get a status. So an update is not rejected for what it
+leaves unchanged.
 """
 
 from typing import Final
@@ -18,26 +18,26 @@ from kvorum.resources import (
     problems_of_qualified_name,
 )
 
-_NOTHING: Final = Metadata(name="")  # what a new resource was before
+_NOTHING: Final = Metadata(name="")  # the old metadata of a new resource
 
 
 def check_rules(
     subject: str, new: AnyResource, old: AnyResource | None, *, is_spec_changed: bool
 ) -> None:
-    """Refuse what breaks a rule: all of a new resource; of an update, what it changes.
+    """Reject a new resource that breaks a rule, or an update whose changes do.
 
-    A write that changes the spec is judged by all that `validate` says. One that does not may leave
-    the problems that the stored resource has already.
+    A write that changes the spec must not have any problem that `validate` finds. One that does not
+    may leave problems that the stored resource already has.
 
     Args:
         subject: which resource, for the error.
-        new: what is to be written.
-        old: what is stored; None if nothing is.
+        new: the resource to write.
+        old: the stored resource; None if there is none.
         is_spec_changed: whether the write changes the spec.
 
     Raises:
         InvalidResourceError: with every problem; the cause is what `validate` raised, if that was a
-            `ValueError`. Any other exception of `validate` comes out as it is: a mistake in it says
+            `ValueError`. Any other exception of `validate` propagates unchanged: a bug in it says
             nothing about the resource.
     """
     problems = _problems_of(new.metadata, old.metadata if old is not None else _NOTHING)
@@ -52,15 +52,15 @@ def check_rules(
 
 
 def _validated(resource: AnyResource) -> tuple[list[str], Exception | None]:
-    """Return what `validate` says, and what it raises."""
+    """Return the problems that `validate` finds, and the exception that it raises."""
     try:
         return [*resource.validate()], None
-    except Exception as exc:  # noqa: BLE001 - it is the type's own code; the caller decides, and raises it again
+    except Exception as exc:  # noqa: BLE001 - of the type's own code; the caller may raise it again
         return [reason_of(exc)], exc
 
 
 def _problems_of(metadata: Metadata, old: Metadata) -> list[str]:
-    """Check labels, annotations and finalizers, but for those that are stored just so."""
+    """Check labels, annotations and finalizers, except those that are already stored."""
     problems: list[str] = []
     for name, value in metadata.labels.items():
         if old.labels.get(name) == value:
@@ -78,7 +78,7 @@ def _problems_of(metadata: Metadata, old: Metadata) -> list[str]:
 
 
 def reason_of(exc: Exception) -> str:
-    """Say what was wrong; of an error that was not raised to be read, its name, too."""
+    """Return an exception's message; with its type, unless that type has messages for users."""
     if isinstance(
         exc, msgspec.MsgspecError | ValueError | TypeError | OverflowError | RecursionError
     ):
