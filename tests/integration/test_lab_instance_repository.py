@@ -22,7 +22,7 @@ NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 
 
 def by_hand(namespace: str, name: str, owner: str, **status: object) -> kvorum.Operation:
-    """One lab as somebody wrote it by hand: no more than there must be."""
+    """A lab written by hand, with the required fields only."""
     value: dict[str, object] = {
         "apiVersion": "lab.kvorum.dev/v1",
         "kind": "LabInstance",
@@ -86,7 +86,7 @@ async def test_labs_are_found_by_their_worker(labs: LabInstanceRepository) -> No
     assert ids(await labs.find_by_worker("w3")) == []
 
 
-async def test_labs_are_found_by_their_phase_also_if_nobody_has_written_it(
+async def test_labs_are_found_by_their_phase_also_if_it_is_not_stored(
     labs: LabInstanceRepository,
 ) -> None:
     assert ids(await labs.find_by_phase(P.PENDING)) == ["ccna/fresh"]

@@ -12,7 +12,7 @@ P = LabWorkerPhase
 
 
 def by_hand(name: str, lab_track: str, status: dict[str, str] | None = None) -> kvorum.Operation:
-    """One worker as somebody wrote it by hand: no label, and no more than there must be."""
+    """A worker written by hand, with the required fields only, and without its label."""
     value: dict[str, object] = {
         "apiVersion": "lab.kvorum.dev/v1",
         "kind": "LabWorker",
@@ -128,7 +128,7 @@ async def test_a_worker_that_breaks_rules_is_refused_with_all_of_them(
 
 
 async def test_every_phase_is_counted(workers: LabWorkerRepository) -> None:
-    """Also those that nobody is in: a dashboard shows a 0, not a gap."""
+    """Including phases without workers: a dashboard shows a 0, not a gap."""
     counts = await workers.count_by_phase()
 
     assert list(counts) == list(P)

@@ -1,6 +1,6 @@
-"""Arguments of a wrong type or out of range: the error says what, where and what instead, before anything is sent.
+"""Arguments of a wrong type or out of range are rejected with the reason, before anything is sent.
 
-What a storage backend refuses is in the conformance suite; here is what lies above it, and beside
+What a storage backend rejects is in the conformance suite; here is what is above it, and beside
 it.
 """
 
@@ -68,7 +68,7 @@ async def test_a_list_says_what_at_and_limit_must_be(tasks: Repository[Task], gi
 async def test_a_precondition_that_no_resource_can_have_is_no_conflict(
     tasks: Repository[Task], version: Any
 ) -> None:
-    """Whoever is told of a conflict reads again and retries, for ever."""
+    """After a `ConflictError` callers read again and retry, in this case for ever."""
     for call in (
         lambda: tasks.delete("a", resource_version=version),
         lambda: tasks.delete("a", resource_version=version, corrupt=True),
@@ -165,7 +165,8 @@ def test_a_time_is_a_number_of_seconds_within_thirty_years(seconds: Any, complai
     for name in ("timeout", "discover_interval"):
         with pytest.raises(ConfigurationError, match=re.escape(f"{name} {complaint}")):
             EtcdSettings(**{name: seconds})
-    complaint = f"a deadline must be a number of seconds, more than 0 away and at most 1,000,000,000, not {shown(seconds)}"
+    rule = "a number of seconds, more than 0 away and at most 1,000,000,000"
+    complaint = f"a deadline must be {rule}, not {shown(seconds)}"
     with pytest.raises(ConfigurationError, match=re.escape(complaint)), kvorum.deadline(seconds):
         pass
 

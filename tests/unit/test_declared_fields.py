@@ -95,9 +95,7 @@ def test_a_class_with_fields_that_are_not_stored_is_refused_when_its_repository_
 
 
 @pytest.mark.anyio
-async def test_a_resource_of_a_derived_class_with_fields_of_its_own_is_refused_before_anything_is_written() -> (
-    None
-):
+async def test_a_resource_with_fields_of_a_derived_class_is_refused_before_it_is_written() -> None:
     async with kvorum.connect("memory://") as client:
         boxes = client.repository(Box)
         coloured = Derived(metadata=Metadata(name="a"), spec=Part(), status=Part(), colour="red")

@@ -1,4 +1,4 @@
-"""Keys: where a resource lies, and which keys a prefix covers."""
+"""Keys: the key of a resource, and the range of keys that a prefix covers."""
 
 import pytest
 from hypothesis import given

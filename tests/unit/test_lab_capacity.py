@@ -190,7 +190,7 @@ def test_utilization_is_told_for_each_resource() -> None:
 
 @given(quantities, quantities)
 def test_utilization_is_a_fraction(total: ResourceQuantity, allocated: ResourceQuantity) -> None:
-    """Also of nothing: a worker that nobody has measured yet must not break a dashboard."""
+    """Of zero capacity, too: a worker that has not been measured must not break a dashboard."""
     fractions = Capacity(total=total, allocated=allocated).utilization.values()
 
     assert all(0.0 <= fraction <= 1.0 for fraction in fractions)

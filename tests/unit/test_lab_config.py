@@ -37,7 +37,7 @@ def test_a_good_host_has_no_problems(config: AwsEc2Config) -> None:
 
 
 def test_every_problem_of_a_host_is_told_at_once() -> None:
-    """Whoever fixes them one by one would need as many writes as there are problems."""
+    """Reported one by one, they would take as many writes as there are problems."""
     config = AwsEc2Config(
         region="mars",
         ami_id="foo",
@@ -58,12 +58,21 @@ def test_every_problem_of_a_host_is_told_at_once() -> None:
         "spec.aws.keyName ' ' is not the name of a key pair (up to 255 printable ASCII characters)",
         "spec.aws.vpcId 'vpc-' is not a VPC id (vpc- and 8 or 17 hex digits)",
         "spec.aws.subnetId 'subnet-XYZ' is not a subnet id (subnet- and 8 or 17 hex digits)",
-        "spec.aws.securityGroupIds[0] 'default' is not a security group id (sg- and 8 or 17 hex digits)",
+        (
+            "spec.aws.securityGroupIds[0] 'default' is not a security group id "
+            "(sg- and 8 or 17 hex digits)"
+        ),
         f"spec.aws.securityGroupIds[2] 'sg-{ID}' is there already",
         "spec.aws.ebs.sizeGb is 0; it must be from 1 to 16384 GB",
         "spec.aws.ebs.iops is 100; gp2 takes none",
-        "spec.aws.iamInstanceProfile 'arn:aws:iam::1:role/x' is not the name or ARN of an IAM instance profile",
-        "spec.aws.tags: the key 'aws:name' is not the key of a tag (1 to 128 characters, not starting with aws:)",
+        (
+            "spec.aws.iamInstanceProfile 'arn:aws:iam::1:role/x' is not the name or ARN of an IAM "
+            "instance profile"
+        ),
+        (
+            "spec.aws.tags: the key 'aws:name' is not the key of a tag "
+            "(1 to 128 characters, not starting with aws:)"
+        ),
         f"spec.aws.tags.aws:name {'x' * 257!r} is not the value of a tag (up to 256 characters)",
     ]
 
@@ -205,7 +214,8 @@ def test_a_repr_tells_whether_there_is_a_secret() -> None:
     shown = repr(CmlConfig(license_token="hush"))
 
     assert shown == (
-        "CmlConfig(license_token='***', admin_username='admin', admin_password=None, max_nodes=None, "
+        "CmlConfig(license_token='***', admin_username='admin', admin_password=None, "
+        "max_nodes=None, "
         "max_unlicensed_nodes=5)"
     )
 

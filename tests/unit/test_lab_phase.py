@@ -84,7 +84,7 @@ def test_every_phase_can_be_reached_from_pending() -> None:
 
 @pytest.mark.parametrize("start", LabWorkerPhase)
 def test_a_worker_can_always_be_cleaned_up(start: LabWorkerPhase) -> None:
-    """No phase is a trap: an instance that nobody can terminate costs money for ever."""
+    """No phase is a dead end: an instance that cannot be terminated costs money for ever."""
     reached, found = set[LabWorkerPhase](), {start}
     while found:
         reached |= found

@@ -186,7 +186,8 @@ def test_every_problem_of_a_worker_is_told_at_once() -> None:
 
     assert worker.validate() == [
         (
-            "spec.labTrack 'two words' is not a lab track (1 to 63 letters, digits, '-', '_' and '.', "
+            "spec.labTrack 'two words' is not a lab track "
+            "(1 to 63 letters, digits, '-', '_' and '.', "
             "starting and ending with a letter or digit)"
         ),
         "metadata.labels.lab-track 'another' is not spec.labTrack 'two words'; change both",
@@ -212,7 +213,7 @@ def test_what_does_as_a_label_does_as_a_lab_track(track: str) -> None:
 
 
 def test_labs_that_take_more_than_there_is_are_no_problem() -> None:
-    """A host that shrank would otherwise be one whose status nobody can write any more."""
+    """Otherwise the status of a host that shrank could not be written any more."""
     worker = worker_in(P.ACTIVE, total=ResourceQuantity())
     worker.status.hosted_labs["lab-1"] = SMALL
 
@@ -326,8 +327,8 @@ def test_staying_brings_the_condition_in_line_with_a_phase_that_was_assigned() -
 def test_a_life_leaves_its_dates() -> None:
     worker = worker_in(P.PENDING)
     life = [
-        P.PROVISIONING_EC2, P.EC2_READY, P.STARTING, P.READY_UNLICENSED, P.LICENSING, P.READY, P.ACTIVE, P.READY,
-        P.DRAINING, P.UNLICENSING, P.STOPPING, P.TERMINATING_EC2, P.TERMINATED,
+        P.PROVISIONING_EC2, P.EC2_READY, P.STARTING, P.READY_UNLICENSED, P.LICENSING, P.READY,
+        P.ACTIVE, P.READY, P.DRAINING, P.UNLICENSING, P.STOPPING, P.TERMINATING_EC2, P.TERMINATED,
     ]  # fmt: skip
     for hour, phase in enumerate(life):
         worker.move_to(phase, at=NOON + timedelta(hours=hour))
@@ -401,7 +402,7 @@ def test_what_is_allocated_is_what_the_labs_take() -> None:
 
 
 def test_hosting_and_releasing_twice_is_as_good_as_once() -> None:
-    """`mutate` calls again when somebody else was faster, and a retried message says the same again."""
+    """`mutate` calls again after a conflict, and a redelivered message asks for the same again."""
     worker = worker_in(P.READY)
     worker.host_lab("lab-1", SMALL)
     before = msgspec.json.encode(worker.status)
@@ -453,7 +454,7 @@ def test_the_licence_limits_the_nodes_of_a_large_host() -> None:
     assert worker.capacity.total == msgspec.structs.replace(HOST, nodes=20)
 
 
-def test_a_worker_that_nobody_has_measured_hosts_nothing() -> None:
+def test_a_worker_that_has_not_been_measured_hosts_nothing() -> None:
     with pytest.raises(InsufficientCapacityError, match="lab-workers/worker-001 has no room"):
         worker_in(P.READY, total=ResourceQuantity()).host_lab("lab-1", SMALL)
 

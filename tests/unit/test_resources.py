@@ -118,7 +118,7 @@ def test_resources_that_differ_anywhere_are_not_equal(change: str) -> None:
 
 
 def test_the_bytes_that_a_resource_was_read_from_do_not_count() -> None:
-    """What `add` returned equals what `get` returns, whoever holds which bytes."""
+    """What `add` returned equals what `get` returns, whatever bytes each was read from."""
     other = box()
     other.metadata.stored = Stored("things/a", b"{ }", revision=7, write_token="other")
 
@@ -137,7 +137,7 @@ def test_a_resource_made_by_hand_has_no_bytes_behind_it() -> None:
 
 
 def test_another_resource_version_disowns_the_bytes() -> None:
-    """Whoever sets the version by hand wants to be checked against that version, not against the bytes' one."""
+    """A version that was set by hand is the precondition, not the version of the bytes."""
     resource = box()
 
     resource.metadata.resource_version = 8
@@ -196,7 +196,7 @@ def test_a_deep_copy_keeps_what_is_shared_shared() -> None:
 
 
 def test_a_pickled_resource_keeps_its_fields() -> None:
-    """Not the bytes: whoever updates it after a journey reads once more."""
+    """Not the bytes: an update of an unpickled resource reads first."""
     again = pickle.loads(pickle.dumps(box()))  # noqa: S301 - our own bytes
 
     assert again == box()
@@ -246,7 +246,7 @@ def test_a_condition_that_changes_its_status_changes_its_time() -> None:
 
 
 def test_a_condition_that_keeps_its_status_keeps_its_time() -> None:
-    """Else a controller that reports each minute would make the time worthless, and write each minute."""
+    """Otherwise a controller that reports each minute would spoil the time, and always write."""
     conditions = [
         Condition(type="Ready", status="True", reason="Old", last_transition_time=EARLIER)
     ]
@@ -275,7 +275,7 @@ def test_a_condition_without_a_time_gets_the_present(before: list[Condition]) ->
 
 
 def test_a_condition_without_a_time_that_keeps_its_status_gets_the_present() -> None:
-    """Written by hand, say: it has had its status for some time, nobody knows since when."""
+    """Written by hand, say: it has had its status for an unknown time."""
     conditions = [Condition(type="Ready", status="True")]
 
     set_condition(conditions, Condition(type="Ready", status="True"))

@@ -107,7 +107,7 @@ def test_selects_what_kubernetes_selects(text: str, is_selected: bool) -> None:
     ],
 )
 def test_compares_only_labels_that_are_integers(label: str, is_above: bool, is_below: bool) -> None:
-    """`int()` would take more than Go does, and a label that is no integer must not select, nor raise."""
+    """`int()` accepts more than Go. A label that is not an integer neither matches nor raises."""
     assert LabelSelector.parse("n>5").matches({"n": label}) is is_above
     assert LabelSelector.parse("n<5").matches({"n": label}) is is_below
 

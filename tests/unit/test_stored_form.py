@@ -192,7 +192,7 @@ def stored_of(value: bytes, key: str = WORKER_KEY) -> Stored:
 
 
 def by_hand(metadata: str = '"name":"worker-001"', spec: str = "{}", more: str = "") -> bytes:
-    """Bytes of a worker as somebody may write them with `etcdctl put`."""
+    """Bytes of a worker as an operator may write them with `etcdctl put`."""
     text = '{"apiVersion":"lab.kvorum.dev/v1","kind":"LabWorker","metadata":{%s},"spec":%s%s}'
     return (text % (metadata, spec, more)).encode()
 
@@ -221,7 +221,7 @@ def test_pinned_bytes_decode_to_the_resource(
 def test_the_resource_encodes_to_the_pinned_bytes(
     file: str, codec: Codec[Any], key: str, resource: AnyResource, token: str
 ) -> None:
-    """Encoded from a resource that was made by hand, not from the one that was read, with the same token."""
+    """Encoded from a resource made by hand, not from the one that was read, with the same token."""
     draft = codec.draft_update(resource, stored_of(bytes_of(file), key))
 
     assert draft.stored.value == bytes_of(file)
@@ -251,7 +251,7 @@ def test_every_pinned_file_is_tested() -> None:
 
 
 def test_this_version_writes_the_newest_form_that_is_pinned() -> None:
-    """Who raises FORM_VERSION adds a folder of fixtures."""
+    """An increment of FORM_VERSION comes with a folder of fixtures."""
     assert max(path.name for path in FORMS.iterdir()) == f"v{FORM_VERSION}"
 
 
@@ -275,7 +275,7 @@ def test_a_new_resource_is_written_in_the_pinned_form() -> None:
 # --- written by hand ------------------------------------------------------------------------------
 
 
-def test_what_somebody_wrote_by_hand_is_readable() -> None:
+def test_what_was_written_by_hand_is_readable() -> None:
     read = WORKERS.decode(entry_of(bytes_of("worker_by_hand")))
 
     assert read == Worker(
@@ -465,34 +465,98 @@ UNREADABLE = [
     ("text", b'"LabWorker"', "Expected `object`, got `str`"),
     ("empty_object", b"{}", "missing required field `apiVersion`"),
     ("no_kind", by_hand().replace(b'"kind":"LabWorker",', b""), "missing required field `kind`"),
-    ("wrong_kind", by_hand().replace(b"LabWorker", b"LabInstance"), "'LabInstance' of 'lab.kvorum.dev/v1'"),
-    ("wrong_version", by_hand().replace(b"dev/v1", b"dev/v2"), "'LabWorker' of 'lab.kvorum.dev/v2'"),
-    ("kind_of_wrong_type", by_hand().replace(b'"LabWorker"', b"1"), "Expected `str`, got `int` - at `$.kind`"),
-    ("no_metadata", by_hand().replace(b'"metadata"', b'"meta"'), "missing required field `metadata`"),
+    (
+        "wrong_kind",
+        by_hand().replace(b"LabWorker", b"LabInstance"),
+        "'LabInstance' of 'lab.kvorum.dev/v1'",
+    ),
+    (
+        "wrong_version",
+        by_hand().replace(b"dev/v1", b"dev/v2"),
+        "'LabWorker' of 'lab.kvorum.dev/v2'",
+    ),
+    (
+        "kind_of_wrong_type",
+        by_hand().replace(b'"LabWorker"', b"1"),
+        "Expected `str`, got `int` - at `$.kind`",
+    ),
+    (
+        "no_metadata",
+        by_hand().replace(b'"metadata"', b'"meta"'),
+        "missing required field `metadata`",
+    ),
     ("no_name", by_hand(metadata=""), "missing required field `name` - at `$.metadata`"),
     ("null_name", by_hand('"name":null'), "Expected `str`, got `null` - at `$.metadata.name`"),
-    ("another_name", by_hand('"name":"worker-002"'), "it calls itself 'worker-002' - at `$.metadata.name`"),
-    ("longer_name", by_hand('"name":"worker-0011"'), "it calls itself 'worker-0011' - at `$.metadata.name`"),
+    (
+        "another_name",
+        by_hand('"name":"worker-002"'),
+        "it calls itself 'worker-002' - at `$.metadata.name`",
+    ),
+    (
+        "longer_name",
+        by_hand('"name":"worker-0011"'),
+        "it calls itself 'worker-0011' - at `$.metadata.name`",
+    ),
     ("empty_name", by_hand('"name":""'), "it calls itself '' - at `$.metadata.name`"),
     ("bad_label", by_hand('"name":"worker-001","labels":{"a":1}'), "at `$.metadata.labels[...]`"),
-    ("bad_finalizers", by_hand('"name":"worker-001","finalizers":"a"'), "at `$.metadata.finalizers`"),
-    ("bad_time", by_hand('"name":"worker-001","creationTimestamp":"soon"'), "at `$.metadata.creationTimestamp`"),
+    (
+        "bad_finalizers",
+        by_hand('"name":"worker-001","finalizers":"a"'),
+        "at `$.metadata.finalizers`",
+    ),
+    (
+        "bad_time",
+        by_hand('"name":"worker-001","creationTimestamp":"soon"'),
+        "at `$.metadata.creationTimestamp`",
+    ),
     ("bad_spec", by_hand(spec="[]"), "Expected `object`, got `array` - at `$.spec`"),
-    ("bad_deep_inside", by_hand(spec='{"disks":[{"name":"a"},{"name":1}]}'), "at `$.spec.disks[1].name`"),
-    ("missing_deep_inside", by_hand(spec='{"disks":[{}]}'), "missing required field `name` - at `$.spec.disks[0]`"),
-    ("bad_enum", by_hand(more=',"status":{"phase":"tired"}'), "Invalid enum value 'tired' - at `$.status.phase`"),
-    ("newer_form", by_hand('"name":"worker-001","formVersion":2'), "this is 2 - at `$.metadata.formVersion`"),
-    ("much_newer_form", by_hand(f'"name":"worker-001","formVersion":{2**63}'), "at `$.metadata.formVersion`"),
-    ("form_of_wrong_type", by_hand('"name":"worker-001","formVersion":"1"'), "at `$.metadata.formVersion`"),
+    (
+        "bad_deep_inside",
+        by_hand(spec='{"disks":[{"name":"a"},{"name":1}]}'),
+        "at `$.spec.disks[1].name`",
+    ),
+    (
+        "missing_deep_inside",
+        by_hand(spec='{"disks":[{}]}'),
+        "missing required field `name` - at `$.spec.disks[0]`",
+    ),
+    (
+        "bad_enum",
+        by_hand(more=',"status":{"phase":"tired"}'),
+        "Invalid enum value 'tired' - at `$.status.phase`",
+    ),
+    (
+        "newer_form",
+        by_hand('"name":"worker-001","formVersion":2'),
+        "this is 2 - at `$.metadata.formVersion`",
+    ),
+    (
+        "much_newer_form",
+        by_hand(f'"name":"worker-001","formVersion":{2**63}'),
+        "at `$.metadata.formVersion`",
+    ),
+    (
+        "form_of_wrong_type",
+        by_hand('"name":"worker-001","formVersion":"1"'),
+        "at `$.metadata.formVersion`",
+    ),
     ("fraction_for_int", by_hand(spec='{"limits":{"a":1.5}}'), "at `$.spec.limits[...]`"),
-    ("number_out_of_range", by_hand(spec='{"capacity":{"memoryGib":1e400}}'), "at `$.spec.capacity.memoryGib`"),
+    (
+        "number_out_of_range",
+        by_hand(spec='{"capacity":{"memoryGib":1e400}}'),
+        "at `$.spec.capacity.memoryGib`",
+    ),
     ("huge_int", by_hand(spec='{"limits":{"a":' + "9" * 5000 + "}}"), "at `$.spec.limits[...]`"),
     ("deep_nesting", by_hand(spec='{"x":' + "[" * 100_000 + "]" * 100_000 + "}"), "recursion"),
     ("deep_cut_off", by_hand()[:-1] + b',"x":' + b'{"x":' * 100_000, "recursion"),
-    ("deep_in_place_of_the_version", by_hand('"name":"worker-001","resourceVersion":' + "[" * 100_000), "recursion"),
+    (
+        "deep_in_place_of_the_version",
+        by_hand('"name":"worker-001","resourceVersion":' + "[" * 100_000),
+        "recursion",
+    ),
     ("bad_utf_8", by_hand(spec='{"labTrack":"?"}').replace(b"?", b"\xff"), "UTF-8"),
     ("lone_surrogate", by_hand(spec='{"labTrack":"\\ud800 and more"}'), "surrogate"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(
@@ -555,10 +619,7 @@ def test_junk_is_corrupt_and_nothing_else(junk: bytes) -> None:
 
 @given(st.data())
 def test_damaged_bytes_are_corrupt_or_a_resource_of_that_name(data: st.DataObject) -> None:
-    """One byte changed anywhere.
-
-    Whatever comes out, it is no other exception, and no other name.
-    """
+    """One byte changed anywhere raises no other exception, and gives no other name."""
     value = bytearray(bytes_of("worker_full"))
     value[data.draw(st.integers(0, len(value) - 1))] = data.draw(st.integers(0, 255))
 
