@@ -55,6 +55,10 @@ def task_by_hand(name: str, **parts: Any) -> bytes:
     return msgspec.json.encode(value)
 
 
+def version_of(resource: Resource[Any, Any]) -> int:
+    return resource.metadata.resource_version
+
+
 class BoxSpec(msgspec.Struct, kw_only=True, omit_defaults=True):
     size: int = 0
 

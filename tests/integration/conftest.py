@@ -5,12 +5,28 @@ What it says about resources is the same on either.
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 
+import msgspec
 import pytest
+from tests.kinds import Task
 
 import kvorum
+from kvorum import Repository
+from kvorum.observer import Call, Observer
 
-# What looks at the calls that go to etcd has nothing to look at in memory.
+# Fixtures that look at the requests to etcd; the store in memory has none.
 ETCD_ONLY = frozenset({"requests", "small_pages"})
+
+
+class RequestLog(Observer):
+    """Every request to etcd, by its operation, except those that a client makes by itself."""
+
+    def __init__(self) -> None:
+        self.made: list[str] = []
+
+    async def before_request(self, call: Call, endpoint: str, message: object, /) -> None:
+        del endpoint, message
+        if call.operation not in {"status", "members"}:
+            self.made.append(call.operation)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -27,10 +43,41 @@ def store_url(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-async def client(store_url: str) -> AsyncIterator[kvorum.Client]:
+def request_log() -> RequestLog:
+    return RequestLog()
+
+
+@pytest.fixture
+def requests(request_log: RequestLog) -> list[str]:
+    """The operations of the requests that `client` has sent; a test clears it before it acts."""
+    return request_log.made
+
+
+@pytest.fixture
+async def client(store_url: str, request_log: RequestLog) -> AsyncIterator[kvorum.Client]:
     """An open client on a store of the test's own."""
-    async with kvorum.connect(store_url) as client:
+    async with kvorum.connect(store_url, observer=request_log) as client:
         yield client
+
+
+@pytest.fixture
+def store(client: kvorum.Client) -> kvorum.StorageBackend:
+    return client.backend
+
+
+@pytest.fixture
+def tasks(client: kvorum.Client) -> Repository[Task]:
+    return client.repository(Task)
+
+
+@pytest.fixture
+async def small_pages(
+    client: kvorum.Client, request_log: RequestLog
+) -> AsyncIterator[Repository[Task]]:
+    """A repository that reads 10 keys with each request."""
+    settings = msgspec.structs.replace(client.settings, page_size=10)
+    async with kvorum.connect(settings, observer=request_log) as small:
+        yield small.repository(Task)
 
 
 @pytest.fixture

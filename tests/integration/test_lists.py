@@ -1,16 +1,13 @@
-"""Lists by page: one revision, however many pages; selectors that do not cost a request each.
-
-And what is corrupt.
-"""
+"""Lists by page: one revision for all pages, few requests with selectors, and corrupt values."""
 
 import base64
 from collections.abc import Awaitable, Callable
-from typing import Any, ClassVar
+from typing import Any
 
-import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.kinds import Box, Crate, box, box_by_hand, crate, version_of
 
 import kvorum
 from kvorum import (
@@ -18,65 +15,16 @@ from kvorum import (
     CorruptResourceError,
     HistoryLostError,
     InvalidResourceError,
-    Kind,
-    Metadata,
     NotFoundError,
     Repository,
-    Resource,
     ResourceList,
 )
 
 Compact = Callable[[int], Awaitable[None]]
 
 
-class BoxSpec(msgspec.Struct, kw_only=True, omit_defaults=True):
-    size: int = 0
-
-
-class BoxStatus(msgspec.Struct, kw_only=True, omit_defaults=True):
-    pass
-
-
-class Box(Resource[BoxSpec, BoxStatus]):
-    kind: ClassVar[Kind] = Kind("Box", plural="boxes", api_version="test.kvorum.dev/v1")
-
-
-class Crate(Resource[BoxSpec, BoxStatus]):
-    kind: ClassVar[Kind] = Kind(
-        "Crate", plural="crates", api_version="test.kvorum.dev/v1", namespaced=True
-    )
-
-
-def box(name: str, *, size: int = 0, **labels: str) -> Box:
-    return Box(
-        metadata=Metadata(name=name, labels=labels), spec=BoxSpec(size=size), status=BoxStatus()
-    )
-
-
-def crate(namespace: str, name: str) -> Crate:
-    return Crate(
-        metadata=Metadata(name=name, namespace=namespace), spec=BoxSpec(), status=BoxStatus()
-    )
-
-
-def by_hand(name: str, **labels: str) -> bytes:
-    metadata = {"name": name, "labels": labels}
-    value = {
-        "apiVersion": "test.kvorum.dev/v1",
-        "kind": "Box",
-        "metadata": metadata,
-        "spec": {},
-        "status": {},
-    }
-    return msgspec.json.encode(value)
-
-
 def names(found: ResourceList[Box]) -> list[str]:
     return [each.metadata.name for each in found]
-
-
-def version_of(resource: Resource[Any, Any]) -> int:
-    return resource.metadata.resource_version
 
 
 @pytest.fixture
@@ -230,8 +178,8 @@ async def test_an_expired_continuation_says_how_to_go_on_knowingly(
 @pytest.mark.parametrize(
     "given", ["", "x", "not one", "ÿ", "====", base64.urlsafe_b64encode(bytes(40)).decode()]
 )
-async def test_what_is_no_continuation_is_refused(four: Repository[Box], given: str) -> None:
-    with pytest.raises(InvalidResourceError, match="no continuation"):
+async def test_other_text_than_a_continuation_is_refused(four: Repository[Box], given: str) -> None:
+    with pytest.raises(InvalidResourceError, match="not a continuation"):
         await four.list(continue_from=given)
 
 
@@ -304,7 +252,7 @@ async def fill(client: kvorum.Client, number: int, *, red: set[int]) -> None:
             [
                 kvorum.Operation.put(
                     f"boxes/b{each:04}",
-                    by_hand(f"b{each:04}", colour="red" if each in red else "blue"),
+                    box_by_hand(f"b{each:04}", colour="red" if each in red else "blue"),
                 )
                 for each in numbers
             ]
@@ -358,7 +306,7 @@ async def test_a_long_list_is_read_in_pages_of_a_bounded_size(
     assert page_sizes == [1000, 200]
 
 
-async def test_a_list_that_a_compaction_overtakes_begins_again(
+async def test_a_list_that_a_compaction_overtakes_starts_over(
     client: kvorum.Client, boxes: Repository[Box], compact: Compact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await fill(client, 1_100, red=set())
@@ -370,7 +318,9 @@ async def test_a_list_that_a_compaction_overtakes_begins_again(
         nonlocal overtaken
         if after is not None and overtaken < 2:
             overtaken += 1
-            await compact(await backend.set("boxes/b0000", by_hand("b0000", time=str(overtaken))))
+            await compact(
+                await backend.set("boxes/b0000", box_by_hand("b0000", time=str(overtaken)))
+            )
         return await read(prefix, after=after, **options)
 
     monkeypatch.setattr(backend, "list", overtake)
@@ -449,8 +399,8 @@ async def test_a_scan_whose_history_is_lost_says_how_to_go_on(
 
 @pytest.fixture
 async def seven(four: Repository[Box], client: kvorum.Client) -> Repository[Box]:
-    """Four boxes, and three values among them that are none."""
-    for key, value in (("aa", b"{"), ("Bad Name", by_hand("x")), ("cc", by_hand("other"))):
+    """Four boxes, and three values that are not boxes."""
+    for key, value in (("aa", b"{"), ("Bad Name", box_by_hand("x")), ("cc", box_by_hand("other"))):
         await client.backend.set(f"boxes/{key}", value)
     return four
 
@@ -490,10 +440,7 @@ async def test_pages_tell_of_what_is_corrupt_where_it_is(seven: Repository[Box])
 async def test_a_label_selector_hides_no_value_whose_labels_cannot_be_read(
     seven: Repository[Box],
 ) -> None:
-    """Of the two that are JSON the labels are known, and do not match.
-
-    They would not be shown if they were well.
-    """
+    """The labels of the two JSON values are readable, and do not match."""
     found = await seven.list(labels="colour=red", on_corrupt="collect")
 
     assert names(found) == ["a", "c"]
@@ -546,7 +493,7 @@ async def test_a_namespaced_kind_names_and_removes_what_is_corrupt_at_any_depth(
 async def test_what_lies_where_no_resource_can_is_named_and_removed(
     client: kvorum.Client, key: str, namespace: str | None, name: str
 ) -> None:
-    """Its bytes are those of a resource, but no verb would take its name."""
+    """Its bytes are those of a resource, but no method would accept its name."""
     crates = client.repository(Crate)
     stored = (await crates.add(crate("x", "good"))).metadata.stored
     assert stored is not None
@@ -588,17 +535,17 @@ async def test_a_removal_of_what_is_corrupt_keeps_its_preconditions(
     assert await client.backend.exists("boxes/aa")
 
 
-async def test_a_value_that_was_mended_meanwhile_is_not_removed_as_corrupt(
+async def test_a_value_that_was_fixed_meanwhile_is_not_removed_as_corrupt(
     seven: Repository[Box], client: kvorum.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend = client.backend
     remove = backend.delete
 
-    async def mend_first(key: str, *, expected: int | None = None) -> kvorum.Change:
-        await backend.set(key, by_hand("aa"))
+    async def fix_first(key: str, *, expected: int | None = None) -> kvorum.Change:
+        await backend.set(key, box_by_hand("aa"))
         return await remove(key, expected=expected)
 
-    monkeypatch.setattr(backend, "delete", mend_first)
+    monkeypatch.setattr(backend, "delete", fix_first)
     with pytest.raises(ConflictError):
         await seven.delete("aa", corrupt=True)
 
@@ -621,7 +568,7 @@ async def test_pages_of_any_sizes_make_up_what_one_list_returns(
     async with kvorum.connect("memory://") as client:
         boxes = client.repository(Box)
         for number, colour in enumerate(colours):
-            value = b"" if colour == "corrupt" else by_hand(f"b{number:02}", colour=colour)
+            value = b"" if colour == "corrupt" else box_by_hand(f"b{number:02}", colour=colour)
             await client.backend.set(f"boxes/b{number:02}", value)
         for labels in (None, "colour=red"):
             whole = await boxes.list(labels=labels, on_corrupt="collect")

@@ -1,4 +1,4 @@
-"""Where a list goes on, as text: it comes back as it was, or not at all."""
+"""A continuation as text is parsed as it was, or refused."""
 
 import msgspec
 import pytest
@@ -19,7 +19,7 @@ continuations = st.builds(
 
 
 @given(continuations)
-def test_a_continuation_comes_back_as_it_was(given: Continuation) -> None:
+def test_a_continuation_is_parsed_as_it_was(given: Continuation) -> None:
     found = Continuation.parse(str(given), query=QUERY, subject="boxes/")
 
     assert found == given
@@ -34,20 +34,20 @@ def test_its_text_needs_no_quoting_in_a_url(given: Continuation) -> None:
 @given(continuations, st.data())
 def test_no_change_of_a_character_goes_unnoticed(given: Continuation, data: st.DataObject) -> None:
     text = str(given)
-    place = data.draw(st.integers(0, len(text) - 1))
+    index = data.draw(st.integers(0, len(text) - 1))
     changed = (
-        text[:place]
-        + data.draw(st.characters(codec="utf-8").filter(lambda c: c != text[place]))
-        + text[place + 1 :]
+        text[:index]
+        + data.draw(st.characters(codec="utf-8").filter(lambda c: c != text[index]))
+        + text[index + 1 :]
     )
 
-    with pytest.raises(InvalidResourceError, match="no continuation"):
+    with pytest.raises(InvalidResourceError, match="not a continuation"):
         Continuation.parse(changed, query=QUERY, subject="boxes/")
 
 
 @given(st.text())
 def test_any_other_text_is_refused(text: str) -> None:
-    with pytest.raises(InvalidResourceError, match="boxes/: continue_from is no continuation"):
+    with pytest.raises(InvalidResourceError, match="boxes/: continue_from is not a continuation"):
         Continuation.parse(text, query=QUERY, subject="boxes/")
 
 

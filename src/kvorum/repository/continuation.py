@@ -1,9 +1,9 @@
-"""Where a list goes on: opaque text, bound to the list that it came from.
+"""Where the next page of a list starts: opaque text, bound to the list that it came from.
 
     base64url(check ‖ msgpack [form, list, revision, last key])
 
-The check only tells what was cut off or mistyped. It is no secret and need not be: whoever forges
-one gets what a list with the same arguments would have given anyway.
+The check only detects text that was cut off or mistyped. It needs no secret: a forged continuation
+gives nothing that a list with the same arguments would not give.
 """
 
 import base64
@@ -20,12 +20,13 @@ _CHECK_SIZE: Final = 8
 
 
 class Continuation(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
-    """Where a list goes on.
+    """Where the next page of a list starts.
 
     Attributes:
-        query: the digest of what was asked for.
-        revision: the revision that all pages are at; 0 to go on at whatever it is by then.
-        after: the last key that was looked at.
+        form: the version of this format.
+        query: the digest of the list's arguments.
+        revision: the revision of all pages; 0 to resume at the current one.
+        after: the last key that was read.
     """
 
     form: int = FORM
@@ -35,12 +36,12 @@ class Continuation(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
 
     @classmethod
     def at(cls, query: bytes, revision: int, key: str) -> Self:
-        """Make one that goes on after a key."""
+        """Make one for the page after a key."""
         return cls(query=query, revision=revision, after=key.encode(errors="surrogateescape"))
 
     @property
     def key(self) -> str:
-        """The last key that was looked at, as text."""
+        """The last key that was read, as text."""
         return self.after.decode(errors="surrogateescape")
 
     def __str__(self) -> str:
@@ -49,17 +50,17 @@ class Continuation(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
 
     @classmethod
     def parse(cls, text: str, *, query: bytes, subject: str) -> Self:
-        """Read what `str` wrote.
+        """Parse what `str` returned.
 
         Args:
             text: the continuation.
-            query: the digest of the list that is to go on with it.
+            query: the digest of the list that it was passed to.
             subject: what is listed, for messages.
 
         Raises:
-            InvalidResourceError: it is none, was changed, or belongs to another list.
+            InvalidResourceError: it is not a continuation, was changed, or belongs to another list.
         """
-        problem = "continue_from is no continuation that `list` returned, or was cut off or changed"
+        problem = "continue_from is not a continuation from `list`, or was cut off or changed"
         try:
             data = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
             payload = data[_CHECK_SIZE:]
@@ -68,14 +69,20 @@ class Continuation(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
             found = msgspec.msgpack.decode(payload, type=cls)
         except (binascii.Error, ValueError, TypeError, msgspec.MsgspecError) as exc:
             raise InvalidResourceError(subject, problem) from exc
-        if str(found) != text:  # base64 has more than one way to spell the last bits
+        if str(found) != text:  # base64 has more than one spelling of the last bits
             raise InvalidResourceError(subject, problem)
         if found.form != FORM:
-            problem = f"continue_from is of form {found.form}, this version of Kvorum reads {FORM}: list from the start"
-            raise InvalidResourceError(subject, problem)
+            raise InvalidResourceError(
+                subject,
+                f"continue_from is of form {found.form}, this version of Kvorum reads {FORM}: "
+                "list from the start",
+            )
         if found.query != query:
-            problem = "continue_from belongs to another list: kind, namespace, labels and fields must be the same"
-            raise InvalidResourceError(subject, problem)
+            raise InvalidResourceError(
+                subject,
+                "continue_from belongs to another list: kind, namespace, labels and fields must be "
+                "the same",
+            )
         return found
 
 

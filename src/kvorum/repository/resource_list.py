@@ -1,4 +1,4 @@
-"""What a list returns."""
+"""The result of a list."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Generic, TypeVar, overload
@@ -10,17 +10,15 @@ R = TypeVar("R", bound=AnyResource)
 
 
 class ResourceList(Sequence[R], Generic[R]):
-    """A sequence of resources, all of them as they were at one revision.
+    """A sequence of resources, all at one revision.
 
     Attributes:
-        resource_version: that revision, the same on all pages. A watch with `since=` this one goes
-            on from here.
-        continuation: what `list` takes (`continue_from`) to return the next page; None on the last
-            one.
-        remaining: how many resources come after these; None if there was a selector, since nobody
-            has counted.
-        corrupt: what could not be decoded, in the order of the keys, if that was asked for
-            (`on_corrupt="collect"`).
+        resource_version: that revision, the same on all pages. A watch with `since` set to it
+            continues from here.
+        continuation: the `continue_from` of the next page; None on the last page.
+        remaining: how many resources follow; None with a selector: the total is unknown.
+        corrupt: the values that could not be decoded, in the order of their keys, with
+            `on_corrupt="collect"`.
     """
 
     __slots__ = ("_resources", "continuation", "corrupt", "remaining", "resource_version")

@@ -1,4 +1,4 @@
-"""Going through all resources of a list, without holding all of them at once."""
+"""Iterating over a list without holding all of it."""
 
 from collections import deque
 from collections.abc import AsyncIterator
@@ -14,23 +14,23 @@ R = TypeVar("R", bound=AnyResource)
 
 
 class Scan(Generic[R]):
-    """The resources of a list, one after the other, all of them as they were at one revision; `pages()`, by page.
+    """The resources of a list, one at a time, all at one revision; or by page, with `pages()`.
 
         async for worker in workers.scan():
             ...
 
-    It reads a page when it needs one, and holds nothing but what is left of it: there is nothing to
+    It reads a page when it needs one, and holds only the rest of that page: there is nothing to
     close. Iterate it in one task at a time, and either by resource or by page.
 
     Attributes:
-        resource_version: that revision; 0 before the first page. continuation: where it goes on
-        after the last page that was read; None before the first, and after the last.
+        resource_version: the revision of all resources; 0 before the first page.
+        continuation: where the next page starts; None before the first page and after the last.
 
     Raises:
-        HistoryLostError: the revision has been compacted in the meantime. With its `continuation`
-        another scan can go
-            on after the last page, at another revision. This one raises it again.
-        CorruptResourceError: a value is no resource of this kind (unless `on_corrupt="collect"`).
+        HistoryLostError: the revision was compacted during the scan. With its `continuation`, a new
+            scan resumes after the last page, at a newer revision. This one keeps raising it.
+        CorruptResourceError: a value is not a resource of this kind, unless `on_corrupt` is
+            "collect".
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Scan(Generic[R]):
 
     @property
     def corrupt(self) -> tuple[CorruptResourceError, ...]:
-        """What could not be decoded so far, if that was asked for (`on_corrupt="collect"`)."""
+        """The values that could not be decoded so far, with `on_corrupt="collect"`."""
         return tuple(self._corrupt)
 
     def __aiter__(self) -> Self:
@@ -79,7 +79,7 @@ class Scan(Generic[R]):
         """Read the next page.
 
         Raises:
-            StopAsyncIteration: that was all. Beside it, what iterating raises.
+            StopAsyncIteration: there are no more pages. Otherwise raises like an iteration.
         """
         if self._is_complete:
             raise StopAsyncIteration
@@ -102,10 +102,7 @@ class Scan(Generic[R]):
 
 
 class _Pages(Generic[R]):
-    """An iterator over a scan by page.
-
-    An object, since an async generator would want closing of its own.
-    """
+    """Iterates over the pages of a scan: an object, because an async generator must be closed."""
 
     def __init__(self, scan: Scan[R]) -> None:
         self._scan = scan

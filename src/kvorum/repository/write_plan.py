@@ -186,7 +186,7 @@ def key_of(codec: Codec[R], resource: R) -> str:
     """Return the key of a resource.
 
     Raises:
-        InvalidResourceError: its name or namespace breaks a rule, or it is not of the codec's class.
+        InvalidResourceError: its name or namespace breaks a rule, or it is of another class.
     """
     # Nearly every resource is exactly of the class; only the others need the longer check.
     if type(resource) is not codec.resource_type or type(resource.metadata) is not Metadata:
