@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import msgspec
 import pytest
 from tests.kinds import Task
+from tests.rigs import Newer, NewRig, Older, OldRig
 
 import kvorum
 from kvorum import Repository
@@ -104,3 +105,23 @@ def watchers(client: kvorum.Client, request: pytest.FixtureRequest) -> Callable[
         return backend.open_watches
 
     return count
+
+
+@pytest.fixture
+async def older(kvorum_url: str) -> AsyncIterator[Older]:
+    """The rigs as the older program sees them, on etcd."""
+    async with kvorum.connect(kvorum_url) as client:
+        yield client.repository(OldRig)
+
+
+@pytest.fixture
+async def newer_client(kvorum_url: str) -> AsyncIterator[kvorum.Client]:
+    """The client of the newer program."""
+    async with kvorum.connect(kvorum_url) as client:
+        yield client
+
+
+@pytest.fixture
+def newer(newer_client: kvorum.Client) -> Newer:
+    """The rigs as the newer program sees them."""
+    return newer_client.repository(NewRig)

@@ -1,4 +1,4 @@
-"""What the code of a type raises about a value means that the value is none of its kind, whatever it raises."""
+"""Any exception that a type raises for a value means that the value is not of its kind."""
 
 import asyncio
 from collections.abc import Iterator
@@ -54,7 +54,7 @@ def machines(client: kvorum.Client) -> Repository[Machine]:
 
 
 async def store_a_bad_one(machines: Repository[Machine], client: kvorum.Client) -> int:
-    """Store what the type of a newer version would take."""
+    """Store a value that only a newer version of the type accepts."""
     stored = (await machines.add(machine("good"))).metadata.stored
     assert stored is not None
     value = stored.value.replace(b'"good"', b'"bad"').replace(b'"small"', b'"huge"')
@@ -93,7 +93,7 @@ async def test_an_error_in_a_resource_makes_the_value_corrupt(
     assert not await client.backend.exists("machines/bad")
 
 
-async def test_a_watch_does_not_go_on_behind_a_value_that_its_type_refuses(
+async def test_a_watch_ends_at_a_value_that_its_type_refuses(
     machines: Repository[Machine], client: kvorum.Client
 ) -> None:
     async with machines.watch() as watch:
@@ -109,7 +109,7 @@ async def test_a_watch_does_not_go_on_behind_a_value_that_its_type_refuses(
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), asyncio.CancelledError(), MemoryError()])
-async def test_what_says_nothing_about_the_value_comes_out_as_it_is_and_loses_no_event(
+async def test_an_error_that_is_not_about_the_value_is_raised_unchanged_and_loses_no_event(
     machines: Repository[Machine], error: BaseException
 ) -> None:
     async with machines.watch() as watch:
@@ -142,7 +142,7 @@ async def test_a_value_that_its_type_refuses_is_not_written(
 async def test_what_is_collected_does_not_keep_the_bytes_that_could_not_be_read(
     machines: Repository[Machine], client: kvorum.Client
 ) -> None:
-    """The frames of a traceback do, and there can be many."""
+    """The frames of a traceback would, and there can be many."""
     await store_a_bad_one(machines, client)
     scan = machines.scan(on_corrupt="collect")
     _ = [each async for each in scan]
@@ -171,7 +171,7 @@ class Positive(Resource[PositiveSpec, MachineStatus]):
 
 
 async def test_a_type_that_refuses_its_own_defaults_can_be_stored(client: kvorum.Client) -> None:
-    """The bytes have to say then what it is."""
+    """Then the bytes must contain the field."""
     positives = client.repository(Positive)
     await positives.add(
         Positive(metadata=Metadata(name="a"), spec=PositiveSpec(3), status=MachineStatus())

@@ -1,4 +1,4 @@
-"""The first change of a key after a revision, read from the history that etcd still has, or said to be lost."""
+"""The first change of a key after a revision is read from etcd's history, or reported as lost."""
 
 from collections.abc import Awaitable, Callable
 
@@ -30,14 +30,14 @@ async def first(client: kvorum.Client, after: int) -> tuple[int, int]:
     return event.type, event.kv.mod_revision
 
 
-async def test_the_first_change_is_found_whatever_came_after_it(client: kvorum.Client) -> None:
+async def test_the_first_change_is_found_although_others_follow(client: kvorum.Client) -> None:
     async with client:
         written = [await client.backend.set("a", b"%d" % number) for number in range(4)]
 
         assert await first(client, written[1]) == (0, written[2])
 
 
-async def test_a_deletion_is_found_although_the_key_is_there_again(client: kvorum.Client) -> None:
+async def test_a_deletion_is_found_although_the_key_exists_again(client: kvorum.Client) -> None:
     async with client:
         before = await client.backend.set("a", b"1")
         deleted = (await client.backend.delete("a")).revision
@@ -46,10 +46,10 @@ async def test_a_deletion_is_found_although_the_key_is_there_again(client: kvoru
         assert await first(client, before) == (DELETE, deleted)
 
 
-async def test_a_deletion_that_a_compaction_has_hidden_is_lost_history_and_not_passed_over(
+async def test_a_deletion_that_a_compaction_has_hidden_is_lost_history_and_not_skipped(
     client: kvorum.Client, compact_etcd: Callable[[int], Awaitable[None]]
 ) -> None:
-    """Old servers forget the deletion at the compaction's own revision, and take a watch that starts there."""
+    """Old servers drop a deletion at the compacted revision, but accept a watch from there."""
     async with client:
         before = await client.backend.set("a", b"1")
         deleted = (await client.backend.delete("a")).revision
@@ -60,7 +60,7 @@ async def test_a_deletion_that_a_compaction_has_hidden_is_lost_history_and_not_p
             await first(client, before)
 
 
-async def test_the_oldest_revision_is_found_out_where_a_read_does_not_tell(
+async def test_the_oldest_revision_is_found_where_a_read_does_not_tell_it(
     client: kvorum.Client, compact_etcd: Callable[[int], Awaitable[None]]
 ) -> None:
     async with client:

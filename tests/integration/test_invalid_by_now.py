@@ -1,4 +1,4 @@
-"""Rules for new content are not for old content that a write does not touch."""
+"""Rules for new content do not apply to old content that a write does not touch."""
 
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -68,8 +68,8 @@ def finish(queue: Resource[Any, Any]) -> None:
     queue.metadata.finalizers.clear()
 
 
-async def assert_goes_as_any_other(queues: Repository[Any]) -> None:
-    """A controller writes its status, somebody deletes it, its finalizers come off, and it is gone."""
+async def assert_can_be_updated_and_deleted(queues: Repository[Any]) -> None:
+    """Write its status, delete it, remove its finalizers: it is gone."""
     await queues.mutate("q", lambda queue: setattr(queue.status, "length", 3))
     queue = await queues.get("q")
     queue.status.length = 4
@@ -86,13 +86,13 @@ async def assert_goes_as_any_other(queues: Repository[Any]) -> None:
 async def test_what_no_longer_validates_gets_a_status_and_can_be_deleted(
     client: kvorum.Client, stricter: type[Resource[QueueSpec, QueueStatus]]
 ) -> None:
-    """Else a rule that got stricter makes what is there immortal."""
+    """Otherwise a stricter rule would make stored resources undeletable."""
     spec = QueueSpec(owner="ann")
     await client.repository(Queue).add(
         Queue(metadata=Metadata(name="q"), spec=spec, status=QueueStatus())
     )
 
-    await assert_goes_as_any_other(client.repository(stricter))
+    await assert_can_be_updated_and_deleted(client.repository(stricter))
 
 
 @pytest.mark.parametrize("metadata", BAD_METADATA.values(), ids=BAD_METADATA.keys())
@@ -101,7 +101,7 @@ async def test_what_was_written_by_hand_against_the_rules_can_be_deleted(
 ) -> None:
     await client.backend.set("queues/q", by_hand(**metadata))
 
-    await assert_goes_as_any_other(client.repository(Queue))
+    await assert_can_be_updated_and_deleted(client.repository(Queue))
 
 
 def shrink(queue: Any) -> None:
@@ -134,7 +134,9 @@ async def test_what_a_write_changes_is_judged_by_the_rules_of_now(
     assert entry.mod_revision == before
 
 
-async def test_a_rule_that_fails_on_what_is_new_comes_out_as_it_is(client: kvorum.Client) -> None:
+async def test_what_a_rule_raises_for_new_content_is_raised_unchanged(
+    client: kvorum.Client,
+) -> None:
     queue = BrokenRule(
         metadata=Metadata(name="q"), spec=QueueSpec(owner="ann"), status=QueueStatus()
     )

@@ -490,7 +490,7 @@ async def test_a_namespaced_kind_names_and_removes_what_is_corrupt_at_any_depth(
         ("crates/X/a", "X", "a"),
     ],
 )
-async def test_what_lies_where_no_resource_can_is_named_and_removed(
+async def test_a_value_at_a_key_that_no_resource_can_have_is_named_and_removed(
     client: kvorum.Client, key: str, namespace: str | None, name: str
 ) -> None:
     """Its bytes are those of a resource, but no method would accept its name."""
