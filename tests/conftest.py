@@ -16,7 +16,7 @@ import kvorum
 from kvorum.etcd.pipeline.admission import Admission
 from kvorum.etcd.transport.errors import Call
 
-pytest_plugins = ["pytester"]
+pytest_plugins = ["pytester", "tests.slow"]
 
 settings.register_profile(
     "kvorum", deadline=None
@@ -51,9 +51,12 @@ def calls_ride_or_not(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="session", autouse=True)
 def nothing_blocks_the_loop() -> Iterator[BlockBuster]:
-    """Fail a test in which Kvorum's code blocks the event loop."""
+    """Fail a test in which Kvorum's code blocks the event loop.
+
+    Once for the session: patching what may block takes longer than most tests.
+    """
     with blockbuster_ctx("kvorum") as guard:
         # grpc.aio joins its polling thread when the last channel of the process goes, which takes
         # no time.
