@@ -108,32 +108,44 @@ class Observer:
 
     # --- watches ------------------------------------------------------------------------------
 
-    async def before_watch(self, subject: str, endpoint: str, revision: int, /) -> None:
-        """Run before a watch is created on a server.
+    async def before_watch(
+        self, subject: str, endpoint: str, revision: int, message: object, /
+    ) -> None:
+        """Run before a stream of changes is created on a server: for a watch, or for one change.
 
         Args:
             subject: the key or prefix, as etcd knows it.
             endpoint: where it is about to be created.
-            revision: the first revision that it is to deliver; 0 for "from now on".
+            revision: the first revision that the server is asked for.
+            message: the request of the driver. Its type may change between versions.
         """
 
     def watch_opened(self, subject: str, endpoint: str, revision: int, /) -> None:
-        """Report a watch that a server has created.
+        """Report a watch that is open: it delivers all changes after a revision.
 
         Args:
             subject: the key or prefix, as etcd knows it.
             endpoint: where it was created.
-            revision: of the store at that moment.
+            revision: the revision.
         """
 
     def watch_resumed(self, subject: str, endpoint: str, revision: int, /) -> None:
-        """Report a watch that continues on a new stream, from that revision on."""
+        """Report a watch that continues on a new stream, after that revision."""
 
     def watch_interrupted(self, subject: str, endpoint: str, error: KvorumError, /) -> None:
-        """Report a watch that has lost its stream. It resumes, or raises the error to its reader."""
+        """Report a watch that has lost its stream. It resumes, or raises the error."""
+
+    def watch_received(self, subject: str, endpoint: str, message: object, /) -> None:
+        """Report a response that a watch has received, before its changes are buffered.
+
+        Args:
+            subject: the key or prefix, as etcd knows it.
+            endpoint: the server that sent it.
+            message: the response of the driver. Its type may change between versions.
+        """
 
     def watch_buffered(self, subject: str, changes: int, /) -> None:
-        """Report how many changes wait for the reader of a watch, after each response."""
+        """Report how many changes wait for the consumer of a watch, after each response."""
 
 
 SILENT: Final = Observer()  # for a client that has none

@@ -1,22 +1,21 @@
-"""What a watch may not pass over in silence.
-
-Events left out by its server, a start in the past, another history.
-"""
+"""What a watch must not miss silently: omitted events, a start in the past, another history."""
 
 import asyncio
 import shutil
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
 
 import anyio
 import pytest
+from typing_extensions import override
 
 import kvorum
-from kvorum import EmbeddedEtcd, EtcdSettings, HistoryLostError
+from kvorum import EmbeddedEtcd, EtcdSettings, HistoryLostError, Observer
 from kvorum.etcd.admin import compact
+from kvorum.etcd.transport import _rpc as rpc
 from kvorum.etcd.transport.versions import EVENTS_LOST, has_hazard
 from kvorum.lab import LabWorker, LabWorkerRepository
+from kvorum.observer import Call
 from kvorum.testing import FaultProxy
 
 DEADLINE = 20
@@ -81,9 +80,9 @@ class Followed:
 async def test_what_a_server_leaves_out_of_a_slow_stream_is_said_to_be_lost(
     client: kvorum.Client, direct: kvorum.Client, proxy: FaultProxy
 ) -> None:
-    """Old servers go on after a compaction as if nothing were missing.
+    """Old servers continue after a compaction as if nothing were missing.
 
-    What is shown is whole, up to an error.
+    What is delivered is whole, up to an error.
     """
     async with client.backend.watch("") as watch:
         written = [await direct.backend.create("first", b"")]
@@ -94,9 +93,8 @@ async def test_what_a_server_leaves_out_of_a_slow_stream_is_said_to_be_lost(
             await direct.backend.create(f"{number}", bytes(100_000)) for number in range(200)
         ]
         await compact(direct.connection, written[-1])
-        await followed.until(
-            len(followed.shown) + 8
-        )  # the queue at the server moves on, behind the compaction
+        # The queue at the server moves on, after the compaction.
+        await followed.until(len(followed.shown) + 8)
         written += [await direct.backend.create(f"after/{number}", b"") for number in range(3)]
         proxy.throttle(50_000_000, "replies")
         await followed.until(len(written))
@@ -112,7 +110,7 @@ async def test_what_a_server_leaves_out_of_a_slow_stream_is_said_to_be_lost(
 async def test_a_watch_goes_on_whose_last_value_takes_longer_over_the_link_than_a_call_may(
     proxy: FaultProxy, direct: kvorum.Client
 ) -> None:
-    """To know its history again it needs no value."""
+    """It needs no value to recognise its history."""
     settings = EtcdSettings(endpoints=(proxy.endpoint,), prefix="lab", timeout=1)
     async with kvorum.connect(settings) as client, client.backend.watch("") as watch:
         written = [await direct.backend.set("large", bytes(100_000))]
@@ -131,7 +129,7 @@ async def test_a_watch_goes_on_whose_last_value_takes_longer_over_the_link_than_
 async def test_a_consumer_that_is_behind_when_history_is_compacted_loses_nothing_that_its_server_has_sent(
     client: kvorum.Client, direct: kvorum.Client
 ) -> None:
-    """Those are queued for it: not to be read at the compacted revisions any more is no loss."""
+    """They are queued for it. That they can no longer be read at their revisions is no loss."""
     async with client.backend.watch("") as watch:
         written = [await direct.backend.create(f"{number}", b"") for number in range(84)]
         await compact(direct.connection, written[-1])
@@ -147,7 +145,7 @@ async def test_a_consumer_that_is_behind_when_history_is_compacted_loses_nothing
 async def test_a_quiet_watch_outlives_the_compaction_of_all_that_happened_elsewhere(
     client: kvorum.Client, direct: kvorum.Client
 ) -> None:
-    """On servers that leave events out, too: a queue that is empty cannot have been full."""
+    """On servers that omit events, too: an empty queue cannot have been full."""
     async with client.backend.watch("quiet/") as watch:
         followed = Followed(watch)
         for number in range(1, 4):
@@ -162,29 +160,33 @@ async def test_a_quiet_watch_outlives_the_compaction_of_all_that_happened_elsewh
     assert len(followed.shown) == 3
 
 
-async def test_servers_that_leave_nothing_out_are_not_asked(
-    direct: kvorum.Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked = 0
-    send = direct.connection.range
+class Checks(Observer):
+    """Counts the requests that check whether a watch has missed anything."""
 
-    async def count(*args: Any, **options: Any) -> Any:
-        nonlocal asked
-        asked += 1
-        return await send(*args, **options)
+    number = 0
 
-    async with direct.backend.watch("") as watch:
+    @override
+    async def before_request(self, call: Call, endpoint: str, message: object, /) -> None:
+        self.number += isinstance(message, rpc.RangeRequest) and call.revision > 0
+
+
+async def test_servers_that_leave_nothing_out_are_not_asked(etcd: EmbeddedEtcd) -> None:
+    checks = Checks()
+    async with (
+        kvorum.connect(f"{etcd.url}/lab", observer=checks) as client,
+        client.backend.watch("") as watch,
+    ):
+        before = checks.number
         followed = Followed(watch)
-        monkeypatch.setattr(direct.connection, "range", count)
         for number in range(100):
-            await direct.backend.set("a", b"%d" % number)
+            await client.backend.set("a", b"%d" % number)
         await followed.until(100)
         followed.task.cancel()
         await asyncio.wait([followed.task])
+        version = client.connection.cluster.current.version
 
-    version = direct.connection.cluster.current.version
-    assert (asked > 0) == has_hazard(version, EVENTS_LOST)
-    assert asked <= 5
+    assert (checks.number > before) == has_hazard(version, EVENTS_LOST)
+    assert checks.number - before <= 5
 
 
 # --- where it starts ------------------------------------------------------------------------------
@@ -193,13 +195,13 @@ async def test_servers_that_leave_nothing_out_are_not_asked(
 async def test_a_watch_from_now_shows_nothing_older_on_a_member_that_lags(
     kvorum_etcd: EmbeddedEtcd,
 ) -> None:
-    """It answers to the creation of a watch without asking its leader."""
+    """That member answers the creation of a watch without asking its leader."""
     async with EmbeddedEtcd(binary=kvorum_etcd.binary, members=3) as cluster:
         settings = EtcdSettings(endpoints=cluster.endpoints, prefix="lab", timeout=10)
         async with kvorum.connect(settings) as some:
             health = await some.health()
         lagging = next(
-            place for place, each in enumerate(cluster.endpoints) if each not in leaders(health)
+            index for index, each in enumerate(cluster.endpoints) if each not in leaders(health)
         )
         theirs = EtcdSettings(endpoints=(cluster.endpoints[lagging],), prefix="lab", timeout=10)
         others = EtcdSettings(
@@ -212,12 +214,10 @@ async def test_a_watch_from_now_shows_nothing_older_on_a_member_that_lags(
         async with (
             kvorum.connect(theirs) as client,
             kvorum.connect(others) as direct,
-            client.backend.watch("elsewhere/"),  # connects its channel
+            client.backend.watch("elsewhere/"),  # connects the channel of watches
         ):
             await cluster.pause(lagging)
-            acknowledged = [await direct.backend.set("a", b"%d" % number) for number in range(201)][
-                -1
-            ]
+            written = [await direct.backend.set("a", b"%d" % number) for number in range(201)]
             watch = client.backend.watch("")
             opening = asyncio.ensure_future(watch.open())
             await asyncio.sleep(0)
@@ -230,7 +230,7 @@ async def test_a_watch_from_now_shows_nothing_older_on_a_member_that_lags(
                 (change,) = await anext(watch)
             await watch.aclose()
 
-    assert started >= acknowledged
+    assert started >= written[-1]
     assert change.revision == last
 
 
@@ -269,7 +269,7 @@ async def copied(etcd: EmbeddedEtcd, backup: Path) -> None:
 async def test_a_watch_does_not_go_on_in_a_store_that_was_put_back_and_has_come_to_the_same_revision_again(
     etcd: EmbeddedEtcd, proxy: FaultProxy, client: kvorum.Client, tmp_path: Path
 ) -> None:
-    """Nothing but the content of a revision tells that it is another one."""
+    """Only the content of a revision tells that it is another one."""
     async with kvorum.connect(f"{etcd.url}/lab") as before:
         await before.backend.set("a", b"kept")
     await copied(etcd, tmp_path / "backup")
@@ -299,7 +299,7 @@ async def test_a_watch_notices_another_value_at_the_very_revision_that_it_read_l
 ) -> None:
     """All numbers are the same.
 
-    The value comes again with the stream, or is read if something else was read since.
+    The new stream sends the value again; if the position has moved on since, it is read.
     """
     async with kvorum.connect(f"{etcd.url}/lab") as before:
         await before.backend.set("a", b"kept")
@@ -328,10 +328,7 @@ async def test_a_watch_notices_another_value_at_the_very_revision_that_it_read_l
 async def test_a_watch_with_initial_leaves_no_ghost_of_a_store_that_was_put_back(
     etcd: EmbeddedEtcd, proxy: FaultProxy, client: kvorum.Client, tmp_path: Path
 ) -> None:
-    """It lists again, and takes back what is not there.
-
-    Also what has another content at the very same revision.
-    """
+    """It lists again, and reports what is gone, or has other content at the same revision."""
     async with kvorum.connect(f"{etcd.url}/lab") as direct:
         added = await LabWorkerRepository(direct).add(LabWorker.new("stays", lab_track="x"))
     await copied(etcd, tmp_path / "backup")

@@ -1,7 +1,4 @@
-"""Opening a watch.
-
-Within its caller's deadline, with nothing left behind, however many there are, in one cluster.
-"""
+"""Opening a watch: within the caller's deadline, without leaks, one of many, in one cluster."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -12,6 +9,7 @@ from typing import Any
 
 import anyio
 import pytest
+from typing_extensions import override
 
 import kvorum
 from kvorum import (
@@ -19,15 +17,15 @@ from kvorum import (
     EmbeddedEtcd,
     EtcdSettings,
     HistoryLostError,
+    Observer,
     Operation,
     UnavailableError,
 )
 from kvorum.etcd.admin import compact
+from kvorum.etcd.transport import _rpc as rpc
 from kvorum.etcd.transport import streams
-from kvorum.etcd.watch import reader
-from kvorum.etcd.watch.history import Reading
-from kvorum.etcd.watch.stream import WatchStream
 from kvorum.lab import LabWorkerRepository
+from kvorum.observer import Call
 from kvorum.testing import FaultProxy
 
 DEADLINE = 20
@@ -60,40 +58,54 @@ def settings_of(proxy: FaultProxy, timeout: float) -> EtcdSettings:
 # --- deadlines ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "silent", ["the creation", "the check of the past", "the check of the future"]
-)
-async def test_opening_from_the_past_ends_by_its_callers_deadline_wherever_it_hangs(
-    proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch, silent: str
-) -> None:
-    """Before a read does that starts later and has more time.
+class Silence(Observer):
+    """Holds all replies back before a request.
 
-    The client itself would wait for a minute.
+    Attributes:
+        before: which request: `creation` of a watch, or a check of its `past` or its `future`.
+        has_begun: set then.
     """
-    held = asyncio.Event()
-    waits = {"the check of the past": "check_readable", "the check of the future": "revision_now"}
-    async with kvorum.connect(settings_of(proxy, 60)) as client, client.backend.watch("elsewhere/"):
+
+    def __init__(self, proxy: FaultProxy) -> None:
+        self.before = ""
+        self.has_begun = asyncio.Event()
+        self._proxy = proxy
+
+    @override
+    async def before_watch(
+        self, subject: str, endpoint: str, revision: int, message: object, /
+    ) -> None:
+        self._begin("creation")
+
+    @override
+    async def before_request(self, call: Call, endpoint: str, message: object, /) -> None:
+        if isinstance(message, rpc.RangeRequest) and message.count_only:
+            self._begin("past" if call.revision else "future")
+
+    def _begin(self, request: str) -> None:
+        if request == self.before:
+            self._proxy.hold("replies")
+            self.has_begun.set()
+
+
+@pytest.mark.parametrize("silent", ["creation", "past", "future"])
+async def test_opening_from_the_past_ends_by_its_callers_deadline_wherever_it_hangs(
+    proxy: FaultProxy, silent: str
+) -> None:
+    """Before a read that starts later and has more time. The client itself would wait a minute."""
+    silence = Silence(proxy)
+    async with (
+        kvorum.connect(settings_of(proxy, 60), observer=silence) as client,
+        client.backend.watch("elsewhere/"),
+    ):
         first = await client.backend.set("a", b"1")
         last = await client.backend.set("a", b"2")
-        if name := waits.get(silent):
-            check = getattr(reader, name)
-
-            async def hold(*arguments: Any) -> Any:
-                proxy.hold("replies")
-                held.set()
-                return await check(*arguments)
-
-            monkeypatch.setattr(reader, name, hold)
-        else:
-            proxy.hold("replies")
-            held.set()
-        watch = client.backend.watch(
-            "", since=last + 1 if silent == "the check of the future" else first
-        )
+        silence.before = silent
+        watch = client.backend.watch("", since=last + 1 if silent == "future" else first)
         with kvorum.deadline(0.5):
             opening = asyncio.create_task(watch.open())
         with anyio.fail_after(DEADLINE):
-            await held.wait()
+            await silence.has_begun.wait()
         with kvorum.deadline(3):
             reading = asyncio.create_task(client.backend.get("a"))
         done, _ = await asyncio.wait([opening, reading], return_when=asyncio.FIRST_COMPLETED)
@@ -107,38 +119,40 @@ async def test_opening_from_the_past_ends_by_its_callers_deadline_wherever_it_ha
 # --- where it starts ------------------------------------------------------------------------------
 
 
+class Deletion(Observer):
+    """Deletes a key after a watch has read where "now" is, and before it is created."""
+
+    def __init__(self, store: kvorum.StorageBackend) -> None:
+        self.revision = 0
+        self._store = store
+
+    @override
+    async def before_watch(
+        self, subject: str, endpoint: str, revision: int, message: object, /
+    ) -> None:
+        if not self.revision:
+            self.revision = (await self._store.delete("a")).revision
+
+
 async def test_a_deletion_just_after_the_start_is_not_lost_if_it_is_compacted_at_once(
-    etcd: EmbeddedEtcd, monkeypatch: pytest.MonkeyPatch
+    etcd: EmbeddedEtcd,
 ) -> None:
     """etcd forgets a deletion whose own revision is compacted, and still lets a watch start there."""
-    read, check = getattr(reader, "revision_now"), getattr(reader, "check_readable")  # noqa: B009 - imported there
-    async with kvorum.connect(f"{etcd.url}/lab") as client, client.backend.watch("elsewhere/"):
-        await client.backend.set("a", b"1")
-        deleted: list[int] = []
-
-        async def delete_then(*arguments: Any) -> Any:
-            start = await read(*arguments)
-            if not deleted:
-                deleted.append((await client.backend.delete("a")).revision)
-            return start
-
-        async def compact_then(*arguments: Any) -> Any:
-            await check(*arguments)
-            await compact(client.connection, deleted[0])
-
-        monkeypatch.setattr(reader, "revision_now", delete_then)
-        monkeypatch.setattr(reader, "check_readable", compact_then)
-        watch = client.backend.watch("")
-        await watch.open()
-        await client.backend.set("b", b"1")
-        shown = 0
-        with (
-            suppress(HistoryLostError),
-            anyio.fail_after(DEADLINE),
-        ):  # which says so; or it was told in time
-            shown = (await anext(watch))[0].revision
-        await watch.aclose()
-    assert shown in {0, deleted[0]}
+    async with kvorum.connect(f"{etcd.url}/lab") as direct:
+        await direct.backend.set("a", b"1")
+        deletion = Deletion(direct.backend)
+        async with kvorum.connect(f"{etcd.url}/lab", observer=deletion) as client:
+            watch = client.backend.watch("")
+            await watch.open()
+            await compact(direct.connection, deletion.revision)
+            await direct.backend.set("b", b"1")
+            shown = 0
+            # It is delivered, or said to be lost.
+            with suppress(HistoryLostError), anyio.fail_after(DEADLINE):
+                shown = (await anext(watch))[0].revision
+            await watch.aclose()
+    assert deletion.revision
+    assert shown in {0, deletion.revision}
 
 
 # --- cancellation ---------------------------------------------------------------------------------
@@ -148,13 +162,13 @@ async def test_a_deletion_just_after_the_start_is_not_lost_if_it_is_compacted_at
 async def test_an_opening_that_is_cancelled_at_any_point_leaves_no_watch_on_the_server(
     etcd: EmbeddedEtcd, count_watchers: Callable[[EmbeddedEtcd], Awaitable[int]], kind: str
 ) -> None:
-    """Although the object is still there."""
+    """Even while the object is still referenced."""
     tasks = asyncio.all_tasks()
     kept: list[Any] = []
     cancelled = 0
     async with kvorum.connect(f"{etcd.url}/lab") as client:
         workers = LabWorkerRepository(client)
-        async with client.backend.watch("elsewhere/"):  # connects its channel
+        async with client.backend.watch("elsewhere/"):  # connects the channel of watches
             steps = 1
             while True:
                 watch: Any = (
@@ -166,7 +180,7 @@ async def test_an_opening_that_is_cancelled_at_any_point_leaves_no_watch_on_the_
                 opening = asyncio.create_task(watch.__aenter__())
                 for _ in range(steps):
                     await asyncio.sleep(0)
-                if opening.done():  # it has come to its end: all points before have been tried
+                if opening.done():  # so all points before its end have been tested
                     await watch.aclose()
                     break
                 opening.cancel()
@@ -184,51 +198,50 @@ async def test_an_opening_that_is_cancelled_at_any_point_leaves_no_watch_on_the_
     assert len(kept) == cancelled + 1
 
 
-# --- pieces ---------------------------------------------------------------------------------------
+# --- fragments ------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def asked_for_pieces(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Whether each watch that was created was to be sent in pieces."""
-    asked: list[bool] = []
-    create = WatchStream._create
+class Fragments(Observer):
+    """Keeps what is fragmented.
 
-    async def note(stream: WatchStream, request: Any) -> None:
-        asked.append(request.fragment)
-        await create(stream, request)
+    Attributes:
+        asked: whether each stream was asked for in fragments.
+        received: the first and the last revision of each fragment but the last.
+    """
 
-    monkeypatch.setattr(WatchStream, "_create", note)
-    return asked
+    def __init__(self) -> None:
+        self.asked: list[bool] = []
+        self.received: list[tuple[int, int]] = []
 
+    @override
+    async def before_watch(
+        self, subject: str, endpoint: str, revision: int, message: object, /
+    ) -> None:
+        assert isinstance(message, rpc.WatchCreateRequest)
+        self.asked.append(message.fragment)
 
-@pytest.fixture
-def pieces(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
-    """The revisions with which each piece but the last began and ended."""
-    found: list[tuple[int, int]] = []
-    news_of = Reading.news_of
-
-    def note(reading: Reading, response: Any) -> Any:
-        if response.fragment:
-            found.append((response.events[0].kv.mod_revision, response.events[-1].kv.mod_revision))
-        return news_of(reading, response)
-
-    monkeypatch.setattr(Reading, "news_of", note)
-    return found
+    @override
+    def watch_received(self, subject: str, endpoint: str, message: object, /) -> None:
+        assert isinstance(message, rpc.WatchResponse)
+        if message.fragment:
+            events = message.events
+            self.received.append((events[0].kv.mod_revision, events[-1].kv.mod_revision))
 
 
 async def test_a_catch_up_that_broke_without_news_comes_in_pieces_and_is_put_together(
-    kvorum_etcd: EmbeddedEtcd, asked_for_pieces: list[bool], pieces: list[tuple[int, int]]
+    kvorum_etcd: EmbeddedEtcd,
 ) -> None:
     """etcd may cut in the middle of a revision.
 
-    One that brings news is asked for as a whole again the next time.
+    After a stream that brought news, the next one is asked for without fragments again.
     """
+    fragments = Fragments()
     small = ["--max-request-bytes=100000"]  # and 512 KiB on top, for a piece
     async with (
         EmbeddedEtcd(binary=kvorum_etcd.binary, arguments=small) as etcd,
         FaultProxy(etcd.endpoints[0]) as proxy,
         kvorum.connect(f"{etcd.url}/lab") as direct,
-        kvorum.connect(settings_of(proxy, 10)) as client,
+        kvorum.connect(settings_of(proxy, 10), observer=fragments) as client,
     ):
         start = await direct.backend.set("a", b"")
         written = [
@@ -244,7 +257,8 @@ async def test_a_catch_up_that_broke_without_news_comes_in_pieces_and_is_put_tog
                 [change.key for change in changes] == [f"k{n}" for n in range(7)]
                 for changes in shown
             )
-            assert asked_for_pieces == [False, True]
+            assert fragments.asked == [False, True]
+            pieces = fragments.received
             assert len(pieces) >= 3
             assert any(end == begin for (_, end), (begin, _) in pairwise(pieces)), "within one"
 
@@ -252,7 +266,7 @@ async def test_a_catch_up_that_broke_without_news_comes_in_pieces_and_is_put_tog
             revision = await direct.backend.set("a", b"2")
             with anyio.fail_after(DEADLINE):
                 assert (await anext(watch))[0].revision == revision
-    assert asked_for_pieces == [False, True, False]
+    assert fragments.asked == [False, True, False]
 
 
 # --- many -----------------------------------------------------------------------------------------
@@ -271,7 +285,7 @@ async def narrow(kvorum_etcd: EmbeddedEtcd) -> AsyncIterator[EmbeddedEtcd]:
 
 
 async def test_more_watches_than_a_connection_takes_are_put_on_others(narrow: EmbeddedEtcd) -> None:
-    """All open, all show what happens, and the server is not left for one that is away."""
+    """All open, all deliver changes, and the server is not left for one that is away."""
     async with FaultProxy(narrow.endpoints[0]) as one, FaultProxy(narrow.endpoints[0]) as two:
         settings = EtcdSettings(endpoints=(one.endpoint, two.endpoint), prefix="lab", timeout=4)
         async with kvorum.connect(settings) as client:
@@ -295,10 +309,7 @@ async def test_more_watches_than_a_connection_takes_are_put_on_others(narrow: Em
 async def test_a_watch_that_finds_no_place_says_how_many_there_are(
     narrow: EmbeddedEtcd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And the server stays in use.
-
-    Those that are there go on, and a place that is given up is taken.
-    """
+    """The server stays in use, the open watches continue, and a slot that is left is reused."""
     monkeypatch.setattr(streams, "MOST", 1)
     async with (
         FaultProxy(narrow.endpoints[0]) as proxy,
@@ -330,7 +341,7 @@ async def test_a_watch_that_finds_no_place_says_how_many_there_are(
 async def test_a_watch_shows_nothing_of_another_cluster_at_the_same_address(
     etcd: EmbeddedEtcd, proxy: FaultProxy, caplog: pytest.LogCaptureFixture, others: bool
 ) -> None:
-    """It goes on at a server of its own, and ends if there is none."""
+    """It resumes at a server of its own cluster, and ends if there is none."""
     async with (
         EmbeddedEtcd(binary=etcd.binary) as another,
         kvorum.connect(f"{another.url}/lab") as stranger,
@@ -363,10 +374,7 @@ async def test_a_watch_shows_nothing_of_another_cluster_at_the_same_address(
 async def test_a_connection_of_watches_alone_that_leads_to_another_cluster_is_not_believed(
     etcd: EmbeddedEtcd, proxy: FaultProxy, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The calls' connection, made before, still leads to the client's own.
-
-    So only the responses tell.
-    """
+    """The connection of the calls still leads to the right cluster, so only the responses tell."""
     async with (
         EmbeddedEtcd(binary=etcd.binary) as another,
         kvorum.connect(f"{another.url}/lab") as stranger,

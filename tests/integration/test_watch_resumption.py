@@ -16,7 +16,6 @@ import pytest
 import kvorum
 from kvorum import EmbeddedEtcd, EtcdSettings, FutureRevisionError, HistoryLostError, Operation
 from kvorum.etcd.admin import compact
-from kvorum.etcd.watch.reader import WatchReader
 from kvorum.lab import LabWorker, LabWorkerRepository
 from kvorum.testing import FaultProxy
 
@@ -332,33 +331,6 @@ async def test_a_watch_that_ends_while_it_is_interrupted_leaves_nothing(
     await proxy.heal()
     await client.backend.set("a", b"")  # it is there again
     assert await count_watchers(etcd) == 0
-
-
-async def test_a_mistake_in_the_reader_ends_its_own_watch_and_says_why(
-    etcd: EmbeddedEtcd, direct: kvorum.Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The other watches of the client, and its calls, have no part in it."""
-    put = WatchReader._put
-
-    def fail(feed: WatchReader, response: Any) -> None:
-        if feed.subject.endswith("/bad/"):
-            raise ZeroDivisionError
-        put(feed, response)
-
-    monkeypatch.setattr(WatchReader, "_put", fail)
-    async with kvorum.connect(f"{etcd.url}/lab") as client:
-        watch, other = client.backend.watch("bad/"), client.backend.watch("good/")
-        await watch.open()
-        await other.open()
-        await direct.backend.set("bad/a", b"")
-        with anyio.fail_after(DEADLINE):
-            with pytest.raises(kvorum.InternalError) as caught:
-                await anext(watch)
-            assert isinstance(caught.value.__cause__, ZeroDivisionError)
-            with pytest.raises(StopAsyncIteration):
-                await anext(watch)
-            revision = await client.backend.set("good/a", b"")
-            assert (await anext(other))[0].revision == revision
 
 
 # --- what is lost ---------------------------------------------------------------------------------

@@ -1,28 +1,30 @@
-"""Watches of a user whose token is not taken.
+"""Watches of a user whose token is rejected.
 
-It is renewed where it was refused, and as often as for a call.
+It is renewed at the server that rejected it, and as often as for a call.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import anyio
 import msgspec
 import pytest
+from typing_extensions import override
 
 import kvorum
-from kvorum import EmbeddedEtcd, EtcdSettings
+from kvorum import EmbeddedEtcd, EtcdSettings, Observer
 from kvorum.etcd.transport import _rpc as rpc
 from kvorum.etcd.watch import WatchTiming
-from kvorum.etcd.watch.last_change import LastChange
-from kvorum.etcd.watch.reader import WatchReader
 from kvorum.etcd.watch.stream import WatchStream
+from kvorum.observer import Call
 from kvorum.testing import FaultProxy
 
 ROOT, ALICE = "a secret of root", "a secret of alice"
 DEADLINE = 20
+
+Forget: TypeAlias = Callable[[], Awaitable[None]]  # makes the server forget the tokens of alice
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -31,10 +33,7 @@ pytestmark = pytest.mark.timeout(60)
 async def etcd(
     kvorum_etcd: EmbeddedEtcd, roles_of: Callable[..., Any]
 ) -> AsyncIterator[EmbeddedEtcd]:
-    """A server that checks users, and hashes their passwords fast.
-
-    Alice may read and write /lab/.
-    """
+    """A server with authentication, and fast password hashes. Alice may read and write /lab/."""
     async with EmbeddedEtcd(binary=kvorum_etcd.binary, arguments=["--bcrypt-cost=4"]) as etcd:
         async with kvorum.connect(etcd.url) as client:
             roles = roles_of(client)
@@ -45,10 +44,8 @@ async def etcd(
 
 
 @pytest.fixture
-async def forget(
-    etcd: EmbeddedEtcd, roles_of: Callable[..., Any]
-) -> AsyncIterator[Callable[[], Any]]:
-    """Have the server forget alice's tokens, as it does when her password is set."""
+async def forget(etcd: EmbeddedEtcd, roles_of: Callable[..., Any]) -> AsyncIterator[Forget]:
+    """Make the server forget the tokens of alice, as it does when her password is set."""
     settings = EtcdSettings(endpoints=etcd.endpoints, user="root", password=ROOT)
     async with kvorum.connect(settings) as root:
         roles = roles_of(root)
@@ -64,11 +61,11 @@ def settings_of(*endpoints: str) -> EtcdSettings:
 
 
 async def test_a_token_is_renewed_at_the_server_that_refused_it(
-    etcd: EmbeddedEtcd, forget: Callable[[], Any]
+    etcd: EmbeddedEtcd, forget: Forget
 ) -> None:
-    """Another one may be the server of now, and not even be connected to.
+    """The current server may be another one by then, and not even be connected.
 
-    Other watches, and calls, go on.
+    Other watches, and calls, continue.
     """
     async with (
         FaultProxy(etcd.endpoints[0]) as one,
@@ -99,127 +96,127 @@ async def test_a_token_is_renewed_at_the_server_that_refused_it(
         await watch.aclose()
 
 
-@pytest.fixture
-def refuse(
-    monkeypatch: pytest.MonkeyPatch, forget: Callable[[], Any]
-) -> Callable[[int], list[str]]:
-    """Have the user changed before each of the next creations of watches.
+class Changes(Observer):
+    """Changes the user before the next creations of watches, so that their tokens are rejected.
 
-    Their tokens are refused.
+    Attributes:
+        left: how many creations are still to be rejected.
+        servers: where those were that have been.
     """
 
-    def begin(times: int) -> list[str]:
-        create = WatchStream._create
-        changed: list[str] = []
+    def __init__(self, forget: Forget) -> None:
+        self.left = 0
+        self.servers: list[str] = []
+        self._forget = forget
 
-        async def changed_before(stream: WatchStream, request: Any) -> None:
-            if len(changed) < times:
-                changed.append(stream.server.address)
-                await forget()
-            await create(stream, request)
+    @override
+    async def before_watch(
+        self, subject: str, endpoint: str, revision: int, message: object, /
+    ) -> None:
+        if self.left:
+            self.left -= 1
+            self.servers.append(endpoint)
+            await self._forget()
 
-        monkeypatch.setattr(WatchStream, "_create", changed_before)
-        return changed
 
-    return begin
+@pytest.fixture
+def changes(forget: Forget) -> Changes:
+    return Changes(forget)
 
 
 async def test_a_watch_renews_its_token_as_often_as_a_call(
-    etcd: EmbeddedEtcd, refuse: Callable[[int], list[str]]
+    etcd: EmbeddedEtcd, changes: Changes
 ) -> None:
-    """Three times in one attempt.
-
-    Then a later attempt may be luckier, so it is no refusal of the user.
-    """
+    """Three times in one attempt. A later one may succeed, so the error does not blame the user."""
     create = rpc.WatchCreateRequest(key=b"/lab/a", range_end=b"", start_revision=1, prev_kv=False)
-    async with kvorum.connect(settings_of(*etcd.endpoints)) as client:
+    async with kvorum.connect(settings_of(*etcd.endpoints), observer=changes) as client:
         connection = client.connection
-        changed = refuse(3)
+        changes.left = 3
         stream = await WatchStream.open(
             connection, create, "/lab/a", anyio.current_time() + DEADLINE
         )
         stream.cancel()
-        assert len(changed) == 3
-        refuse(4)
+        assert len(changes.servers) == 3
+        changes.left = 4
         with pytest.raises(kvorum.UnavailableError, match="are users being changed"):
             await WatchStream.open(connection, create, "/lab/a", anyio.current_time() + DEADLINE)
 
 
 @pytest.mark.parametrize("times", [3, 6])
 async def test_a_watch_opens_while_its_user_is_changed_again_and_again(
-    etcd: EmbeddedEtcd, refuse: Callable[[int], list[str]], times: int
+    etcd: EmbeddedEtcd, changes: Changes, times: int
 ) -> None:
-    """Three renewals are a call's, too. After them it is tried again, until its deadline."""
-    async with kvorum.connect(settings_of(*etcd.endpoints)) as client:
+    """One attempt makes three renewals, as a call does. It is retried until the deadline."""
+    async with kvorum.connect(settings_of(*etcd.endpoints), observer=changes) as client:
         first = await client.backend.set("a", b"1")
-        changed = refuse(times)
+        changes.left = times
         async with client.backend.watch("", since=first) as watch:
             revision = await client.backend.set("a", b"2")
             with anyio.fail_after(DEADLINE):
                 assert (await anext(watch))[0].revision == revision
-    assert len(changed) == times
+    assert len(changes.servers) == times
 
 
 @pytest.mark.parametrize("times", [3, 6])
 async def test_a_watch_goes_on_while_its_user_is_changed_again_and_again(
-    etcd: EmbeddedEtcd, refuse: Callable[[int], list[str]], times: int
+    etcd: EmbeddedEtcd, changes: Changes, times: int
 ) -> None:
     async with (
         FaultProxy(etcd.endpoints[0]) as proxy,
         kvorum.connect(settings_of(*etcd.endpoints)) as direct,
-        kvorum.connect(settings_of(proxy.endpoint)) as client,
+        kvorum.connect(settings_of(proxy.endpoint), observer=changes) as client,
         client.backend.watch("") as watch,
     ):
         waiting = asyncio.ensure_future(anext(watch))
         await asyncio.sleep(0)
-        changed = refuse(times)
+        changes.left = times
         proxy.cut()
         with anyio.fail_after(DEADLINE):
             revision = await direct.backend.set("a", b"2")
             assert (await waiting)[0].revision == revision
-    assert len(changed) == times
+    assert len(changes.servers) == times
+
+
+class InVain(Observer):
+    """Changes the user before each check of a watch that resumes, so that its token is rejected.
+
+    Attributes:
+        left: how many checks are still to be rejected.
+    """
+
+    def __init__(self, forget: Forget) -> None:
+        self.left = 5  # more than the renewals of one call
+        self._forget = forget
+
+    @override
+    async def before_request(self, call: Call, endpoint: str, message: object, /) -> None:
+        is_check = isinstance(message, rpc.RangeRequest) and message.keys_only and call.revision
+        if is_check and self.left:
+            self.left -= 1
+            await self._forget()
 
 
 async def test_a_token_that_is_refused_to_the_checks_of_a_watch_does_not_end_it(
-    etcd: EmbeddedEtcd, forget: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+    etcd: EmbeddedEtcd, forget: Forget
 ) -> None:
-    """A call fails then, and the next one may be luckier.
-
-    A watch that is open tries again by itself.
-    """
+    """A call fails then, and its caller may retry. An open watch retries by itself."""
+    in_vain = InVain(forget)
     async with (
         FaultProxy(etcd.endpoints[0]) as proxy,
         kvorum.connect(settings_of(*etcd.endpoints)) as direct,
-        kvorum.connect(settings_of(proxy.endpoint)) as client,
+        kvorum.connect(settings_of(proxy.endpoint), observer=in_vain) as client,
         client.backend.watch("") as watch,
     ):
         await direct.backend.set("a", b"1")
         await anext(watch)
-        tokens = client.connection.cluster.tokens
-        check, renew, left = LastChange.check, tokens.renew, 4
-
-        async def renew_in_vain(*arguments: Any) -> None:
-            nonlocal left
-            await renew(*arguments)
-            if left:
-                left -= 1
-                await forget()
-
-        async def check_in_vain(last: LastChange, *arguments: Any) -> None:
-            if left:
-                await forget()
-            monkeypatch.setattr(tokens, "renew", renew_in_vain)
-            await check(last, *arguments)
-
-        monkeypatch.setattr(LastChange, "check", check_in_vain)
         proxy.cut()
         revision = await direct.backend.set("a", b"2")
         with anyio.fail_after(DEADLINE):
             assert (await anext(watch))[0].revision == revision
-    assert left == 0
+    assert in_vain.left == 0
 
 
-# --- users that are no longer checked, and passwords that change ----------------------------------
+# --- authentication that is turned off and on, and passwords that change --------------------------
 
 
 @pytest.fixture
@@ -229,10 +226,10 @@ async def roles(etcd: EmbeddedEtcd, roles_of: Callable[..., Any]) -> AsyncIterat
         yield roles_of(root)
 
 
-async def test_calls_and_watches_of_a_user_outlive_that_users_are_checked_no_more_and_again(
+async def test_calls_and_watches_of_a_user_survive_that_authentication_is_turned_off_and_on(
     etcd: EmbeddedEtcd, roles: Any
 ) -> None:
-    """Old servers refuse a token that they have forgotten even then."""
+    """Old servers reject a token that they have forgotten even while authentication is off."""
     async with (
         FaultProxy(etcd.endpoints[0]) as proxy,
         kvorum.connect(settings_of(proxy.endpoint)) as client,
@@ -243,7 +240,7 @@ async def test_calls_and_watches_of_a_user_outlive_that_users_are_checked_no_mor
             for cut in (False, True):
                 if cut:
                     proxy.cut()
-                    await client.backend.exists("a")  # a write would not be sent again
+                    await client.backend.exists("a")  # a write would not be retried
                 revision = await client.backend.set("a", b"1")
                 with anyio.fail_after(DEADLINE):
                     assert (await anext(watch))[0].revision == revision
@@ -282,22 +279,3 @@ async def test_a_watch_waits_a_while_for_the_file_with_its_new_password(
         revision = await client.backend.set("a", b"1")
         with anyio.fail_after(DEADLINE):
             assert (await waiting)[0].revision == revision
-
-
-async def test_a_mistake_while_one_watch_opens_ends_no_other(
-    kvorum_client: kvorum.Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    open_once = WatchReader._open_once
-
-    async def fail(feed: WatchReader, *rest: Any) -> None:
-        assert not feed.subject.endswith("/bad/")
-        await open_once(feed, *rest)
-
-    monkeypatch.setattr(WatchReader, "_open_once", fail)
-    async with kvorum_client.backend.watch("") as other:
-        with pytest.raises(kvorum.InternalError) as caught:
-            await kvorum_client.backend.watch("bad/").open()
-        assert isinstance(caught.value.__cause__, AssertionError)
-        revision = await kvorum_client.backend.set("a", b"1")
-        with anyio.fail_after(DEADLINE):
-            assert (await anext(other))[0].revision == revision

@@ -91,6 +91,8 @@ class KeyValue:
 
 class RangeRequest(Message):
     key: bytes
+    revision: int
+    keys_only: bool
     count_only: bool
     def __init__(
         self,
@@ -211,6 +213,8 @@ class AlarmResponse(Answer):
 class WatchCreateRequest(Message):
     key: bytes
     range_end: bytes
+    start_revision: int
+    fragment: bool
     def __init__(
         self,
         *,

@@ -149,6 +149,9 @@ class WatchReader:
             try:
                 await self._read_stream(connection)
             except KvorumError as exc:
+                if self._stream is not None:
+                    endpoint = self._stream.server.address
+                    connection.observer.watch_interrupted(self.subject, endpoint, exc)
                 if not self._may_pass(connection, exc):
                     raise
                 self._is_mute = not self._has_news
@@ -160,13 +163,16 @@ class WatchReader:
         while not buffer.is_ended and self._stream is not None:
             while not buffer.is_wanted:
                 await buffer.changed.wait()
+            endpoint = self._stream.server.address
             response = await self._read_once(self._stream)
+            connection.observer.watch_received(self.subject, endpoint, response)
             if self._gapless is not None:
                 self._gapless.count()
                 if self._gapless.is_open:
                     await self._check_gapless(connection, self._gapless)
             self._has_news = True
             self._put(response)
+            connection.observer.watch_buffered(self.subject, buffer.size)
             if self._gapless is not None and self._gapless.is_due(now()):
                 await self._try_gapless(connection, self._gapless)
             if buffer.is_full:
@@ -247,6 +253,9 @@ class WatchReader:
         self.start = self.position
         self.is_open = True
         self.buffer.notify()
+        if self._stream is not None:
+            endpoint = self._stream.server.address
+            connection.observer.watch_opened(self.subject, endpoint, self.start)
 
     async def _open_now(self, connection: Connection, deadline: float) -> int:
         """Create a stream that starts now; return that revision.
@@ -280,29 +289,30 @@ class WatchReader:
         _log.warning(
             "the watch of %s was interrupted at revision %d: %s", self.subject, self.position, lost
         )
-        while True:
+        stream: WatchStream | None = None
+        while stream is None:
             await anyio.sleep(self._wait())
             self._breaks += 1
             try:
-                await self._resume_once(connection)
+                stream = await self._resume_once(connection)
             except KvorumError as exc:
                 if not self._may_pass(connection, exc):
                     raise
                 _log.debug("the watch of %s is still interrupted: %s", self.subject, exc)
                 self._drop_stream()
-            else:
-                break
         self._refused_since = None
         self.resumes += 1
         _log.info("the watch of %s resumed at revision %d", self.subject, self.position)
+        connection.observer.watch_resumed(self.subject, stream.server.address, self.position)
 
-    async def _resume_once(self, connection: Connection) -> None:
+    async def _resume_once(self, connection: Connection) -> WatchStream:
         timeout = connection.settings.timeout
         deadline = now() + self._timing.attempt_after(self._breaks, timeout)
         stream = await self._create(connection, self.position, deadline)
         revision = stream.created.header.revision
         await self._check_future(connection, self.position, revision, deadline)
         await self._last.check(connection, self.position, deadline)
+        return stream
 
     async def _create(self, connection: Connection, since: int, deadline: float) -> WatchStream:
         start, end = self._range

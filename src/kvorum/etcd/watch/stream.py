@@ -133,7 +133,10 @@ class WatchStream:
         return False
 
     async def _create(self, create: rpc.WatchCreateRequest) -> None:
-        assert self._call is not None, "it was just opened"  # noqa: S101
+        observer, revision = self._connection.observer, create.start_revision
+        await observer.before_watch(self._subject.subject, self.server.address, revision, create)
+        if self._call is None:  # while the observer waited
+            raise UnavailableError(self.server.address, "the stream was ended")
         async with mapped_errors(self._subject, self.server):
             await self._call.write(rpc.WatchRequest(create_request=create))
         self.created = await self.read()
