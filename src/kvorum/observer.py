@@ -104,7 +104,11 @@ class Observer:
         """Report a request that carried so many calls and was answered."""
 
     def batch_failed(self, kind: str, size: int, error: KvorumError, /) -> None:
-        """Report a request that carried so many calls and failed. Each call is then retried alone."""
+        """Report a request that carried so many calls and failed.
+
+        Calls that had no effect are retried: in smaller batches if one of them was refused, else
+        each alone.
+        """
 
     # --- watches ------------------------------------------------------------------------------
 

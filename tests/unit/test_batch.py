@@ -1,7 +1,4 @@
-"""What goes together into a batch.
-
-The rules are checked on drawn queues, and the check on planners that break them.
-"""
+"""Which calls share a batch: the rules hold on drawn queues, and catch planners that break them."""
 
 import asyncio
 from collections import Counter
@@ -128,7 +125,7 @@ def test_a_batch_is_halved_in_order() -> None:
 def without_the_rule_of_keys(
     waiting: Sequence[AnyCall], limit: Limit
 ) -> tuple[Batch, list[AnyCall]]:
-    """Let whoever comes next go along, whatever it touches."""
+    """Batch the next calls, whatever they touch."""
     alive = [call for call in waiting if not call.is_over]
     now: Batch = {}
     for call in alive[: limit.operations]:

@@ -1,7 +1,4 @@
-"""Which forms of a batch a cluster can be trusted with.
-
-That depends on its members, and on who asks.
-"""
+"""Which forms of a batch a cluster can be trusted with: by its members, and by the client."""
 
 import pytest
 
@@ -10,7 +7,7 @@ from kvorum.etcd.transport.members import UNKNOWN, known_of
 from kvorum.etcd.transport.versions import QUOTA, ROLES, Version, names_of
 
 
-def forms(
+def capabilities(
     reads: str, *, writes: bool = True, guard: bool = True, identity: bool = False
 ) -> Capabilities:
     return Capabilities(reads, writes, probe=not identity, guard_quota=guard)  # type: ignore[arg-type]  # one of three words
@@ -19,21 +16,21 @@ def forms(
 @pytest.mark.parametrize(
     ("versions", "expected"),
     [
-        # Reads of old servers go through the log; of those that are mended they need not.
-        ([(3, 4, 22)], forms("nested")),
-        ([(3, 4, 23)], forms("flat")),
-        ([(3, 5, 1)], forms("nested")),
-        ([(3, 5, 7)], forms("flat")),
-        ([(3, 6, 14)], forms("flat", guard=False)),
-        ([(3, 7, 0)], forms("flat")),
+        # Reads of old servers go through the log; those of fixed versions need not.
+        ([(3, 4, 22)], capabilities("nested")),
+        ([(3, 4, 23)], capabilities("flat")),
+        ([(3, 5, 1)], capabilities("nested")),
+        ([(3, 5, 7)], capabilities("flat")),
+        ([(3, 6, 14)], capabilities("flat", guard=False)),
+        ([(3, 7, 0)], capabilities("flat")),
         # Of several servers each counts: the oldest is not the worst.
-        ([(3, 4, 23), (3, 5, 1)], forms("nested")),
-        # Some members count what is nested, and others do not: what these take is refused by those
-        # when it is full.
-        ([(3, 5, 33), (3, 5, 32)], forms("flat", writes=False)),
+        ([(3, 4, 23), (3, 5, 1)], capabilities("nested")),
+        # Some members count what is nested and others do not: when the store is full, the first
+        # refuse what the others take.
+        ([(3, 5, 33), (3, 5, 32)], capabilities("flat", writes=False)),
         # One whose version is not known may be of either kind.
-        ([(3, 5, 33), None], forms("flat", writes=False)),
-        ([], forms("flat", writes=False)),
+        ([(3, 5, 33), None], capabilities("flat", writes=False)),
+        ([], capabilities("flat", writes=False)),
     ],
 )
 def test_what_a_client_without_a_user_may_send(
@@ -48,17 +45,17 @@ def test_what_a_client_without_a_user_may_send(
     ("versions", "expected"),
     [
         # Nothing of a user's is nested where roles are not checked.
-        ([(3, 4, 23)], forms("flat", writes=False, identity=True)),
-        ([(3, 5, 1)], forms("single", writes=False, identity=True)),
-        ([(3, 4, 44)], forms("flat", identity=True)),
-        ([(3, 5, 30)], forms("flat", identity=True)),
-        ([(3, 5, 33)], forms("flat", guard=False, identity=True)),
-        ([(3, 8, 0)], forms("flat", guard=False, identity=True)),
-        # That each member checks, or nothing: also one that the client never talks to, and one that
-        # cannot be asked.
-        ([(3, 5, 30), (3, 5, 29)], forms("flat", writes=False, identity=True)),
-        ([(3, 5, 30), None], forms("flat", writes=False, identity=True)),
-        ([], forms("flat", writes=False, identity=True)),
+        ([(3, 4, 23)], capabilities("flat", writes=False, identity=True)),
+        ([(3, 5, 1)], capabilities("single", writes=False, identity=True)),
+        ([(3, 4, 44)], capabilities("flat", identity=True)),
+        ([(3, 5, 30)], capabilities("flat", identity=True)),
+        ([(3, 5, 33)], capabilities("flat", guard=False, identity=True)),
+        ([(3, 8, 0)], capabilities("flat", guard=False, identity=True)),
+        # Writes are batched only if each member checks roles: also one that the client never talks
+        # to, and one that cannot be asked.
+        ([(3, 5, 30), (3, 5, 29)], capabilities("flat", writes=False, identity=True)),
+        ([(3, 5, 30), None], capabilities("flat", writes=False, identity=True)),
+        ([], capabilities("flat", writes=False, identity=True)),
     ],
 )
 def test_what_a_client_that_may_be_a_user_may_send(

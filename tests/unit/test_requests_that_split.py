@@ -1,4 +1,4 @@
-"""No request that Kvorum builds can be applied by one member of a cluster and refused by another one.
+"""No request that Kvorum builds is applied by one member of a cluster and refused by another.
 
 Before etcd 3.7.0 only the member that serves a client looks at the ranges at the top level of a
 write transaction; the others drop them unseen, together with the check of permissions and revisions
@@ -24,9 +24,9 @@ KEYS = ["a", "b", "c", "d"]
 
 
 def broken_rules(request: Any) -> set[str]:
-    """Return what of a transaction can split a cluster. It is `Any`.
+    """Return what of a transaction can split a cluster.
 
-    This reads what the library never does.
+    The request is `Any`: the test reads fields that the library never reads.
     """
     branches = [*request.success, *request.failure]
     if all(step.HasField("request_range") for step in branches):
@@ -55,7 +55,7 @@ def all_rules(request: Any) -> set[str]:
 
 
 def checks_a_key_first(request: Any) -> bool:
-    """Tell whether each member refuses the transaction of a client without a user, before it applies any of it."""
+    """Tell whether each member rejects an unauthenticated transaction before it applies any."""
     return bool(request.compare) or any(
         step.HasField("request_put") or step.HasField("request_delete_range")
         for step in request.success

@@ -35,6 +35,7 @@ class BatchQueue:
     """One queue, of reads or of writes. They are apart, so that a read waits for no write.
 
     Args:
+        kind: `reads` or `writes`, for reports.
         loop: the event loop that it is used on.
         send: sends a batch, and settles all its calls, whatever happens; returns the results of
             writes, by their keys.
@@ -46,6 +47,7 @@ class BatchQueue:
         limits: its limits.
 
     Attributes:
+        kind: `reads` or `writes`.
         requests: how many were sent.
         operations: how many operations were in them.
         limit: how much a request may hold.
@@ -53,6 +55,7 @@ class BatchQueue:
 
     def __init__(
         self,
+        kind: str,
         loop: asyncio.AbstractEventLoop,
         send: SendBatch,
         spawn: Spawn,
@@ -61,6 +64,7 @@ class BatchQueue:
         ask_for_room: Callable[[], None] = _nothing,
         limits: QueueLimits = DEFAULT_LIMITS,
     ) -> None:
+        self.kind: str = kind
         self.requests: int = 0
         self.operations: int = 0
         self.limit: Limit = Limit()

@@ -1,7 +1,7 @@
 """Sends batches, and settles each of their calls.
 
 1. Whether calls may share a request is decided just before they are sent, to a server that is known
-   by then. If there is none, each caller looks for one by itself.
+   by then. If there is none, each caller sends its own call.
 2. A batch that was refused for one of its operations has had no effect. It is halved until that one
    is alone, and calls about its key go alone for some seconds. If there are several, or if the
    server was away, each caller sends its own call. So one caller's error never fails another's
@@ -86,8 +86,11 @@ class BatchSender:
         self._admission = admission
         self._refused = refused
         self._quota = quota
-        self.reads: BatchQueue = BatchQueue(self._loop, self._send, self._spawn, limits=limits)
+        self.reads: BatchQueue = BatchQueue(
+            "reads", self._loop, self._send, self._spawn, limits=limits
+        )
         self.writes: BatchQueue = BatchQueue(
+            "writes",
             self._loop,
             self._send,
             self._spawn,
@@ -261,8 +264,21 @@ class BatchSender:
                 queue.remove_slot()
 
     async def _send_once(self, batch: Batch, deadline: float) -> Sequence[Result]:
+        """Send a batch, and report it."""
+        queue, observer = self.queue_of(first_of_batch(batch)), self._connection.observer
+        queue.count(len(batch))
+        size = sum(map(len, batch.values()))
+        observer.batch_planned(queue.kind, size, queue.waiting)
+        try:
+            answers = await self._request(batch, deadline)
+        except KvorumError as exc:
+            observer.batch_failed(queue.kind, size, exc)
+            raise
+        observer.batch_sent(queue.kind, size)
+        return answers
+
+    async def _request(self, batch: Batch, deadline: float) -> Sequence[Result]:
         first = first_of_batch(batch)
-        self.queue_of(first).count(len(batch))
         once, capabilities = self._connection.once, self._admission.capabilities
         if len(batch) == 1:
             return [await first.send(once, deadline)]
@@ -289,7 +305,7 @@ class BatchSender:
             queue.limit = queue.limit.for_fewer(batch)
 
     def _settle_failed(self, batch: Batch, error: KvorumError) -> None:
-        """Tell the callers of a failed batch. What had no effect each of them sends by itself."""
+        """Tell the callers of a failed batch. What had no effect is left to each of them to send."""
         _log.debug("a batch of %d operations failed: %s", len(batch), error)
         calls = list(calls_of(batch))
         if isinstance(error, StorageFullError):

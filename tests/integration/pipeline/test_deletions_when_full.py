@@ -1,7 +1,7 @@
-"""Deletions while the store is full: they make room, so nothing that others write may keep them from being done.
+"""Deletions while the store is full: they make room, so no put of another caller may prevent them.
 
-Newer servers refuse a batch for one put in it. So does the stand-in here, in front of a real etcd
-of any version.
+Newer servers refuse a batch for one put in it. The observer here does the same, in front of a real
+etcd of any version.
 """
 
 import asyncio
@@ -10,16 +10,12 @@ from typing import Any
 
 import anyio
 import pytest
-from grpc import StatusCode
-from grpc.aio import AioRpcError
-from grpc.aio import Metadata as GrpcMetadata
 
 import kvorum
-from kvorum import ConflictError, StorageFullError
+from kvorum import ConflictError, Observer, StorageFullError
 from kvorum.etcd.pipeline.capabilities import Capabilities
 from kvorum.etcd.transport import _rpc as rpc
-from kvorum.etcd.transport.errors import error_for
-from kvorum.etcd.transport.server import Server
+from kvorum.observer import Call
 
 WRITERS = 20
 
@@ -32,47 +28,45 @@ def steps_of(request: rpc.TxnRequest) -> Iterator[rpc.RequestOp]:
             yield step
 
 
-class FullServer:
-    """Refuses what has a put in it, once `is_full`.
+class FullStore(Observer):
+    """Refuses requests with a put in them, once `is_full`.
 
-    Counts refused requests that would have deleted, too.
+    Attributes:
+        is_full: whether it refuses them.
+        refused: how many it refused.
+        mixed: how many of those would have deleted something, too.
     """
 
-    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+    def __init__(self) -> None:
         self.is_full = False
         self.refused = self.mixed = 0
-        send = Server.call
 
-        async def call(server: Server, stub: Any, request: Any, call: Any, *rest: Any) -> Any:
-            steps = list(steps_of(request)) if isinstance(request, rpc.TxnRequest) else []
-            has_put = isinstance(request, rpc.PutRequest) or any(
-                step.HasField("request_put") for step in steps
-            )
-            if not self.is_full or not has_put:
-                return await send(server, stub, request, call, *rest)
-            self.refused += 1
-            self.mixed += any(step.HasField("request_delete_range") for step in steps)
-            await asyncio.sleep(0)
-            words = "etcdserver: mvcc: database space exceeded"
-            error = AioRpcError(
-                StatusCode.RESOURCE_EXHAUSTED, GrpcMetadata(), GrpcMetadata(), details=words
-            )
-            raise error_for(error, call, server.address) from error
-
-        patch.setattr(Server, "call", call)
+    async def before_request(self, _call: Call, _endpoint: str, message: Any, /) -> None:
+        steps = list(steps_of(message)) if isinstance(message, rpc.TxnRequest) else []
+        has_put = isinstance(message, rpc.PutRequest) or any(
+            step.HasField("request_put") for step in steps
+        )
+        if not self.is_full or not has_put:
+            return
+        self.refused += 1
+        self.mixed += any(step.HasField("request_delete_range") for step in steps)
+        await asyncio.sleep(0)
+        raise StorageFullError("etcdserver: mvcc: database space exceeded")
 
 
 @pytest.fixture
-def full(monkeypatch: pytest.MonkeyPatch) -> FullServer:
-    """A server that counts nested puts: those are sent to it in batches although it is full."""
-    forms = Capabilities("flat", writes=True, probe=True, guard_quota=False)
-    monkeypatch.setattr("kvorum.etcd.pipeline.admission.capabilities_of", lambda *_, **__: forms)
-    return FullServer(monkeypatch)
+def full(monkeypatch: pytest.MonkeyPatch) -> FullStore:
+    """A server that counts nested puts: those are batched although it is full."""
+    capabilities = Capabilities("flat", writes=True, probe=True, guard_quota=False)
+    monkeypatch.setattr(
+        "kvorum.etcd.pipeline.admission.capabilities_of", lambda *_, **__: capabilities
+    )
+    return FullStore()
 
 
 @pytest.fixture
-async def client(kvorum_url: str, full: FullServer) -> AsyncIterator[kvorum.Client]:
-    async with kvorum.connect(kvorum_url) as client:
+async def client(kvorum_url: str, full: FullStore) -> AsyncIterator[kvorum.Client]:
+    async with kvorum.connect(kvorum_url, observer=full) as client:
         assert not full.is_full
         yield client
 
@@ -90,8 +84,8 @@ async def keys(client: kvorum.Client) -> dict[str, int]:
     )
 
 
-async def test_a_deletion_that_was_refused_for_a_put_in_its_batch_is_done_by_itself(
-    client: kvorum.Client, full: FullServer, keys: dict[str, int]
+async def test_a_deletion_that_was_refused_for_a_put_in_its_batch_is_sent_alone(
+    client: kvorum.Client, full: FullStore, keys: dict[str, int]
 ) -> None:
     store = client.backend
     full.is_full = True
@@ -113,12 +107,12 @@ async def test_a_deletion_that_was_refused_for_a_put_in_its_batch_is_done_by_its
 
 
 async def test_a_deletion_that_is_sent_again_is_refused_by_its_own_comparison(
-    client: kvorum.Client, full: FullServer, keys: dict[str, int]
+    client: kvorum.Client, full: FullStore, keys: dict[str, int]
 ) -> None:
     store, revision = client.backend, keys["old-1"]
     full.is_full = True
     _, _, outdated, other = await asyncio.gather(
-        store.delete("old-3"),  # passes at once, and the others gather
+        store.delete("old-3"),  # is sent at once, and the others gather
         store.set("new", b"1", unique=True),
         store.delete("old-1", expected=revision - 1),
         store.delete("old-2", expected=revision - 1),
@@ -131,7 +125,7 @@ async def test_a_deletion_that_is_sent_again_is_refused_by_its_own_comparison(
 
 
 async def test_while_the_store_is_known_to_be_full_no_deletion_goes_with_a_put(
-    client: kvorum.Client, full: FullServer, keys: dict[str, int]
+    client: kvorum.Client, full: FullStore, keys: dict[str, int]
 ) -> None:
     store, is_over = client.backend, False
 
@@ -153,4 +147,4 @@ async def test_while_the_store_is_known_to_be_full_no_deletion_goes_with_a_put(
     assert full.mixed == 0
     assert full.refused
     statistics = client.pipeline.statistics()
-    assert statistics.write_requests < statistics.writes / 2  # and yet they go together
+    assert statistics.write_requests < statistics.writes / 2  # and yet they are batched

@@ -1,7 +1,4 @@
-"""Many writes of one key wait for each other, and for nobody else.
-
-Each costs as much as if there were few.
-"""
+"""Many writes of one key wait for each other only, and each costs as much as if there were few."""
 
 import asyncio
 from collections.abc import Awaitable
@@ -26,7 +23,7 @@ async def all_of(*calls: Awaitable[Any]) -> list[Any]:
         return await asyncio.gather(*calls, return_exceptions=True)
 
 
-async def test_writes_of_one_key_are_looked_at_once_each(
+async def test_waiting_writes_of_one_key_are_looked_at_once_each(
     kvorum_client: kvorum.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A thousand that wait for their turn are not gone through for each that is sent."""
@@ -64,7 +61,7 @@ async def test_writes_of_other_keys_pass_those_that_wait_for_their_turn(
         await all_of(*busy)
 
 
-async def test_writes_that_were_given_up_leave_their_places_in_line(
+async def test_cancelled_writes_leave_the_line_of_their_key(
     kvorum_client: kvorum.Client,
 ) -> None:
     """The first, in the middle, the last, and whole lines.
