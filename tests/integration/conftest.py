@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from tests.kinds import Task
 from tests.rigs import Newer, NewRig, Older, OldRig
+from tests.watching import tasks_here, until
 
 import kvorum
 from kvorum import Repository
@@ -125,3 +126,18 @@ async def newer_client(kvorum_url: str) -> AsyncIterator[kvorum.Client]:
 def newer(newer_client: kvorum.Client) -> Newer:
     """The rigs as the newer program sees them."""
     return newer_client.repository(NewRig)
+
+
+@pytest.fixture
+async def nothing_left(
+    client: kvorum.Client, watchers: Callable[[], Awaitable[int]]
+) -> AsyncIterator[None]:
+    """Check that the test leaves no watcher on the server and no task here, with the client open."""
+    before = tasks_here()
+    yield
+
+    async def is_nothing_left() -> bool:
+        return await watchers() == 0 and tasks_here() <= before
+
+    await until(is_nothing_left)
+    assert "[open]" in repr(client)

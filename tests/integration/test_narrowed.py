@@ -1,35 +1,14 @@
-"""Selectors by name and namespace read no other key.
+"""Selectors by name and namespace read no other keys; finders and counts skip corrupt values."""
 
-Finders and counts go on behind what is corrupt.
-"""
-
-from typing import Any, ClassVar
+from typing import Any
 
 import anyio
-import msgspec
 import pytest
+from tests.kinds import Box, Crate, box, crate
 
 import kvorum
-from kvorum import CorruptResourceError, Kind, Metadata, Repository, Resource
+from kvorum import CorruptResourceError, Repository
 from kvorum.lab import LabInstanceRepository, LabWorker, LabWorkerPhase, LabWorkerRepository
-
-
-class BoxSpec(msgspec.Struct):
-    size: int = 0
-
-
-class BoxStatus(msgspec.Struct):
-    pass
-
-
-class Box(Resource[BoxSpec, BoxStatus]):
-    kind: ClassVar[Kind] = Kind("Box", plural="boxes", api_version="test.kvorum.dev/v1")
-
-
-class Crate(Resource[BoxSpec, BoxStatus]):
-    kind: ClassVar[Kind] = Kind(
-        "Crate", plural="crates", api_version="test.kvorum.dev/v1", namespaced=True
-    )
 
 
 def names(found: Any) -> list[str]:
@@ -40,7 +19,7 @@ def names(found: Any) -> list[str]:
 async def boxes(client: kvorum.Client) -> Repository[Box]:
     boxes = client.repository(Box)
     for name in ("a", "a-1", "b"):
-        await boxes.add(Box(metadata=Metadata(name=name), spec=BoxSpec(), status=BoxStatus()))
+        await boxes.add(box(name))
     for key in ("a-bad", "bad", "ab"):
         await client.backend.set(f"boxes/{key}", b"?")
     return boxes
@@ -50,8 +29,7 @@ async def boxes(client: kvorum.Client) -> Repository[Box]:
 async def crates(client: kvorum.Client) -> Repository[Crate]:
     crates = client.repository(Crate)
     for namespace in ("x", "y"):
-        metadata = Metadata(name="a", namespace=namespace)
-        await crates.add(Crate(metadata=metadata, spec=BoxSpec(), status=BoxStatus()))
+        await crates.add(crate(namespace, "a"))
     await client.backend.set("crates/x/bad", b"?")
     await client.backend.set("crates/xx/a", b"?")
     return crates
@@ -68,11 +46,11 @@ async def crates(client: kvorum.Client) -> Repository[Crate]:
         ("metadata.name=Not A Name", []),
     ],
 )
-async def test_a_selector_by_name_meets_no_other_key(
+async def test_a_selector_by_name_reads_no_other_key(
     boxes: Repository[Box], fields: str, found: list[str]
 ) -> None:
     assert names(await boxes.list(fields=fields)) == found
-    assert names([box async for box in boxes.scan(fields=fields, limit=1)]) == found
+    assert names([each async for each in boxes.scan(fields=fields, limit=1)]) == found
     assert await boxes.count(fields=fields) == len(found)
     async with boxes.watch(fields=fields, initial=True) as watch:
         assert [type(await anext(watch)) for _ in [*found, None]] == [kvorum.Added] * len(found) + [
@@ -80,7 +58,7 @@ async def test_a_selector_by_name_meets_no_other_key(
         ]
 
 
-async def test_a_selector_by_name_still_meets_what_is_corrupt_there(boxes: Repository[Box]) -> None:
+async def test_a_selector_by_name_still_finds_a_corrupt_value_there(boxes: Repository[Box]) -> None:
     with pytest.raises(CorruptResourceError):
         await boxes.list(fields="metadata.name=bad")
 
@@ -91,7 +69,7 @@ async def test_a_negation_narrows_nothing(boxes: Repository[Box], fields: str) -
         await boxes.list(fields=fields)
 
 
-async def test_a_watch_by_name_goes_on_while_another_key_is_corrupt(
+async def test_a_watch_by_name_continues_while_another_key_is_corrupt(
     boxes: Repository[Box], client: kvorum.Client
 ) -> None:
     async with boxes.watch(fields="metadata.name=a") as watch:
@@ -121,16 +99,13 @@ async def test_a_namespace_narrows_too(
     assert await crates.count(**selector) == len(found)
 
 
-async def test_a_name_in_all_namespaces_meets_what_is_corrupt_under_that_name_only(
+async def test_a_name_in_all_namespaces_finds_corrupt_values_under_that_name_only(
     crates: Repository[Crate],
 ) -> None:
     found = await crates.list(fields="metadata.name=a", on_corrupt="collect")
 
     assert [each.metadata.namespace for each in found] == ["x", "y"]
     assert [error.namespace for error in found.corrupt] == ["xx"]
-
-
-# --- finders and counts ---------------------------------------------------------------------------
 
 
 async def test_a_count_can_leave_out_what_is_corrupt(boxes: Repository[Box]) -> None:
@@ -140,10 +115,10 @@ async def test_a_count_can_leave_out_what_is_corrupt(boxes: Repository[Box]) -> 
     with pytest.raises(CorruptResourceError):
         await boxes.count(fields="spec.size=0")
     with pytest.raises(kvorum.InvalidResourceError, match="on_corrupt"):
-        await boxes.count(on_corrupt="event")  # type: ignore[arg-type]  # what mypy refuses is refused, too
+        await boxes.count(on_corrupt="event")  # type: ignore[arg-type]  # mypy rejects it, too
 
 
-async def test_finders_go_on_behind_a_value_that_is_no_worker(client: kvorum.Client) -> None:
+async def test_finders_skip_a_value_that_is_no_worker(client: kvorum.Client) -> None:
     workers = LabWorkerRepository(client)
     good = LabWorker.new("good", lab_track="x")
     good.status.phase = LabWorkerPhase.READY
@@ -165,7 +140,7 @@ async def test_finders_go_on_behind_a_value_that_is_no_worker(client: kvorum.Cli
         await workers.find_active_workers()
 
 
-async def test_finders_go_on_behind_a_value_that_is_no_lab(client: kvorum.Client) -> None:
+async def test_finders_skip_a_value_that_is_no_lab(client: kvorum.Client) -> None:
     labs = LabInstanceRepository(client)
     await client.backend.set("lab-instances/x/bad", b"{}")
 

@@ -1,7 +1,6 @@
 """A watch since revision 0: the whole history, on etcd and in memory alike.
 
-The server is the test's own: on one that others share, somebody may have compacted what it is to
-show.
+Each test has its own server, because other tests may compact a shared one.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -37,22 +36,22 @@ async def store(
         yield client.backend, forget
 
 
-async def shown(backend: kvorum.StorageBackend, since: int, revisions: int) -> list[int]:
+async def revisions_of(backend: kvorum.StorageBackend, since: int, revisions: int) -> list[int]:
     async with backend.watch("", since=since) as watch:
         return [changes[0].revision for changes in await take(watch, revisions)]
 
 
-async def test_a_watch_since_0_or_1_shows_the_whole_history_once(
+async def test_a_watch_since_0_or_1_delivers_the_whole_history_once(
     store: tuple[kvorum.StorageBackend, Forget],
 ) -> None:
     """A store begins at revision 1, at which nothing was written."""
     backend, _ = store
     for key in "abc":
         await backend.create(key, b"")
-    assert [await shown(backend, since, 3) for since in (0, 1)] == [[2, 3, 4], [2, 3, 4]]
+    assert [await revisions_of(backend, since, 3) for since in (0, 1)] == [[2, 3, 4], [2, 3, 4]]
     for key in "ab":
         await backend.set(key, b"1")
-    assert [await shown(backend, since, 5) for since in (0, 1)] == [
+    assert [await revisions_of(backend, since, 5) for since in (0, 1)] == [
         [2, 3, 4, 5, 6],
         [2, 3, 4, 5, 6],
     ]
@@ -81,7 +80,7 @@ async def test_a_compaction_at_the_first_revision_loses_nothing(
     await backend.set("a", b"2")
     await forget(1)
 
-    assert await shown(backend, since, 2) == [2, 3]
+    assert await revisions_of(backend, since, 2) == [2, 3]
 
 
 @pytest.mark.parametrize("since", [0, 1])

@@ -1,4 +1,4 @@
-"""A watch with `initial` that loses history lists again, and tells what is there, also in a store that was put back."""
+"""A watch with `initial` that loses history lists again, also in a store that was restored."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -43,19 +43,19 @@ async def test_history_that_is_lost_between_the_list_and_the_stream_is_listed_ag
     if is_entered:
         await watch.__aenter__()
     with anyio.fail_after(10):
-        shown = [await anext(watch) for _ in range(4)]
+        delivered = [await anext(watch) for _ in range(4)]
     await watch.aclose()
 
-    assert [type(event) for event in shown] == [Added, Bookmark, Added, Bookmark]
-    assert shown[-1].resource_version == compacted
+    assert [type(event) for event in delivered] == [Added, Bookmark, Added, Bookmark]
+    assert delivered[-1].resource_version == compacted
     assert watch.statistics().relists == 1
 
 
 @pytest.mark.parametrize("before", [value("blue"), b"?"], ids=["other", "corrupt"])
-async def test_a_revision_that_comes_again_is_judged_anew(
+async def test_a_revision_that_is_reached_again_is_judged_again(
     before: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In a store that was put back the same revision has other content, of which nothing was shown."""
+    """In a restored store the same revision has other content, of which nothing was delivered."""
     red = value("red")
     first = Change("pets/a", 105, Entry("pets/a", red, 105, 5, 1), None)
     again = Change(
@@ -85,10 +85,10 @@ async def test_a_revision_that_comes_again_is_judged_anew(
         async with client.repository(Pet).watch(
             initial=True, labels="team=red", on_corrupt="event"
         ) as watch:
-            shown = [await anext(watch) for _ in range(5)]
+            delivered = [await anext(watch) for _ in range(5)]
 
-    # The list finds nothing of what was shown.
-    assert [type(event).__name__ for event in shown] == [
+    # The list finds nothing of what was delivered.
+    assert [type(event).__name__ for event in delivered] == [
         "Bookmark",
         "Added",
         "Deleted",

@@ -1,15 +1,12 @@
-"""What a watch shows of each transition between what can be at a key.
+"""The event of each transition between the values of a key; and that all is taken back."""
 
-And that what was shown is always taken back.
-"""
-
-import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, ClassVar
 
 import anyio
 import msgspec
 import pytest
+from tests.watching import cancel_in
 
 import kvorum
 from kvorum import (
@@ -48,17 +45,17 @@ def value(team: str, legs: Any = 4, name: str = "a") -> bytes:
     return msgspec.json.encode(pet | {"spec": {"owner": team, "legs": legs}})
 
 
-# What can be at the key. Under the selectors here, what is red is selected.
+# What can be at the key. The selectors here select what is red.
 VALUES: dict[str, bytes | None] = {
     "absent": None,
     "selected": value("red"),
     "other": value("blue"),
-    "broken and other": value("blue", legs="many"),  # the labels tell that it was not asked for
+    "broken and other": value("blue", legs="many"),  # excluded by its labels
     "broken": value("red", legs="many"),
     "corrupt": b"?",
 }
 CORRUPT = {"broken", "corrupt"}
-# How it came to be there: the last one is what is there before the change.
+# The values written before the change, in order.
 BEFORE = {
     "absent": ["absent"],
     "selected": ["selected"],
@@ -79,16 +76,16 @@ TRANSITIONS = [(before, now) for before in BEFORE for now in VALUES if {before, 
 
 
 def expected(before: str, now: str, start: str = "since") -> type | None:
-    """Return the event of the table in the guide.
+    """Return the event by the table in the guide.
 
-    With `initial` nothing was shown but what was listed.
+    With `initial` only what was listed was delivered.
     """
-    is_shown = before == "selected" or (before.endswith("over selected") and start != "initial")
+    is_delivered = before == "selected" or (before.endswith("over selected") and start != "initial")
     if now in CORRUPT:
         return Corrupt
     if now == "selected":
         return Modified if before == "selected" else Added
-    return Deleted if is_shown else None
+    return Deleted if is_delivered else None
 
 
 async def put(store: kvorum.StorageBackend, what: str) -> int:
@@ -100,17 +97,17 @@ async def put(store: kvorum.StorageBackend, what: str) -> int:
     return await store.set("elsewhere", b"")
 
 
-async def shown_at(watch: Any, store: kvorum.StorageBackend, revision: int) -> list[Any]:
-    """Return what a watch shows of a revision."""
+async def delivered_at(watch: Any, store: kvorum.StorageBackend, revision: int) -> list[Any]:
+    """Return the events of a revision."""
     end = await store.set("pets/end", value("red", name="end"))
-    shown = []
+    events = []
     with anyio.fail_after(10):
         async for event in watch:
             if event.resource_version == end:
                 break
-            shown += [event] if event.resource_version == revision else []
+            events += [event] if event.resource_version == revision else []
     await store.delete("pets/end")
-    return shown
+    return events
 
 
 @pytest.fixture
@@ -120,10 +117,10 @@ def pets(client: kvorum.Client) -> Repository[Pet]:
 
 @pytest.mark.parametrize("start", ["live", "since", "initial"])
 @pytest.mark.parametrize(("before", "now"), TRANSITIONS)
-async def test_each_transition_is_shown_as_the_guide_says(
+async def test_each_transition_is_delivered_as_the_guide_says(
     pets: Repository[Pet], client: kvorum.Client, before: str, now: str, start: str
 ) -> None:
-    """By a watch that has seen it all, by one that begins just before the change, and by one that lists first."""
+    """By a watch from the beginning, by one from just before the change, and by one that lists."""
     store = client.backend
     live = pets.watch(labels="team=red", on_corrupt="event")
     async with live:
@@ -137,15 +134,15 @@ async def test_each_transition_is_shown_as_the_guide_says(
         }[start]
         async with watch:
             revision = await put(store, now)
-            shown = await shown_at(watch, store, revision)
+            delivered = await delivered_at(watch, store, revision)
 
     wanted = expected(before, now, start)
-    assert [type(event) for event in shown] == ([wanted] if wanted else [])
-    if shown and isinstance(shown[0], Deleted):
-        assert shown[0].resource.spec.legs == 4
-        assert shown[0].resource.metadata.resource_version == revision
-    if shown and isinstance(shown[0], Corrupt):
-        assert (shown[0].key, shown[0].name, shown[0].revision) == (
+    assert [type(event) for event in delivered] == ([wanted] if wanted else [])
+    if delivered and isinstance(delivered[0], Deleted):
+        assert delivered[0].resource.spec.legs == 4
+        assert delivered[0].resource.metadata.resource_version == revision
+    if delivered and isinstance(delivered[0], Corrupt):
+        assert (delivered[0].key, delivered[0].name, delivered[0].revision) == (
             store.location(KEY),
             "a",
             revision,
@@ -153,7 +150,7 @@ async def test_each_transition_is_shown_as_the_guide_says(
 
 
 @pytest.mark.parametrize(("before", "now"), TRANSITIONS)
-async def test_a_watch_that_raises_shows_the_same_but_for_what_is_corrupt(
+async def test_a_watch_that_raises_delivers_the_same_except_corrupt_values(
     pets: Repository[Pet], client: kvorum.Client, before: str, now: str
 ) -> None:
     *_, last = [await put(client.backend, what) for what in BEFORE[before]]
@@ -161,13 +158,13 @@ async def test_a_watch_that_raises_shows_the_same_but_for_what_is_corrupt(
         revision = await put(client.backend, now)
         if now in CORRUPT:
             with pytest.raises(CorruptResourceError) as caught:
-                await shown_at(watch, client.backend, revision)
+                await delivered_at(watch, client.backend, revision)
             assert caught.value.revision == revision
             assert watch.checkpoint == last
             return
-        shown = await shown_at(watch, client.backend, revision)
+        delivered = await delivered_at(watch, client.backend, revision)
 
-    assert [type(event) for event in shown] == (
+    assert [type(event) for event in delivered] == (
         [expected(before, now)] if expected(before, now) else []
     )
 
@@ -180,28 +177,27 @@ async def test_lists_and_watches_select_alike(
     async with pets.watch(**selector, on_corrupt="event") as watch:
         revision = await put(client.backend, now)
         found = await pets.list(**selector, on_corrupt="collect")
-        shown = await shown_at(watch, client.backend, revision)
+        delivered = await delivered_at(watch, client.backend, revision)
 
-    assert [Added(pet) for pet in found] == [event for event in shown if isinstance(event, Added)]
-    assert [error.revision for error in found.corrupt] == [
-        each.revision for each in shown if isinstance(each, Corrupt)
+    assert [Added(pet) for pet in found] == [
+        event for event in delivered if isinstance(event, Added)
     ]
-
-
-# --- what a watch does not know -------------------------------------------------------------------
+    assert [error.revision for error in found.corrupt] == [
+        each.revision for each in delivered if isinstance(each, Corrupt)
+    ]
 
 
 async def test_what_history_does_not_tell_any_more_is_lost_history(
     pets: Repository[Pet], client: kvorum.Client, compact: Callable[[int], Awaitable[None]]
 ) -> None:
-    """Another watch may have shown it. Who lists again knows what is there."""
+    """Another watch may have delivered it. Listing again tells what is there."""
     await put(client.backend, "selected")
     await compact(await put(client.backend, "corrupt"))
     since = await client.backend.set("elsewhere", b"")
     async with pets.watch(since=since) as watch, pets.watch() as since_now:
         revision = await put(client.backend, "absent")
 
-        assert await shown_at(since_now, client.backend, revision) == []
+        assert await delivered_at(since_now, client.backend, revision) == []
         with pytest.raises(HistoryLostError):
             await anext(watch)
 
@@ -216,23 +212,19 @@ async def test_what_a_watch_has_seen_become_corrupt_is_taken_back_without_histor
         await compact(bad)
         revision = await put(client.backend, "absent")
 
-        (gone,) = await shown_at(watch, client.backend, revision)
+        (gone,) = await delivered_at(watch, client.backend, revision)
 
     assert isinstance(gone, Deleted)
 
 
 async def test_a_wait_that_is_cancelled_while_history_is_read_loses_nothing(
-    pets: Repository[Pet], client: kvorum.Client, monkeypatch: pytest.MonkeyPatch
+    pets: Repository[Pet], client: kvorum.Client
 ) -> None:
     await put(client.backend, "selected")
     bad = await put(client.backend, "corrupt")
     async with pets.watch(since=bad) as watch:
         await put(client.backend, "absent")
-        monkeypatch.setattr(client.backend, "get", lambda *_, **__: anyio.sleep_forever())
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.2):
-                await anext(watch)
-        monkeypatch.undo()
+        await cancel_in(client.backend, "get", watch.__anext__)
 
         with anyio.fail_after(10):
             assert isinstance(await anext(watch), Deleted)
@@ -256,9 +248,6 @@ async def test_a_store_that_is_away_while_history_is_read_is_waited_for(
 
         with anyio.fail_after(10):
             assert isinstance(await anext(watch), Deleted)
-
-
-# --- opening and listing again --------------------------------------------------------------------
 
 
 async def test_a_watch_opens_where_something_is_corrupt(
@@ -290,39 +279,39 @@ RELISTS: dict[tuple[str, str], list[type]] = {
 
 
 @pytest.mark.parametrize(("before", "now"), RELISTS)
-async def test_a_watch_that_lists_again_tells_what_became_of_what_it_has_shown(
+async def test_a_watch_that_lists_again_takes_back_or_updates_what_it_has_delivered(
     before: str, now: str
 ) -> None:
-    """What is corrupt now is there: it is not taken back before it is gone."""
+    """A corrupt value is there: what was delivered before is not taken back until it is gone."""
     async with kvorum.connect("memory://") as client:
         store, pets = client.backend, client.repository(Pet)
         assert isinstance(store, kvorum.MemoryStorageBackend)
         watch = pets.watch(labels="team=red", initial=True, on_corrupt="event")
         async with watch:
             *_, last = [await put(store, what) for what in BEFORE[before]]
-            await shown_at(watch, store, last)
+            await delivered_at(watch, store, last)
             for _ in range(1001):  # more than a watch in memory reads ahead
                 await store.set("pets/noise", value("blue", name="noise"))
             revision = await put(store, now)
             await store.compact(revision)
 
             with anyio.fail_after(10):
-                shown = [await anext(watch)]
-                while not isinstance(shown[-1], Bookmark):
-                    shown.append(await anext(watch))
+                delivered = [await anext(watch)]
+                while not isinstance(delivered[-1], Bookmark):
+                    delivered.append(await anext(watch))
             end = await store.delete(KEY) if await store.exists(KEY) else None
-            after = await shown_at(watch, store, end.revision) if end is not None else []
+            after = await delivered_at(watch, store, end.revision) if end is not None else []
 
         assert watch.statistics().relists == 1
-    told = [event for event in shown if not isinstance(event, Bookmark)]
+    told = [event for event in delivered if not isinstance(event, Bookmark)]
     about_it = [
         event for event in told if isinstance(event, Corrupt) or event.resource.metadata.name == "a"
     ]
     assert [type(event) for event in about_it] == RELISTS[before, now]
-    is_shown = now == "selected" or (now == "corrupt" and before != "corrupt")
-    assert [type(event) for event in after] == [Deleted] * is_shown
+    was_delivered = now == "selected" or (now == "corrupt" and before != "corrupt")
+    assert [type(event) for event in after] == [Deleted] * was_delivered
 
 
 async def test_an_unknown_way_to_treat_corruption_is_refused(pets: Repository[Pet]) -> None:
     with pytest.raises(kvorum.InvalidResourceError, match="on_corrupt"):
-        pets.watch(on_corrupt="collect")  # type: ignore[call-overload]  # what mypy refuses is refused at run time, too
+        pets.watch(on_corrupt="collect")  # type: ignore[call-overload]  # mypy rejects it, too

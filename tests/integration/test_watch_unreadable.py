@@ -1,4 +1,4 @@
-"""A watch takes back what it has shown of values that cannot be read, and no more, within bounds of memory and time."""
+"""A watch takes back what unreadable values cover, within bounds of memory and time."""
 
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, ClassVar
@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import anyio
 import msgspec
 import pytest
+from tests.watching import cancel_in
 
 import kvorum
 from kvorum import (
@@ -94,9 +95,6 @@ def kinds_of(events: list[Any]) -> list[str]:
     return [type(event).__name__ for event in events]
 
 
-# --- bounds ---------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     "limits", [UnreadableLimits(keys=1), UnreadableLimits(size=1500)], ids=["keys", "size"]
 )
@@ -106,10 +104,7 @@ async def test_what_a_watch_had_no_room_to_remember_is_lost_history_not_silence(
     compact: Callable[[int], Awaitable[None]],
     limits: UnreadableLimits,
 ) -> None:
-    """What was unreadable when the watch began was not shown.
-
-    That is told by its revision, and loses nothing.
-    """
+    """A value that was unreadable when the watch started was not delivered: that loses nothing."""
     await client.backend.set("jobs/j0", b"?")
     async with watch_within(client, limits) as watch:
         for number in (1, 2):
@@ -143,7 +138,7 @@ async def test_a_relist_delivers_no_corrupt_value_twice_however_many_there_are()
 
 
 async def lose_history(store: kvorum.MemoryStorageBackend) -> None:
-    """Write more than a watch reads ahead, of what is not selected, and forget it."""
+    """Write more than a watch reads ahead, none of it selected, and compact it."""
     for _ in range(1001):
         await store.set("jobs/noise", b'{"metadata": {"labels": {"team": "blue"}}}')
     await store.compact(await store.set("elsewhere", b""))
@@ -169,32 +164,26 @@ async def test_a_value_too_large_for_the_link_does_not_keep_a_watch_waiting(
                 with anyio.fail_after(20), pytest.raises(HistoryLostError, match="takes more than"):
                     await anext(watch)
 
-    assert proxy.statistics().replies < 1_000_000  # it was not asked for again and again
+    assert proxy.statistics().replies < 1_000_000  # it was not requested again and again
 
 
-# --- what was shown -------------------------------------------------------------------------------
-
-
-async def test_with_initial_nothing_is_taken_back_that_the_watch_has_not_shown(
+async def test_with_initial_nothing_is_taken_back_that_the_watch_has_not_delivered(
     jobs: Repository[Job], client: kvorum.Client
 ) -> None:
-    """Another watch may have shown it; this one told that it could not be read."""
+    """Another watch may have delivered it; this one delivered `Corrupt`."""
     await jobs.add(job(1))
     await client.backend.set("jobs/j1", b"?")
     async with jobs.watch(on_corrupt="event", initial=True) as watch:
         await jobs.delete("j1", corrupt=True)
         await jobs.add(job(2))
 
-        shown = await events_of(watch, 3)
+        delivered = await events_of(watch, 3)
 
-    assert kinds_of(shown) == ["Corrupt", "Bookmark", "Added"]
-
-
-# --- a type that refuses by now what it took ------------------------------------------------------
+    assert kinds_of(delivered) == ["Corrupt", "Bookmark", "Added"]
 
 
 @pytest.mark.parametrize("initial", [True, False])
-async def test_a_type_that_refuses_by_now_what_was_shown_ends_no_watch(
+async def test_a_type_that_rejects_today_what_was_delivered_ends_no_watch(
     jobs: Repository[Job], initial: bool
 ) -> None:
     async with jobs.watch(on_corrupt="event", initial=initial) as watch:
@@ -215,7 +204,7 @@ async def test_a_type_that_refuses_by_now_what_was_shown_ends_no_watch(
     assert added.resource.metadata.name == "j2"
 
 
-async def test_a_watch_that_raises_goes_on_behind_what_its_type_refuses_by_now(
+async def test_a_watch_that_raises_resumes_behind_what_its_type_rejects_today(
     jobs: Repository[Job],
 ) -> None:
     async with jobs.watch() as watch:
@@ -230,7 +219,7 @@ async def test_a_watch_that_raises_goes_on_behind_what_its_type_refuses_by_now(
         assert await events_of(watch, 1) == [Added(added)]
 
 
-async def test_a_list_again_takes_back_what_the_type_refuses_by_now_and_loses_nothing() -> None:
+async def test_a_relist_takes_back_what_the_type_rejects_today_and_loses_nothing() -> None:
     async with kvorum.connect("memory://") as client:
         store, jobs = client.backend, client.repository(Job)
         assert isinstance(store, kvorum.MemoryStorageBackend)
@@ -245,14 +234,14 @@ async def test_a_list_again_takes_back_what_the_type_refuses_by_now_and_loses_no
             await jobs.update(two)
             await jobs.delete("j3")
             refused.update({1, 2})
-            shown = await events_of(watch, 4)
+            delivered = await events_of(watch, 4)
 
-    assert kinds_of(shown) == ["Corrupt", "Deleted", "Added", "Bookmark"]
-    assert [shown[0].name, shown[0].is_gone] == ["j1", True]
-    assert shown[2].resource.spec.number == 4  # nobody can read any more what it was
+    assert kinds_of(delivered) == ["Corrupt", "Deleted", "Added", "Bookmark"]
+    assert [delivered[0].name, delivered[0].is_gone] == ["j1", True]
+    assert delivered[2].resource.spec.number == 4  # its last state cannot be read any more
 
 
-async def test_what_was_before_a_change_says_that_its_type_refuses_it_by_now(
+async def test_a_previous_state_that_its_type_rejects_today_raises(
     jobs: Repository[Job],
 ) -> None:
     async with jobs.watch() as watch:
@@ -268,7 +257,7 @@ async def test_what_was_before_a_change_says_that_its_type_refuses_it_by_now(
         _ = modified.previous
 
 
-async def test_what_became_unreadable_is_deleted_with_what_was_shown_of_it(
+async def test_what_became_unreadable_is_deleted_with_its_last_delivered_state(
     jobs: Repository[Job], client: kvorum.Client
 ) -> None:
     async with jobs.watch(on_corrupt="event") as watch:
@@ -281,10 +270,10 @@ async def test_what_became_unreadable_is_deleted_with_what_was_shown_of_it(
     assert gone.resource.spec.text == "a"
 
 
-async def test_a_wait_that_is_cancelled_forgets_nothing_of_what_was_shown(
-    jobs: Repository[Job], client: kvorum.Client, monkeypatch: pytest.MonkeyPatch
+async def test_a_wait_that_is_cancelled_forgets_nothing_that_was_delivered(
+    jobs: Repository[Job], client: kvorum.Client
 ) -> None:
-    """While history is read for one key of a revision, of which another one was shown."""
+    """While history is read for one key of a revision, and another key of it was delivered."""
     await jobs.add(job(1))
     since = await client.backend.set("jobs/j1", b"?")
     async with jobs.watch(since=since, on_corrupt="event") as watch:
@@ -294,11 +283,8 @@ async def test_a_wait_that_is_cancelled_forgets_nothing_of_what_was_shown(
         await client.backend.commit(
             [kvorum.Operation.delete("jobs/j1"), kvorum.Operation.delete("jobs/j2")]
         )
-        monkeypatch.setattr(client.backend, "get", lambda *_, **__: anyio.sleep_forever())
-        with anyio.move_on_after(0.2):
-            await anext(watch)
-        monkeypatch.undo()
+        await cancel_in(client.backend, "get", watch.__anext__)
 
-        shown = await events_of(watch, 2)
+        delivered = await events_of(watch, 2)
 
-    assert sorted(kinds_of(shown)) == ["Corrupt", "Deleted"]
+    assert sorted(kinds_of(delivered)) == ["Corrupt", "Deleted"]

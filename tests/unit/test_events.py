@@ -1,4 +1,4 @@
-"""Events: what a `match` statement sees of a watch."""
+"""Events, as a `match` statement sees them."""
 
 from typing import ClassVar
 
@@ -100,7 +100,7 @@ def test_events_of_different_sorts_or_content_differ() -> None:
 
 
 def test_the_previous_state_is_decoded_when_it_is_asked_for_and_once() -> None:
-    """Few ask; those who do may ask twice."""
+    """Most consumers never ask; others may ask twice."""
     decoded: list[Box] = []
 
     def decode() -> Box:
@@ -134,7 +134,7 @@ def test_a_previous_state_that_cannot_be_decoded_says_so_each_time() -> None:
 
 @pytest.mark.parametrize("event", [Added(box()), Modified(box(), box()), Deleted(box())])
 def test_events_about_resources_are_not_hashable(event: WatchEvent[Box]) -> None:
-    """What is in them changes."""
+    """The resources in them can change."""
     with pytest.raises(TypeError, match="unhashable"):
         hash(event)
 

@@ -53,7 +53,7 @@ def test_another_uid_is_another_resource() -> None:
 
 
 def test_the_same_uid_is_the_same_resource_however_its_key_was_created() -> None:
-    """A backup that is restored key by key creates all keys anew."""
+    """A backup that is restored key by key creates all keys again."""
     first, second = entry(created=1), entry(revision=5, created=5)
 
     assert known(first).replace([second], 9) == [changed(second, first)]

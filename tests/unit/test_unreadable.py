@@ -1,4 +1,4 @@
-"""How much a watch remembers of values that cannot be read, and how far it looks back for what was before."""
+"""How much a watch remembers of unreadable values, and how far it looks back."""
 
 from typing import Any, cast
 
@@ -13,7 +13,7 @@ from kvorum.storage.values import Change
 
 
 class Store:
-    """A key that has a value at each revision from 1 on, of which only those up to one can be read."""
+    """A key with a value at each revision, of which only those up to `readable` can be read."""
 
     def __init__(self, *, readable: int) -> None:
         self.readable = readable
