@@ -10,9 +10,7 @@ import msgspec
 
 import kvorum
 from kvorum import Observer
-from kvorum.etcd.pipeline.queue_policy import QueueLimits
-from kvorum.etcd.pipeline.quota import QuotaTiming
-from kvorum.etcd.pipeline.refused_keys import RefusalLimits
+from kvorum.etcd.policies import Policies
 from kvorum.observer import Call
 
 DEADLINE = 20
@@ -92,23 +90,6 @@ async def until_waiting(client: kvorum.Client, number: int) -> None:
             await asyncio.sleep(0)
 
 
-def limit(
-    client: kvorum.Client,
-    *,
-    queue: QueueLimits | None = None,
-    quota: QuotaTiming | None = None,
-    refusals: RefusalLimits | None = None,
-) -> None:
-    """Set limits and times of the pipeline of an open client."""
-    pipeline = client.pipeline
-    if queue is not None:
-        pipeline._reads._limits = pipeline._writes._limits = queue
-    if quota is not None:
-        pipeline._quota._timing = quota
-    if refusals is not None:
-        pipeline._refused._limits = refusals
-
-
 def guards_quota(client: kvorum.Client) -> bool:
     """Tell whether the servers do not count what is nested, so that the client asks for alarms."""
     return client.pipeline._admission.capabilities.guard_quota
@@ -122,10 +103,8 @@ def behind(endpoint: str, prefix: str, *, timeout: float = DEADLINE) -> kvorum.E
 
 
 @asynccontextmanager
-async def opened(
-    settings: kvorum.EtcdSettings, observer: Observer | None = None
-) -> AsyncIterator[kvorum.Client]:
+async def opened(settings: kvorum.EtcdSettings, policies: Policies) -> AsyncIterator[kvorum.Client]:
     """Open a client, and wait until its writes are batched."""
-    async with kvorum.connect(settings, observer=observer or Observer()) as client:
+    async with kvorum.connect(settings, policies=policies) as client:
         await warm_up(client)
         yield client

@@ -7,6 +7,7 @@ from tests.integration.pipeline.batching import Requests, behind, warm_up
 
 import kvorum
 from kvorum import EmbeddedEtcd
+from kvorum.etcd.policies import Policies
 from kvorum.testing import FaultProxy
 
 
@@ -34,10 +35,17 @@ def requests() -> Requests:
 
 
 @pytest.fixture
+def policies() -> Policies:
+    """The limits and waits of `client`; parametrize a test with others."""
+    return Policies()
+
+
+@pytest.fixture
 async def client(
-    proxy: FaultProxy, prefix: str, requests: Requests
+    proxy: FaultProxy, prefix: str, requests: Requests, policies: Policies
 ) -> AsyncIterator[kvorum.Client]:
     """A client behind the proxy, of the same prefix, whose writes are batched already."""
-    async with kvorum.connect(behind(proxy.endpoint, prefix), observer=requests) as client:
+    settings = behind(proxy.endpoint, prefix)
+    async with kvorum.connect(settings, observer=requests, policies=policies) as client:
         await warm_up(client)
         yield client

@@ -4,11 +4,12 @@ import asyncio
 
 import anyio
 import pytest
-from tests.integration.pipeline.batching import DEADLINE, all_of, behind, limit, opened, warm_up
+from tests.integration.pipeline.batching import DEADLINE, all_of, behind, opened, warm_up
 
 import kvorum
 from kvorum import EmbeddedEtcd, EtcdSettings, Operation, OutcomeUnknownError, UnavailableError
-from kvorum.etcd.pipeline.queue_policy import QueueLimits
+from kvorum.etcd.pipeline import QueueLimits
+from kvorum.etcd.policies import Policies
 from kvorum.testing import FaultProxy
 
 pytestmark = pytest.mark.timeout(120)
@@ -20,7 +21,7 @@ async def test_a_long_deadline_also_holds_for_batched_calls(
     """The answers take longer than `timeout`, but arrive before the deadline of their callers."""
     async with FaultProxy(kvorum_etcd.endpoints[0]) as proxy:
         settings = behind(proxy.endpoint, "long-deadlines", timeout=0.4)
-        async with opened(settings) as client:
+        async with opened(settings, Policies()) as client:
             proxy.hold("replies")
             with kvorum.deadline(DEADLINE):
                 patient = [
@@ -73,8 +74,7 @@ async def test_the_number_of_requests_that_take_long_is_limited(
 ) -> None:
     async with FaultProxy(kvorum_etcd.endpoints[0]) as proxy:
         settings = behind(proxy.endpoint, "long-deadlines", timeout=0.2)
-        async with opened(settings) as client:
-            limit(client, queue=QueueLimits(overdue=2))
+        async with opened(settings, Policies(queue=QueueLimits(overdue=2))) as client:
             proxy.hold("replies")
             before = client.pipeline.statistics().read_requests
             with kvorum.deadline(DEADLINE):

@@ -4,14 +4,17 @@ import asyncio
 
 import anyio
 import pytest
-from tests.integration.pipeline.batching import DEADLINE, all_of, limit, until_waiting
+from tests.integration.pipeline.batching import DEADLINE, all_of, until_waiting
 
 import kvorum
 from kvorum import EmbeddedEtcd, Entry, Operation, UnavailableError
-from kvorum.etcd.pipeline.queue_policy import QueueLimits
+from kvorum.etcd.pipeline import QueueLimits
+from kvorum.etcd.policies import Policies
 from kvorum.testing import FaultProxy
 
 pytestmark = pytest.mark.timeout(120)
+
+ten_may_wait = pytest.mark.parametrize("policies", [Policies(queue=QueueLimits(waiting=10))])
 
 
 async def test_a_few_do_not_wait_long_for_a_batch_of_many(
@@ -74,10 +77,10 @@ async def test_a_server_that_takes_smaller_requests_gets_smaller_ones(
         assert await write() < 20
 
 
+@ten_may_wait
 async def test_calls_wait_for_room_when_the_queue_is_full(
     client: kvorum.Client, proxy: FaultProxy
 ) -> None:
-    limit(client, queue=QueueLimits(waiting=10))
     store = client.backend
     await store.set("a", b"1")
 
@@ -101,18 +104,18 @@ async def test_calls_wait_for_room_when_the_queue_is_full(
     assert client.pipeline.statistics().waiting == 0
 
 
+@ten_may_wait
 async def test_writes_that_wait_for_room_keep_their_order(client: kvorum.Client) -> None:
-    limit(client, queue=QueueLimits(waiting=10))
 
     revisions = await all_of(*(client.backend.set("a", b"%d" % number) for number in range(100)))
 
     assert revisions == sorted(revisions)
 
 
+@ten_may_wait
 async def test_calls_that_wait_for_room_are_sent_when_all_in_the_queue_have_given_up(
     client: kvorum.Client, proxy: FaultProxy
 ) -> None:
-    limit(client, queue=QueueLimits(waiting=10))
     proxy.hold("requests")
     in_flight = asyncio.ensure_future(client.backend.set("a", b"0"))
     await proxy.wait(lambda now: now.held > 0)

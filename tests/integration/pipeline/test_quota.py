@@ -4,7 +4,7 @@ import asyncio
 
 import anyio
 import pytest
-from tests.integration.pipeline.batching import DEADLINE, Requests, all_of, guards_quota, limit
+from tests.integration.pipeline.batching import DEADLINE, Requests, all_of, guards_quota
 
 import kvorum
 from kvorum import (
@@ -15,7 +15,8 @@ from kvorum import (
     StorageFullError,
     UnavailableError,
 )
-from kvorum.etcd.pipeline.quota import QuotaTiming
+from kvorum.etcd.pipeline import QuotaTiming
+from kvorum.etcd.policies import Policies
 from kvorum.observer import Call
 from kvorum.testing import FaultProxy
 
@@ -30,9 +31,12 @@ async def test_batches_of_writes_do_not_bypass_the_quota(
     arguments = [f"--quota-backend-bytes={quota}"]
     async with (
         EmbeddedEtcd(binary=kvorum_etcd.binary, arguments=arguments) as etcd,
-        kvorum.connect(etcd.url, settings=EtcdSettings(timeout=DEADLINE)) as client,
+        kvorum.connect(
+            etcd.url,
+            settings=EtcdSettings(timeout=DEADLINE),
+            policies=Policies(quota=QuotaTiming(period=0.1)),
+        ) as client,
     ):
-        limit(client, quota=QuotaTiming(period=0.1))
         full = asyncio.Event()
         written = 0
 

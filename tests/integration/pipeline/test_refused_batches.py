@@ -10,7 +10,6 @@ from tests.integration.pipeline.batching import (
     Requests,
     all_of,
     is_batch_of_writes,
-    limit,
     warm_up,
 )
 
@@ -24,7 +23,8 @@ from kvorum import (
     StorageFullError,
     UnavailableError,
 )
-from kvorum.etcd.pipeline.refused_keys import RefusalLimits
+from kvorum.etcd.pipeline import RefusalLimits
+from kvorum.etcd.policies import Policies
 from kvorum.etcd.transport import _rpc as rpc
 from kvorum.observer import Call
 from kvorum.testing import FaultProxy
@@ -201,13 +201,11 @@ async def test_several_refused_writes_leave_the_others_done(client: kvorum.Clien
     ]
 
 
+@pytest.mark.parametrize("policies", [Policies(refusals=RefusalLimits(duration=0.0))])
 async def test_calls_that_are_no_longer_refused_are_batched_again(
     client: kvorum.Client,
 ) -> None:
     await all_of(*(client.backend.set(f"k{number}", b"1", lease=GONE) for number in range(20)))
-    refused = client.pipeline._refused
-    limit(client, refusals=RefusalLimits(duration=0.0))
-    refused.until.update(dict.fromkeys(refused.until, 0.0))
     before = client.pipeline.statistics()
     answers = await all_of(*(client.backend.set(f"k{number}", b"1") for number in range(20)))
 
@@ -216,8 +214,8 @@ async def test_calls_that_are_no_longer_refused_are_batched_again(
     assert len(client.pipeline._refused.until) <= 1  # the first one was sent alone
 
 
+@pytest.mark.parametrize("policies", [Policies(refusals=RefusalLimits(keys=5))])
 async def test_the_number_of_refused_keys_is_limited(client: kvorum.Client) -> None:
-    limit(client, refusals=RefusalLimits(keys=5))
     await all_of(*(client.backend.set(f"k{number}", b"1", lease=GONE) for number in range(20)))
 
     assert len(client.pipeline._refused.until) == 5
