@@ -62,7 +62,7 @@ def test_every_problem_of_a_host_is_told_at_once() -> None:
             "spec.aws.securityGroupIds[0] 'default' is not a security group id "
             "(sg- and 8 or 17 hex digits)"
         ),
-        f"spec.aws.securityGroupIds[2] 'sg-{ID}' is there already",
+        f"spec.aws.securityGroupIds[2] 'sg-{ID}' is a duplicate",
         "spec.aws.ebs.sizeGb is 0; it must be from 1 to 16384 GB",
         "spec.aws.ebs.iops is 100; gp2 takes none",
         (

@@ -428,7 +428,7 @@ def test_labs_come_only_where_they_may_and_leave_everywhere(phase: LabWorkerPhas
     else:
         with pytest.raises(
             InvalidResourceError,
-            match=f"lab-workers/worker-001: a worker that is {phase} takes no labs",
+            match=f"lab-workers/worker-001: a worker that is {phase} accepts no labs",
         ):
             worker.host_lab("lab-2", SMALL)
 
@@ -462,7 +462,7 @@ def test_a_worker_that_has_not_been_measured_hosts_nothing() -> None:
 @pytest.mark.parametrize(
     ("lab_id", "request_", "problem"),
     [
-        ("lab-1", SMALL + SMALL, "lab 'lab-1' is hosted already, with 2 CPU cores"),
+        ("lab-1", SMALL + SMALL, "lab 'lab-1' is already hosted, with 2 CPU cores"),
         ("", SMALL, "the id of a lab cannot be ''"),
         ("lab-2", ResourceQuantity(nodes=-1), "request.nodes is -1"),
     ],

@@ -1,6 +1,6 @@
-"""The lab domain: lab workers, the labs on them, and the repositories that find them.
+"""The lab domain: lab workers, the labs on them, and their repositories.
 
-On the public API alone.
+It uses the public API alone.
 """
 
 from kvorum.lab.aws import AwsEc2Config, EbsVolume, Ec2Status

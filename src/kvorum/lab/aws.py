@@ -1,4 +1,4 @@
-"""The host of a lab worker: what is asked of AWS EC2, and what EC2 says about it."""
+"""The host of a lab worker: the EC2 instance to create, and what EC2 reports about it."""
 
 import msgspec
 
@@ -31,9 +31,9 @@ _TAGS = Span(0, 50, "tags")
 
 
 class _VolumeType(msgspec.Struct, frozen=True):
-    """What EBS sells under one name: sizes in GB, and how many IOPS it can be asked for.
+    """The limits of an EBS volume type: its sizes in GB, and the IOPS that can be provisioned.
 
-    No `iops` if it cannot.
+    `iops` is None if they cannot.
     """
 
     sizes: Span
@@ -42,9 +42,9 @@ class _VolumeType(msgspec.Struct, frozen=True):
     needs_iops: bool = False
 
 
-# AWS, "Amazon EBS volume types", as of 2026; only types that can be root volumes. gp3 and io2 grow
-# beyond 16 TiB by now. Every type but the oldest can be that large, which is more than labs need,
-# and far more than a slip should buy.
+# AWS, "Amazon EBS volume types", as of 2026; only types that can be root volumes. gp3 and io2 allow
+# more than 16 TiB by now. That limit, which all types but the oldest have, is more than labs need,
+# and bounds the cost of a typing error.
 _VOLUME_TYPES = {
     "gp2": _VolumeType(Span(1, 16384, "GB")),
     "gp3": _VolumeType(Span(1, 16384, "GB"), Span(3000, 80000, "IOPS"), iops_per_gb=500),
@@ -64,7 +64,7 @@ class EbsVolume(msgspec.Struct, kw_only=True, rename="camel", omit_defaults=True
     Attributes:
         size_gb: in GB (AWS means GiB).
         volume_type: `gp2`, `gp3`, `io1`, `io2` or `standard`.
-        iops: operations per second to pay for; must be given for io1 and io2, may be for gp3.
+        iops: provisioned operations per second; required for io1 and io2, optional for gp3.
         encrypted: whether it is encrypted at rest.
     """
 
@@ -95,29 +95,28 @@ class EbsVolume(msgspec.Struct, kw_only=True, rename="camel", omit_defaults=True
             return [f"{path}.iops is {self.iops}; {self.volume_type} takes none"]
         if problems := limits.iops.problems_of(f"{path}.iops", self.iops):
             return problems
-        # The baseline of gp3 comes with every size; the ratio is about what is added to it.
+        # The baseline of gp3 is included with every size; the ratio limits only what is above it.
         most = max(limits.iops.low, limits.iops_per_gb * self.size_gb)
         if self.iops > most:
-            return [
-                f"{path}.iops is {self.iops}; {self.size_gb} GB of {self.volume_type} take {most} at most"
-            ]
+            volume = f"{self.size_gb} GB of {self.volume_type}"
+            return [f"{path}.iops is {self.iops}; {volume} take {most} at most"]
         return []
 
 
 class AwsEc2Config(msgspec.Struct, kw_only=True, rename="camel", omit_defaults=True):
-    """The EC2 instance to run a worker on. What is None is left to whoever provisions it.
+    """The EC2 instance to run a worker on. The provisioner chooses what is None.
 
     Attributes:
-        region: where, as `us-east-1`.
+        region: as `us-east-1`.
         ami_id: the image to boot, as `ami-0123456789abcdef0`.
-        instance_type: how large. CML runs virtual machines itself, so it should be a metal type.
+        instance_type: CML runs virtual machines itself, so it should be a metal type.
         key_name: the key pair for SSH.
         vpc_id: the network.
-        subnet_id: the part of it.
-        security_group_ids: the firewalls around it.
+        subnet_id: the subnet of it.
+        security_group_ids: the firewall rules.
         ebs: the root volume.
-        iam_instance_profile: what the host may do in AWS: a name or an ARN.
-        tags: for the instance and its volume, at most 50.
+        iam_instance_profile: the permissions of the host in AWS: a name or an ARN.
+        tags: of the instance and its volume, at most 50.
     """
 
     region: str = written("us-east-1")
@@ -132,7 +131,7 @@ class AwsEc2Config(msgspec.Struct, kw_only=True, rename="camel", omit_defaults=T
     tags: dict[str, str] = msgspec.field(default_factory=dict)
 
     def problems(self, path: str) -> list[str]:
-        """Return what is wrong with it, not what is missing; `path` is its JSON path."""
+        """Return what is malformed, not what is missing; `path` is its JSON path."""
         return [
             *REGION.problems_of(f"{path}.region", self.region),
             *AMI_ID.problems_of(f"{path}.amiId", self.ami_id),
@@ -148,10 +147,10 @@ class AwsEc2Config(msgspec.Struct, kw_only=True, rename="camel", omit_defaults=T
 
     def _problems_of_security_groups(self, path: str) -> list[str]:
         problems: list[str] = []
-        for place, group in enumerate(self.security_group_ids):
-            problems += SECURITY_GROUP_ID.problems_of(f"{path}[{place}]", group)
-            if group in self.security_group_ids[:place]:
-                problems.append(f"{path}[{place}] {group!r} is there already")
+        for index, group in enumerate(self.security_group_ids):
+            problems += SECURITY_GROUP_ID.problems_of(f"{path}[{index}]", group)
+            if group in self.security_group_ids[:index]:
+                problems.append(f"{path}[{index}] {group!r} is a duplicate")
         return problems
 
     def _problems_of_tags(self, path: str) -> list[str]:
@@ -163,12 +162,12 @@ class AwsEc2Config(msgspec.Struct, kw_only=True, rename="camel", omit_defaults=T
 
 
 class Ec2Status(msgspec.Struct, kw_only=True, rename="camel", omit_defaults=True):
-    """What EC2 says about the instance. All empty as long as there is none.
+    """What EC2 reports about the instance. All fields are empty until it exists.
 
     Attributes:
         instance_id: as `i-0123456789abcdef0`.
-        state: in EC2's words, as `running`.
-        public_ip: its address from outside.
+        state: EC2's name of it, as `running`.
+        public_ip: its public address.
         private_ip: its address in the VPC.
     """
 

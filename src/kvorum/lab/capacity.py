@@ -1,4 +1,4 @@
-"""What a worker has to offer to labs, and how much of it they take."""
+"""The capacity of a worker, and how much of it is allocated to labs."""
 
 from collections.abc import Callable
 from operator import add, sub
@@ -19,7 +19,7 @@ _UNITS = {
 class ResourceQuantity(
     msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True
 ):
-    """So much of each resource of a host. A value: it can be added up, and used as a key.
+    """An amount of each resource of a host. An immutable value: it can be summed, and be a key.
 
     Attributes:
         cpu_cores: virtual cores.
@@ -50,16 +50,16 @@ class ResourceQuantity(
         return ", ".join(parts) or "nothing"
 
     def fits_in(self, other: "ResourceQuantity") -> bool:
-        """Return whether `other` has at least as much of everything."""
+        """Return whether `other` is at least as large in every resource."""
         pairs = zip(msgspec.structs.astuple(self), msgspec.structs.astuple(other), strict=True)
         return all(mine <= theirs for mine, theirs in pairs)
 
     def lessened_by(self, other: "ResourceQuantity") -> "ResourceQuantity":
-        """Return what is left of this without `other`; nothing where `other` has more."""
+        """Return this minus `other`; 0 where `other` is larger."""
         return self._combined(lambda mine, theirs: max(mine - theirs, 0), other)
 
     def problems(self, path: str) -> list[str]:
-        """Return what is wrong with it, which is what is negative; `path` is its JSON path."""
+        """Return which amounts are negative; `path` is its JSON path."""
         if min(msgspec.structs.astuple(self)) >= 0:
             return []
         return [
@@ -76,7 +76,7 @@ class ResourceQuantity(
         )
 
 
-# Of each field the name, the name in the JSON, and what it may be.
+# For each field: its name, its name in JSON, and the valid range.
 _SPANS = [
     (field.name, field.encode_name, Span(0, None, _UNITS[field.name]))
     for field in msgspec.structs.fields(ResourceQuantity)
@@ -84,12 +84,12 @@ _SPANS = [
 
 
 class InsufficientCapacityError(KvorumError):
-    """There is no room for that. Nothing was allocated: ask for less, look elsewhere, or wait for a release.
+    """There is not enough room. Nothing was allocated: request less, or wait for a release.
 
     Attributes:
-        subject: where it was asked for, as `lab-workers/worker-001`.
-        requested: what was asked for.
-        available: what is free.
+        subject: where it was requested, as `lab-workers/worker-001`.
+        requested: the requested amount.
+        available: the free amount.
     """
 
     def __init__(
@@ -102,15 +102,15 @@ class InsufficientCapacityError(KvorumError):
 
 
 class Capacity(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """How much there is, and how much of it is taken. A value: to allocate is to get another one.
+    """A total amount and the allocated part of it. Immutable: `allocate` returns a new value.
 
     Allocating and releasing never lead below zero or above the total. But a total can shrink below
-    what is allocated (a smaller host, an expired licence); then nothing is available of what is
-    short, and releasing goes on as ever.
+    what is allocated (a smaller host, an expired licence); then nothing is available of the
+    resources that are short, and releasing still works.
 
     Attributes:
-        total: what there is.
-        allocated: what is taken.
+        total: the total amount.
+        allocated: the allocated amount.
     """
 
     total: ResourceQuantity = ResourceQuantity()
@@ -118,14 +118,14 @@ class Capacity(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
     @property
     def available(self) -> ResourceQuantity:
-        """What is free; never negative."""
+        """The free amount; never negative."""
         return self.total.lessened_by(self.allocated)
 
     @property
     def utilization(self) -> dict[str, float]:
-        """The part of each resource that is taken, from 0.0 to 1.0, by the names of `ResourceQuantity`.
+        """The allocated fraction of each resource, from 0.0 to 1.0, by `ResourceQuantity`'s names.
 
-        Of a resource that there is none of, all is taken if anything is, and else nothing.
+        If the total is 0, it is 1.0 if anything is allocated, otherwise 0.0.
         """
         return {
             name: _fraction(getattr(self.allocated, name), getattr(self.total, name))
@@ -133,15 +133,15 @@ class Capacity(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
         }
 
     def can_host(self, request: ResourceQuantity) -> bool:
-        """Return whether `request` fits into what is free."""
+        """Return whether `request` fits into the free amount."""
         return request.fits_in(self.available)
 
     def allocate(self, request: ResourceQuantity, *, subject: str = "the capacity") -> "Capacity":
-        """Return the capacity with `request` taken; `subject` is what errors call it.
+        """Return the capacity with `request` allocated; `subject` is its name in errors.
 
         Raises:
-            InsufficientCapacityError: it does not fit into what is free.
-            InvalidResourceError: some of it is negative.
+            InsufficientCapacityError: it does not fit into the free amount.
+            InvalidResourceError: part of it is negative.
         """
         if problems := request.problems("request"):
             raise InvalidResourceError(subject, problems)
@@ -150,10 +150,10 @@ class Capacity(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
         return Capacity(total=self.total, allocated=self.allocated + request)
 
     def release(self, request: ResourceQuantity, *, subject: str = "the capacity") -> "Capacity":
-        """Return the capacity with `request` given back; `subject` is what errors call it.
+        """Return the capacity with `request` released; `subject` is its name in errors.
 
         Raises:
-            InvalidResourceError: it is more than is allocated, or some of it is negative.
+            InvalidResourceError: it is more than is allocated, or part of it is negative.
         """
         problems = request.problems("request")
         if not request.fits_in(self.allocated):

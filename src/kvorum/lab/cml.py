@@ -1,4 +1,4 @@
-"""Cisco Modeling Labs on a worker: how it is set up, and what it says about itself."""
+"""Cisco Modeling Labs on a worker: its configuration, and what it reports."""
 
 import msgspec
 
@@ -13,16 +13,16 @@ _SECRETS = frozenset({"license_token", "admin_password"})
 
 
 class CmlConfig(msgspec.Struct, kw_only=True, rename="camel", omit_defaults=True):
-    """How CML is set up. Its secrets never show in a `repr` or an error; in the store they are plain text.
+    """The configuration of CML.
+
+    Its secrets never appear in a `repr` or an error; the store has them as plain text.
 
     Attributes:
-        license_token: the token to register with; secret. None for a worker that goes without a
-            licence.
-        admin_username: who administers CML.
-        admin_password: and how they prove it; secret. None leaves it to whoever sets CML up.
-        max_nodes: how many nodes the licence is good for; None if there is no other limit than the
-            host.
-        max_unlicensed_nodes: how many nodes may run without a licence (CML-Free has 5).
+        license_token: the token to register with; secret. None for a worker without a licence.
+        admin_username: the administrator's user name.
+        admin_password: the administrator's password; secret. None: the installer chooses one.
+        max_nodes: the number of nodes that the licence allows; None if only the host limits it.
+        max_unlicensed_nodes: the number of nodes allowed without a licence (CML-Free has 5).
     """
 
     license_token: str | None = None
@@ -32,10 +32,7 @@ class CmlConfig(msgspec.Struct, kw_only=True, rename="camel", omit_defaults=True
     max_unlicensed_nodes: int = written(5)
 
     def node_limit(self, *, licensed: bool) -> int | None:
-        """Return how many nodes may run, with or without a licence.
-
-        None if as many as the host can take.
-        """
+        """Return the maximum number of nodes; None if only the host limits it."""
         return self.max_nodes if licensed else self.max_unlicensed_nodes
 
     def problems(self, path: str) -> list[str]:
@@ -61,20 +58,20 @@ class CmlConfig(msgspec.Struct, kw_only=True, rename="camel", omit_defaults=True
 
 
 def _problems_of_secret(path: str, value: str | None) -> list[str]:
-    # The two ways in which a copied secret usually breaks, told without showing it.
+    # The two usual errors of copied secrets, reported without showing them.
     if value is not None and (not value or value != value.strip()):
         return [f"{path} is empty, or has white space around it"]
     return []
 
 
 class CmlStatus(msgspec.Struct, kw_only=True, rename="camel", omit_defaults=True):
-    """What CML says about itself.
+    """What CML reports.
 
     Attributes:
-        version: as `2.8.1`; empty as long as it has not answered.
+        version: as `2.8.1`; empty until it has answered.
         ready: whether it can start labs.
-        licensed: whether it holds a valid licence.
-        api_url: where its API is.
+        licensed: whether it has a valid licence.
+        api_url: the URL of its API.
     """
 
     version: str = ""

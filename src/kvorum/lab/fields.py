@@ -1,7 +1,7 @@
-"""How the fields of the lab's resources are declared and checked.
+"""Declarations and checks for the fields of the lab's resources.
 
-A rule is a value; to check is to ask it for problems, so that one pass finds all of them. A field
-is named by its path in the JSON: that is where whoever wrote it will look.
+A rule is a value that returns problems, so that one pass finds all of them. Messages name a field
+by its JSON path.
 """
 
 import re
@@ -13,20 +13,20 @@ T = TypeVar("T")
 
 
 def written(default: T) -> T:
-    """Declare a field whose default is written out, in a struct that omits defaults.
+    """Declare a field whose default is stored, in a struct that omits defaults.
 
-    A stored worker must not change when a later release chooses another default. (msgspec omits
-    plain defaults, not those that a function makes.)
+    A stored worker must not change when a later release has another default. (msgspec omits plain
+    defaults, but not those from a factory.)
     """
     return msgspec.field(default_factory=lambda: default)
 
 
 class Format:
-    """What a text must look like.
+    """The format of a text.
 
     Args:
         pattern: a regular expression for the whole text.
-        meaning: what such a text is, to end the sentence "… is not".
+        meaning: the end of the sentence "… is not".
     """
 
     def __init__(self, pattern: str, meaning: str) -> None:
@@ -34,7 +34,7 @@ class Format:
         self._meaning = meaning
 
     def problems_of(self, path: str, value: str | None) -> list[str]:
-        """Check the text at `path`; None is no text, and no problem."""
+        """Check the text at `path`; None has no problem."""
         if value is None or self._pattern.fullmatch(value):
             return []
         return [f"{path} {value!r} is not {self._meaning}"]
@@ -54,7 +54,7 @@ class Span(msgspec.Struct, frozen=True):
     unit: str
 
     def problems_of(self, path: str, value: int | None) -> list[str]:
-        """Check the number at `path`; None is no number, and no problem."""
+        """Check the number at `path`; None has no problem."""
         if value is None or (self.low <= value and (self.high is None or value <= self.high)):
             return []
         allowed = f"at least {self.low}" if self.high is None else f"from {self.low} to {self.high}"
@@ -65,7 +65,7 @@ NAME = Format(
     r"(?=.{1,253}$)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*",
     "a name (up to 253 lower-case letters, digits, '-' and '.', as Kubernetes has them)",
 )
-"""What another resource, or a template, is called."""
+"""The name of another resource, or of a template."""
 
 FAILURES = Span(0, None, "failures")
 """How often something failed."""

@@ -1,17 +1,18 @@
-"""A lab instance: somebody's request for a lab, and the lab that a worker hosts for it."""
+"""A lab instance: a request for a lab, and the lab that a worker hosts for it."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import ClassVar, Self
 
 import msgspec
+from typing_extensions import override
 
 from kvorum import InvalidResourceError, Kind, Metadata, Resource
 from kvorum.lab.capacity import ResourceQuantity
 from kvorum.lab.fields import NAME, Format
 from kvorum.lab.instance_phase import LEGAL_INSTANCE_MOVES, LabInstancePhase
 from kvorum.lab.instance_status import LabInstanceStatus
-from kvorum.lab.transitions import problem_of_move, set_ready
+from kvorum.lab.transitions import check_move, enter
 
 DEFAULT_DURATION = timedelta(hours=4)
 MAX_DURATION = timedelta(days=30)
@@ -23,14 +24,14 @@ OWNER = Format(
 
 
 class LabInstanceSpec(msgspec.Struct, kw_only=True, rename="camel", omit_defaults=True):
-    """What somebody wants of a lab.
+    """The desired state of a lab.
 
     Attributes:
-        template: the name of the lab's template: what it is made of.
-        owner: for whom it is: a user name, or an e-mail address.
-        duration: for how long it runs, once it does; an ISO 8601 duration in the bytes, as
+        template: the name of the template that the lab is made from.
+        owner: a user name or an e-mail address.
+        duration: how long it may run, from its start; stored as an ISO 8601 duration, as
             `PT14400S`. It may be changed while the lab runs.
-        resources: what it takes of a worker.
+        resources: what it needs of a worker.
     """
 
     template: str
@@ -40,12 +41,12 @@ class LabInstanceSpec(msgspec.Struct, kw_only=True, rename="camel", omit_default
 
 
 class LabInstance(Resource[LabInstanceSpec, LabInstanceStatus]):
-    """A lab that somebody has asked for. Its namespace stands for a team, a course, or whatever names are unique in.
+    """A requested lab. Its namespace is a team, a course, or any other scope of names.
 
-    Where room is reserved for a lab is said twice: here, by the name of the worker, and there, by
-    what the lab takes (`LabWorker.host_lab`, under `lab_id`). Reserve first, then assign; release
-    last. Whoever is interrupted in between finds a reservation that no lab names, and may release
-    it.
+    The placement of a lab is recorded twice: here, by the name of the worker, and in the worker, by
+    the allocation (`LabWorker.host_lab`, under `lab_id`). Reserve first, then assign; release last.
+    If a program is interrupted in between, it leaves an allocation that no lab refers to, and that
+    can be released.
     """
 
     kind: ClassVar[Kind] = Kind(
@@ -73,9 +74,9 @@ class LabInstance(Resource[LabInstanceSpec, LabInstanceStatus]):
             name: a DNS-1123 subdomain.
             namespace: a DNS-1123 label.
             template: the name of the lab's template.
-            owner: for whom it is.
-            duration: for how long it runs.
-            resources: what it takes of a worker; nothing if None.
+            owner: a user name or an e-mail address.
+            duration: how long it may run.
+            resources: what it needs of a worker; nothing if None.
             labels: labels.
             annotations: annotations.
         """
@@ -95,13 +96,15 @@ class LabInstance(Resource[LabInstanceSpec, LabInstanceStatus]):
             status=LabInstanceStatus(),
         )
 
+    @override
     def validate(self) -> list[str]:
-        """Return what is wrong with this lab; every problem, a sentence each, with its JSON path."""
+        """Return every problem of this lab, one sentence each, with its JSON path."""
         problems = NAME.problems_of("spec.template", self.spec.template)
         problems += OWNER.problems_of("spec.owner", self.spec.owner)
-        if not timedelta(0) < self.spec.duration <= MAX_DURATION:
+        duration = self.spec.duration
+        if not timedelta(0) < duration <= MAX_DURATION:
             problems.append(
-                f"spec.duration is {self.spec.duration}; it must be above 0 and at most {MAX_DURATION}"
+                f"spec.duration is {duration}; it must be above 0 and at most {MAX_DURATION}"
             )
         return [
             *problems,
@@ -112,17 +115,17 @@ class LabInstance(Resource[LabInstanceSpec, LabInstanceStatus]):
     # --- phases ---
 
     def assign(self, worker: str, *, at: datetime | None = None) -> None:
-        """Note the worker that has room reserved, and move to Scheduled. Sends nothing.
+        """Record the worker that has room reserved, and move to Scheduled. Sends nothing.
 
-        A lab that is on this worker already stays as it is: `mutate` may call twice.
+        Idempotent for the same worker, since `mutate` may call it twice.
 
         Args:
             worker: the name of a `LabWorker`.
             at: when, UTC; now if None.
 
         Raises:
-            InvalidResourceError: it is on another worker, or in a phase from which it cannot be
-                placed. Nothing was changed.
+            InvalidResourceError: it is on another worker, or cannot be scheduled from its phase.
+                Nothing was changed.
         """
         status = self.status
         if status.phase.has_owner and status.worker == worker:
@@ -143,62 +146,54 @@ class LabInstance(Resource[LabInstanceSpec, LabInstanceStatus]):
         message: str = "",
         at: datetime | None = None,
     ) -> None:
-        """Move this lab to another phase, with the times and the condition `Ready` that follow. Sends nothing.
+        """Move this lab to a phase, and set times and the condition `Ready`. Sends nothing.
 
-        To move to the phase that it is in already is no move: it only brings the condition in line,
-        so doing it twice is as good as once. Going back to Pending, or to Terminated, takes it off
-        its worker.
+        Idempotent: moving to the current phase only updates the condition. Moving back to Pending,
+        or to Terminated, removes it from its worker.
 
         Args:
-            phase: where to. To Scheduled only `assign` leads, which says where.
+            phase: the new phase. Use `assign` for Scheduled, since that takes a worker.
             reason: why, as one CamelCase word for programs; the phase if empty.
             message: why, for people.
             at: when, UTC; now if None.
 
         Raises:
-            InvalidResourceError: there is no such move; see `kvorum.lab.LEGAL_INSTANCE_MOVES`. Or
-                the lab is on no worker, and would have to be. Nothing was changed.
+            InvalidResourceError: the transition is not in `kvorum.lab.LEGAL_INSTANCE_MOVES`, or the
+                phase requires a worker and the lab has none. Nothing was changed.
         """
-        status = self.status
         self._check_move(phase)
-        if phase.has_owner and not status.worker:
+        if phase.has_owner and not self.status.worker:
             raise InvalidResourceError(
                 self._subject, f"it is on no worker, so it cannot be {phase}; assign one"
             )
-        at = at or datetime.now(UTC)
-        if phase != status.phase:
-            status.enter(phase, message=message or reason, at=at)
-        set_ready(
-            status.conditions,
+        enter(
+            self.status,
+            phase,
             is_ready=phase == LabInstancePhase.RUNNING,
-            reason=reason or phase.value,
+            reason=reason,
             message=message,
             at=at,
             generation=self.metadata.generation,
         )
 
     def _check_move(self, phase: LabInstancePhase) -> None:
-        if problem := problem_of_move(LEGAL_INSTANCE_MOVES, self.status.phase, phase):
-            raise InvalidResourceError(self._subject, problem)
+        check_move(self._subject, LEGAL_INSTANCE_MOVES, self.status.phase, phase)
 
     # --- time and place ---
 
     @property
     def lab_id(self) -> str:
-        """What a worker calls it: `<namespace>/<name>`."""
+        """Its id on workers: `<namespace>/<name>`."""
         return f"{self.metadata.namespace}/{self.metadata.name}"
 
     @property
     def expires_at(self) -> datetime | None:
-        """When its time is up; None as long as it has not begun to run."""
+        """When its duration has passed; None until it starts to run."""
         started = self.status.started_at
         return started + self.spec.duration if started is not None else None
 
     def is_expired(self, at: datetime | None = None) -> bool:
-        """Return whether it runs although its time is up at `at` (UTC; now if None).
-
-        Somebody has to stop it.
-        """
+        """Return whether it still runs although it has expired at `at` (UTC; now if None)."""
         expires = self.expires_at
         is_running = self.status.phase == LabInstancePhase.RUNNING
         return is_running and expires is not None and expires <= (at or datetime.now(UTC))

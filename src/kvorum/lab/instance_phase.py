@@ -1,31 +1,32 @@
-"""The phases of a lab's life, and which may follow which.
+"""The phases of a lab, and the transitions between them.
 
     Pending → Scheduled → Starting → Running → Stopping → Terminated
 
-1. `LEGAL_INSTANCE_MOVES` says which moves there are. Staying in a phase is always legal, and is no
-   move.
-2. Whatever is not over may fail: every phase but Terminated may go to Failed.
-3. Terminated is final: the lab is gone, and who wants it again asks for another.
-4. From Scheduled to Stopping a worker has room reserved for the lab, and the lab names it. The way
-   to Terminated leads through Stopping as soon as anything of the lab may be on the worker.
+1. `LEGAL_INSTANCE_MOVES` has all transitions. Staying in a phase is always legal, and not a
+   transition.
+2. Every phase except Terminated may go to Failed.
+3. Terminated is final: the lab is gone, and a new request is a new lab.
+4. From Scheduled to Stopping a worker has room reserved for the lab, and the lab names it. Once
+   anything of the lab may be on the worker, it reaches Terminated only through Stopping.
 """
 
 from collections.abc import Mapping
 from enum import StrEnum
-from types import MappingProxyType
+
+from kvorum.lab.transitions import legal_moves
 
 
 class LabInstancePhase(StrEnum):
-    """Where a lab is in its life. The values are what the bytes say.
+    """The phase of a lab. The values are stored.
 
     Attributes:
-        PENDING: asked for; no worker has room reserved for it yet.
-        SCHEDULED: a worker has; nothing of it is there yet.
-        STARTING: its nodes are being made and booted.
-        RUNNING: its owner can work with it, and its time runs.
+        PENDING: requested; no worker has room reserved for it yet.
+        SCHEDULED: a worker has room reserved; nothing of the lab is there yet.
+        STARTING: its nodes are being created and booted.
+        RUNNING: its owner can work with it, and its time counts.
         STOPPING: its nodes are being stopped and removed.
         TERMINATED: nothing of it is left.
-        FAILED: something went wrong; somebody must decide between cleaning up and trying again.
+        FAILED: an operator or a controller must decide between cleaning up and retrying.
     """
 
     PENDING = "Pending"
@@ -37,7 +38,7 @@ class LabInstancePhase(StrEnum):
     FAILED = "Failed"
 
     def may_become(self, other: "LabInstancePhase") -> bool:
-        """Return whether a lab in this phase may go to `other`, or is there already."""
+        """Return whether a lab in this phase may go to `other`, or is already there."""
         return other == self or other in LEGAL_INSTANCE_MOVES[self]
 
     @property
@@ -54,26 +55,23 @@ class LabInstancePhase(StrEnum):
 _P = LabInstancePhase
 
 _MOVES: dict[LabInstancePhase, set[LabInstancePhase]] = {
-    # Called off: there is nothing to remove.
+    # If cancelled, there is nothing to remove.
     _P.PENDING: {_P.SCHEDULED, _P.TERMINATED},
-    # The worker went away before anything was there: back, to be placed elsewhere.
+    # If the worker is removed before anything is there, the lab can be scheduled elsewhere.
     _P.SCHEDULED: {_P.STARTING, _P.PENDING, _P.TERMINATED},
     _P.STARTING: {_P.RUNNING, _P.STOPPING},
     _P.RUNNING: {_P.STOPPING},
     _P.STOPPING: {_P.TERMINATED},
     _P.TERMINATED: set(),
-    # Clean up, or try again from the start. Who tries again sees to it that nothing is left of the
-    # first time.
+    # Clean up, or retry from the start; a retry must ensure that nothing is left of the first
+    # attempt.
     _P.FAILED: {_P.STOPPING, _P.PENDING},
 }
 
-LEGAL_INSTANCE_MOVES: Mapping[LabInstancePhase, frozenset[LabInstancePhase]] = MappingProxyType(
-    {
-        phase: frozenset(moves if phase in {_P.TERMINATED, _P.FAILED} else moves | {_P.FAILED})
-        for phase, moves in _MOVES.items()
-    }
+LEGAL_INSTANCE_MOVES: Mapping[LabInstancePhase, frozenset[LabInstancePhase]] = legal_moves(
+    _MOVES, failed=_P.FAILED
 )
-"""Where a lab may go from each phase; rule 2 included, staying not."""
+"""The phases that a lab may go to from each phase, including Failed (rule 2)."""
 
 PLACED_PHASES = frozenset({_P.SCHEDULED, _P.STARTING, _P.RUNNING, _P.STOPPING})
-"""The phases in which a lab names the worker that it is on. One that failed may name one, too."""
+"""The phases in which a lab names the worker that it is on. A failed lab may name one, too."""

@@ -1,4 +1,4 @@
-"""Where labs are kept, and the questions that are asked about them."""
+"""The repository of labs, with finders and counts."""
 
 from collections import Counter
 from datetime import UTC, datetime
@@ -12,8 +12,8 @@ from kvorum.repository import OnCorrupt
 class LabInstanceRepository(Repository[LabInstance]):
     """The labs. Cheap: make one per request, or keep one.
 
-    Each finder and count is about one revision, and about one namespace or all of them. Finders go
-    by what the spec and status say, not by labels: an owner need not be what a label may hold.
+    Each finder and count reads one revision, of one namespace or all of them. Finders compare spec
+    and status, not labels: an owner need not be a valid label value.
     """
 
     def __init__(self, client: Client) -> None:
@@ -54,7 +54,7 @@ class LabInstanceRepository(Repository[LabInstance]):
         namespace: str | None = None,
         on_corrupt: OnCorrupt = "fail",
     ) -> ResourceList[LabInstance]:
-        """Return the labs that run although their time is up at `at` (UTC; now if None)."""
+        """Return the labs that still run although they have expired at `at` (UTC; now if None)."""
         at = at or datetime.now(UTC)
         running = await self.find_by_phase(
             LabInstancePhase.RUNNING, namespace=namespace, on_corrupt=on_corrupt

@@ -1,4 +1,4 @@
-"""What a lab is, as far as anybody has seen."""
+"""The observed state of a lab."""
 
 from datetime import datetime
 
@@ -10,17 +10,17 @@ from kvorum.lab.instance_phase import LabInstancePhase
 
 
 class LabInstanceStatus(msgspec.Struct, kw_only=True, rename="camel", omit_defaults=True):
-    """What a lab is. All times are UTC.
+    """The observed state of a lab. All times are UTC.
 
     Attributes:
-        phase: where it is in its life. May be assigned; `LabInstance.move_to` also checks the move
-            and keeps the rest.
-        conditions: what was observed; `Ready` follows from the phase.
+        phase: may be assigned; `LabInstance.move_to` also checks the transition and updates the
+            other fields.
+        conditions: observations; `Ready` follows from the phase.
         worker: the name of the `LabWorker` that has room reserved for it; empty if none has.
-        last_transition_time: when the phase changed last.
-        started_at: when it began to run, in this attempt: its duration counts from here.
-        terminated_at: when the last of it was gone.
-        error_message: why it failed last; empty again once it runs.
+        last_transition_time: when the phase last changed.
+        started_at: when it started to run, in this attempt: its duration counts from here.
+        terminated_at: when it was completely removed.
+        error_message: why it last failed; cleared once it runs.
         error_count: how often it failed.
     """
 
@@ -49,10 +49,7 @@ class LabInstanceStatus(msgspec.Struct, kw_only=True, rename="camel", omit_defau
         return problems + FAILURES.problems_of(f"{path}.errorCount", self.error_count)
 
     def enter(self, phase: LabInstancePhase, *, message: str, at: datetime) -> None:
-        """Record that the lab entered a phase: the phase itself, when, where, and its failures.
-
-        Checks nothing.
-        """
+        """Record, without checks, that the lab entered a phase: times, worker and failures."""
         self.phase = phase
         self.last_transition_time = at
         match phase:
@@ -69,4 +66,4 @@ class LabInstanceStatus(msgspec.Struct, kw_only=True, rename="camel", omit_defau
                 self.error_message = message
                 self.error_count += 1
             case _:
-                pass  # nothing else has a record of its own
+                pass  # the other phases have no fields of their own

@@ -1,40 +1,41 @@
-"""The phases of a lab worker's life, and which may follow which.
+"""The phases of a lab worker, and the transitions between them.
 
     Pending → ProvisioningEC2 → EC2Ready → Starting → ReadyUnlicensed ⇄ Licensing → Ready ⇄ Active
                                                                                       ↓       ↓
               Terminated ← TerminatingEC2 ← Stopping ← Unlicensing ←———————————————— Draining
 
-1. `LEGAL_MOVES` says which moves there are. Staying in a phase is always legal, and is no move.
-2. Whatever is not over may fail: every phase but Terminated may go to Failed.
-3. Terminated is final: the host is gone, and a new one is a new worker.
-4. Active is a licensed worker that hosts labs. One without a licence that hosts a small lab stays
-   ReadyUnlicensed, because what it may host and how it is taken down depend on the licence, not on
-   the lab.
+1. `LEGAL_MOVES` has all transitions. Staying in a phase is always legal, and not a transition.
+2. Every phase except Terminated may go to Failed.
+3. Terminated is final: the host is gone, and a new host is a new worker.
+4. Active is a licensed worker that hosts labs. An unlicensed worker that hosts a small lab stays
+   ReadyUnlicensed, because the licence, not the lab, decides what it may host and how it is shut
+   down.
 """
 
 from collections.abc import Mapping
 from enum import StrEnum
-from types import MappingProxyType
+
+from kvorum.lab.transitions import legal_moves
 
 
 class LabWorkerPhase(StrEnum):
-    """Where a lab worker is in its life. The values are what the bytes say.
+    """The phase of a lab worker. The values are stored.
 
     Attributes:
-        PENDING: wanted; nothing of it exists yet.
-        PROVISIONING_EC2: its EC2 instance is being made.
+        PENDING: requested; nothing of it exists yet.
+        PROVISIONING_EC2: its EC2 instance is being created.
         EC2_READY: the instance runs.
         STARTING: CML is starting on it.
         READY_UNLICENSED: CML runs without a licence: for small labs only.
         LICENSING: the licence is being registered.
         READY: licensed, and waiting for labs.
         ACTIVE: licensed, and hosts labs.
-        DRAINING: takes no more labs; those that it hosts end.
-        UNLICENSING: the licence is being given back.
+        DRAINING: accepts no new labs; those that it hosts end.
+        UNLICENSING: the licence is being released.
         STOPPING: CML is being stopped.
         TERMINATING_EC2: the instance is being removed.
         TERMINATED: the instance is gone.
-        FAILED: something went wrong; somebody must decide between cleaning up and trying again.
+        FAILED: an operator or a controller must decide between cleaning up and retrying.
     """
 
     PENDING = "Pending"
@@ -53,7 +54,7 @@ class LabWorkerPhase(StrEnum):
     FAILED = "Failed"
 
     def may_become(self, other: "LabWorkerPhase") -> bool:
-        """Return whether a worker in this phase may go to `other`, or is there already."""
+        """Return whether a worker in this phase may go to `other`, or is already there."""
         return other == self or other in LEGAL_MOVES[self]
 
     @property
@@ -68,7 +69,7 @@ class LabWorkerPhase(StrEnum):
 
     @property
     def may_host(self) -> bool:
-        """Whether the worker takes labs."""
+        """Whether the worker accepts labs."""
         return self in HOSTING_PHASES
 
 
@@ -76,44 +77,41 @@ _P = LabWorkerPhase
 
 _MOVES: dict[LabWorkerPhase, set[LabWorkerPhase]] = {
     _P.PENDING: {_P.PROVISIONING_EC2},
-    # Called off: there is, or may be, an instance to remove, and no CML on it to stop.
+    # If cancelled, there may be an instance to remove, but no CML to stop.
     _P.PROVISIONING_EC2: {_P.EC2_READY, _P.TERMINATING_EC2},
     _P.EC2_READY: {_P.STARTING, _P.TERMINATING_EC2},
-    # Called off: CML must stop before its disk goes.
+    # If cancelled, CML must stop before its disk is removed.
     _P.STARTING: {_P.READY_UNLICENSED, _P.STOPPING},
-    # There is no licence to give back, so it may stop at once, or drain first if it hosts a small
+    # There is no licence to release, so it may stop at once, or drain first if it hosts a small
     # lab.
     _P.READY_UNLICENSED: {_P.LICENSING, _P.DRAINING, _P.STOPPING},
-    # A licence that was refused leaves a worker that still does what it did before.
+    # If the licence is rejected, the worker still does what it did before.
     _P.LICENSING: {_P.READY, _P.READY_UNLICENSED},
-    # A licence can expire in service. Never straight to Unlicensing: only a draining worker takes
+    # A licence can expire in service. Never directly to Unlicensing: only a draining worker accepts
     # no new labs.
     _P.READY: {_P.ACTIVE, _P.DRAINING, _P.READY_UNLICENSED},
     _P.ACTIVE: {_P.READY, _P.DRAINING, _P.READY_UNLICENSED},
-    # Called off, it goes back to where it came from; carried through, one without a licence has
-    # none to give back.
+    # If cancelled, it returns to the phase it came from. When done, an unlicensed worker has no
+    # licence to release.
     _P.DRAINING: {_P.READY, _P.ACTIVE, _P.READY_UNLICENSED, _P.UNLICENSING, _P.STOPPING},
     _P.UNLICENSING: {_P.STOPPING},
     _P.STOPPING: {_P.TERMINATING_EC2},
     _P.TERMINATING_EC2: {_P.TERMINATED},
     _P.TERMINATED: set(),
-    # Clean up, or try again from the start: a failure leaves nothing in between to rely on.
+    # Clean up, or retry from the start: after a failure no intermediate state is reliable.
     _P.FAILED: {_P.TERMINATING_EC2, _P.PENDING},
 }
 
-LEGAL_MOVES: Mapping[LabWorkerPhase, frozenset[LabWorkerPhase]] = MappingProxyType(
-    {
-        phase: frozenset(moves if phase in {_P.TERMINATED, _P.FAILED} else moves | {_P.FAILED})
-        for phase, moves in _MOVES.items()
-    }
+LEGAL_MOVES: Mapping[LabWorkerPhase, frozenset[LabWorkerPhase]] = legal_moves(
+    _MOVES, failed=_P.FAILED
 )
-"""Where a worker may go from each phase; rule 2 included, staying not."""
+"""The phases that a worker may go to from each phase, including Failed (rule 2)."""
 
 READY_PHASES = frozenset({_P.READY, _P.ACTIVE})
 """The phases of full service: licensed, hosting labs or waiting for them."""
 
 HOSTING_PHASES = READY_PHASES | {_P.READY_UNLICENSED}
-"""The phases in which a worker takes labs."""
+"""The phases in which a worker accepts labs."""
 
 ACTIVE_PHASES = frozenset({_P.READY, _P.DRAINING})
-"""What `LabWorkerRepository.find_active_workers` looks for."""
+"""The phases that `LabWorkerRepository.find_active_workers` finds."""

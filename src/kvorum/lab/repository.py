@@ -1,4 +1,4 @@
-"""Where lab workers are kept, and the questions that are asked about them."""
+"""The repository of lab workers, with finders and counts."""
 
 from collections import Counter
 
@@ -11,10 +11,9 @@ from kvorum.repository import OnCorrupt
 class LabWorkerRepository(Repository[LabWorker]):
     """The lab workers. Cheap: make one per request, or keep one.
 
-    Each finder and count is about one revision. Finders go by what the spec and status say, not by
-    labels: that reads every worker, but it also finds one that was written by hand without its
-    label. A value that is no worker makes them fail, or is left out with `on_corrupt="collect"`;
-    `ResourceList.corrupt` names it.
+    Each finder and count reads one revision. Finders compare spec and status, not labels: they read
+    every worker, but also find one that was written by hand without its label. They fail if a value
+    is not a worker; with `on_corrupt="collect"` they skip it, and `ResourceList.corrupt` names it.
     """
 
     def __init__(self, client: Client) -> None:
@@ -41,7 +40,7 @@ class LabWorkerRepository(Repository[LabWorker]):
     async def find_draining_workers(
         self, *, on_corrupt: OnCorrupt = "fail"
     ) -> ResourceList[LabWorker]:
-        """Return the workers in phase Draining: they take no more labs."""
+        """Return the workers in phase Draining: they accept no new labs."""
         return await self.find_by_phase(LabWorkerPhase.DRAINING, on_corrupt=on_corrupt)
 
     async def find_active_workers(
@@ -49,10 +48,10 @@ class LabWorkerRepository(Repository[LabWorker]):
     ) -> ResourceList[LabWorker]:
         """Return the workers that are Ready or Draining.
 
-        The Lab Resource Manager calls these active. Those in the phase Active are not among them:
-        ask `find_by_phase`.
+        The Lab Resource Manager calls these active. Workers in the phase Active are not included:
+        use `find_by_phase`.
         """
-        # One list: two of them could show a worker that starts draining twice, or not at all.
+        # One list: of two, both or neither could contain a worker that starts draining.
         workers = await self.list(on_corrupt=on_corrupt)
         active = (worker for worker in workers if worker.status.phase in ACTIVE_PHASES)
         return ResourceList(active, workers.resource_version, corrupt=workers.corrupt)
@@ -63,6 +62,6 @@ class LabWorkerRepository(Repository[LabWorker]):
         return {phase: counts[phase] for phase in LabWorkerPhase}
 
     async def count_by_lab_track(self, *, on_corrupt: OnCorrupt = "fail") -> dict[str, int]:
-        """Count the workers for each lab track that has any, in the order of the tracks."""
+        """Count the workers of each lab track that has any, sorted by track."""
         counts = Counter(worker.spec.lab_track for worker in await self.list(on_corrupt=on_corrupt))
         return dict(sorted(counts.items()))

@@ -1,4 +1,4 @@
-"""What a lab worker is, as far as anybody has seen."""
+"""The observed state of a lab worker."""
 
 from datetime import datetime
 
@@ -13,23 +13,23 @@ from kvorum.lab.phase import LabWorkerPhase
 
 
 class LabWorkerStatus(msgspec.Struct, kw_only=True, rename="camel", omit_defaults=True):
-    """What a lab worker is. All times are UTC.
+    """The observed state of a lab worker. All times are UTC.
 
     Attributes:
-        phase: where it is in its life. May be assigned; `LabWorker.move_to` also checks the move
-            and keeps the rest.
-        conditions: what was observed; `Ready` follows from the phase.
-        ec2: what EC2 says about the instance.
-        cml: what CML says about itself.
-        total_capacity: what the host can offer to labs; nothing as long as nobody has measured it.
-        hosted_labs: what each lab takes, by the id of the lab. Says all about allocation: there is
-            no second record of it that could say something else.
-        last_transition_time: when the phase changed last.
+        phase: may be assigned; `LabWorker.move_to` also checks the transition and updates the
+            other fields.
+        conditions: observations; `Ready` follows from the phase.
+        ec2: what EC2 reports about the instance.
+        cml: what CML reports.
+        total_capacity: the capacity of the host for labs; zero until it has been measured.
+        hosted_labs: the allocation of each lab, by its id. The only record of allocations, so it
+            cannot contradict another one.
+        last_transition_time: when the phase last changed.
         provisioned_at: when the instance first ran, in this attempt.
         ready_at: when the worker first was Ready, in this attempt.
         terminated_at: when the instance was gone.
-        last_heartbeat_time: when the worker was last heard of.
-        error_message: why it failed last; empty again once it is Ready.
+        last_heartbeat_time: when the worker last reported.
+        error_message: why it last failed; cleared once it is Ready.
         error_count: how often it failed.
     """
 
@@ -55,8 +55,8 @@ class LabWorkerStatus(msgspec.Struct, kw_only=True, rename="camel", omit_default
     def problems(self, path: str) -> list[str]:
         """Return what is wrong with it; `path` is its JSON path.
 
-        That labs take more than there is, is none: it is what a status has to tell when a host
-        shrinks.
+        Labs that take more than the total are not a problem: a status must be able to say so when a
+        host shrinks.
         """
         problems = self.total_capacity.problems(f"{path}.totalCapacity")
         for lab_id, taken in self.hosted_labs.items():
@@ -66,10 +66,7 @@ class LabWorkerStatus(msgspec.Struct, kw_only=True, rename="camel", omit_default
         return problems + FAILURES.problems_of(f"{path}.errorCount", self.error_count)
 
     def enter(self, phase: LabWorkerPhase, *, message: str, at: datetime) -> None:
-        """Record that the worker entered a phase: the phase itself, when, and its failures.
-
-        Checks nothing.
-        """
+        """Record, without checks, that the worker entered a phase: times and failures."""
         self.phase = phase
         self.last_transition_time = at
         match phase:
@@ -86,4 +83,4 @@ class LabWorkerStatus(msgspec.Struct, kw_only=True, rename="camel", omit_default
                 self.error_message = message
                 self.error_count += 1
             case _:
-                pass  # nothing else has a record of its own
+                pass  # the other phases have no fields of their own

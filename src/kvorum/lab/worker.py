@@ -1,14 +1,12 @@
-"""A lab worker.
-
-A host that runs Cisco Modeling Labs (CML) on an AWS EC2 instance, and on it the labs of one track.
-"""
+"""A lab worker: an EC2 instance with Cisco Modeling Labs (CML), which hosts labs of one track."""
 
 import copy
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import ClassVar, Self
 
 import msgspec
+from typing_extensions import override
 
 from kvorum import InvalidResourceError, Kind, Metadata, Resource
 from kvorum.lab.aws import AwsEc2Config
@@ -17,23 +15,24 @@ from kvorum.lab.cml import CmlConfig
 from kvorum.lab.fields import Format
 from kvorum.lab.phase import LEGAL_MOVES, LabWorkerPhase
 from kvorum.lab.status import LabWorkerStatus
-from kvorum.lab.transitions import problem_of_move, set_ready
+from kvorum.lab.transitions import check_move, enter
 
 LAB_TRACK_LABEL = "lab-track"
 
 LAB_TRACK = Format(
     r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?",
-    "a lab track (1 to 63 letters, digits, '-', '_' and '.', starting and ending with a letter or digit)",
+    "a lab track (1 to 63 letters, digits, '-', '_' and '.', "
+    "starting and ending with a letter or digit)",
 )
 
 
 class LabWorkerSpec(msgspec.Struct, kw_only=True, rename="camel", omit_defaults=True):
-    """What somebody wants of a lab worker.
+    """The desired state of a lab worker.
 
     Attributes:
-        lab_track: which labs it is for; also the value of the label `lab-track`.
+        lab_track: which labs it hosts; also the value of the label `lab-track`.
         aws: the EC2 instance.
-        cml: CML on it.
+        cml: the configuration of CML.
     """
 
     lab_track: str
@@ -63,19 +62,18 @@ class LabWorker(Resource[LabWorkerSpec, LabWorkerStatus]):
 
         Args:
             name: a DNS-1123 subdomain.
-            lab_track: which labs it is for.
-            aws: the EC2 instance; a default one if None.
-            cml: how CML is set up; without a licence if None.
+            lab_track: which labs it hosts.
+            aws: the EC2 instance; the default one if None.
+            cml: the configuration of CML; without a licence if None.
             labels: more labels.
             annotations: annotations.
         """
-        # In this order a label that contradicts the track is refused by `validate`, not quietly
-        # replaced.
+        # Given labels come last: `validate` then rejects a label that contradicts the track, which
+        # otherwise would be replaced silently.
         labels = {LAB_TRACK_LABEL: lab_track} | dict(labels or {})
         return cls(
             metadata=Metadata(name=name, labels=labels, annotations=dict(annotations or {})),
-            # Copies: the workers of a fleet are made from one configuration, and then go their own
-            # ways.
+            # Copies: workers made from one configuration are changed independently later.
             spec=LabWorkerSpec(
                 lab_track=lab_track,
                 aws=copy.deepcopy(aws) if aws is not None else AwsEc2Config(),
@@ -84,11 +82,12 @@ class LabWorker(Resource[LabWorkerSpec, LabWorkerStatus]):
             status=LabWorkerStatus(),
         )
 
+    @override
     def validate(self) -> list[str]:
-        """Return what is wrong with this worker; every problem, a sentence each, with its JSON path.
+        """Return every problem of this worker, one sentence each, with its JSON path.
 
-        Refuses what is malformed, not what is missing: an AMI may be chosen later, but must be one
-        if it is given.
+        Malformed values are problems, missing ones are not: an AMI may be chosen later, but must be
+        valid if it is given.
         """
         return [
             *self._problems_of_track(),
@@ -99,14 +98,12 @@ class LabWorker(Resource[LabWorkerSpec, LabWorkerStatus]):
 
     def _problems_of_track(self) -> list[str]:
         track = self.spec.lab_track
-        label = self.metadata.labels.get(
-            LAB_TRACK_LABEL, track
-        )  # who writes by hand may do without it
+        # A worker written by hand may lack the label.
+        label = self.metadata.labels.get(LAB_TRACK_LABEL, track)
         problems = LAB_TRACK.problems_of("spec.labTrack", track)
         if label != track:
-            problems.append(
-                f"metadata.labels.{LAB_TRACK_LABEL} {label!r} is not spec.labTrack {track!r}; change both"
-            )
+            path = f"metadata.labels.{LAB_TRACK_LABEL}"
+            problems.append(f"{path} {label!r} is not spec.labTrack {track!r}; change both")
         return problems
 
     # --- phases ---
@@ -119,31 +116,26 @@ class LabWorker(Resource[LabWorkerSpec, LabWorkerStatus]):
         message: str = "",
         at: datetime | None = None,
     ) -> None:
-        """Move this worker to another phase, with the times and the condition `Ready` that follow. Sends nothing.
+        """Move this worker to a phase, and set times and the condition `Ready`. Sends nothing.
 
-        To move to the phase that it is in already is no move: it only brings the condition in line,
-        so doing it twice is as good as once.
+        Idempotent: moving to the current phase only updates the condition.
 
         Args:
-            phase: where to.
+            phase: the new phase.
             reason: why, as one CamelCase word for programs; the phase if empty.
             message: why, for people.
             at: when, UTC; now if None.
 
         Raises:
-            InvalidResourceError: there is no such move; see `kvorum.lab.LEGAL_MOVES`. Nothing was
+            InvalidResourceError: the transition is not in `kvorum.lab.LEGAL_MOVES`. Nothing was
                 changed.
         """
-        status = self.status
-        if problem := problem_of_move(LEGAL_MOVES, status.phase, phase):
-            raise InvalidResourceError(self._subject, problem)
-        at = at or datetime.now(UTC)
-        if phase != status.phase:
-            status.enter(phase, message=message or reason, at=at)
-        set_ready(
-            status.conditions,
+        check_move(self._subject, LEGAL_MOVES, self.status.phase, phase)
+        enter(
+            self.status,
+            phase,
             is_ready=phase.is_ready,
-            reason=reason or phase.value,
+            reason=reason,
             message=message,
             at=at,
             generation=self.metadata.generation,
@@ -153,9 +145,9 @@ class LabWorker(Resource[LabWorkerSpec, LabWorkerStatus]):
 
     @property
     def capacity(self) -> Capacity:
-        """What this worker has for labs in its phase, and how much of it those that it hosts take.
+        """The capacity of this worker for labs in its phase, and what is allocated to its labs.
 
-        Nodes are also limited by the licence, or by the lack of it.
+        The licence, or the lack of one, also limits the nodes.
         """
         total = self.status.total_capacity
         limit = self.spec.cml.node_limit(
@@ -168,23 +160,21 @@ class LabWorker(Resource[LabWorkerSpec, LabWorkerStatus]):
         )
 
     def host_lab(self, lab_id: str, request: ResourceQuantity) -> None:
-        """Note that a lab runs here, and takes that much. A Ready worker becomes Active. Sends nothing.
+        """Allocate capacity to a lab. A Ready worker becomes Active. Sends nothing.
 
-        A lab that is hosted with the same request already stays so: `mutate` may call twice.
+        Idempotent for the same request, since `mutate` may call it twice.
 
         Raises:
-            InsufficientCapacityError: there is no room for it. Nothing was changed.
-            InvalidResourceError: the worker takes no labs in its phase, the lab is hosted with
-                another request, or the request or id is malformed. Nothing was changed.
+            InsufficientCapacityError: there is not enough room. Nothing was changed.
+            InvalidResourceError: the worker accepts no labs in its phase, already hosts the lab
+                with another request, or the request or id is malformed. Nothing was changed.
         """
         hosted = self.status.hosted_labs
         if hosted.get(lab_id) == request:
             return
         if problem := self._problem_of_hosting(lab_id):
             raise InvalidResourceError(self._subject, problem)
-        self.capacity.allocate(
-            request, subject=self._subject
-        )  # for its refusals only: the labs say what is allocated
+        self.capacity.allocate(request, subject=self._subject)  # only to raise its errors
         hosted[lab_id] = request
         if self.status.phase == LabWorkerPhase.READY:
             self.move_to(LabWorkerPhase.ACTIVE, reason="HostsLabs")
@@ -192,16 +182,16 @@ class LabWorker(Resource[LabWorkerSpec, LabWorkerStatus]):
     def _problem_of_hosting(self, lab_id: str) -> str:
         if not lab_id.strip():
             return f"the id of a lab cannot be {lab_id!r}"
-        if lab_id in self.status.hosted_labs:
-            return f"lab {lab_id!r} is hosted already, with {self.status.hosted_labs[lab_id]}; release it first"
+        if taken := self.status.hosted_labs.get(lab_id):
+            return f"lab {lab_id!r} is already hosted, with {taken}; release it first"
         if not self.status.phase.may_host:
-            return f"a worker that is {self.status.phase} takes no labs"
+            return f"a worker that is {self.status.phase} accepts no labs"
         return ""
 
     def release_lab(self, lab_id: str) -> None:
-        """Note that a lab is gone from here, in whatever phase. An Active worker without labs becomes Ready.
+        """Release the capacity of a lab, in any phase. An Active worker without labs becomes Ready.
 
-        A lab that is not hosted (any more) is no error: `mutate` may call twice. Sends nothing.
+        Idempotent: a lab that is not hosted (any more) is not an error. Sends nothing.
         """
         self.status.hosted_labs.pop(lab_id, None)
         if self.status.phase == LabWorkerPhase.ACTIVE and not self.status.hosted_labs:
