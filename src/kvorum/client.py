@@ -125,7 +125,7 @@ class Client:
 
     @property
     def settings(self) -> EtcdSettings:
-        """What the client was made with; with the endpoints of its embedded server once that runs."""
+        """What the client was made with, and the endpoints of its embedded server once it runs."""
         return self._settings if self._session is None else self._session.settings
 
     def repository(self, resource_type: type[R]) -> Repository[R]:
@@ -206,7 +206,10 @@ class Client:
 
     @property
     def pipeline(self) -> Pipeline:
-        """What batches concurrent calls: an escape hatch, for its statistics. Raises like `connection`."""
+        """What batches concurrent calls: an escape hatch, for its statistics.
+
+        Raises like `connection`.
+        """
         return self.session.pipeline
 
     def _check_owner(self) -> None:

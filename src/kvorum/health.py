@@ -1,23 +1,23 @@
-"""What a client can say about its store: for readiness probes, and for whoever is on call."""
+"""The state of a store, for readiness probes and for operators."""
 
 import msgspec
 
 
 class EndpointHealth(msgspec.Struct, frozen=True):
-    """One server.
+    """The state of one server.
 
-    Some versions of etcd (3.6, and 3.5 since 3.5.28) tell nobody but root how they are. Then there
-    is no more than that it answered, and has a leader.
+    Some versions of etcd (3.6, and 3.5 from 3.5.28 on) report their state to root only. Then it is
+    known only that the server answered and has a leader.
 
     Attributes:
-        endpoint: where it is.
-        latency: seconds that it took to answer; None if it did not.
-        version: as `3.5.1`; empty if it did not say.
+        endpoint: its address.
+        latency: seconds until it answered; None if it did not.
+        version: its version, such as `3.5.1`; empty if unknown.
         is_leader: whether it leads its cluster.
-        has_leader: whether it knows a leader; without one nothing can be written.
-        db_size: of its database, in bytes.
-        hazards: what its version cannot be trusted with, by name; see `docs/failures.md`.
-        error: why it did not answer, as that it knows no leader.
+        has_leader: whether it knows a leader. Without one nothing can be written.
+        db_size: size of its database file, in bytes.
+        hazards: names of the known issues of its version; see `docs/failures.md`.
+        error: why it did not answer, for example that it knows no leader.
     """
 
     endpoint: str
@@ -31,19 +31,19 @@ class EndpointHealth(msgspec.Struct, frozen=True):
 
     @property
     def is_up(self) -> bool:
-        """Whether it answered, and is a part of a cluster that works."""
+        """Whether it answered and has a leader."""
         return self.latency is not None and self.has_leader
 
 
 class Health(msgspec.Struct, frozen=True):
-    """A store.
+    """The state of a store.
 
     Attributes:
         endpoints: its servers; none if it is in memory.
-        alarms: what the cluster has raised: `NOSPACE` (it takes no more writes), `CORRUPT`; None if
-            nobody told.
-        error: why the cluster did not tell its alarms, as while it elects a leader; empty if it
-            did, or may not.
+        alarms: the alarms of the cluster: `NOSPACE` (it rejects writes), `CORRUPT`; None if
+            unknown.
+        error: why the alarms are unknown, for example while the cluster elects a leader; empty if
+            they are known, or if the user may not read them.
     """
 
     endpoints: tuple[EndpointHealth, ...] = ()
@@ -52,7 +52,7 @@ class Health(msgspec.Struct, frozen=True):
 
     @property
     def is_healthy(self) -> bool:
-        """Whether every server is up, and the cluster tells of no alarm."""
+        """Whether every server is up and no alarm is raised."""
         return (
             all(endpoint.is_up for endpoint in self.endpoints)
             and not self.alarms

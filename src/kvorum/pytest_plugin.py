@@ -1,7 +1,7 @@
-"""Fixtures for tests on a real etcd: a server for the session, a prefix of its own for each test.
+"""Fixtures for tests on a real etcd: one server for the session, a new prefix for each test.
 
-pytest finds this plugin by itself where Kvorum is installed. It is imported in every run, so it
-imports nothing that costs time before a fixture is used.
+pytest loads this plugin wherever Kvorum is installed. It is imported in every run, so it imports
+nothing slow before a fixture is used.
 """
 
 import uuid
@@ -13,7 +13,7 @@ import pytest
 if TYPE_CHECKING:
     import kvorum
 
-# So that a failure in the suite for backends shows what was compared.
+# Failures in the conformance suite then show what was compared.
 pytest.register_assert_rewrite("kvorum.testing")
 
 
@@ -31,9 +31,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def kvorum_etcd(request: pytest.FixtureRequest) -> "Iterator[kvorum.EmbeddedEtcd]":
     """A running etcd for the whole session.
 
-    It is started on an event loop in a thread of its own, so any plugin for async tests goes with
-    it. A test may call its methods from its own loop, but all tests share it: one that kills it had
-    better start an `EmbeddedEtcd` itself.
+    It is started on an event loop in a separate thread, so it works with any plugin for async
+    tests. A test may call its methods from its own loop. All tests share it: a test that kills the
+    server should start its own `EmbeddedEtcd`.
     """
     from anyio.from_thread import start_blocking_portal  # noqa: PLC0415 - see above
 
@@ -46,13 +46,13 @@ def kvorum_etcd(request: pytest.FixtureRequest) -> "Iterator[kvorum.EmbeddedEtcd
 
 @pytest.fixture
 def kvorum_url(kvorum_etcd: "kvorum.EmbeddedEtcd") -> str:
-    """The URL of the server, with a prefix that no other test has."""
+    """The URL of the server, with a prefix that no other test uses."""
     return f"{kvorum_etcd.url}/test-{uuid.uuid4().hex[:12]}"
 
 
 @pytest.fixture
 async def kvorum_client(kvorum_url: str) -> "AsyncIterator[kvorum.Client]":
-    """An open client on `kvorum_url`. An async fixture: it needs a plugin for those, as anyio's."""
+    """An open client on `kvorum_url`. As an async fixture it needs a plugin such as anyio's."""
     import kvorum  # noqa: PLC0415
 
     async with kvorum.connect(kvorum_url) as client:

@@ -1,7 +1,4 @@
-"""Where etcd is and how to talk to it.
-
-One frozen struct, from a URL, from the environment, or by hand.
-"""
+"""Where etcd is and how to talk to it: one frozen struct."""
 
 import os
 import re
@@ -38,26 +35,25 @@ class EtcdSettings(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         endpoints: `host:port` of each member.
         prefix: what all keys start with, without slashes around it.
-        timeout: how long a call may take, in seconds, unless it says otherwise.
-        max_value_size: the largest value that is sent, in bytes; etcd itself takes requests of up
-            to 1.5 MiB.
-        page_size: how many keys one request of a list asks for; fewer if their values are large, or
-            the link is slow.
-        pipeline: whether calls that are under way together share requests; see `docs/pipeline.md`.
-        tls: whether to talk TLS; on wherever one of the following four is given.
-        cacert: path of the certificates to trust, PEM; None: those that gRPC ships.
-        cert: path of the client's certificate, PEM, with those between it and its CA.
+        timeout: seconds that a call may take, unless it has its own deadline.
+        max_value_size: the largest value that is sent, in bytes. etcd takes requests of up to
+            1.5 MiB.
+        page_size: how many keys one request of a list asks for; fewer if values are large or the
+            link is slow.
+        pipeline: whether concurrent calls are batched; see `docs/pipeline.md`.
+        tls: whether to use TLS. Implied by each of the following four.
+        cacert: path of the CA certificates to trust, PEM; None: those that gRPC ships.
+        cert: path of the client's certificate, PEM, followed by its intermediates.
         key: path of the client's key, PEM, without a passphrase.
-        server_name: what the server's certificate says, if that is not the host in the endpoint.
-        user: name of the user to authenticate as.
-        password: and the password. It shows in no `repr`.
-        password_file: path of a file that holds the password instead; read each time that it is
-            needed.
-        discover_interval: how often to look into the cluster's member list for more endpoints, in
-            seconds; None: never.
+        server_name: the name in the server's certificate, if it differs from the endpoint's host.
+        user: the user to authenticate as.
+        password: the user's password. It does not show in a `repr`.
+        password_file: path of a file that holds the password instead. Read each time it is needed.
+        discover_interval: seconds between reads of the cluster's member list, which adds endpoints;
+            None: never.
 
     Raises:
-        ConfigurationError: a value cannot be used; the message names it.
+        ConfigurationError: a value cannot be used. The message names it.
     """
 
     endpoints: tuple[str, ...] = (f"localhost:{DEFAULT_PORT}",)
@@ -91,9 +87,8 @@ class EtcdSettings(msgspec.Struct, frozen=True, kw_only=True):
             if not isinstance(value := getattr(self, name), bool):
                 yield f"{name} must be True or False, not {shown(value)}"
         for name in ("server_name", "user", "password"):
-            if not isinstance(
-                value := getattr(self, name), str | None
-            ):  # not shown: it may be a secret
+            value = getattr(self, name)
+            if not isinstance(value, str | None):  # not shown: it may be a secret
                 yield f"{name} must be text, not {type(value).__name__}"
         for name in ("cacert", "cert", "key", "password_file"):
             if not isinstance(value := getattr(self, name), str | PathLike | None):
@@ -114,14 +109,17 @@ class EtcdSettings(msgspec.Struct, frozen=True, kw_only=True):
         if problem := problem_of_text("prefix", self.prefix):
             yield problem
         elif not _PREFIX.fullmatch(self.prefix) or len(self.prefix) > _MAX_PREFIX:
-            rule = f"letters, digits, '.', '_', '~', '-' and single slashes between, at most {_MAX_PREFIX} characters"
+            rule = (
+                "letters, digits, '.', '_', '~', '-' and single slashes between, "
+                f"at most {_MAX_PREFIX} characters"
+            )
             yield f"prefix {shown(self.prefix)} is not made of {rule}"
 
     def check(self) -> None:
-        """Refuse what no connection can be made with, although each value by itself is good.
+        """Refuse a combination of values that no connection can be made with.
 
         Raises:
-            ConfigurationError: something is missing, or given twice.
+            ConfigurationError: a value is missing, or excludes another one.
         """
         problems = []
         if (self.cert is None) != (self.key is None):
@@ -154,8 +152,8 @@ class EtcdSettings(msgspec.Struct, frozen=True, kw_only=True):
         """Read `etcd://host[:port][,host[:port]…][/prefix]`, or `etcds://` for TLS.
 
         Args:
-            url: the URL; the port defaults to 2379, the prefix to `kvorum`.
-            base: settings to take all the rest from.
+            url: the URL. The port defaults to 2379, the prefix to `kvorum`.
+            base: settings to take everything else from.
 
         Raises:
             ConfigurationError: it is no such URL.
@@ -182,19 +180,19 @@ class EtcdSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
-        """Read the variables ETCD_* (empty ones count as not set).
+        """Read the variables ETCD_*. Empty ones count as unset.
 
-        `ETCD_ENDPOINTS` (comma-separated; `http://` or `https://` may stand in front, the second
-        means TLS) goes before `ETCD_HOST` and `ETCD_PORT`. The others are `ETCD_PREFIX`,
+        `ETCD_ENDPOINTS` (comma-separated, each with or without `http://` or `https://`, which
+        implies TLS) overrides `ETCD_HOST` and `ETCD_PORT`. The others are `ETCD_PREFIX`,
         `ETCD_TIMEOUT` (seconds), `ETCD_PIPELINE` (`on` or `off`), `ETCD_CACERT`, `ETCD_CERT`,
-        `ETCD_KEY`, `ETCD_SERVER_NAME` (all four mean TLS), `ETCD_USER`, `ETCD_PASSWORD` or
-        `ETCD_PASSWORD_FILE`, and `ETCD_DISCOVER_INTERVAL` (seconds).
+        `ETCD_KEY`, `ETCD_SERVER_NAME` (each of these four implies TLS), `ETCD_USER`,
+        `ETCD_PASSWORD` or `ETCD_PASSWORD_FILE`, and `ETCD_DISCOVER_INTERVAL` (seconds).
 
         Args:
-            environ: where to look; the process's environment by default.
+            environ: the variables; the process's environment by default.
 
         Raises:
-            ConfigurationError: a variable cannot be used; the message names it.
+            ConfigurationError: a variable cannot be used. The message names it.
         """
         environ = os.environ if environ is None else environ
         given = {
@@ -205,7 +203,7 @@ class EtcdSettings(msgspec.Struct, frozen=True, kw_only=True):
         for variable, value in given.items():
             name, read = _VARIABLES[variable]
             try:
-                # Each by itself, so that the message can name the variable.
+                # One at a time, so that the message can name the variable.
                 fields[name] = getattr(msgspec.structs.replace(cls(), **{name: read(value)}), name)
             except ValueError as exc:
                 problems.append(f"{variable}: {exc}")
@@ -238,8 +236,7 @@ def _switch(text: str) -> bool:
     raise ValueError(f"it is on or off, not {text!r}")
 
 
-# What each variable sets, and how it is read. A host and a port are tried by themselves, then put
-# together.
+# What each variable sets, and how it is read. Host and port are validated alone, then combined.
 _VARIABLES: Final[Mapping[str, tuple[str, Callable[[str], object]]]] = MappingProxyType(
     {
         "ETCD_ENDPOINTS": ("endpoints", _endpoints_of),
@@ -266,7 +263,7 @@ def _with_port(endpoint: str) -> str:
 
 
 def is_endpoint(endpoint: object) -> bool:
-    """Tell whether this is a text `host:port`."""
+    """Tell whether this is a string `host:port`."""
     if not isinstance(endpoint, str):
         return False
     found = _ENDPOINT.fullmatch(endpoint)
@@ -274,6 +271,6 @@ def is_endpoint(endpoint: object) -> bool:
 
 
 def _shown(address: object) -> str:
-    """Return what a message may show of an address: nothing, if there may be a password in it."""
+    """Return what a message may show of an address: nothing if it may hold a password."""
     text = repr(address)
     return "(not shown: it may hold a password)" if re.search(r"[@?#]", text) else text

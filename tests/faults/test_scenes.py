@@ -262,4 +262,4 @@ def test_a_scene_without_its_tools_says_so(
         main(["trial", "--scene", "backup", "--etcd-bin", str(alone)])
 
     assert caught.value.code == 2
-    assert "cannot be played: there is no etcdctl" in capsys.readouterr().out
+    assert "cannot run here: there is no etcdctl" in capsys.readouterr().out

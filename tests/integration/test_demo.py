@@ -8,7 +8,7 @@ from rich.console import Console
 
 import kvorum
 from kvorum.cli import main
-from kvorum.cli.demo import play
+from kvorum.cli.demo import run_demo
 from kvorum.lab import LabWorker, LabWorkerRepository
 
 
@@ -30,7 +30,7 @@ def printed(console: Console) -> str:
 
 @pytest.mark.usefixtures("same_version")
 async def test_the_demo_proves_its_claims_on_an_etcd_of_its_own(console: Console) -> None:
-    assert await play(console, None)
+    assert await run_demo(console, None)
 
     text = printed(console)
     assert "/lab-resource-manager/lab-workers/worker-001" in text
@@ -43,7 +43,7 @@ async def test_on_another_etcd_it_leaves_nothing_behind(
 ) -> None:
     await kvorum_client.backend.set("kept", b"")
 
-    assert await play(console, kvorum_url)
+    assert await run_demo(console, kvorum_url)
 
     assert await kvorum_client.backend.keys() == ["kept"]
 
@@ -60,7 +60,7 @@ async def test_a_watch_that_misses_a_write_is_found_out(
 
     monkeypatch.setattr(kvorum.Watch, "__anext__", forget_one)
 
-    assert not await play(console, kvorum_url)
+    assert not await run_demo(console, kvorum_url)
     assert "│ NO" in printed(console)
 
 
@@ -77,7 +77,7 @@ async def test_an_update_that_overwrites_another_is_found_out(
 
     monkeypatch.setattr(LabWorkerRepository, "update", overwrite)
 
-    assert not await play(console, kvorum_url)
+    assert not await run_demo(console, kvorum_url)
 
 
 def test_the_command_exits_with_0_once_it_has_proven_its_claims(

@@ -258,7 +258,7 @@ async def test_without_a_binary_nothing_is_left_behind() -> None:
 async def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
 
-    with pytest.raises(EmbeddedEtcdError, match="there can be no data in"):
+    with pytest.raises(EmbeddedEtcdError, match="no data can be kept in"):
         await EmbeddedEtcd(data_dir=tmp_path / "file" / "data").__aenter__()
 
 

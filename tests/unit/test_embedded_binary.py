@@ -113,7 +113,7 @@ def test_a_named_binary_that_does_not_exist_is_an_error(missing: str) -> None:
 def test_a_named_binary_that_is_no_etcd_is_an_error() -> None:
     with pytest.raises(
         EmbeddedEtcdError,
-        match=r"the binary asked for cannot be used: .* does not say which etcd it is",
+        match=r"the binary asked for cannot be used: .* does not report a version of etcd",
     ):
         find_binary(sys.executable)
 

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line (the process's, or `arguments`); without the extra, say what to install.
+    """Run the command line: the process's, or `arguments`.
 
     Raises:
-        SystemExit: always; 0 if all went well.
+        SystemExit: always. 0 on success; without the extra, a message that says what to install.
     """
     try:
-        # Here, not above: the message below must be able to appear.
+        # Not at the top: without the extra, the message below must appear.
         from kvorum.cli.app import app  # noqa: PLC0415
     except ModuleNotFoundError as exc:
         if exc.name not in {"cyclopts", "rich"}:

@@ -1,7 +1,4 @@
-"""`kvorum demo`.
-
-The life of a few lab workers in a real etcd, and the proof that it went as shown.
-"""
+"""`kvorum demo`: the life of a few lab workers in a real etcd, and the proof of each claim."""
 
 import time
 import uuid
@@ -22,18 +19,17 @@ from kvorum.lab import LabWorker, LabWorkerPhase, LabWorkerRepository
 PREFIX: Final = "lab-resource-manager"
 TTL: Final = 1.0
 WRITERS: Final = 8
-PATIENCE: Final = (
-    15.0  # for the server to remove what has outlived its TTL; it looks every half second
-)
+# For the server to remove a key whose TTL has passed; it checks every half second.
+EXPIRY_TIMEOUT: Final = 15.0
 
 
 class Claim(NamedTuple):
-    """Something that the demo says of Kvorum, and whether it turned out so.
+    """A claim of the demo about Kvorum, and whether it held.
 
     Attributes:
-        text: what is claimed.
+        text: the claim.
         holds: whether it is true.
-        evidence: what was seen.
+        evidence: what was observed.
     """
 
     text: str
@@ -41,21 +37,19 @@ class Claim(NamedTuple):
     evidence: str
 
 
-async def play(console: Console, target: str | None, *, hold: bool = False) -> bool:
-    """Play the story, print it and its proof, and tell whether every claim holds.
+async def run_demo(console: Console, target: str | None, *, hold: bool = False) -> bool:
+    """Run the demo, print it and its proof, and tell whether every claim holds.
 
     Args:
         console: where to print.
         target: the URL of an etcd; None starts one.
-        hold: whether to stay afterwards until the task is cancelled.
+        hold: whether to keep running afterwards, until the task is cancelled.
 
     Raises:
-        KvorumError: etcd could not be started or reached, or something went wrong that never
-            should.
+        KvorumError: etcd could not be started or reached, or a call failed unexpectedly.
     """
     async with _client(console, target) as client:
-        story = Story(console, LabWorkerRepository(client))
-        claims = await story.play()
+        claims = await Demo(console, LabWorkerRepository(client)).run()
         await _show_bytes(console, client)
         proven = _show_proof(console, claims)
         if hold:
@@ -64,8 +58,8 @@ async def play(console: Console, target: str | None, *, hold: bool = False) -> b
     return proven
 
 
-class Story:
-    """Plays on a repository, and remembers what the watch must have seen."""
+class Demo:
+    """Works on a repository, and remembers what the watch must deliver."""
 
     def __init__(self, console: Console, workers: LabWorkerRepository) -> None:
         self.console = console
@@ -75,11 +69,11 @@ class Story:
         self.claims: list[Claim] = []
         self.expired: anyio.Event = anyio.Event()
 
-    async def play(self) -> list[Claim]:
-        """Play all acts while a watch looks on; return what can be said of them."""
+    async def run(self) -> list[Claim]:
+        """Run all steps under a watch; return the claims that they prove or disprove."""
         watch = self.workers.watch()
         async with watch, anyio.create_task_group() as tasks:
-            tasks.start_soon(self._look_on, watch)
+            tasks.start_soon(self._follow, watch)
             await self.create()
             await self.conflict()
             await self.contend()
@@ -89,7 +83,7 @@ class Story:
         return self.claims
 
     async def create(self) -> None:
-        """Three workers of two lab tracks."""
+        """Create three workers of two lab tracks."""
         self._headline("Create three workers")
         for name, track in (
             ("worker-001", "comp-sci-101"),
@@ -99,7 +93,7 @@ class Story:
             self._wrote("Added", await self.workers.add(LabWorker.new(name, lab_track=track)))
 
     async def conflict(self) -> None:
-        """Two that read the same version: the second write is refused."""
+        """Write from two copies of the same version: the second write is rejected."""
         self._headline("Two read worker-001, and both write it")
         mine, theirs = await self.workers.get("worker-001"), await self.workers.get("worker-001")
         theirs.status.phase = LabWorkerPhase.READY
@@ -108,20 +102,20 @@ class Story:
         try:
             lost = await self.workers.update(mine)
         except kvorum.ConflictError as exc:
-            self._say(f"refused: {exc}")
+            self._say(f"rejected: {exc}")
             kept = (await self.workers.get("worker-001")).status.phase
             self._claim(
-                "a stale write is refused", kept is LabWorkerPhase.READY, f"phase is still {kept}"
+                "a stale write is rejected", kept is LabWorkerPhase.READY, f"phase is still {kept}"
             )
         else:
             self._claim(
-                "a stale write is refused",
+                "a stale write is rejected",
                 holds=False,
                 evidence=f"it was written at {lost.metadata}",
             )
 
     async def contend(self) -> None:
-        """Many that change the same worker at once: none of the changes is lost."""
+        """Change one worker from many tasks at once: no change is lost."""
         self._headline(f"{WRITERS} writers change worker-002 at once")
 
         async def annotate(number: int) -> None:
@@ -141,7 +135,7 @@ class Story:
         )
 
     async def find(self) -> None:
-        """By track and by phase."""
+        """Find workers by track and by phase."""
         self._headline("Find workers by track and by phase")
         by_track = [
             worker.metadata.name for worker in await self.workers.find_by_lab_track("comp-sci-101")
@@ -152,24 +146,20 @@ class Story:
             for phase, count in (await self.workers.count_by_phase()).items()
             if count
         }
-        self._say(
-            f"track comp-sci-101: {', '.join(by_track)}; ready: {', '.join(ready)}; by phase: {counts}"
-        )
+        self._say(f"track comp-sci-101: {', '.join(by_track)}")
+        self._say(f"ready: {', '.join(ready)}; by phase: {counts}")
         found = (by_track, ready) == (["worker-001", "worker-002"], ["worker-001"])
         self._claim("workers are found by track and phase", found, f"{by_track}, {ready}")
 
     async def expire(self) -> None:
-        """A worker with a TTL, removed by the server.
-
-        And with it the end of what the watch has to see.
-        """
+        """Let the server remove a worker with a TTL: the last event that the watch delivers."""
         self._headline(f"A worker that lives {TTL:g} s")
         began = time.monotonic()
         self._wrote(
             "Added",
             await self.workers.add(LabWorker.new("worker-brief", lab_track="networks"), ttl=TTL),
         )
-        with anyio.move_on_after(PATIENCE):
+        with anyio.move_on_after(EXPIRY_TIMEOUT):
             await self.expired.wait()
         lived = time.monotonic() - began
         gone = not await self.workers.exists("worker-brief")
@@ -178,7 +168,7 @@ class Story:
             gone and lived >= TTL,
             f"after {lived:.2f} s",
         )
-        # The deletion is the server's own write: the watch alone can tell its revision.
+        # The deletion is the server's own write: only the watch knows its revision.
         expected = [*sorted(self.written, key=lambda write: write[2]), *self.seen[-1:]]
         complete = self.expired.is_set() and self.seen == expected
         revisions = [revision for *_, revision in self.seen]
@@ -189,7 +179,7 @@ class Story:
             f"{len(self.seen)} events",
         )
 
-    async def _look_on(self, watch: kvorum.Watch[LabWorker]) -> None:
+    async def _follow(self, watch: kvorum.Watch[LabWorker]) -> None:
         async for event in watch:
             match event:
                 case (
@@ -208,7 +198,8 @@ class Story:
             self.expired.set()
         phase = worker.status.phase
         self.console.print(
-            f"  [cyan]watch[/] {what:<8} {metadata.name:<12} {phase!s:<8} [dim]revision {metadata.resource_version}[/]"
+            f"  [cyan]watch[/] {what:<8} {metadata.name:<12} {phase!s:<8} "
+            f"[dim]revision {metadata.resource_version}[/]"
         )
 
     def _wrote(self, what: str, worker: LabWorker) -> None:
@@ -226,7 +217,7 @@ class Story:
 
 @asynccontextmanager
 async def _client(console: Console, target: str | None) -> AsyncIterator[kvorum.Client]:
-    """Open a client on an etcd of its own, or on the target under a prefix of its own, which is emptied afterwards."""
+    """Open a client on an embedded etcd, or on the target under a new prefix, then emptied."""
     began = time.monotonic()
     if target is None:
         async with kvorum.connect(
@@ -254,9 +245,9 @@ def _introduce(console: Console, client: kvorum.Client, began: float) -> None:
 
 
 async def _show_bytes(console: Console, client: kvorum.Client) -> None:
-    """Show what lies in etcd."""
+    """Print what is stored in etcd."""
     entry = await client.backend.get("lab-workers/worker-001")
-    assert entry is not None  # noqa: S101 - the story has created it, and nobody else knows the prefix
+    assert entry is not None  # noqa: S101 - the demo created it, under a prefix of its own
     console.print(
         f"\n[bold]What etcdctl shows under /{client.settings.prefix}/lab-workers/worker-001[/]"
     )
@@ -276,7 +267,6 @@ def _show_proof(console: Console, claims: list[Claim]) -> bool:
 
 
 def _invite(console: Console, client: kvorum.Client) -> None:
-    command = f"etcdctl --endpoints={','.join(client.settings.endpoints)} get --prefix /{client.settings.prefix}/"
-    console.print(
-        f"\nLook around, and press Ctrl-C to end:\n  ETCDCTL_API=3 {command}", soft_wrap=True
-    )
+    settings = client.settings
+    command = f"etcdctl --endpoints={','.join(settings.endpoints)} get --prefix /{settings.prefix}/"
+    console.print(f"\nPress Ctrl-C to end:\n  ETCDCTL_API=3 {command}", soft_wrap=True)

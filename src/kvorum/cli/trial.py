@@ -1,7 +1,4 @@
-"""`kvorum trial`.
-
-A recorded workload on a real etcd, perhaps with faults, judged by what really happened.
-"""
+"""`kvorum trial`: a recorded workload on a real etcd, checked against the server's history."""
 
 from pathlib import Path
 
@@ -12,18 +9,20 @@ import kvorum
 from kvorum.testing import FaultProxy, FaultScript, Verdict, Workload, run_trial
 from kvorum.testing.scenes import SCENES, UnplayableError, play_scene
 
-TIMEOUT = 2.0  # seconds for a call: a fault should cost a call, not the trial
-UNPLAYABLE = 2  # exit code: the scene cannot be played here
+TIMEOUT = 2.0  # seconds for a call: a fault should cost one call, not the trial
+UNPLAYABLE = 2  # exit code: the scene cannot run here
 UNDECIDED = 3  # exit code: neither right nor wrong
 
 
-async def hold(console: Console, workload: Workload, *, faults: int, binary: Path | None) -> int:
-    """Hold a trial on an etcd of its own, print the verdict, and return the exit code.
+async def run_workload(
+    console: Console, workload: Workload, *, faults: int, binary: Path | None
+) -> int:
+    """Run a workload on an etcd of its own, print the verdict, and return the exit code.
 
     Args:
         console: where to print.
         workload: what the clients do.
-        faults: how many faults to draw from the workload's seed.
+        faults: how many faults to inject, drawn from the workload's seed.
         binary: the etcd to run.
 
     Raises:
@@ -35,7 +34,8 @@ async def hold(console: Console, workload: Workload, *, faults: int, binary: Pat
         async with kvorum.connect(settings) as one, kvorum.connect(settings) as other:
             version = ".".join(map(str, one.connection.version))
             console.print(
-                f"etcd {version}, {workload.operations:,} calls, {workload.clients} clients, {faults} faults"
+                f"etcd {version}, {workload.operations:,} calls, "
+                f"{workload.clients} clients, {faults} faults"
             )
             script = FaultScript.random(workload.seed, number=faults) if faults else None
             verdict = await run_trial(
@@ -45,22 +45,22 @@ async def hold(console: Console, workload: Workload, *, faults: int, binary: Pat
     return exit_code(verdict)
 
 
-async def play(
+async def run_scenes(
     console: Console, name: str, *, rounds: int, seed: int, binary: Path | None, newer: Path | None
 ) -> int:
-    """Play a scene, or "all" of them, print what came of each, and return the worst exit code.
+    """Run a scene, or "all" of them, print each verdict, and return the worst exit code.
 
     Raises:
         KvorumError: etcd could not be started.
     """
     codes = [
-        await _play_one(console, each, rounds=rounds, seed=seed, binary=binary, newer=newer)
+        await _run_scene(console, each, rounds=rounds, seed=seed, binary=binary, newer=newer)
         for each in (SCENES if name == "all" else [name])
     ]
     return next((code for code in (1, UNDECIDED, UNPLAYABLE) if code in codes), 0)
 
 
-async def _play_one(
+async def _run_scene(
     console: Console, name: str, *, rounds: int, seed: int, binary: Path | None, newer: Path | None
 ) -> int:
     try:
@@ -68,20 +68,20 @@ async def _play_one(
             SCENES[name], binary=binary, rounds=rounds, seed=seed, newer=newer
         )
     except UnplayableError as exc:
-        console.print(f"[bold]{name}[/] cannot be played: {escape(str(exc))}", soft_wrap=True)
+        console.print(f"[bold]{name}[/] cannot run here: {escape(str(exc))}", soft_wrap=True)
         return UNPLAYABLE
     console.print(f"[bold]{name}[/]: {escape(str(verdict))}", soft_wrap=True)
     return exit_code(verdict)
 
 
 def list_scenes(console: Console) -> None:
-    """Print the names of all scenes, and what happens in them."""
+    """Print the names and summaries of all scenes."""
     for name, scene in SCENES.items():
         console.print(f"[bold]{name:16}[/] {escape(scene.summary)}", soft_wrap=True)
 
 
 def exit_code(verdict: Verdict) -> int:
-    """Return 0 if all is right, 3 if it could not be decided, 1 if something is wrong or a fault hit nothing."""
+    """Return 0 if all is right, 1 if something is wrong or a fault hit nothing, 3 if undecided."""
     if verdict.is_right:
         return 0
     return (
@@ -94,4 +94,4 @@ def exit_code(verdict: Verdict) -> int:
 def _show(console: Console, verdict: Verdict) -> None:
     console.print(escape(str(verdict)), soft_wrap=True)
     for fault in verdict.history.idle_faults:
-        console.print(f"[bold red]idle:[/] {fault.name} hit nothing, so it has shown nothing")
+        console.print(f"[bold red]idle:[/] {fault.name} hit nothing, so it proves nothing")

@@ -1,6 +1,6 @@
 """A real etcd as a child process, for tests, demos and single-machine services.
 
-It needs no driver to start one.
+Starting one needs no driver.
 """
 
 from kvorum.embedded.member import ServerTls

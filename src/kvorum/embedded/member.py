@@ -1,4 +1,4 @@
-"""One etcd process: its ports, its data, its log, and whether it serves."""
+"""One etcd process: its ports, its data, its log, and its health."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,22 +13,22 @@ from kvorum.embedded.loopback_port import LoopbackPort
 from kvorum.embedded.process_group import ChildProcess, ProcessGroup
 from kvorum.errors import EmbeddedEtcdError
 
-# Healthy is who has a leader and can read through it. An alarm about space is no reason not to have
-# started: reads and deletes go on. (3.4.23 and 3.5.1 know `exclude`; a server that does not ignores
-# it.)
+# A healthy server has a leader and can read through it. A NOSPACE alarm does not count: reads and
+# deletes still work. (etcd 3.4.23 and 3.5.1 support `exclude`; servers that do not ignore it.)
 _HEALTH_REQUEST: Final = b"GET /health?exclude=NOSPACE HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n"
 _HEALTH_TIMEOUT: Final = 2.0
 _EXCERPT_BYTES: Final = 8192
 
 
 class ServerTls(msgspec.Struct, frozen=True):
-    """The certificates of a server of one's own. All are paths of files in PEM.
+    """The certificates of an embedded server: paths of PEM files.
 
     Attributes:
-        cert: the server's certificate; for 127.0.0.1 and localhost, or clients need its name
-            (`server_name`).
+        cert: the server's certificate. Unless it is for 127.0.0.1 or localhost, clients need
+            `EtcdSettings.server_name`.
         key: its key.
-        client_ca: the CA whose certificates clients must have; None: they need none.
+        client_ca: the CA that must have signed the certificates of clients; None: clients need no
+            certificate.
     """
 
     cert: str
@@ -37,7 +37,7 @@ class ServerTls(msgspec.Struct, frozen=True):
 
 
 class PortTakenError(EmbeddedEtcdError):
-    """Somebody else has the port by now. Another one may do."""
+    """Another process has taken the port. Retry with another port."""
 
 
 class EtcdMember:
@@ -49,10 +49,10 @@ class EtcdMember:
         log: the file that its output goes to, since its last start.
         client: the port for clients.
         peer: the port for other members.
-        monitor: the port to ask for its health and its metrics: without TLS, and the same as
-            `client` if that has none.
-        process: what was started last; None before that.
-        binary: what it runs, if that is another etcd than the others'.
+        monitor: the port for its health and its metrics, without TLS. The same as `client` if that
+            has no TLS.
+        process: the process that was started last; None before the first start.
+        binary: the etcd it runs, if it differs from that of the other members.
     """
 
     def __init__(self, name: str, folder: Path, tls: ServerTls | None = None) -> None:
@@ -68,11 +68,11 @@ class EtcdMember:
 
     @property
     def is_running(self) -> bool:
-        """Whether its process has been started, and not ended since. A paused one runs."""
+        """Whether its process was started and has not ended. A paused process counts."""
         return self.process is not None and self.process.exit_code is None
 
     def start(self, group: ProcessGroup, argv: Sequence[str]) -> None:
-        """Start its process, which must not run; it is not ready then.
+        """Start its process, which must not run. It is not ready on return.
 
         Raises:
             EmbeddedEtcdError: it did not start.
@@ -85,8 +85,8 @@ class EtcdMember:
         """Tell whether it answers, has a leader, and can read through it.
 
         Raises:
-            PortTakenError: the process has ended, because a port was not free.
-            EmbeddedEtcdError: the process has ended.
+            PortTakenError: the process has ended because a port was not free.
+            EmbeddedEtcdError: the process has ended for another reason.
         """
         if not self.is_running:
             raise await self._death()
@@ -100,11 +100,11 @@ class EtcdMember:
         return False
 
     async def last_words(self) -> str:
-        """Return the first lines and the last ones that it has written since its last start."""
+        """Return the first and the last lines of its log since its last start."""
         return await anyio.to_thread.run_sync(_excerpt, self.log)
 
     def close(self) -> None:
-        """Give its ports back. Idempotent."""
+        """Release its ports. Idempotent."""
         for port in (self.client, self.peer, self.monitor):
             port.close()
 
@@ -123,17 +123,17 @@ def command(
     fsync: bool,
     arguments: Sequence[str],
 ) -> list[str]:
-    """Return the command line of a member. `arguments` come last: of a flag that is given twice, etcd takes the second.
+    """Return the command line of a member.
 
     Args:
         binary: what to run.
         member: which one it is for.
         cluster: all members.
-        fsync: whether writes wait for the disk; only 3.5 and later can do without.
-        arguments: further flags.
+        fsync: whether writes wait for the disk; etcd before 3.5 always waits.
+        arguments: further flags. They come last, because etcd uses the last value of a flag.
     """
-    # A single node elects itself: the shorter its timeout, the sooner it is up. Several must hear
-    # each other's heartbeats in time, on a busy machine too.
+    # A single node elects itself: the shorter its timeout, the sooner it serves. Several members
+    # must receive each other's heartbeats in time, even on a busy machine.
     heartbeat, election = (10, 100) if len(cluster) == 1 else (50, 500)
     flags = {
         "name": member.name,
@@ -142,7 +142,7 @@ def command(
         "listen-peer-urls": f"http://{member.peer}",
         "initial-advertise-peer-urls": f"http://{member.peer}",
         "initial-cluster": ",".join(f"{each.name}=http://{each.peer}" for each in cluster),
-        # Sets it apart from an older cluster whose ports the kernel has given out again.
+        # Distinguishes it from an older cluster whose ports the kernel has reused.
         "initial-cluster-token": "-".join(["kvorum", *(str(each.peer.number) for each in cluster)]),
         "heartbeat-interval": str(heartbeat),
         "election-timeout": str(election),
@@ -157,7 +157,7 @@ def command(
 
 
 def _listening(member: EtcdMember) -> dict[str, str]:
-    """Return the flags about clients."""
+    """Return the flags for the addresses and certificates that clients use."""
     tls = member.tls
     url = f"{'http' if tls is None else 'https'}://{member.client}"
     flags = {"listen-client-urls": url, "advertise-client-urls": url}
@@ -182,8 +182,7 @@ def _excerpt(log: Path) -> str:
             file.seek(max(len(head), log.stat().st_size - _EXCERPT_BYTES))
             lines = (head + file.read()).decode(errors="replace").strip().split("\n")
     except FileNotFoundError:
-        return "it has written nothing"
-    # A flag that it does not know stands above a page of help; the reason of a panic stands at the
-    # end.
+        return "it wrote nothing"
+    # An unknown flag is reported above a page of help; the reason of a panic comes last.
     shown = [*lines[:2], "…", *lines[-9:]] if len(lines) > 12 else lines
     return "its log:\n" + "\n".join(shown)

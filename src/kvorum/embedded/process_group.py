@@ -1,9 +1,8 @@
 """Child processes that do not outlive this one, even if it is killed.
 
-Nothing here belongs to an event loop: asyncio's subprocesses do, and could then not be stopped from
-another loop than the one that started them, as a fixture of a test session must. So processes are
-started by `posix_spawn`, which takes about a millisecond and no `await`: there is no moment at
-which a process runs that nobody knows of.
+Nothing here belongs to an event loop. asyncio's subprocesses do, so only the loop that started them
+could stop them, which does not suit a fixture of a test session. So processes are started by
+`posix_spawn`, which takes about a millisecond and no `await`: no process ever runs unrecorded.
 """
 
 import os
@@ -26,7 +25,7 @@ class ChildProcess:
     """A running child, or one that has ended.
 
     Attributes:
-        pid: its process id, which stays its own until its end has been seen here.
+        pid: its process id. The kernel does not reuse it before its end has been seen here.
     """
 
     def __init__(self, pid: int) -> None:
@@ -39,7 +38,7 @@ class ChildProcess:
         if self._exit_code is None:
             try:
                 pid, status = os.waitpid(self.pid, os.WNOHANG)
-            except ChildProcessError:  # somebody else in this process waits for all children
+            except ChildProcessError:  # other code in this process reaps all children
                 self._exit_code = 0
             else:
                 self._exit_code = os.waitstatus_to_exitcode(status) if pid else None
@@ -47,10 +46,7 @@ class ChildProcess:
 
     @property
     def is_paused(self) -> bool:
-        """Whether it is stopped by SIGSTOP, all threads of it (macOS tells since Python 3.13.
-
-        Before: True).
-        """
+        """Whether SIGSTOP has stopped all its threads. On macOS always True before Python 3.13."""
         if self.exit_code is not None:
             return False
         if sys.platform == "darwin" and sys.version_info < (3, 13):
@@ -58,14 +54,14 @@ class ChildProcess:
         return os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is not None
 
     def send(self, number: int) -> bool:
-        """Send a signal; tell whether it still ran to get it."""
+        """Send a signal; tell whether the process still ran."""
         if self.exit_code is not None:
             return False
         os.kill(self.pid, number)
         return True
 
-    async def wait(self, timeout: float) -> bool:  # noqa: ASYNC109 - it says how it ended, it does not raise
-        """Wait until it has ended, for `timeout` seconds at the most; tell whether it has."""
+    async def wait(self, timeout: float) -> bool:  # noqa: ASYNC109 - it returns the outcome, it does not raise
+        """Wait until the process has ended, at most `timeout` seconds; tell whether it has."""
         pause = _FIRST_PAUSE
         with anyio.move_on_after(timeout):
             while self.exit_code is None:
@@ -75,10 +71,7 @@ class ChildProcess:
 
 
 class ProcessGroup:
-    """Processes that are ended, together, when this process is gone.
-
-    See `orphan_guard` for how, and why so.
-    """
+    """Processes that are ended together when this process has ended: see `orphan_guard`."""
 
     def __init__(self) -> None:
         self._guard: ChildProcess | None = None
@@ -89,10 +82,10 @@ class ProcessGroup:
 
         Args:
             folder: what to remove after the processes have been ended; None: nothing, and they are
-                asked to end first.
+                ended gracefully.
 
         Raises:
-            EmbeddedEtcdError: it did not start.
+            EmbeddedEtcdError: the guard did not start.
         """
         argv = [
             sys.executable,
@@ -110,7 +103,7 @@ class ProcessGroup:
             os.close(reading)
 
     def spawn(self, argv: Sequence[str], environ: Mapping[str, str], log: Path) -> ChildProcess:
-        """Start a process in the group, with its output in `log`, which is emptied first.
+        """Start a process in the group. Its output goes to `log`, which is truncated first.
 
         Raises:
             EmbeddedEtcdError: it did not start.
@@ -123,15 +116,15 @@ class ProcessGroup:
         )
 
     async def aclose(self) -> None:
-        """Dismiss the guard: all is done. Idempotent."""
+        """End the guard: no process is left to guard. Idempotent."""
         if self._guard is not None and self._guard.send(signal.SIGKILL):
             await self._guard.wait(1.0)
         self.abandon()
 
     def abandon(self) -> None:
-        """Leave what remains of the group to the guard, as if this process were gone.
+        """Let the guard end what remains of the group, as if this process had ended.
 
-        Idempotent, never waits.
+        Idempotent. Never waits.
         """
         if self._pipe is not None:
             os.close(self._pipe)
@@ -151,7 +144,7 @@ def _posix_spawn(
     group: int,
 ) -> int:
     try:
-        # Python ignores SIGPIPE, and a child would inherit that.
+        # Python ignores SIGPIPE; a child would inherit that.
         return os.posix_spawn(
             argv[0],
             list(argv),

@@ -18,35 +18,33 @@ from kvorum.embedded.member import EtcdMember, PortTakenError, ServerTls, comman
 from kvorum.embedded.process_group import ProcessGroup
 from kvorum.errors import ConfigurationError, EmbeddedEtcdError
 
-STOP_TIMEOUT: Final = (
-    5.0  # from SIGTERM to SIGKILL; and how long a killed process may take to be gone
-)
+STOP_TIMEOUT: Final = 5.0  # from SIGTERM to SIGKILL, and from SIGKILL to the end of the process
 CLOSE_TIMEOUT: Final = 12.0
 _PORT_ATTEMPTS: Final = 5
 _POLL: Final = 0.005
 
 
 class EmbeddedEtcd:
-    """An etcd of one's own, on free ports of 127.0.0.1: `async with EmbeddedEtcd() as etcd: etcd.url`.
+    """A private etcd on free ports of 127.0.0.1: `async with EmbeddedEtcd() as etcd: etcd.url`.
 
-    It is ready when it is entered. It is gone when it is left, also by an error or a cancellation,
-    and when this process is killed. It can be entered once. Its methods may be called from any
-    event loop, one call at a time.
+    It serves once the block is entered, and is stopped when the block is left, whether normally, by
+    an error or by a cancellation. It also ends if this process is killed. It can be entered once.
+    Its methods may be called from any event loop, one call at a time.
 
-    Ports stay the same through `kill` and `restart`, and on Linux nobody else can take them in
-    between.
+    Ports survive `kill` and `restart`. On Linux no other process can take them in between.
 
     Args:
-        binary: the etcd to run; None: see `find_binary` for where it is looked for.
+        binary: the etcd to run; None: the one that `find_binary` finds.
         data_dir: a folder to keep the data and the logs in; None: a private one, which is removed
-            in the end.
-        members: how many members the cluster has. The data of several can be started with once
-            only: they know each other by ports, which are other ones the next time.
+            at the end.
+        members: how many members the cluster has. The data of several members can be used once
+            only: members know each other by their ports, which differ the next time.
         arguments: further flags for each server.
-        ready_timeout: how long a start may take, in seconds.
-        fsync: whether writes wait for the disk; None: if the data is kept. Before 3.5 they always
-            do. Without, a write survives the death of the process, but not that of the machine.
-        tls: the certificates with which it talks TLS to clients; None: it does not.
+        ready_timeout: seconds that a start may take.
+        fsync: whether writes wait for the disk; None: only if the data is kept. etcd before 3.5
+            always waits. Without fsync, a write survives the death of the process but not of the
+            machine.
+        tls: the certificates for TLS with clients; None: no TLS.
 
     Raises:
         ConfigurationError: `members` is less than 1.
@@ -82,7 +80,7 @@ class EmbeddedEtcd:
         where = "".join(f" {member.client}" for member in self._members)
         return f"<EmbeddedEtcd{where} [{self._state}]>"
 
-    # --- what it is; all of these raise EmbeddedEtcdError before it is entered, and stay afterwards
+    # --- properties: they raise EmbeddedEtcdError before the server is entered, and stay afterwards
 
     @property
     def url(self) -> str:
@@ -111,12 +109,12 @@ class EmbeddedEtcd:
 
     @property
     def version(self) -> tuple[int, ...]:
-        """The server's version, as `(3, 5, 1)`."""
+        """The server's version, such as `(3, 5, 1)`."""
         return self._found().version
 
     @property
     def data_dir(self) -> Path:
-        """The folder with `etcd-N` (data) and `etcd-N.log` for each member."""
+        """The folder that holds `etcd-N` (data) and `etcd-N.log` of each member."""
         if self._folder is None:
             raise self._not_started()
         return self._folder
@@ -128,23 +126,23 @@ class EmbeddedEtcd:
 
     @property
     def pids(self) -> tuple[int, ...]:
-        """The process id of each member; of one that has ended, what it was."""
+        """The process id of each member. A member that has ended keeps its last one."""
         return tuple(member.process.pid for member in self._started() if member.process is not None)
 
-    # --- what can be done to it; `member` counts from 0, None means all ---
+    # --- operations: `member` counts from 0, None means all ---
 
     async def restart(self, member: int | None = None, *, binary: str | Path | None = None) -> None:
-        """Stop gracefully what runs, paused or not, and start it again: same ports, same data. Ready on return.
+        """Stop members gracefully, if they run, and start them with the same ports and data.
 
-        A member is ready when it can read through a leader, so of a cluster enough members must
+        On return they serve: they can read through a leader. So enough members of the cluster must
         run.
 
         Args:
             member: which one; None: all.
-            binary: another etcd to run it with from now on, as in an upgrade.
+            binary: another etcd to run from now on, as in an upgrade.
 
         Raises:
-            EmbeddedEtcdError: it did not come back.
+            EmbeddedEtcdError: a member did not start, or did not serve in time.
         """
         chosen = self._chosen(member)
         if binary is not None:
@@ -156,43 +154,40 @@ class EmbeddedEtcd:
         await self._until_ready(chosen)
 
     async def kill(self, member: int | None = None) -> None:
-        """Kill the process (SIGKILL) and wait until it is gone.
-
-        Does nothing to one that does not run.
-        """
+        """Kill the process (SIGKILL) and wait for its end. Does nothing if it does not run."""
         await self._stop(self._chosen(member), gently=False)
 
     async def pause(self, member: int | None = None) -> None:
-        """Stop the process (SIGSTOP): connections stay open, nothing answers. It has stopped on return.
+        """Pause the process (SIGSTOP): its connections stay open, but it does not answer.
 
         Raises:
-            EmbeddedEtcdError: it does not run.
+            EmbeddedEtcdError: the process does not run, or was not paused in time.
         """
         chosen = self._chosen(member)
         self._signal(chosen, signal.SIGSTOP)
         with anyio.move_on_after(STOP_TIMEOUT):
-            # The state of another process comes with no event to wait for
+            # The operating system has no event for this
             while not all(each.process is not None and each.process.is_paused for each in chosen):  # noqa: ASYNC110
                 await anyio.sleep(_POLL)
             return
-        raise EmbeddedEtcdError(f"etcd was told to pause, but runs on after {STOP_TIMEOUT:g} s")
+        raise EmbeddedEtcdError(f"etcd still runs {STOP_TIMEOUT:g} s after it was told to pause")
 
     async def resume(self, member: int | None = None) -> None:
-        """Let a paused process go on (SIGCONT). It may take it a moment to have a leader again.
+        """Resume a paused process (SIGCONT). It may take a moment until it has a leader.
 
         Raises:
-            EmbeddedEtcdError: it does not run.
+            EmbeddedEtcdError: the process does not run.
         """
         self._signal(self._chosen(member), signal.SIGCONT)
 
     # --- entering and leaving ---
 
     async def __aenter__(self) -> Self:
-        """Start, and wait until it is ready. If that fails, nothing is left behind.
+        """Start, and wait until the server is ready. A failed start leaves nothing behind.
 
         Raises:
-            EmbeddedEtcdError: no binary was found, or it did not start; the message has the end of
-                its log.
+            EmbeddedEtcdError: no binary was found, or the server did not start. The message quotes
+                the end of its log.
         """
         if self._state != "not started":
             raise EmbeddedEtcdError("an EmbeddedEtcd is entered once; make another")
@@ -210,9 +205,9 @@ class EmbeddedEtcd:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Stop, asked first if the data is kept, and remove a private folder.
+        """Stop the server, gracefully if the data is kept, and remove a private folder.
 
-        The second time, do nothing.
+        Does nothing the second time.
         """
         if self._state == "running":
             await self._close()
@@ -222,14 +217,13 @@ class EmbeddedEtcd:
         folder = self._folder = await anyio.to_thread.run_sync(
             _folder_for, self._folder, self._count
         )
-        # The guard comes before the folder: whatever is there when this process is killed, it
-        # removes.
+        # The guard comes before the folder: it removes the folder whenever this process is killed.
         self._group.open(folder if self._is_private else None)
         make = partial(folder.mkdir, mode=0o700, parents=True, exist_ok=not self._is_private)
         try:
             await anyio.to_thread.run_sync(make)
         except OSError as exc:
-            raise EmbeddedEtcdError(f"there can be no data in {folder}: {exc}") from exc
+            raise EmbeddedEtcdError(f"no data can be kept in {folder}: {exc}") from exc
         for attempt in range(1, _PORT_ATTEMPTS + 1):
             try:
                 await self._found_cluster(folder)
@@ -247,9 +241,9 @@ class EmbeddedEtcd:
         await self._until_ready(self._members)
 
     async def _disband(self) -> None:
-        """Make room for another attempt with other ports.
+        """Prepare another attempt with other ports.
 
-        Members that have met know each other's old ones.
+        Members that have met remember each other's old ports, so their data goes as well.
         """
         members, self._members = self._members, []
         try:
@@ -267,7 +261,7 @@ class EmbeddedEtcd:
         self._state = "stopped"
         try:
             with anyio.move_on_after(CLOSE_TIMEOUT, shield=True):
-                # Data that is thrown away need not be put in order first.
+                # Data that is removed needs no graceful stop.
                 await self._stop(self._members, gently=not self._is_private)
                 if self._is_private and self._folder is not None:
                     await anyio.to_thread.run_sync(
@@ -275,8 +269,8 @@ class EmbeddedEtcd:
                     )
                 await self._group.aclose()
         finally:
-            # If the above was cut short (asyncio's cancellation knows no shield), the guard does
-            # the rest.
+            # The guard finishes what was cut short: anyio's shield does not stop asyncio's own
+            # cancellation.
             self._group.abandon()
             for member in self._members:
                 member.close()
@@ -306,27 +300,26 @@ class EmbeddedEtcd:
         )
 
     async def _stop(self, members: Sequence[EtcdMember], *, gently: bool) -> None:
-        """End the processes that run.
-
-        By SIGTERM within `STOP_TIMEOUT` if `gently`, and what is left by SIGKILL.
-        """
+        """End the running processes: with SIGTERM first if `gently`, then with SIGKILL."""
         running = [
             member.process for member in members if member.process is not None and member.is_running
         ]
         if gently:
             with anyio.move_on_after(STOP_TIMEOUT):
-                # One by one: a leader hands over before it goes, and waits 5 s in vain if nobody is
-                # left to take it.
+                # One by one: a leader transfers its leadership before it ends, and waits 5 s if no
+                # member is left to take it.
                 for process in running:
                     process.send(signal.SIGTERM)
-                    process.send(signal.SIGCONT)  # a paused one gets the first with this
+                    process.send(
+                        signal.SIGCONT
+                    )  # a paused process handles SIGTERM only when it resumes
                     await process.wait(STOP_TIMEOUT)
         for process in running:
             process.send(signal.SIGKILL)
         for process in running:
             if not await process.wait(STOP_TIMEOUT):
                 raise EmbeddedEtcdError(
-                    f"etcd (process {process.pid}) has been killed, but does not end"
+                    f"etcd (process {process.pid}) was killed, but does not end"
                 )
 
     @staticmethod
@@ -368,18 +361,16 @@ class EmbeddedEtcd:
 
 
 def _folder_for(asked: Path | None, members: int) -> Path:
-    """Return the absolute folder to use: the one asked for, or a private one, which does not exist yet.
+    """Return the absolute folder to use: the one asked for, or a private one, yet to be made.
 
     Raises:
-        EmbeddedEtcdError: it holds data that cannot be started with.
+        EmbeddedEtcdError: the folder holds data that cannot be used.
     """
     if asked is None:
         return Path(tempfile.gettempdir(), f"kvorum-etcd-{secrets.token_hex(8)}")
     folder = asked.absolute()
     kept = [path.name for path in sorted(folder.glob("etcd-*")) if path.is_dir()]
     if kept and (members > 1 or len(kept) > 1):
-        problem = (
-            "a cluster's data cannot be started with again, since its members have other ports now"
-        )
+        problem = "a cluster's data cannot be used again, because its members have other ports now"
         raise EmbeddedEtcdError(f"{folder} holds the data of {', '.join(kept)}: {problem}")
     return folder

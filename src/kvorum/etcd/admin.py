@@ -53,7 +53,7 @@ class Member(msgspec.Struct, frozen=True):
 
 
 class EndpointStatus(msgspec.Struct, frozen=True):
-    """The state of one server, as it describes itself. All but `endpoint` is unset if it did not answer.
+    """The state of one server, as it reports it. If it did not answer, only `error` is set.
 
     Attributes:
         endpoint: its address.
@@ -122,7 +122,7 @@ class EndpointHash(msgspec.Struct, frozen=True):
 
 
 class Admin:
-    """Operations on the cluster as a whole, not on the keys of a prefix. `Client.admin` returns one.
+    """Operations on a cluster as a whole, not on the keys of a prefix. See `Client.admin`.
 
     With authentication enabled most of them need the role `root`.
 
@@ -139,7 +139,7 @@ class Admin:
         return f"<Admin of {self._session!r}>"
 
     async def status(self) -> tuple[EndpointStatus, ...]:
-        """Ask every known server for its state, concurrently. One that does not answer has an `error`."""
+        """Ask all known servers for their state. One that does not answer has an `error`."""
         connection = self._session.connection
 
         async def ask(server: Server) -> EndpointStatus:
@@ -213,7 +213,7 @@ class Admin:
         )
 
     async def hash(self, revision: int) -> tuple[EndpointHash, ...]:
-        """Ask every known server for the hash of its data at a revision, concurrently.
+        """Ask all known servers for the hash of their data at a revision.
 
         Raises:
             HistoryLostError: the revision was compacted.

@@ -102,7 +102,7 @@ class Session:
 
     @staticmethod
     def check_process() -> None:
-        """Refuse a process in which gRPC does not work, since it was forked off while gRPC was in use.
+        """Refuse a process that was forked while gRPC was in use: gRPC does not work in it.
 
         Raises:
             ClientClosedError: this is such a process.
@@ -110,9 +110,10 @@ class Session:
         fork.check()
 
     async def open(self) -> None:
-        """Start the embedded server, if there is one, and connect. Does nothing if the session is open.
+        """Start the embedded server, if there is one, and connect.
 
-        If it fails or is cancelled, call `aclose` to release what was opened so far.
+        Does nothing if the session is open. If it fails or is cancelled, call `aclose` to release
+        what was opened so far.
 
         Raises:
             UnavailableError: no server answers within the timeout.
