@@ -83,7 +83,7 @@ async def assert_can_be_updated_and_deleted(queues: Repository[Any]) -> None:
 
 
 @pytest.mark.parametrize("stricter", [StricterQueue, BrokenRule])
-async def test_what_no_longer_validates_gets_a_status_and_can_be_deleted(
+async def test_a_resource_that_no_longer_validates_can_get_a_status_and_be_deleted(
     client: kvorum.Client, stricter: type[Resource[QueueSpec, QueueStatus]]
 ) -> None:
     """Otherwise a stricter rule would make stored resources undeletable."""

@@ -112,7 +112,7 @@ async def test_what_remains_is_not_counted_under_a_selector(four: Repository[Box
     assert (await four.list(labels="colour=red")).remaining is None
 
 
-async def test_the_next_page_under_a_selector_goes_on_behind_what_was_looked_at(
+async def test_the_next_page_under_a_selector_starts_after_the_last_key_that_was_read(
     four: Repository[Box],
 ) -> None:
     first = await four.list(labels="colour=red", limit=1)
@@ -131,7 +131,7 @@ async def test_a_limit_below_one_is_refused(four: Repository[Box], limit: int) -
         await anext(four.scan(limit=limit))
 
 
-async def test_a_list_of_a_revision_goes_on_at_it(four: Repository[Box]) -> None:
+async def test_the_next_page_of_a_list_at_a_revision_is_at_it(four: Repository[Box]) -> None:
     then = (await four.list()).resource_version
     await four.delete("a")
     first = await four.list(limit=1, at=then)
@@ -228,7 +228,9 @@ async def test_a_continuation_belongs_to_its_kind_and_query(
     assert len(await crates.list(continue_from=of_x, namespace="x")) == 1
 
 
-async def test_the_same_selector_in_other_words_goes_on(four: Repository[Box]) -> None:
+async def test_a_continuation_fits_the_same_selector_in_another_spelling(
+    four: Repository[Box],
+) -> None:
     first = await four.list(limit=1, labels="colour in (red)")
     second = await four.list(limit=1, labels={"colour": "red"}, continue_from=first.continuation)
 
@@ -334,7 +336,7 @@ async def test_a_list_that_a_compaction_overtakes_starts_over(
 # --- scan -----------------------------------------------------------------------------------------
 
 
-async def test_a_scan_goes_through_all_pages_at_one_revision(four: Repository[Box]) -> None:
+async def test_a_scan_reads_all_pages_at_one_revision(four: Repository[Box]) -> None:
     scan = four.scan(limit=2)
     shown = [(await anext(scan)).metadata.name]
     then = scan.resource_version

@@ -56,7 +56,7 @@ async def test_a_removed_element_takes_its_unknown_fields_with_it(
     assert lines == [NewLine("second", 2, "blue"), NewLine("third", 3, "green")]
 
 
-async def test_an_element_that_is_put_in_has_no_unknown_fields_and_moves_none(
+async def test_an_inserted_element_has_no_unknown_fields_and_moves_none(
     older: Older, newer: Newer
 ) -> None:
     lines = await lines_after(older, newer, lambda lines: lines.insert(1, OldLine("new", 9)))

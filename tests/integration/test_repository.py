@@ -310,7 +310,7 @@ def test_a_class_that_is_no_resource_or_declares_no_kind_has_no_repository(kvoru
 # --- add with a ttl -------------------------------------------------------------------------------
 
 
-async def test_a_resource_with_a_ttl_goes_once_with_its_last_state_and_not_too_early(
+async def test_a_resource_with_a_ttl_expires_once_with_its_last_state_and_not_too_early(
     tasks: Repository[Task],
 ) -> None:
     """Updates neither extend its TTL nor take it off its lease."""

@@ -197,7 +197,7 @@ async def by_patch(tasks: Repository[Task]) -> Task:
 
 
 @pytest.mark.parametrize("take_off", [by_update, by_mutate, by_patch])
-async def test_a_marked_resource_goes_with_its_last_finalizer(
+async def test_a_marked_resource_is_removed_with_its_last_finalizer(
     tasks: Repository[Task], take_off: Callable[[Repository[Task]], Awaitable[Task]]
 ) -> None:
     await tasks.add(task(finalizers=["x"]))

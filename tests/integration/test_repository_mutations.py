@@ -182,7 +182,9 @@ async def test_a_change_of_what_does_not_exist_is_never_called(tasks: Repository
     assert calls == []
 
 
-async def test_a_resource_that_goes_while_it_is_changed_stays_gone(tasks: Repository[Task]) -> None:
+async def test_a_resource_that_is_deleted_while_it_is_changed_stays_deleted(
+    tasks: Repository[Task],
+) -> None:
     await tasks.add(task())
 
     async def delete_it(current: Task) -> None:
