@@ -310,7 +310,7 @@ async def test_channels_that_were_replaced_leave_no_sockets(
         cluster = client.connection.cluster
         for _ in range(5):
             await client.backend.set("a", b"1")
-            cluster._renew_channels(cluster.current)  # as for a server that says nothing
+            cluster.channels.renew(cluster.current)  # as for a server that says nothing
             await client.backend.set("a", b"1")
         await anyio.sleep(pause)
         assert sockets_to(endpoint) > 2

@@ -4,18 +4,19 @@ Nothing passes on the next one before it has been looked at.
 """
 
 import asyncio
-import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import anyio
+import msgspec
 import pytest
 
 import kvorum
-from kvorum import AnotherClusterError, EmbeddedEtcd, EtcdSettings
+from kvorum import AnotherClusterError, EmbeddedEtcd, EtcdSettings, Observer
+from kvorum.etcd.transport import TokenRefusedError
 from kvorum.etcd.transport import _rpc as rpc
-from kvorum.etcd.transport.errors import Call, TokenRefusedError
-from kvorum.etcd.transport.server import Server
+from kvorum.observer import Call
 from kvorum.testing import FaultProxy
 
 pytestmark = pytest.mark.timeout(60)
@@ -28,30 +29,36 @@ async def proxy(kvorum_etcd: EmbeddedEtcd) -> AsyncIterator[FaultProxy]:
 
 
 @pytest.fixture
-async def client(proxy: FaultProxy, kvorum_url: str) -> AsyncIterator[kvorum.Client]:
-    settings = EtcdSettings(
-        endpoints=(proxy.endpoint,), prefix=kvorum_url.rpartition("/")[2], timeout=3
-    )
-    async with kvorum.connect(settings) as client:
+async def client(proxy: FaultProxy, look: "Look", kvorum_url: str) -> AsyncIterator[kvorum.Client]:
+    async with kvorum.connect(settings_of(proxy, kvorum_url), observer=look) as client:
         yield client
 
 
-class Look:
-    """Keeps the answers to `Status` back."""
+def settings_of(proxy: FaultProxy, kvorum_url: str) -> EtcdSettings:
+    prefix = kvorum_url.rpartition("/")[2]
+    return EtcdSettings(endpoints=(proxy.endpoint,), prefix=prefix, timeout=3)
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+
+class Look(Observer):
+    """Keeps the answers to `Status` back, from `begin` to `end`."""
+
+    def __init__(self) -> None:
+        self.is_on = False
         self.came = anyio.Event()
         self.end = anyio.Event()
-        right = Server.call
 
-        async def call(server: Server, stub: Any, request: Any, call: Call, *rest: Any) -> Any:
-            answer = await right(server, stub, request, call, *rest)
-            if call.operation == "status":
-                self.came.set()
-                await self.end.wait()
-            return answer
+    def begin(self) -> None:
+        self.is_on = True
 
-        monkeypatch.setattr(Server, "call", call)
+    async def after_request(self, call: Call, _endpoint: str, _answer: object) -> None:
+        if self.is_on and call.operation == "status":
+            self.came.set()
+            await self.end.wait()
+
+
+@pytest.fixture
+def look() -> Look:
+    return Look()
 
 
 async def lose(client: kvorum.Client, proxy: FaultProxy) -> None:
@@ -66,13 +73,13 @@ async def test_no_write_gets_to_another_cluster_while_it_is_looked_at(
     client: kvorum.Client,
     proxy: FaultProxy,
     kvorum_etcd: EmbeddedEtcd,
-    monkeypatch: pytest.MonkeyPatch,
+    look: Look,
 ) -> None:
     await client.backend.set("mine", b"1")
     async with EmbeddedEtcd(binary=kvorum_etcd.binary) as stranger:
         proxy.redirect(stranger.endpoints[0])
         await lose(client, proxy)
-        look = Look(monkeypatch)
+        look.begin()
         calls: list[asyncio.Task[Any]] = [asyncio.create_task(client.backend.get("mine"))]
         with anyio.fail_after(5):
             await look.came.wait()
@@ -94,7 +101,7 @@ async def test_no_write_gets_to_another_cluster_while_it_is_looked_at(
 
 
 async def test_the_store_may_have_been_put_back_until_the_new_connection_was_looked_at(
-    client: kvorum.Client, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
+    client: kvorum.Client, proxy: FaultProxy, look: Look
 ) -> None:
     await client.backend.set("a", b"0")
     revision = await client.backend.set("a", b"1")
@@ -102,7 +109,7 @@ async def test_the_store_may_have_been_put_back_until_the_new_connection_was_loo
     await lose(client, proxy)
     assert client.backend.may_recur(revision)
 
-    look = Look(monkeypatch)
+    look.begin()
     call = asyncio.create_task(client.backend.get("a"))
     with anyio.fail_after(5):
         await look.came.wait()
@@ -129,56 +136,63 @@ async def test_a_question_for_its_health_does_not_pass_for_a_look_at_the_server(
     assert cluster.is_prepared(cluster.current)
 
 
+# --- users ----------------------------------------------------------------------------------------
+
+
+class Tokens(Observer):
+    """Refuses the token of the first put, and loses the connection once the next one is fetched."""
+
+    def __init__(self) -> None:
+        self.sent: list[str] = []
+        self.after: Callable[[], Awaitable[None]] | None = None
+
+    async def before_request(self, call: Call, _endpoint: str, _message: object) -> None:
+        self.sent.append(call.operation)
+        if self.after is not None and call.operation == "put":
+            raise TokenRefusedError("etcdserver: invalid auth token")
+
+    async def after_authentication(self, _endpoint: str) -> None:
+        if self.after is not None:
+            after, self.after = self.after, None
+            await after()
+
+
+@pytest.fixture
+def tokens() -> Tokens:
+    return Tokens()
+
+
+@pytest.fixture
+async def user(proxy: FaultProxy, tokens: Tokens, kvorum_url: str) -> AsyncIterator[kvorum.Client]:
+    """A client of a user, at a server that does not check users."""
+    settings = settings_of(proxy, kvorum_url)
+    as_user = msgspec.structs.replace(settings, user="alice", password="a secret")
+    async with kvorum.connect(as_user, observer=tokens) as client:
+        yield client
+
+
 async def test_fetching_a_token_does_not_pass_for_a_look_at_the_server(
-    client: kvorum.Client, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
+    user: kvorum.Client, proxy: FaultProxy, tokens: Tokens
 ) -> None:
-    """A token that is due is fetched on the same connection, and makes it."""
-    revision = await client.backend.set("a", b"1")
-    cluster = client.connection.cluster
-    monkeypatch.setattr(cluster.tokens, "has_user", True)
-    cluster.tokens._ends = time.monotonic() + 0.05
+    """It is fetched on the same connection, and makes that."""
+    revision = await user.backend.set("a", b"1")
+    await lose(user, proxy)
+    tokens.sent.clear()
+    await user.backend.get("a")
 
-    async def renew_token(server: Server, _refused: str, deadline: float) -> None:
-        request = (
-            rpc.StatusRequest()
-        )  # in place of Authenticate, which makes the connection as well
-        await server.calls.maintenance.Status(request, timeout=deadline - anyio.current_time())
-        cluster.tokens._ends = float("inf")
-
-    monkeypatch.setattr(cluster, "renew_token", renew_token)
-    await lose(client, proxy)
-    with anyio.fail_after(5):
-        while not cluster.tokens.is_due:  # noqa: ASYNC110 - a clock
-            await anyio.sleep(0.01)
-    await client.backend.get("a")
-
-    assert client.backend.may_recur(revision)  # it was read before the connection of now
+    assert tokens.sent[0] == "authenticate"
+    assert user.backend.may_recur(revision)  # it was read on an earlier connection
 
 
 async def test_a_call_whose_token_was_refused_is_not_sent_again_on_a_connection_made_anew(
-    client: kvorum.Client, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
+    user: kvorum.Client, proxy: FaultProxy, tokens: Tokens
 ) -> None:
-    """Not before that has been looked at: it is tried again, as what did nothing."""
-    cluster = client.connection.cluster
-    monkeypatch.setattr(cluster.tokens, "has_user", True)
-    monkeypatch.setattr(cluster.tokens, "token", "of before")
-    sent: list[str] = []
-    right = Server.call
+    """Not before that has been looked at: it is retried, as what did nothing."""
+    tokens.after = partial(lose, user, proxy)
+    tokens.sent.clear()
+    await user.backend.set("a", b"1")
 
-    async def refuse_once(server: Server, stub: Any, request: Any, call: Any, *rest: Any) -> Any:
-        sent.append(call.operation)
-        if sent == ["put"]:
-            raise TokenRefusedError("etcdserver: invalid auth token")
-        return await right(server, stub, request, call, *rest)
-
-    async def renew_token(*_: object) -> None:
-        await lose(client, proxy)
-
-    monkeypatch.setattr(Server, "call", refuse_once)
-    monkeypatch.setattr(cluster, "renew_token", renew_token)
-    await client.backend.set("a", b"1")
-
-    assert [operation for operation in sent if operation in {"put", "status"}] == [
+    assert [operation for operation in tokens.sent if operation in {"put", "status"}] == [
         "put",
         "status",
         "put",

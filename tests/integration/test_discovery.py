@@ -10,9 +10,10 @@ import pytest
 from aetcd import rpc
 
 import kvorum
-from kvorum import EmbeddedEtcd, EtcdSettings, PermissionDeniedError, UnavailableError
+from kvorum import EmbeddedEtcd, EtcdSettings, Observer, PermissionDeniedError, UnavailableError
 from kvorum.etcd.transport.cluster import Cluster
 from kvorum.etcd.transport.server import Server
+from kvorum.observer import Call
 from kvorum.testing import FaultProxy
 
 pytestmark = pytest.mark.timeout(60)
@@ -36,6 +37,25 @@ class Found:
         self.cluster.add(rpc.MemberListResponse(members=members))
 
 
+class Gate(Observer):
+    """Holds requests for a token to one server, once it is told which."""
+
+    def __init__(self) -> None:
+        self.held: str | None = None
+        self.came = anyio.Event()
+        self.open = anyio.Event()
+
+    async def before_request(self, call: Call, endpoint: str, _message: object) -> None:
+        if call.operation == "authenticate" and endpoint == self.held:
+            self.came.set()
+            await self.open.wait()
+
+
+@pytest.fixture
+def gate() -> Gate:
+    return Gate()
+
+
 @pytest.fixture
 def settings(kvorum_etcd: EmbeddedEtcd, kvorum_url: str) -> EtcdSettings:
     """With a prefix of the test's own."""
@@ -45,58 +65,47 @@ def settings(kvorum_etcd: EmbeddedEtcd, kvorum_url: str) -> EtcdSettings:
 
 
 @pytest.fixture
-async def client(settings: EtcdSettings) -> AsyncIterator[kvorum.Client]:
-    async with kvorum.connect(settings) as client:
+async def client(settings: EtcdSettings, gate: Gate) -> AsyncIterator[kvorum.Client]:
+    """A user's client, so that each server is asked for a token before it is used."""
+    as_user = msgspec.structs.replace(settings, user="alice", password="a secret")
+    async with kvorum.connect(as_user, observer=gate) as client:
         yield client
 
 
 @pytest.fixture
-async def found(client: kvorum.Client, kvorum_etcd: EmbeddedEtcd) -> AsyncIterator[Found]:
+async def found(
+    client: kvorum.Client, gate: Gate, kvorum_etcd: EmbeddedEtcd
+) -> AsyncIterator[Found]:
     async with FaultProxy(kvorum_etcd.endpoints[0]) as proxy:
-        yield Found(client, proxy.endpoint)
-
-
-class Token:
-    """A user's token that is being fetched."""
-
-    def __init__(self, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.asked = anyio.Event()
-        self.end = anyio.Event()
-
-        async def renew_token(*_: object) -> None:
-            self.asked.set()
-            await self.end.wait()
-
-        monkeypatch.setattr(cluster.tokens, "has_user", True)
-        monkeypatch.setattr(cluster, "renew_token", renew_token)
+        found = Found(client, proxy.endpoint)
+        gate.held = found.server.address
+        yield found
 
 
 async def test_a_call_whose_member_is_forgotten_before_it_is_sent_goes_to_another_one(
-    client: kvorum.Client, found: Found, monkeypatch: pytest.MonkeyPatch
+    client: kvorum.Client, found: Found, gate: Gate
 ) -> None:
     found.cluster.current = found.server
-    token = Token(found.cluster, monkeypatch)
     call = asyncio.create_task(client.backend.set("a", b"1"))
     with anyio.fail_after(5):
-        await token.asked.wait()
+        await gate.came.wait()
         found.forget()
-        token.end.set()
+        gate.open.set()
         await call
 
     assert not found.server.is_open
 
 
 async def test_a_member_that_is_forgotten_while_it_is_asked_ends_no_client(
-    client: kvorum.Client, found: Found, monkeypatch: pytest.MonkeyPatch
+    client: kvorum.Client, found: Found, gate: Gate
 ) -> None:
-    token = Token(found.cluster, monkeypatch)
     found.cluster.pulse_of(found.server).ask()
     with anyio.fail_after(5):
-        await token.asked.wait()
+        await gate.came.wait()
         found.forget()
-        token.end.set()
-        while found.server.preparing.locked():  # noqa: ASYNC110 - nobody tells
-            await anyio.sleep(0.01)
+        gate.open.set()
+        async with found.server.preparing:
+            pass
         await client.backend.set("a", b"1")
 
     assert client.connection.supervisor.failure is None
@@ -120,14 +129,14 @@ async def test_a_mistake_in_a_question_of_the_background_is_logged_and_ends_no_c
 
     async with kvorum.connect(msgspec.structs.replace(settings, discover_interval=0.01)) as client:
         cluster, quota = client.connection.cluster, client.pipeline._quota
-        monkeypatch.setattr(cluster, "_is_alive", fail)
+        monkeypatch.setattr(cluster._liveness, "is_alive", fail)
         monkeypatch.setattr(quota, "_ask", fail)
         monkeypatch.setattr(client.connection, "discover", fail)
         cluster.pulse_of(cluster.current).ask()
         quota.look()
         channel = type(cluster.current.calls)(settings.endpoints[0], {}, None, None)
         monkeypatch.setattr(channel, "aclose", fail)
-        cluster.close_later(channel)
+        cluster.channels.close_later(channel)
         with anyio.fail_after(5):
             while caplog.text.count("ZeroDivisionError: a mistake of ours") < 5:  # noqa: ASYNC110 - a log has no event
                 await anyio.sleep(0.01)
@@ -136,10 +145,10 @@ async def test_a_mistake_in_a_question_of_the_background_is_logged_and_ends_no_c
         await channel.aclose()
 
     for words in (
-        "look after a server",
+        "kvorum-liveness",
         "kvorum-pipeline-alarms",
-        "close a channel",
-        "list of etcd's members",
+        "kvorum-close-channel",
+        "member list could not be read",
     ):
         assert words in caplog.text
 
@@ -147,42 +156,41 @@ async def test_a_mistake_in_a_question_of_the_background_is_logged_and_ends_no_c
 # --- the list -------------------------------------------------------------------------------------
 
 
-async def test_a_list_of_members_that_is_root_s_alone_keeps_no_client_from_opening(
-    settings: EtcdSettings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """As some versions have it. That is logged once, however often the list is asked for."""
-    asked = 0
-    right = Server.call
+class Lists(Observer):
+    """Keeps the requests for the member list by discovery, and refuses them if asked to."""
 
-    async def refuse(server: Server, stub: Any, request: Any, call: Any, *rest: Any) -> Any:
-        nonlocal asked
-        if isinstance(request, rpc.MemberListRequest) and call.subject == "the cluster":
-            asked += 1
+    def __init__(self, *, refuse: bool = False) -> None:
+        self.requests: list[rpc.MemberListRequest] = []
+        self.came_five_times = anyio.Event()
+        self._refuse = refuse
+
+    async def before_request(self, call: Call, _endpoint: str, message: object) -> None:
+        if call != Call("members", "the cluster"):
+            return
+        self.requests.append(message)
+        if len(self.requests) == 5:
+            self.came_five_times.set()
+        if self._refuse:
             raise PermissionDeniedError("members the cluster")
-        return await right(server, stub, request, call, *rest)
 
-    monkeypatch.setattr(Server, "call", refuse)
-    async with kvorum.connect(msgspec.structs.replace(settings, discover_interval=0.01)) as client:
+
+async def test_a_list_of_members_that_is_root_s_alone_keeps_no_client_from_opening(
+    settings: EtcdSettings, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As some versions have it. That is logged once, however often the list is read."""
+    often = msgspec.structs.replace(settings, discover_interval=0.01)
+    lists = Lists(refuse=True)
+    async with kvorum.connect(often, observer=lists) as client:
         assert await client.backend.get("a") is None
         with anyio.fail_after(5):
-            while asked < 5:  # noqa: ASYNC110 - nobody tells
-                await anyio.sleep(0.01)
+            await lists.came_five_times.wait()
 
     assert caplog.text.count("are not discovered") == 1
 
 
-async def test_the_list_of_members_is_of_now(
-    kvorum_etcd: EmbeddedEtcd, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_list_of_members_is_linearizable(kvorum_etcd: EmbeddedEtcd) -> None:
     """A member that lags has an older one, by which those that joined would be forgotten."""
-    asked: list[bool] = []
-    right = Server.call
-
-    async def note(server: Server, stub: Any, request: Any, *rest: Any) -> Any:
-        if isinstance(request, rpc.MemberListRequest):
-            asked.append(request.linearizable)
-        return await right(server, stub, request, *rest)
-
-    monkeypatch.setattr(Server, "call", note)
-    async with kvorum.connect(EtcdSettings(endpoints=kvorum_etcd.endpoints, discover_interval=60)):
-        assert asked[0]
+    lists = Lists()
+    settings = EtcdSettings(endpoints=kvorum_etcd.endpoints, discover_interval=60)
+    async with kvorum.connect(settings, observer=lists):
+        assert lists.requests[0].linearizable

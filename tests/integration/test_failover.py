@@ -9,7 +9,7 @@ import pytest
 
 import kvorum
 from kvorum import EmbeddedEtcd, EtcdSettings, UnavailableError
-from kvorum.etcd.transport.cluster import addresses_of
+from kvorum.etcd.transport.addresses import addresses_of
 from kvorum.testing import FaultProxy
 
 pytestmark = pytest.mark.timeout(120)

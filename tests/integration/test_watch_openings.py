@@ -22,8 +22,8 @@ from kvorum import (
     UnavailableError,
 )
 from kvorum.etcd.admin import compact
+from kvorum.etcd.transport import StreamLimits
 from kvorum.etcd.transport import _rpc as rpc
-from kvorum.etcd.transport import streams
 from kvorum.lab import LabWorkerRepository
 from kvorum.observer import Call
 from kvorum.testing import FaultProxy
@@ -307,14 +307,14 @@ async def test_more_watches_than_a_connection_takes_are_put_on_others(narrow: Em
 
 
 async def test_a_watch_that_finds_no_place_says_how_many_there_are(
-    narrow: EmbeddedEtcd, monkeypatch: pytest.MonkeyPatch
+    narrow: EmbeddedEtcd,
 ) -> None:
     """The server stays in use, the open watches continue, and a slot that is left is reused."""
-    monkeypatch.setattr(streams, "MOST", 1)
     async with (
         FaultProxy(narrow.endpoints[0]) as proxy,
         kvorum.connect(settings_of(proxy, 2)) as client,
     ):
+        client.connection.cluster.current.streams.limits = StreamLimits(connections=1)
         watches = [client.backend.watch("") for _ in range(16)]
         for watch in watches:
             await watch.open()

@@ -1,37 +1,41 @@
-"""On which connection a further watch is put."""
+"""On which connection a new watch is put."""
 
 import itertools
+from typing import Final
 
-from kvorum.etcd.transport.streams import LIMIT, MOST, Streams, StreamSlot
+from kvorum.etcd.transport import StreamLimits, StreamSlot
+from kvorum.etcd.transport.streams import Streams
+
+LIMITS: Final = StreamLimits(streams=5, least=2, connections=3)
 
 
 def placed(number: int) -> tuple[Streams[str], list[StreamSlot[str]]]:
-    streams: Streams[str] = Streams()
+    streams: Streams[str] = Streams(LIMITS)
     made = (f"further {count}" for count in itertools.count(1))
     return streams, [streams.place("first", lambda: next(made)) for _ in range(number)]
 
 
 def test_watches_share_a_connection_until_it_may_be_full() -> None:
-    streams, places = placed(LIMIT + 1)
+    streams, slots = placed(LIMITS.streams + 1)
 
-    assert {place.channel for place in places[:-1]} == {"first"}
-    assert (places[-1].channel, places[-1].others) == ("further 1", 0)
-    assert streams.total == LIMIT + 1
+    assert {slot.channel for slot in slots[:-1]} == {"first"}
+    assert (slots[-1].channel, slots[-1].others) == ("further 1", 0)
+    assert streams.total == LIMITS.streams + 1
 
 
 def test_a_further_connection_is_closed_with_its_last_watch_and_the_first_one_stays() -> None:
-    streams, places = placed(LIMIT + 2)
+    streams, slots = placed(LIMITS.streams + 2)
 
-    assert places[-1].leave() is None
-    assert places[-2].leave() == "further 1"
-    assert places[-2].leave() is None
-    assert [place.leave() for place in places[:LIMIT]] == [None] * LIMIT
+    assert slots[-1].release() is None
+    assert slots[-2].release() == "further 1"
+    assert slots[-2].release() is None
+    assert [slot.release() for slot in slots[: LIMITS.streams]] == [None] * LIMITS.streams
     assert (streams.total, streams.further) == (0, [])
 
 
-def test_a_place_that_was_given_up_is_used_again() -> None:
-    streams, places = placed(LIMIT)
-    places[7].leave()
+def test_a_released_slot_is_used_again() -> None:
+    streams, slots = placed(LIMITS.streams)
+    slots[2].release()
 
     assert streams.place("first", lambda: "further").channel == "first"
 
@@ -43,10 +47,20 @@ def test_a_watch_can_be_put_apart_from_all_others() -> None:
 
 
 def test_the_number_of_connections_is_bounded_and_then_the_emptiest_is_used() -> None:
-    streams: Streams[int] = Streams()
-    streams.limit = 1
+    streams: Streams[int] = Streams(StreamLimits(streams=1, connections=3))
     numbers = itertools.count(1)
-    places = [streams.place(0, lambda: next(numbers)) for _ in range(2 * (MOST + 1))]
+    slots = [streams.place(0, lambda: next(numbers)) for _ in range(8)]
 
-    assert len({place.channel for place in places}) == MOST + 1
-    assert {place.others for place in places} == {0, 1}
+    assert len({slot.channel for slot in slots}) == 4
+    assert {slot.others for slot in slots} == {0, 1}
+
+
+def test_the_limit_is_lowered_to_what_a_connection_took_but_not_below_the_least() -> None:
+    streams, _ = placed(0)
+    streams.learn_limit(4)
+    assert streams.limit == 4
+
+    streams.learn_limit(1)
+    assert streams.limit == LIMITS.least
+    streams.take_further()
+    assert streams.limit == LIMITS.streams

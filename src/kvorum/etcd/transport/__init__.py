@@ -1,4 +1,4 @@
-"""Calls to etcd: servers, connections, tokens, and what their errors mean."""
+"""Calls to etcd: servers, connections, tokens, and the meaning of their errors."""
 
 from kvorum.etcd.transport import fork  # before anything else: gRPC is loaded there
 
@@ -16,8 +16,15 @@ from kvorum.etcd.transport.errors import (
 )
 from kvorum.etcd.transport.members import Known, Members
 from kvorum.etcd.transport.page_sizes import first_to_arrive
+from kvorum.etcd.transport.policies import (
+    ClusterTiming,
+    MembersTiming,
+    StreamLimits,
+    TokenTiming,
+    TransportPolicies,
+)
 from kvorum.etcd.transport.server import Channel, Method, Server
-from kvorum.etcd.transport.streams import LEAST, StreamSlot
+from kvorum.etcd.transport.streams import StreamSlot
 from kvorum.etcd.transport.versions import (
     EVENTS_LOST,
     OLDEST_THAT_TELLS_ROOT_ALONE,
@@ -31,7 +38,6 @@ from kvorum.etcd.transport.versions import (
 
 __all__ = [
     "EVENTS_LOST",
-    "LEAST",
     "OLDEST_THAT_TELLS_ROOT_ALONE",
     "QUOTA",
     "READ_ONLY",
@@ -39,13 +45,18 @@ __all__ = [
     "Call",
     "Cause",
     "Channel",
+    "ClusterTiming",
     "Connection",
     "Known",
     "Members",
+    "MembersTiming",
     "Method",
     "Server",
+    "StreamLimits",
     "StreamSlot",
     "TokenRefusedError",
+    "TokenTiming",
+    "TransportPolicies",
     "cause_of",
     "error_for_cancel_reason",
     "first_to_arrive",

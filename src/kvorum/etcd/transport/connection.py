@@ -1,7 +1,7 @@
-"""The calls to etcd: each has a deadline, and no error of the driver gets past this point.
+"""The calls to etcd. Each has a deadline, and raises no error of the driver.
 
-What did nothing is sent again until its deadline, to another server if there is one; what may have
-been applied is not: see `kvorum.etcd.outcomes`.
+A request that did nothing is retried until its deadline, on another server if there is one. A
+write that may have been applied is not: see `kvorum.etcd.outcomes`.
 """
 
 import logging
@@ -29,10 +29,12 @@ from kvorum.errors import (
 )
 from kvorum.etcd.supervisor import Supervisor
 from kvorum.etcd.transport import _rpc as rpc
-from kvorum.etcd.transport.cluster import BehindError, Cluster
+from kvorum.etcd.transport.cluster import Cluster
 from kvorum.etcd.transport.diagnosis import tls_error_of
-from kvorum.etcd.transport.errors import Call, mapped_errors
+from kvorum.etcd.transport.errors import STATUS, BehindError, Call, mapped_errors
+from kvorum.etcd.transport.opening import find_server
 from kvorum.etcd.transport.page_sizes import PageSizes
+from kvorum.etcd.transport.policies import DEFAULTS, TransportPolicies
 from kvorum.etcd.transport.pulse import Owed
 from kvorum.etcd.transport.server import Channel, Method, Request, Response, Server
 from kvorum.etcd.transport.streams import StreamSlot
@@ -42,7 +44,7 @@ from kvorum.settings import EtcdSettings
 
 _log = logging.getLogger(__name__)
 
-_SEARCHES: Final = 4  # under way at once; the others wait until their deadlines
+_SEARCHES: Final = 4  # at a time; the others wait until their deadlines
 
 Again: TypeAlias = Callable[[], Coroutine[Any, Any, Response]]
 
@@ -52,25 +54,31 @@ class Connection:
 
     Attributes:
         settings: what it was made with.
-        supervisor: what runs its tasks.
+        supervisor: runs its tasks.
         observer: receives reports.
+        policies: times and limits.
         cluster: the servers.
         page_sizes: how large the pages of lists may be.
-        searches: admits a few searches of many reads each. When the store is full each write needs
+        searches: admits a few searches of many reads each. When the store is full, each write needs
             one.
     """
 
     def __init__(
-        self, settings: EtcdSettings, supervisor: Supervisor, observer: Observer = SILENT
+        self,
+        settings: EtcdSettings,
+        supervisor: Supervisor,
+        observer: Observer = SILENT,
+        policies: TransportPolicies = DEFAULTS,
     ) -> None:
         self.settings: EtcdSettings = settings
         self.supervisor: Supervisor = supervisor
         self.observer: Observer = observer
-        self.cluster: Cluster = Cluster(settings, supervisor, self.observer)
+        self.policies: TransportPolicies = policies
+        self.cluster: Cluster = Cluster(settings, supervisor, observer, policies)
         self.page_sizes: PageSizes = PageSizes(settings.page_size, settings.timeout)
         self.searches: anyio.Semaphore = anyio.Semaphore(_SEARCHES)
         self._state = "not open"
-        self._is_told = False  # that the user may not list the members
+        self._has_warned = False  # that the user may not list the members
 
     def __repr__(self) -> str:
         return f"<Connection {self.endpoint} [{self._state}, etcd {text_of(self.version)}]>"
@@ -82,35 +90,29 @@ class Connection:
 
     @property
     def revision(self) -> int:
-        """The highest revision of the store that an answer has told so far.
-
-        What is written from now on is above it.
-        """
+        """The highest revision of the store seen in an answer. Later writes are above it."""
         return self.cluster.floor.revision
 
     @property
     def version(self) -> Version:
-        """The version of the servers, as (3, 5, 1): of those that were asked the lowest.
-
-        (0, 0, 0) if none was.
-        """
+        """The lowest version of the servers that were asked, as (3, 5, 1); (0, 0, 0) if none was."""
         return self.cluster.version
 
     async def open(self) -> None:
-        """Find a server that answers, learn its version, and authenticate. On failure nothing stays open.
+        """Find a server that answers, read its version, authenticate. If that fails, close.
 
         Raises:
-            UnavailableError: nobody answers, or not within the timeout.
+            UnavailableError: no server answered within the timeout.
             TlsError: no secure connection can be made.
             AuthenticationError: the server does not accept the user.
             ConfigurationError: a certificate, key or password cannot be read.
         """
         try:
-            await self.cluster.open()
+            await find_server(self.cluster, self.settings)
             if self.settings.discover_interval is not None:
                 await self._discover()
                 self.supervisor.spawn(
-                    self._keep_discovering, self.settings.discover_interval, name="discovery"
+                    self._keep_discovering, self.settings.discover_interval, name="kvorum-discovery"
                 )
         except BaseException:
             with anyio.move_on_after(1, shield=True):
@@ -123,7 +125,7 @@ class Connection:
         self._state = "closed"
         await self.cluster.aclose()
 
-    # --- calls: one method each, all with a deadline ---
+    # --- calls: one method each, all with a deadline ------------------------------------------
 
     async def range(
         self,
@@ -155,14 +157,14 @@ class Connection:
     async def once(
         self, method: Method[Request, Response], request: Request, call: Call, deadline: float
     ) -> Response:
-        """Make a call for others: once, whatever comes of it, since each of them can go on by itself.
+        """Send a batch of calls, without retries: each of its callers retries by itself.
 
-        To a server that is prepared it goes without giving way to another task first.
+        If the server is prepared, the request is sent without yielding to other tasks first.
         """
         version = self.cluster.current.version
 
         async def again() -> Response:
-            """Ask another server of the same version: the form of the request is made for it."""
+            """Ask another server of the same version, which the request was made for."""
             cluster = self.cluster
             if not cluster.is_prepared(cluster.current):
                 await cluster.prepare(cluster.current, deadline)
@@ -173,10 +175,7 @@ class Connection:
         return await self._attempt(method, request, call, deadline, again)
 
     async def lease_grant(self, request: rpc.LeaseGrantRequest) -> rpc.LeaseGrantResponse:
-        """Grant a lease. One whose grant got no answer ends by itself, so to try again is safe.
-
-        It counts as a read.
-        """
+        """Grant a lease. Retried like a read: a lease whose grant got no answer ends by itself."""
         return await self.send(
             lambda channel: channel.lease.LeaseGrant, request, Call("grant", "a lease")
         )
@@ -184,17 +183,14 @@ class Connection:
     async def lease_revoke(
         self, request: rpc.LeaseRevokeRequest, subject: str, *, deadline: float | None = None
     ) -> rpc.LeaseRevokeResponse:
-        """Revoke a lease, and thereby remove its keys."""
+        """Revoke a lease, and so delete its keys."""
         call = Call("revoke", subject, writes=True)
         return await self.send(lambda channel: channel.lease.LeaseRevoke, request, call, deadline)
 
     async def lease_time_to_live(
         self, request: rpc.LeaseTimeToLiveRequest, subject: str, *, deadline: float | None = None
     ) -> rpc.LeaseTimeToLiveResponse:
-        """Ask how long a lease lasts, and which keys are on it.
-
-        Of one that has ended the time is -1.
-        """
+        """Ask for the remaining time and the keys of a lease. The time is -1 if it has ended."""
         return await self.send(
             lambda channel: channel.lease.LeaseTimeToLive,
             request,
@@ -203,7 +199,7 @@ class Connection:
         )
 
     async def compact(self, request: rpc.CompactionRequest) -> rpc.CompactionResponse:
-        """Forget history. To do so twice changes nothing: it counts as a read."""
+        """Forget history. Retried like a read: doing it twice changes nothing."""
         return await self.send(
             lambda channel: channel.kv.Compact, request, Call("compact", "the history")
         )
@@ -216,9 +212,8 @@ class Connection:
 
     async def status(self, server: Server) -> rpc.StatusResponse:
         """Ask one server for its state. Raises like `ask`."""
-        call = Call("status", "the server")
         return await self.ask(
-            server, lambda channel: channel.maintenance.Status, rpc.StatusRequest(), call
+            server, lambda channel: channel.maintenance.Status, rpc.StatusRequest(), STATUS
         )
 
     async def ask(
@@ -229,40 +224,34 @@ class Connection:
         call: Call,
         deadline: float | None = None,
     ) -> Response:
-        """Send a request to one server, once, whatever becomes of it."""
+        """Send a request to one server, without retries."""
         if deadline is None:
             deadline = deadline_of(self.settings.timeout)
-        await self.cluster.open_channels(server)
-        server.stands()  # before a call that may connect it
+        await self.cluster.channels.open(server)
+        server.still_ready()  # before a call that may connect it
         try:
             return await self.cluster.call(server, method, request, call, deadline)
         except UnavailableError as exc:
             raise await self._explained(exc) from exc.__cause__
 
     async def discover(self) -> None:
-        """Take up members of the cluster that are not known yet, and forget those found before that it has no more.
+        """Read the member list; add unknown members and drop discovered ones that are gone.
 
-        By a linearizable answer, from etcd 3.5 on: the list of a member that lags would forget
-        those that joined.
+        The read is linearizable from etcd 3.5 on: by the list of a member that lags, those that
+        joined would be dropped.
         """
         call, request = Call("members", "the cluster"), rpc.MemberListRequest(linearizable=True)
         answer = await self.send(lambda channel: channel.cluster.MemberList, request, call)
         self.cluster.add(answer)
 
     async def _discover(self) -> None:
-        """Take up members, unless the list is root's alone, as in some versions.
-
-        That is logged once.
-        """
+        """Discover members. In some versions only root may; that is logged once."""
         try:
             await self.discover()
         except PermissionDeniedError as exc:
-            if not self._is_told:
-                _log.warning(
-                    "members of the cluster are not discovered, since the user may not list them: %s",
-                    exc,
-                )
-            self._is_told = True
+            if not self._has_warned:
+                _log.warning("members are not discovered: the user may not list them: %s", exc)
+            self._has_warned = True
 
     async def _keep_discovering(self, interval: float) -> None:
         while True:
@@ -272,51 +261,51 @@ class Connection:
             except ClientClosedError:
                 return
             except KvorumError as exc:
-                _log.warning("the list of etcd's members could not be read: %s", exc)
-            except Exception:  # noqa: BLE001 - a question in the background ends no client, whatever becomes of it
-                _log.exception("the list of etcd's members could not be read")
+                _log.warning("etcd's member list could not be read: %s", exc)
+            except Exception:  # noqa: BLE001 - a background task must not end the client
+                _log.exception("etcd's member list could not be read")
 
     async def watch_call(
         self, deadline: float, *, alone: bool = False
     ) -> tuple[Server, rpc.Stream[rpc.WatchRequest, rpc.WatchResponse], StreamSlot[Channel]]:
-        """Start a stream of watches. Whoever asks for one cancels it, and then gives up its place.
+        """Start a stream for a watch.
 
-        Nothing else ends it on the server.
+        The caller has to cancel the stream, which ends it on the server, and then `release` the
+        slot. Nothing else does.
 
         Args:
-            deadline: until when the server has to be ready.
-            alone: whether to put it on a connection without others.
+            deadline: when the server has to be ready.
+            alone: whether to use a connection without other watches.
 
         Raises:
-            UnavailableError: the server that it would go to is away; ask again for the next one.
+            UnavailableError: the current server is unavailable; retry for the next one.
         """
         cluster, server, started = self.cluster, self.cluster.current, now()
         try:
             if not cluster.is_prepared(server):
                 await cluster.prepare(server, deadline)
             if self.settings.tls and not server.watches.is_connected:
-                await cluster.open_channels(server)
+                await cluster.channels.open(server)
         except UnavailableError as exc:
             cluster.judge(server, exc, started=started, deadline=deadline)
             raise
-        place = server.place_watch(alone=alone)
+        slot = server.slot_for_watch(alone=alone)
         try:
-            async with mapped_errors(
-                Call("watch", "keys"), server
-            ):  # the channel may have been closed since
-                return server, place.channel.watch.Watch(metadata=cluster.tokens.metadata), place
+            # The channel may have been closed meanwhile.
+            async with mapped_errors(Call("watch", "keys"), server):
+                return server, slot.channel.watch.Watch(metadata=cluster.tokens.metadata), slot
         except BaseException:
-            self.leave_place(place)
+            self.release(slot)
             raise
 
-    def leave_place(self, place: StreamSlot[Channel]) -> None:
-        """Give up the place of a watch. What is not used any more is closed."""
-        unused = place.leave()
+    def release(self, slot: StreamSlot[Channel]) -> None:
+        """Give back the slot of a watch. A connection that is unused now is closed. Idempotent."""
+        unused = slot.release()
         if unused is not None:
-            with suppress(ClientClosedError):  # then all are closed
-                self.cluster.close_later(unused)
+            with suppress(ClientClosedError):  # then all channels are closed
+                self.cluster.channels.close_later(unused)
 
-    # --- one call ---
+    # --- one call -----------------------------------------------------------------------------
 
     async def send(
         self,
@@ -325,9 +314,9 @@ class Connection:
         call: Call,
         deadline: float | None = None,
     ) -> Response:
-        """Send a request until it is answered or the deadline passes.
+        """Send a request, and retry it until it is answered or the deadline passes.
 
-        What may have been applied is not sent again.
+        A write that may have been applied is not retried.
 
         Args:
             method: finds the method to call on a channel.
@@ -347,20 +336,15 @@ class Connection:
             raise await self._explained(exc) from exc.__cause__
 
     async def _explained(self, error: UnavailableError) -> UnavailableError:
-        """Return what is wrong with TLS, if it is that: certificates expire while clients run."""
-        if (
-            "TSI_" not in error.reason
-        ):  # so does gRPC call its TLS; no time is spent on anything else
+        """Explain an error of TLS: certificates expire while clients run."""
+        if "TSI_" not in error.reason:  # gRPC's name for its TLS; other errors cost no extra time
             return error
         return await tls_error_of(error.endpoint, self.settings) or error
 
     async def _send_until(
         self, method: Method[Request, Response], request: Request, call: Call, deadline: float
     ) -> Response:
-        """Send until there is an answer, or the deadline has passed.
-
-        What has done nothing may be sent again.
-        """
+        """Retry until there is an answer, or the deadline has passed. Only what did nothing."""
         try:
             return await self._attempt(method, request, call, deadline)
         except UnavailableError:
@@ -375,7 +359,7 @@ class Connection:
         async for attempt in tries:
             with attempt:
                 return await self._attempt(method, request, call, deadline)
-        raise AssertionError("tenacity leaves its loop by an error only")
+        raise AssertionError("tenacity leaves its loop only by an error")
 
     async def _attempt(
         self,
@@ -385,9 +369,9 @@ class Connection:
         deadline: float,
         again: "Again[Response] | None" = None,
     ) -> Response:
-        """Send to the server of now.
+        """Send once, to the current server.
 
-        `again` is how to ask another one if this one turns out to be dead.
+        `again` sends a read to another server if this one turns out to be dead.
         """
         cluster, server, started = self.cluster, self.cluster.current, now()
         try:
@@ -409,10 +393,7 @@ class Connection:
         call: Call,
         deadline: float,
     ) -> Response:
-        """Read from a server that is watched over.
-
-        If it turns out to be dead, another one is asked as well.
-        """
+        """Read from a server; if it turns out to be dead, from another one as well."""
         pulse = self.cluster.pulse_of(server)
         pulse.enter(owed)
         try:

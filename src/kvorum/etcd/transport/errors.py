@@ -46,6 +46,8 @@ from kvorum.observer import Call
 
 __all__ = [
     "MAX_REQUEST_SIZE",
+    "STATUS",
+    "BehindError",
     "Call",
     "Cause",
     "TokenRefusedError",
@@ -59,7 +61,28 @@ __all__ = [
 
 
 class TokenRefusedError(AuthenticationError):
-    """The token is not taken (any more). Nothing was done; who has another can try again."""
+    """The server did not accept the token, and did nothing. Retry with a new token."""
+
+
+class BehindError(UnavailableError):
+    """A server answered at a lower revision than was seen before.
+
+    It is behind, or its store was restored.
+
+    Attributes:
+        known: the revision that had been seen.
+        found: the one that it answered with.
+    """
+
+    def __init__(self, endpoint: str, *, known: int, found: int) -> None:
+        self.known = known
+        self.found = found
+        super().__init__(
+            endpoint, f"it answered at revision {found}, after revision {known} had been seen"
+        )
+
+
+STATUS: Final = Call("status", "the server")
 
 
 MAX_REQUEST_SIZE: Final = 1_572_864  # of etcd (`--max-request-bytes`), unless it is set otherwise

@@ -1,10 +1,10 @@
 """Whether a server that owes an answer is alive.
 
-An answer may take long: a large page, a slow link. A server that hangs takes for ever. To tell one
-from the other, a server that has not answered for a while is asked something cheap. If it does not
-answer that either, what it owes is asked for at another server as well, and the first answer
-counts: one that is under way is never thrown away. The same question settles a doubt when a call
-has run out of its caller's patience: by itself that says nothing about the server.
+An answer may take long: a large page, a slow link. A server that hangs never answers. To tell the
+two apart, a server that has not answered for a while is asked something cheap. If it does not
+answer that either, another server is sent the same requests, and the first answer counts: one that
+is under way is never thrown away. The server is asked, too, when a caller's deadline has passed: by
+itself that is no evidence about the server.
 """
 
 import asyncio
@@ -22,16 +22,16 @@ A = TypeVar("A")
 
 
 class Owed(msgspec.Struct, Generic[A], eq=False):
-    """An answer that a server owes: a stub that remembers the call it makes.
+    """An answer that a server owes. It replaces the stub, and remembers the call it makes.
 
     Attributes:
-        method: what it is asked of.
-        elsewhere: asks another server for the same.
-        since: when `Pulse.enter` took note of it.
-        answer: what another server has answered in the meantime; None if none has.
-        scope: of the question to that one; None if it was not asked.
-        stub: of the server.
-        call: the last one: of grpc.aio, awaited like a future, and can be cancelled.
+        method: finds the stub on a channel.
+        elsewhere: sends the same request to another server.
+        since: when it was passed to `Pulse.enter`.
+        answer: the answer of another server; None if there is none.
+        scope: cancels the request to that server; None if none was sent.
+        stub: the server's own.
+        call: the latest call of grpc.aio: awaited like a future, and can be cancelled.
     """
 
     method: Callable[[Any], rpc.Unary[Any, A]]
@@ -43,7 +43,7 @@ class Owed(msgspec.Struct, Generic[A], eq=False):
     call: Any = None
 
     def on(self, channel: Any) -> Any:
-        """Return a stub that calls that of a channel: this, which is called like one."""
+        """Take the stub of a channel, and return this in its place."""
         self.stub = self.method(channel)
         return self
 
@@ -51,8 +51,8 @@ class Owed(msgspec.Struct, Generic[A], eq=False):
         """Make the call.
 
         Raises:
-            UnavailableError: another server has answered, while this one was asked for a token:
-                nothing is left to ask.
+            UnavailableError: another server has answered while this one was fetching a token, so
+                the call is not needed any more.
         """
         assert self.stub is not None, "it is called by what `on` returns"  # noqa: S101
         if self.answer is not None:
@@ -67,11 +67,9 @@ class Owed(msgspec.Struct, Generic[A], eq=False):
         with anyio.CancelScope() as self.scope:
             try:
                 self.answer = await self.elsewhere()
-            except (
-                KvorumError
-            ):  # the first server may still answer, and whoever waits for it sees how that ends
+            except KvorumError:  # the first server may still answer, or fail with its own error
                 return
-            if self.call is not None:  # else it waits for a token, and is asked for anew then
+            if self.call is not None:  # else it waits for a token, and stops at its next call
                 self.call.cancel()
 
 
@@ -80,9 +78,9 @@ class Pulse:
 
     Args:
         is_alive: asks the server.
-        spawn: runs a question in a task of its own.
-        on_dead: called when it did not answer.
-        pause: after how many seconds without an answer it is asked.
+        spawn: runs a coroutine in a task of its own.
+        on_dead: called when the server does not answer that.
+        pause: after how many seconds without an answer the server is asked.
     """
 
     def __init__(
@@ -103,35 +101,37 @@ class Pulse:
         self._answered = 0.0
 
     def enter(self, owed: Owed[Any]) -> None:
-        """Note that a call is about to be made; call `leave` when it is done."""
+        """Record that a call is about to be made; call `leave` when it is done."""
         owed.since = self._loop.time()
         self._owed.add(owed)
         if self._timer is None:
             self._timer = self._loop.call_later(self.pause, self._look)
 
     def leave(self, owed: Owed[Any]) -> None:
-        """Note that a call is done: nobody else is asked any more."""
+        """Record that a call is done. A request to another server is cancelled."""
         self._owed.discard(owed)
-        owed.call = owed.stub = None  # who keeps an error keeps this, and must not keep the channel
+        owed.call = owed.stub = (
+            None  # an error that is kept keeps this, but must not keep the channel
+        )
         if owed.scope is not None:
             owed.scope.cancel()
 
     def ask(self) -> None:
-        """Ask the server, in the background, unless that is under way."""
+        """Ask the server in the background, unless that is under way."""
         if not self._is_asking:
             try:
                 self._spawn(self._ask)
-            except ClientClosedError:  # all calls are about to end
+            except ClientClosedError:  # all calls end anyway
                 return
             self._is_asking = True
 
     def close(self) -> None:
-        """Look no more."""
+        """Stop. Idempotent."""
         if self._timer is not None:
             self._timer.cancel()
 
     def _look(self) -> None:
-        """Ask if one answer is overdue; look again as long as there are any."""
+        """Ask if an answer is overdue; look again while any is owed."""
         self._timer = None
         if not self._owed:
             return
@@ -151,7 +151,7 @@ class Pulse:
         finally:
             self._is_asking = False
         self._on_dead()
-        with suppress(ClientClosedError):  # then all calls are about to end
+        with suppress(ClientClosedError):  # all calls end anyway
             for owed in tuple(self._owed):
                 if owed.since <= asked:
                     self._spawn(owed.ask_elsewhere)

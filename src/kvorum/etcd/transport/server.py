@@ -1,8 +1,8 @@
 """One server of the cluster: its address, and two channels to it.
 
-Two channels, because a stream of watches must not be starved by lists on the same TCP connection,
-nor the other way round; and because the channel of the calls has wide windows, which would let a
-watch that is not read cost megabytes.
+Two channels, because lists must not starve watches on the same TCP connection, nor watches lists;
+and because the channel of the calls has wide windows, with which an unread watch would cost
+megabytes.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,6 +22,7 @@ from kvorum.etcd.transport import _rpc as rpc
 from kvorum.etcd.transport import fork
 from kvorum.etcd.transport.certificates import Certificates
 from kvorum.etcd.transport.errors import MAX_REQUEST_SIZE, Call, mapped_errors
+from kvorum.etcd.transport.policies import DEFAULTS, StreamLimits
 from kvorum.etcd.transport.streams import Streams, StreamSlot
 from kvorum.etcd.transport.tokens import Metadata
 from kvorum.etcd.transport.versions import Version
@@ -35,49 +36,46 @@ Method: TypeAlias = Callable[["Channel"], rpc.Unary[Request, Response]]
 # its option, too.
 _OPTIONS: Final = MappingProxyType(
     {
-        # A stopped server is noticed within 12 s: after 6 s of silence it is asked for a sign, and
-        # has 6 s to give it. A pause of less than that ends no call. (What times this is the second
-        # option; `grpc.keepalive_timeout_ms` has no effect in the versions of gRPC that were
-        # tried.) etcd answers pings more frequent than every 5 s with GOAWAY, and forbids them on a
-        # connection without calls.
+        # A stopped server is noticed within 12 s: after 6 s of silence it is pinged, and has 6 s to
+        # answer. A shorter pause ends no call. (The second option sets the latter;
+        # `grpc.keepalive_timeout_ms` has no effect in the versions of gRPC that were tried.) etcd
+        # answers pings more frequent than every 5 s with GOAWAY, and forbids them on a connection
+        # without calls.
         "grpc.keepalive_time_ms": 6_000,
         "grpc.http2.ping_timeout_ms": 6_000,
         "grpc.keepalive_permit_without_calls": 0,
-        # Else gRPC sends two pings, and then one a minute for as long as it sends no data: as on a
+        # Otherwise gRPC sends two pings, and then one a minute while it sends no data, as on a
         # watch.
         "grpc.http2.max_pings_without_data": 0,
-        # The probe of the bandwidth sends pings of its own, with nearly every call; each would be
-        # timed like that, and a pause would end calls the sooner the more of them there are. So
-        # windows are fixed.
+        # The bandwidth probe sends pings of its own with nearly every call. Each would be timed like
+        # that, so a pause would end calls the sooner the more there are. So windows are fixed.
         "grpc.http2.bdp_probe": 0,
-        # Back within a second after an outage, however long it was. The second is how long an
-        # attempt may take: less than two round trips, and a server on a long link is never reached.
+        # Reconnects within a second after an outage of any length. The second option is how long an
+        # attempt may take: with less than two round trips a server on a long link is never reached.
         "grpc.initial_reconnect_backoff_ms": 100,
         "grpc.min_reconnect_backoff_ms": 2_000,
         "grpc.max_reconnect_backoff_ms": 1_000,
-        # A name is looked up again as often as a connection is tried again, not every 30 s only:
-        # what is replaced by another one of the same name (a container, a virtual machine) often
-        # has another address.
+        # A name is resolved again with each attempt to connect, not only every 30 s: a replaced
+        # container or virtual machine often keeps its name and changes its address.
         "grpc.dns_min_time_between_resolutions_ms": 1_000,
-        # `http_proxy` and its like in the environment are meant for the web. What an endpoint says
-        # is connected to.
+        # `http_proxy` and the like in the environment are for the web; endpoints are connected to
+        # directly.
         "grpc.enable_http_proxy": 0,
-        # Lists and catch-ups pass gRPC's 4 MiB easily. What a client asks for it must be able to
-        # take.
+        # Lists and catch-ups easily exceed gRPC's default of 4 MiB.
         "grpc.max_receive_message_length": -1,
-        # Else gRPC lets two channels to one address share a connection.
+        # Otherwise two channels to one address share a connection.
         "grpc.use_local_subchannel_pool": 1,
     }
 )
-# An answer is read at once, so a wide window costs nothing, and lets long lists pass a long link. A
-# watch that is not read holds what fits its window, 64 KiB unless set.
+# Answers are read at once, so a wide window costs nothing and speeds up long lists on a long link.
+# An unread watch holds as much as fits its window: 64 KiB by default.
 _CALL_OPTIONS: Final = MappingProxyType({**_OPTIONS, "grpc.http2.lookahead_bytes": 4 * 1024 * 1024})
 
 _READY: Final = rpc.ChannelConnectivity.READY
 
 
 class Channel:
-    """A gRPC channel, and etcd's services on it. It connects with its first call."""
+    """A gRPC channel with etcd's services. It connects with its first call."""
 
     def __init__(
         self,
@@ -103,36 +101,42 @@ class Channel:
 
     @property
     def is_connected(self) -> bool:
-        """Whether it has a connection now, as far as it knows."""
+        """Whether it is connected, as far as gRPC knows."""
         return self._channel.get_state() is _READY
 
     async def aclose(self) -> None:
-        """Close it: calls under way are cancelled. Idempotent, and without giving way to another task.
+        """Close it; calls under way are cancelled. Idempotent. Does not yield to other tasks.
 
-        Never with gRPC's own period of grace: if that is cancelled the channel stays half closed,
-        and its sockets open.
+        gRPC's own grace period is never used: if that is cancelled, the channel stays half closed
+        and its sockets stay open.
         """
         await self._channel.close()
         fork.ending()
 
 
 class Server:
-    """One server. Made by `Connection`, which prepares it before it is used.
+    """One server. Its `Cluster` prepares it before it is used.
 
     Attributes:
         address: `host:port`.
-        version: what it said last; None if it has not been asked.
-        is_ready: whether it has answered since it was last away. To know it of now, ask `stands`.
+        version: the version it reported last; None if it was not asked.
+        is_ready: whether it has answered since it was last left. `still_ready` checks again.
         is_suspect: whether a stream was lost since then, with its connection.
-        preparing: held by whoever asks.
-        certificates: what its channels were made with.
-        is_closed: whether it was closed, by us.
+        preparing: held while the server is prepared.
+        certificates: those that its channels were made with.
+        is_closed: whether the client has closed it.
         is_forgotten: whether the cluster has no such member any more.
         streams: its watches.
-        failure: what it was closed for, if that was not asked for.
+        failure: the error that it was closed for; None if the user closed it.
     """
 
-    def __init__(self, address: str, server_name: str | None, observer: Observer = SILENT) -> None:
+    def __init__(
+        self,
+        address: str,
+        server_name: str | None,
+        observer: Observer = SILENT,
+        limits: StreamLimits = DEFAULTS.streams,
+    ) -> None:
         self.address: str = address
         self.version: Version | None = None
         self.is_ready: bool = False
@@ -141,7 +145,7 @@ class Server:
         self.certificates: Certificates | None = None
         self.is_closed: bool = False
         self.is_forgotten: bool = False
-        self.streams: Streams[Channel] = Streams()
+        self.streams: Streams[Channel] = Streams(limits)
         self.failure: BaseException | None = None
         self._server_name = server_name
         self._observer = observer
@@ -157,12 +161,11 @@ class Server:
         """Whether it has channels."""
         return self._channels is not None
 
-    def stands(self) -> bool:
-        """Tell whether it is ready, by the connection that it has now.
+    def still_ready(self) -> bool:
+        """Return whether it is ready on its present connection.
 
-        Once that is seen to be lost the server is not ready any more: the next call connects it
-        anew, to what may be another server. No other call may pass before that one has said what it
-        is.
+        Once that connection is seen to be lost, the server is not ready any more: the next call
+        reconnects, possibly to another server. That one has to be prepared before other calls pass.
         """
         if self.is_ready and (self._channels is None or not self._channels[0].is_connected):
             self.is_ready = False
@@ -177,13 +180,13 @@ class Server:
 
     @property
     def watches(self) -> Channel:
-        """The channel of the watches; there are further ones if it cannot take all."""
+        """The first channel of the watches. There are further ones if it cannot take all."""
         if self._channels is None:
             raise self._unopened()
         return self._channels[1]
 
-    def place_watch(self, *, alone: bool = False) -> StreamSlot[Channel]:
-        """Find a channel for another watch; with `alone`, one that has no other."""
+    def slot_for_watch(self, *, alone: bool = False) -> StreamSlot[Channel]:
+        """Find a slot for another watch; with `alone`, on a channel that has no other."""
 
         def make() -> Channel:
             return Channel(self.address, _OPTIONS, self.certificates, self._server_name)
@@ -191,14 +194,14 @@ class Server:
         return self.streams.place(self.watches, make, alone=alone)
 
     def open(self, certificates: Certificates | None, *, anew: bool = False) -> tuple[Channel, ...]:
-        """Make channels with these certificates, unless there are; return those that they replace, still open.
+        """Make channels with these certificates, unless it has some. Return those replaced, open.
 
         Args:
-            certificates: what to make them with; None for no TLS.
-            anew: make them whatever there is.
+            certificates: those to use; None without TLS.
+            anew: make new channels in any case.
 
         Raises:
-            UnavailableError: the cluster has no such member any more: who would close them?
+            UnavailableError: the cluster has no such member any more. Nothing would close them.
         """
         self.check()
         if self._channels is not None and certificates == self.certificates and not anew:
@@ -212,11 +215,11 @@ class Server:
         return replaced
 
     def has_watches_on(self, channel: Channel) -> bool:
-        """Tell whether further watches may be put there."""
+        """Return whether new watches may use a channel."""
         return channel is self.watches or channel in self.streams.further
 
     def open_watches(self) -> tuple[Channel, ...]:
-        """Make the channel of the watches anew; return those that it replaces, still open."""
+        """Replace the channels of the watches. Return the replaced ones, still open."""
         calls, watches = self.calls, self.watches
         self._channels = (
             calls,
@@ -225,16 +228,16 @@ class Server:
         return (watches, *self.streams.take_further())
 
     def forget(self) -> tuple[Channel, ...]:
-        """Take note that the cluster has no such member; return its channels, still open.
+        """Record that the cluster has no such member any more. Return its channels, still open.
 
-        There will be no others.
+        It gets no others.
         """
         self.is_forgotten = True
         channels, self._channels, self.is_ready = self._channels or (), None, False
         return (*channels, *self.streams.take_further())
 
     async def aclose(self, failure: BaseException | None = None) -> None:
-        """Close its channels, and let go of them; calls under way end with an error, of this cause.
+        """Close and drop its channels. Calls under way end with an error, caused by `failure`.
 
         Idempotent.
         """
@@ -251,12 +254,12 @@ class Server:
         deadline: float,
         metadata: Metadata = (),
     ) -> Response:
-        """Make a call of a stub of one of its channels.
+        """Make a call with a stub of one of its channels.
 
         Raises:
-            UnavailableError: nothing was done, as far as the table in `faults` can tell.
-            OutcomeUnknownError: something may have been.
-            KvorumError: the server's refusal, by its reason.
+            UnavailableError: nothing was done, according to the table in `errors`.
+            OutcomeUnknownError: a write may have been applied.
+            KvorumError: the server refused.
         """
         try:
             async with mapped_errors(call, self):
@@ -274,16 +277,16 @@ class Server:
                 raise
             raise error from exc.__cause__
         finally:
-            del stub  # who keeps an error keeps this frame, and must not keep the channel
+            del stub  # an error that is kept keeps this frame, but must not keep the channel
 
     def not_asked(self) -> UnavailableError:
-        """Return the error for a call whose deadline has passed before it was sent."""
+        """Return the error for a call whose deadline passed before it was sent."""
         return UnavailableError(
             self.address, "not asked: the deadline of the call had passed already"
         )
 
     def check(self) -> None:
-        """Refuse to go on with a server that was forgotten while a call was about to go there.
+        """Raise if it was forgotten while a call was about to be sent.
 
         Raises:
             UnavailableError: it was.
@@ -314,17 +317,17 @@ def _with_size(error: KvorumError, call: Call, request: "rpc.Message") -> Kvorum
 
 
 async def flush() -> None:
-    """Wait until grpc.aio has handed out what it still has for this event loop.
+    """Wait until grpc.aio has delivered what it still has for this event loop.
 
-    Cancelled calls send a last message through a queue that all loops of the process share. Those
-    that come after their loop was closed raise `RuntimeError: Event loop is closed` in whatever
-    loop reads the queue then, as one test's calls in the loop of the next. A call that comes last
-    in the queue has all of them before it.
+    Cancelled calls send a last message through a queue that all loops of the process share. One that
+    arrives after its loop was closed raises `RuntimeError: Event loop is closed` in the loop that
+    reads the queue then, for example in the next test. One more call, at the end of the queue,
+    drains it.
     """
     channel = Channel("127.0.0.1:1", {"grpc.enable_http_proxy": 0}, None, None)
     try:
         await channel.maintenance.Status(rpc.StatusRequest(), timeout=0.005)
     except rpc.AioRpcError:
-        pass  # it goes nowhere
+        pass  # expected: nothing listens there
     finally:
         await channel.aclose()

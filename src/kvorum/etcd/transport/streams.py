@@ -1,64 +1,58 @@
-"""On which connection to a server a further watch is put: plain bookkeeping, without I/O.
+"""Which connection to a server a new watch is put on: plain bookkeeping, without I/O.
 
-A connection takes so many streams at a time. The one beyond that waits, without a word, for another
-to end: etcd with TLS before 3.4.20 and 3.5.5 takes 250, and each version as many as
-`--max-concurrent-streams` says. Each watch has a stream of its own, so a client with many needs
-further connections; each is closed with its last watch.
+A connection takes a limited number of streams at a time. The one beyond that silently waits for
+another to end: etcd with TLS before 3.4.20 and 3.5.5 takes 250, and each version as many as
+`--max-concurrent-streams` says. Each watch has a stream of its own, so a client with many watches
+needs further connections; each is closed with its last watch.
 """
 
 from collections.abc import Callable
-from typing import Final, Generic, TypeVar
+from typing import Generic, TypeVar
+
+from kvorum.etcd.transport.policies import StreamLimits
 
 C = TypeVar("C")
 
-LIMIT: Final = 200  # on a connection, as long as no server turns out to take fewer
-
-# Of what a connection takes: below that it is not lowered, since a server may have been slow for
-# another reason.
-LEAST: Final = 8
-
-# Connections beside the first. When all are as full as they should be, the emptiest is used: the
-# limit may be wrong.
-MOST: Final = 32
-
 
 class StreamSlot(Generic[C]):
-    """One stream's place.
+    """The slot of one stream on a channel.
 
     Attributes:
-        channel: where it is, until it is left: errors that are kept refer to this.
-        others: how many streams were there before it.
+        channel: the channel; gone after `release`, since errors that are kept refer to this.
+        others: how many streams the channel had before this one.
     """
 
     def __init__(self, streams: "Streams[C]", channel: C, others: int) -> None:
         self.channel: C = channel
         self.others: int = others
         self._streams = streams
-        self._is_left = False
+        self._is_released = False
 
-    def leave(self) -> C | None:
-        """Give it up; return the channel if nothing uses it any more, to be closed. Again.
+    def release(self) -> C | None:
+        """Give the slot back. Return the channel if it is unused now and has to be closed.
 
-        Returns None.
+        Idempotent: a second call returns None.
         """
-        if self._is_left:
+        if self._is_released:
             return None
-        self._is_left = True
+        self._is_released = True
         channel = self.channel
         del self.channel
-        return self._streams.leave(channel)
+        return self._streams.release(channel)
 
 
 class Streams(Generic[C]):
     """The streams of watches to one server.
 
     Attributes:
-        limit: how many a connection takes, as far as that is known.
+        limits: the limits to start with.
+        limit: how many streams a connection takes, as far as known.
         further: the channels beside the first one.
     """
 
-    def __init__(self) -> None:
-        self.limit: int = LIMIT
+    def __init__(self, limits: StreamLimits) -> None:
+        self.limits: StreamLimits = limits
+        self.limit: int = limits.streams
         self.further: list[C] = []
         self._open: dict[C, int] = {}
 
@@ -68,17 +62,17 @@ class Streams(Generic[C]):
         return sum(self._open.values())
 
     def place(self, first: C, make: Callable[[], C], *, alone: bool = False) -> StreamSlot[C]:
-        """Find a place for another stream.
+        """Find a slot for another stream.
 
         Args:
-            first: the channel that is there in any case.
+            first: the channel that is always there.
             make: makes a further one.
-            alone: whether to put it where no other stream is.
+            alone: whether to use a channel without other streams.
         """
         channels = (first, *self.further)
         limit = 1 if alone else self.limit
         channel = next((each for each in channels if self._open.get(each, 0) < limit), None)
-        if channel is None and len(self.further) < MOST:
+        if channel is None and len(self.further) < self.limits.connections:
             channel = make()
             self.further.append(channel)
         elif channel is None:
@@ -87,11 +81,12 @@ class Streams(Generic[C]):
         self._open[channel] = others + 1
         return StreamSlot(self, channel, others)
 
-    def leave(self, channel: C) -> C | None:
-        """Take note that a stream has ended.
+    def learn_limit(self, streams: int) -> None:
+        """Record that a connection took no more than so many streams."""
+        self.limit = max(streams, self.limits.least)
 
-        Return its channel if that is a further one, and unused now.
-        """
+    def release(self, channel: C) -> C | None:
+        """Record that a stream has ended. Return its channel if that is further and unused."""
         self._open[channel] -= 1
         if self._open[channel]:
             return None
@@ -102,9 +97,6 @@ class Streams(Generic[C]):
         return channel
 
     def take_further(self) -> list[C]:
-        """Give the further channels away, to be closed.
-
-        What was learned of the limit is forgotten.
-        """
-        further, self.further, self.limit = self.further, [], LIMIT
+        """Hand over the further channels, to be closed. The learned limit is forgotten."""
+        further, self.further, self.limit = self.further, [], self.limits.streams
         return further

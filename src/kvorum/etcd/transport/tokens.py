@@ -1,14 +1,13 @@
-"""The token of the user: fetched, renewed before it ends, and renewed when a server does not take it.
+"""The token of the user: fetched, renewed before it ends, and renewed when a server refuses it.
 
 A simple token is known to the members that were up when it was made, and each forgets it some
-minutes after its last use; so what its end is nobody can tell, and a refusal renews it. A JWT says
-when it ends.
+minutes after its last use. Its end cannot be predicted, so a refusal renews it. A JWT names its
+end.
 """
 
 import base64
 import logging
 import math
-import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -19,40 +18,38 @@ import msgspec
 
 from kvorum.errors import ConfigurationError, ServerError
 from kvorum.etcd.transport import _rpc as rpc
+from kvorum.etcd.transport.policies import TokenTiming
 from kvorum.settings import EtcdSettings
 
 _log = logging.getLogger(__name__)
 
 Metadata: TypeAlias = tuple[tuple[str, str], ...]
 
-# A member that knows no leader refuses a call that says this, instead of keeping it, and a stream
-# of watches, silent.
+# A member that knows no leader refuses a call or a watch with this, instead of keeping it waiting.
 _REQUIRE_LEADER: Final[Metadata] = (("hasleader", "true"),)
-_SPENT: Final = 0.8  # the part of a JWT's life after which it is renewed
-_MIN_LIFE: Final = 1.0  # seconds; a clock that is ahead must not have each call authenticate
 
 
 class Tokens:
-    """What goes with each call.
+    """The user's token, as each call sends it.
 
     Attributes:
-        token: the token; empty if there is no user, or it has not been fetched.
-        metadata: what a call says beside its request.
+        token: the token; empty without a user, or before it is fetched.
+        metadata: what a call sends beside its request.
         has_user: whether there is a user to authenticate as.
     """
 
-    def __init__(self, settings: EtcdSettings) -> None:
+    def __init__(self, settings: EtcdSettings, timing: TokenTiming) -> None:
         self.token: str = ""
         self.metadata: Metadata = _REQUIRE_LEADER
         self.has_user: bool = settings.user is not None
         self._settings = settings
+        self._timing = timing
         self._ends = math.inf
         self._renewing = anyio.Lock()
 
     def __repr__(self) -> str:
-        return (
-            f"<Tokens of {self._settings.user or 'nobody'} [{'fetched' if self.token else 'none'}]>"
-        )
+        user = self._settings.user or "no user"
+        return f"<Tokens of {user} [{'fetched' if self.token else 'none'}]>"
 
     @property
     def is_due(self) -> bool:
@@ -85,18 +82,20 @@ class Tokens:
             except ServerError as exc:
                 if "authentication is not enabled" not in exc.detail:
                     raise
-                # As Go's client does: the same settings work before authentication is enabled, and
-                # once it is disabled. Old servers (3.4.23, 3.5.1) still refuse a token then that
-                # they do not know. They need none.
+                # As in Go's client: the same settings work before authentication is enabled and
+                # after it is disabled. Old servers (3.4.23, 3.5.1) then still refuse a token that
+                # they do not know, but need none.
                 _log.warning(
-                    "etcd checks no users: authentication is not enabled, although there is user %s",
+                    "etcd does not check users: authentication is not enabled, but user %s is set",
                     user,
                 )
                 self.token, self.metadata, self._ends = "", _REQUIRE_LEADER, math.inf
                 return True
+            timing = self._timing
+            life = _life_of(answer.token, timing)
             self.token = answer.token
             self.metadata = (*_REQUIRE_LEADER, ("token", answer.token))
-            self._ends = anyio.current_time() + _SPENT * _life_of(answer.token)
+            self._ends = anyio.current_time() + timing.spent * life
             return True
 
     async def _password(self) -> str:
@@ -113,18 +112,18 @@ class _Claims(msgspec.Struct):
     exp: float
 
 
-def _life_of(token: str) -> float:
-    """Return for how many seconds a token is good; infinity if it does not say.
+def _life_of(token: str, timing: TokenTiming) -> float:
+    """Return for how many seconds a token is valid; infinity if it does not say.
 
-    etcd's tell when they end, not when they were made, so this rests on the clocks. If they differ,
-    one renewal too many is made now and then, or the server's refusal renews the token: nothing
-    depends on it.
+    etcd's tokens name when they end, not when they were made, so this compares two clocks. If they
+    differ, a token is renewed too early, or the server refuses it: nothing depends on it.
     """
     parts = token.split(".")
     if len(parts) != 3:
         return math.inf
     try:
         payload = base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4))
-        return max(msgspec.json.decode(payload, type=_Claims).exp - time.time(), _MIN_LIFE)
+        end = msgspec.json.decode(payload, type=_Claims).exp
+        return max(end - timing.wall_clock(), timing.least_life)
     except (ValueError, msgspec.MsgspecError):
         return math.inf

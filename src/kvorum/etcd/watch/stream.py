@@ -15,7 +15,6 @@ from kvorum.errors import (
     UnavailableError,
 )
 from kvorum.etcd.transport import (
-    LEAST,
     Call,
     Cause,
     Channel,
@@ -99,12 +98,12 @@ class WatchStream:
     async def _open(self, create: rpc.WatchCreateRequest, deadline: float) -> Self:
         """Create it, on another connection if this one may have too many others."""
         started, others = now(), self._slot.others
-        limit = self._connection.cluster.patience(deadline)
+        limit = self._connection.cluster.attempt_time(deadline)
         if await self._is_created(create, limit / 2 if others else limit):
             return self
         if others and now() < deadline:
             apart = await self._start(self._connection, self._subject.subject, deadline, alone=True)
-            if await apart._is_created(create, self._connection.cluster.patience(deadline)):  # noqa: SLF001
+            if await apart._is_created(create, self._connection.cluster.attempt_time(deadline)):  # noqa: SLF001
                 apart._learn_limit(self.server, others)  # noqa: SLF001
                 return apart
         error = no_watch(self.server, self._subject.subject)
@@ -119,7 +118,7 @@ class WatchStream:
                 server.address,
                 limit,
             )
-            server.streams.limit = max(limit, LEAST)
+            server.streams.learn_limit(limit)
 
     async def _is_created(self, create: rpc.WatchCreateRequest, seconds: float) -> bool:
         try:
@@ -159,7 +158,8 @@ class WatchStream:
             floor = self._connection.cluster.floor
             if floor.is_foreign(response.header):
                 if self._call is not None:  # else it was just ended, and has left its slot
-                    self._connection.cluster.renew_watches(self.server, self._slot.channel)
+                    channels = self._connection.cluster.channels
+                    channels.renew_watches(self.server, self._slot.channel)
                 raise UnavailableError(
                     self.server.address,
                     floor.words_for_foreign(self.server.address, response.header),
@@ -181,7 +181,7 @@ class WatchStream:
         call, self._call = self._call, None  # errors that are kept refer to this object
         if call is not None and not fork.is_inherited():  # else the parent process still uses it
             call.cancel()
-        self._connection.leave_place(self._slot)
+        self._connection.release(self._slot)
 
     def _refusal(self, response: rpc.WatchResponse) -> KvorumError:
         if response.compact_revision:

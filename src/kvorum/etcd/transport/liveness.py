@@ -1,0 +1,127 @@
+"""Whether a server is alive: a cheap question, asked when an answer is overdue."""
+
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
+
+import anyio
+
+from kvorum.deadlines import now
+from kvorum.errors import KvorumError, UnavailableError
+from kvorum.etcd.supervisor import Supervisor
+from kvorum.etcd.transport import _rpc as rpc
+from kvorum.etcd.transport.errors import STATUS
+from kvorum.etcd.transport.pulse import Pulse
+from kvorum.etcd.transport.server import Channel, Server
+from kvorum.etcd.transport.tokens import Metadata
+
+_log = logging.getLogger(__name__)
+
+
+class HasServers(Protocol):
+    """What the servers belong to: a cluster."""
+
+    servers: list[Server]
+
+    @property
+    def share(self) -> float:
+        """How many seconds one server may take."""
+        ...
+
+    @property
+    def metadata(self) -> Metadata:
+        """What each call sends along."""
+        ...
+
+    def is_prepared(self, server: Server) -> bool:
+        """Whether a call can be sent at once."""
+        ...
+
+    async def prepare_within(self, server: Server, seconds: float) -> None:
+        """Prepare a server, or raise `UnavailableError`."""
+        ...
+
+    def leave_dead(self, server: Server) -> None:
+        """Stop using a server that does not answer."""
+        ...
+
+
+class Liveness:
+    """One `Pulse` for each server whose answers are waited for."""
+
+    def __init__(self, cluster: HasServers, supervisor: Supervisor) -> None:
+        self._cluster = cluster
+        self._supervisor = supervisor
+        self._pulses: dict[Server, Pulse] = {}
+
+    def pulse_of(self, server: Server) -> Pulse:
+        """Return what watches over the answers that a server owes."""
+        pulse = self._pulses.get(server)
+        if pulse is None:
+
+            async def ask() -> bool:
+                return await self.is_alive(server)
+
+            def spawn(run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+                self._supervisor.spawn_aside(run, name="kvorum-liveness")
+
+            pulse = Pulse(
+                ask, spawn, lambda: self._cluster.leave_dead(server), self._cluster.share / 2
+            )
+            self._pulses[server] = pulse
+        return pulse
+
+    def adjust(self) -> None:
+        """Take over the share of a server, which depends on how many there are."""
+        for pulse in self._pulses.values():
+            pulse.pause = self._cluster.share / 2
+
+    def forget(self, server: Server) -> None:
+        """Stop watching over a server."""
+        if pulse := self._pulses.pop(server, None):
+            pulse.close()
+
+    def close(self) -> None:
+        """Stop watching over all servers. Idempotent."""
+        for pulse in self._pulses.values():
+            pulse.close()
+
+    async def is_alive(self, server: Server) -> bool:
+        """Ask a server something cheap.
+
+        A server that refuses as a member is no better than a silent one.
+        """
+        cluster = self._cluster
+        seconds = cluster.share / (1 if len(cluster.servers) == 1 else 2)
+        if not cluster.is_prepared(server):
+            return await self._is_answer(server, cluster.prepare_within(server, seconds))
+        answers: list[bool] = []
+        async with anyio.create_task_group() as group:
+
+            async def ask(channel: Channel) -> None:
+                status = server.call(
+                    channel.maintenance.Status,
+                    rpc.StatusRequest(),
+                    STATUS,
+                    now() + seconds,
+                    cluster.metadata,
+                )
+                answers.append(await self._is_answer(server, status))
+                if answers[-1]:
+                    group.cancel_scope.cancel()
+
+            # On both channels: on one of them the question may queue behind the very page that is
+            # overdue.
+            group.start_soon(ask, server.calls)
+            group.start_soon(ask, server.watches)
+        return any(answers)
+
+    async def _is_answer(self, server: Server, question: Coroutine[Any, Any, object]) -> bool:
+        try:
+            await question
+        except UnavailableError as exc:
+            _log.debug("etcd at %s does not answer: %s", server.address, exc)
+            return False
+        except KvorumError:  # a refusal is an answer; and in a closed client nothing matters
+            return True
+        return True
