@@ -1,12 +1,12 @@
-"""Writes that etcd answers with "database space exceeded", which it also says of some that it has applied.
+"""Writes that etcd answers with "database space exceeded", although it has applied some of them.
 
-Which of them it applies depends on what is under way as the quota is used up. So most tests here
-let a write be applied, or not, and then answer it like that; the last ones fill a store.
+Which ones depends on what is under way when the quota is used up. So most tests here apply a write,
+or do not, and then replace its answer; the last ones fill a store.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TypeAlias
 
 import anyio
 import anyio.to_thread
@@ -15,16 +15,18 @@ import pytest
 from grpc import StatusCode
 from grpc.aio import AioRpcError
 from grpc.aio import Metadata as GrpcMetadata
+from typing_extensions import override
 
 import kvorum
-from kvorum import Operation, OutcomeUnknownError, StorageBackend, StorageFullError
+from kvorum import Observer, Operation, OutcomeUnknownError, StorageBackend, StorageFullError
 from kvorum.etcd.outcomes import SearchLimits
-from kvorum.etcd.transport.errors import error_for
-from kvorum.etcd.transport.server import Server
+from kvorum.etcd.transport import _rpc as rpc
+from kvorum.observer import Call
 
 UNIQUE = b"only one write has these bytes"
 QUOTA = 2_000_000
 
+Meanwhile: TypeAlias = Callable[[], Awaitable[None]]
 Write = Callable[[StorageBackend, int], Awaitable[int]]  # at the revision of key `a`
 
 WRITES: dict[str, Write] = {
@@ -38,70 +40,81 @@ WRITES: dict[str, Write] = {
 KEYS = {"set": "a", "create": "new", "swap": "a", "commit": "new"}
 
 
-class Full:
-    """Answers one write, or `times` of them, with "database space exceeded"; a function decides what happens before.
+class Full(Observer):
+    """Answers writes with "database space exceeded", after they were applied or without that.
 
     Attributes:
+        applies: whether etcd applies those writes.
+        left: how many writes are still to be answered so.
+        meanwhile: run before that answer.
         most_reads: how many reads at a revision were under way at once.
     """
 
-    before: Callable[[Callable[[], Awaitable[Any]]], Awaitable[None]] | None = None
-    times: int = 1
+    def __init__(self) -> None:
+        self.applies = False
+        self.left = 0
+        self.meanwhile: Meanwhile = nothing
+        self.most_reads = 0
+        self._reads = 0
 
-    def __init__(self, patch: pytest.MonkeyPatch) -> None:
-        send = Server.call
-        self.most_reads = reads = 0
+    def answer(self, *, applies: bool, times: int = 1, meanwhile: Meanwhile | None = None) -> None:
+        """Begin with the next write."""
+        self.applies, self.left, self.meanwhile = applies, times, meanwhile or nothing
 
-        async def read(server: Server, *rest: Any) -> Any:
-            nonlocal reads
-            reads += 1
-            self.most_reads = max(self.most_reads, reads)
-            try:
-                return await send(server, *rest)
-            finally:
-                reads -= 1
+    @override
+    async def before_request(self, call: Call, endpoint: str, message: object, /) -> None:
+        if call.revision:
+            self._reads += 1
+            self.most_reads = max(self.most_reads, self._reads)
+        if not self.applies:
+            await self._answer(call)
 
-        async def call(server: Server, stub: Any, request: Any, call: Any, *rest: Any) -> Any:
-            if call.revision:
-                return await read(server, stub, request, call, *rest)
-            if self.before is None or call.operation not in {"put", "transaction on", "grant"}:
-                return await send(server, stub, request, call, *rest)
-            before, self.times = self.before, self.times - 1
-            if not self.times:
-                self.before, self.times = None, 1
-            await before(lambda: send(server, stub, request, call, *rest))
+    @override
+    async def after_request(self, call: Call, endpoint: str, answer: object, /) -> None:
+        self._reads -= call.revision > 0
+        if self.applies:
+            await self._answer(call)
+
+    @override
+    def request_failed(self, call: Call, endpoint: str, error: kvorum.KvorumError, /) -> None:
+        self._reads -= call.revision > 0
+
+    async def _answer(self, call: Call) -> None:
+        if self.left and call.operation in {"put", "transaction on", "grant"}:
+            self.left -= 1
+            await self.meanwhile()
             words = "etcdserver: mvcc: database space exceeded"
-            error = AioRpcError(
+            raise AioRpcError(
                 StatusCode.RESOURCE_EXHAUSTED, GrpcMetadata(), GrpcMetadata(), details=words
             )
-            raise error_for(error, call, server.address) from error
-
-        patch.setattr(Server, "call", call)
 
 
-async def applied(send: Callable[[], Awaitable[Any]]) -> None:
-    await send()
-
-
-async def refused(_: Callable[[], Awaitable[Any]]) -> None:
+async def nothing() -> None:
     pass
 
 
 @pytest.fixture
-def full(monkeypatch: pytest.MonkeyPatch) -> Full:
-    return Full(monkeypatch)
+def full() -> Full:
+    return Full()
+
+
+@pytest.fixture
+async def client(kvorum_url: str, full: Full) -> AsyncIterator[kvorum.Client]:
+    """A client whose writes find the store full."""
+    async with kvorum.connect(kvorum_url, observer=full) as client:
+        yield client
+
+
+@pytest.fixture
+def store(client: kvorum.Client) -> StorageBackend:
+    return client.backend
 
 
 @pytest.fixture
 async def other(kvorum_url: str) -> AsyncIterator[StorageBackend]:
-    """The same store by another client, whose writes the first one learns nothing of."""
+    """The same store by another client: the first one does not learn of its writes."""
     async with kvorum.connect(kvorum_url) as client:
         yield client.backend
-
-
-@pytest.fixture
-def store(kvorum_client: kvorum.Client) -> StorageBackend:
-    return kvorum_client.backend
 
 
 # --- one write ------------------------------------------------------------------------------------
@@ -112,7 +125,7 @@ async def test_a_write_that_was_applied_is_done_whatever_etcd_says(
     store: StorageBackend, full: Full, name: str
 ) -> None:
     first = await store.set("a", b"1")
-    full.before = applied
+    full.answer(applies=True)
 
     revision = await WRITES[name](store, first)
     entry = await store.get(KEYS[name])
@@ -124,10 +137,10 @@ async def test_a_write_that_was_applied_is_done_whatever_etcd_says(
 async def test_a_write_that_was_not_applied_is_refused(
     store: StorageBackend, other: StorageBackend, full: Full, name: str
 ) -> None:
-    """Other writes have moved the store on; if nothing has, that is proof enough."""
+    """The search reads, because other writes have changed the store since."""
     first = await store.set("a", b"1")
     await other.set("beside", b"")
-    full.before = refused
+    full.answer(applies=False)
 
     with pytest.raises(StorageFullError):
         await WRITES[name](store, first)
@@ -142,12 +155,11 @@ async def test_a_write_that_was_applied_is_found_in_the_history_when_others_have
 ) -> None:
     first = await store.set("a", b"1")
 
-    async def and_written_over(send: Callable[[], Awaitable[Any]]) -> None:
-        await send()
+    async def write_over() -> None:
         for number in range(3):
             await other.set(KEYS[name], b"%d" % number)
 
-    full.before = and_written_over
+    full.answer(applies=True, meanwhile=write_over)
     revision = await WRITES[name](store, first)
 
     entry = await store.get(KEYS[name], revision=revision)
@@ -161,11 +173,11 @@ async def test_a_write_that_others_came_before_is_refused(
 ) -> None:
     first = await store.set("a", b"1")
 
-    async def and_written(_: Callable[[], Awaitable[Any]]) -> None:
+    async def write_before() -> None:
         await other.set("a", b"2")
         await other.set("new", b"2")
 
-    full.before = and_written
+    full.answer(applies=False, meanwhile=write_before)
     with pytest.raises(StorageFullError):
         await WRITES[name](store, first)
 
@@ -176,28 +188,27 @@ async def test_a_write_that_was_applied_is_found_when_it_was_deleted_since(
 ) -> None:
     first = await store.set("a", b"1")
 
-    async def and_deleted(send: Callable[[], Awaitable[Any]]) -> None:
-        await send()
+    async def delete() -> None:
         await other.delete(KEYS[name])
 
-    full.before = and_deleted
+    full.answer(applies=True, meanwhile=delete)
     assert await WRITES[name](store, first) == first + 1
 
 
 async def test_a_client_that_has_not_heard_for_long_looks_for_a_key_only_so_often(
-    kvorum_client: kvorum.Client, other: StorageBackend, full: Full
+    client: kvorum.Client, other: StorageBackend, full: Full
 ) -> None:
     """A key that is gone is looked for at each revision since then, up to a limit."""
     store = kvorum.EtcdStorageBackend(
-        kvorum_client, kvorum_client.settings.prefix, searches=SearchLimits(revisions=5)
+        client, client.settings.prefix, searches=SearchLimits(revisions=5)
     )
     await store.set("a", b"1")
     for number in range(6):
         await other.set("beside", b"%d" % number)
-    full.before = refused
+    full.answer(applies=False)
     with pytest.raises(OutcomeUnknownError):
         await store.create("new", UNIQUE, unique=True)
-    full.before = refused
+    full.answer(applies=False)
     with pytest.raises(StorageFullError):
         await store.create("new", UNIQUE, unique=True)
 
@@ -205,12 +216,13 @@ async def test_a_client_that_has_not_heard_for_long_looks_for_a_key_only_so_ofte
 async def test_many_refused_writes_together_have_few_reads_under_way(
     kvorum_url: str, other: StorageBackend, full: Full
 ) -> None:
-    """A search at each revision for each of them would otherwise block the event loop far beyond their deadlines."""
-    async with kvorum.connect(kvorum_url, settings=kvorum.EtcdSettings(pipeline=False)) as client:
+    """Unlimited searches would block the event loop far beyond their deadlines."""
+    settings = kvorum.EtcdSettings(pipeline=False)
+    async with kvorum.connect(kvorum_url, settings=settings, observer=full) as client:
         await client.backend.set("a", b"1")
         for number in range(10):
             await other.set("beside", b"%d" % number)
-        full.before, full.times = refused, 30
+        full.answer(applies=False, times=30)
         async with anyio.create_task_group() as group:
             for number in range(30):
                 group.start_soon(refused_create, client.backend, f"new-{number}")
@@ -227,7 +239,7 @@ async def test_a_value_that_others_may_have_written_leaves_it_unknown(
     store: StorageBackend, full: Full
 ) -> None:
     await store.set("a", b"1")
-    full.before = applied
+    full.answer(applies=True)
 
     with pytest.raises(OutcomeUnknownError) as caught:
         await store.set("a", b"2")
@@ -239,28 +251,26 @@ async def test_a_deletion_that_was_applied_is_unknown_and_one_that_was_not_is_re
 ) -> None:
     """Some versions refuse deletions, too, when they are full.
 
-    What is gone may have been removed by another client.
+    If the key is gone, another client may have deleted it.
     """
     first = await store.set("a", b"1")
-    full.before, full.times = refused, 2
+    full.answer(applies=False, times=2)
     with pytest.raises(StorageFullError):
         await store.delete("a", expected=first)
-    full.before = applied
+    full.answer(applies=True)
     with pytest.raises(OutcomeUnknownError):
         await store.delete("a", expected=first)
 
 
-async def test_what_cannot_be_read_in_time_is_unknown(kvorum_url: str, full: Full) -> None:
-    """Nothing is said to be refused because nobody answers the question."""
+async def test_what_cannot_be_read_in_time_is_unknown(store: StorageBackend, full: Full) -> None:
+    """A write is not reported as refused because the search for it has no answer."""
 
-    async def applied_late(send: Callable[[], Awaitable[Any]]) -> None:
-        await send()
-        await anyio.sleep(0.25)
+    async def wait() -> None:
+        await anyio.sleep(0.25)  # beyond the deadline
 
-    async with kvorum.connect(kvorum_url) as client:
-        full.before = applied_late
-        with kvorum.deadline(0.2), pytest.raises(OutcomeUnknownError):
-            await client.backend.set("a", UNIQUE, unique=True)
+    full.answer(applies=True, meanwhile=wait)
+    with kvorum.deadline(0.2), pytest.raises(OutcomeUnknownError):
+        await store.set("a", UNIQUE, unique=True)
 
 
 # --- leases ---------------------------------------------------------------------------------------
@@ -278,39 +288,42 @@ async def test_a_lease_that_was_granted_although_the_store_is_full_is_revoked(
     ask_etcd: Callable[..., str],
 ) -> None:
     before = await leases_of(kvorum_etcd.endpoints[0], ask_etcd)
-    full.before = applied
+    full.answer(applies=True)
 
     with pytest.raises(StorageFullError):
         await store.grant_lease(60)
     assert await leases_of(kvorum_etcd.endpoints[0], ask_etcd) == before
 
 
-async def test_a_lease_whose_grant_got_no_answer_is_granted_anew_under_another_id(
-    store: StorageBackend,
-    kvorum_etcd: kvorum.EmbeddedEtcd,
-    ask_etcd: Callable[..., str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """The first may have been granted long ago, so it is left to end.
+class FirstGrantLost(Observer):
+    """Loses the answer to the first grant of a lease.
 
-    Its id is taken, as etcd says.
+    Attributes:
+        granted: the ids of all leases that were granted.
     """
-    send, asked = Server.call, []
 
-    async def call(server: Server, stub: Any, request: Any, call: Any, *rest: Any) -> Any:
-        answer = await send(server, stub, request, call, *rest)
-        if call.operation == "grant":
-            asked.append(answer.ID)
-            if len(asked) == 1:
-                raise kvorum.UnavailableError(server.address, "the answer is lost")
-        return answer
+    def __init__(self) -> None:
+        self.granted: list[int] = []
 
-    monkeypatch.setattr(Server, "call", call)
-    lease = await store.grant_lease(60)
+    @override
+    async def after_request(self, call: Call, endpoint: str, answer: object, /) -> None:
+        if isinstance(answer, rpc.LeaseGrantResponse):
+            self.granted.append(answer.ID)
+            if len(self.granted) == 1:
+                raise kvorum.UnavailableError(endpoint, "the answer is lost")
 
-    assert asked == [asked[0], lease]
-    assert {*asked} <= await leases_of(kvorum_etcd.endpoints[0], ask_etcd)
-    assert lease != asked[0]
+
+async def test_a_lease_whose_grant_got_no_answer_is_granted_anew_under_another_id(
+    kvorum_url: str, kvorum_etcd: kvorum.EmbeddedEtcd, ask_etcd: Callable[..., str]
+) -> None:
+    """The first one may be old by now, so it is left to expire. etcd refuses to grant its id again."""
+    lost = FirstGrantLost()
+    async with kvorum.connect(kvorum_url, observer=lost) as client:
+        lease = await client.backend.grant_lease(60)
+
+    assert lost.granted == [lost.granted[0], lease]
+    assert {*lost.granted} <= await leases_of(kvorum_etcd.endpoints[0], ask_etcd)
+    assert lease != lost.granted[0]
 
 
 # --- a store that becomes full --------------------------------------------------------------------
@@ -329,15 +342,14 @@ async def small_store(
 
 
 class Filling:
-    """Tasks that write until one of them is told that the store is full."""
+    """Tasks that write until the store is full."""
 
     def __init__(self, store: StorageBackend, verb: str) -> None:
         self.store = store
         self.verb = verb
         self.is_over = False
-        self.told: dict[
-            str, tuple[bytes, int | None]
-        ] = {}  # by key: the value, and its revision; None if refused
+        # By key: the value, and its revision, or None if it was refused.
+        self.told: dict[str, tuple[bytes, int | None]] = {}
 
     async def write(self, task: int) -> None:
         number = revision = 0
@@ -365,7 +377,7 @@ class Filling:
 async def test_each_write_that_fills_the_store_is_done_or_refused_as_it_was_told(
     pytestconfig: pytest.Config, verb: str, *, pipeline: bool
 ) -> None:
-    """None is refused and yet there, as most of those that are under way at that moment used to be."""
+    """No write is reported as refused and yet applied."""
     async with small_store(pytestconfig.getoption("--kvorum-etcd-bin"), pipeline=pipeline) as (
         store,
         judge,

@@ -1,4 +1,4 @@
-"""A resource that was added with a TTL is on a lease of its own, which ends with it, and with nothing else."""
+"""A resource that was added with a TTL has a lease of its own, which is revoked with it."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -9,6 +9,7 @@ import anyio
 import msgspec
 import pytest
 from aetcd import rpc
+from typing_extensions import override
 
 import kvorum
 from kvorum import (
@@ -16,13 +17,13 @@ from kvorum import (
     EtcdSettings,
     Kind,
     Metadata,
+    Observer,
     Operation,
     OutcomeUnknownError,
     Repository,
     Resource,
 )
-from kvorum.etcd.transport.errors import Call
-from kvorum.etcd.transport.server import Server
+from kvorum.observer import Call
 from kvorum.testing import FaultProxy
 
 ROOT = "a secret"
@@ -89,17 +90,17 @@ async def lease_of(store: kvorum.StorageBackend, key: str) -> int:
 async def until(leases: Count, number: int) -> None:
     """Wait until there are so many."""
     with anyio.fail_after(DEADLINE):
-        while len(await leases()) != number:  # noqa: ASYNC110 - the server tells nobody
+        while len(await leases()) != number:  # noqa: ASYNC110 - the server sends no event
             await anyio.sleep(0.02)
 
 
-# --- whose lease ends -----------------------------------------------------------------------------
+# --- which lease ends -----------------------------------------------------------------------------
 
 
 async def test_no_lease_is_left_of_resources_that_were_deleted(
     notes: Repository[Note], store: kvorum.StorageBackend, leases: Count
 ) -> None:
-    """They stayed for the whole TTL: who adds and deletes all day fills the server with them."""
+    """If they stayed for their TTL, adding and deleting all day would fill the server with them."""
     other = await store.grant_lease(600)
     await store.set("held", b"", lease=other)
     names = [f"n{number}" for number in range(50)]
@@ -155,7 +156,7 @@ async def test_another_client_ends_the_lease_as_well(
 async def test_a_lease_that_anybody_may_use_stays(
     notes: Repository[Note], store: kvorum.StorageBackend, leases: Count
 ) -> None:
-    """Its holder will put more on it."""
+    """Its holder may attach more keys to it."""
     lease = await store.grant_lease(600)
     added = await notes.add(note())
     stored = await store.get("notes/a")
@@ -211,25 +212,33 @@ async def test_a_resource_that_was_put_on_another_lease_leaves_that_one(
     assert lease in await leases()
 
 
-# --- what else may happen meanwhile ---------------------------------------------------------------
+# --- while the lease is being revoked -------------------------------------------------------------
 
 
 Act = Callable[[str], Awaitable[None]]
 
 
+class Acts(Observer):
+    """Runs an act before each request, given its operation."""
+
+    act: Act | None = None
+
+    @override
+    async def before_request(self, call: Call, endpoint: str, message: object, /) -> None:
+        if self.act is not None:
+            await self.act(call.operation)
+
+
 @pytest.fixture
-def before_calls(monkeypatch: pytest.MonkeyPatch) -> list[Act]:
-    """What to do before each call that goes to etcd, given what it does."""
-    acts: list[Act] = []
-    send = Server.call
+def acts() -> Acts:
+    return Acts()
 
-    async def call(self: Server, stub: Any, request: Any, call: Any, *rest: Any) -> Any:
-        for act in acts:
-            await act(call.operation)
-        return await send(self, stub, request, call, *rest)
 
-    monkeypatch.setattr(Server, "call", call)
-    return acts
+@pytest.fixture
+async def observed(kvorum_url: str, acts: Acts) -> AsyncIterator[kvorum.Client]:
+    """A client with the acts."""
+    async with kvorum.connect(kvorum_url, observer=acts) as client:
+        yield client
 
 
 @pytest.fixture
@@ -239,12 +248,14 @@ async def proxy(kvorum_etcd: EmbeddedEtcd) -> AsyncIterator[FaultProxy]:
 
 
 @pytest.fixture
-async def troubled(kvorum_client: kvorum.Client, proxy: FaultProxy) -> AsyncIterator[kvorum.Client]:
-    """A client behind the proxy."""
+async def troubled(
+    kvorum_client: kvorum.Client, proxy: FaultProxy, acts: Acts
+) -> AsyncIterator[kvorum.Client]:
+    """A client with the acts, behind the proxy."""
     settings = EtcdSettings(
         endpoints=(proxy.endpoint,), prefix=kvorum_client.settings.prefix, timeout=2.0
     )
-    async with kvorum.connect(settings) as client:
+    async with kvorum.connect(settings, observer=acts) as client:
         yield client
 
 
@@ -260,9 +271,9 @@ async def left(kvorum_client: kvorum.Client) -> Count:
 
 
 async def test_a_resource_that_is_added_again_meanwhile_stays(
-    kvorum_client: kvorum.Client, before_calls: list[Act], left: Count
+    observed: kvorum.Client, acts: Acts, left: Count
 ) -> None:
-    notes = kvorum_client.repository(Note)
+    notes = observed.repository(Note)
     await notes.add(note(), ttl=600)
     added: list[Note] = []
 
@@ -271,24 +282,24 @@ async def test_a_resource_that_is_added_again_meanwhile_stays(
             added.append(note())
             added.append(await notes.add(note(), ttl=600))
 
-    before_calls.append(add_again)
+    acts.act = add_again
     await notes.delete("a")
 
     assert await notes.get("a") == added[1]
-    assert await left() == {await lease_of(kvorum_client.backend, "notes/a")}
+    assert await left() == {await lease_of(observed.backend, "notes/a")}
 
 
 async def test_a_deletion_that_is_cancelled_meanwhile_ends_the_lease(
-    kvorum_client: kvorum.Client, before_calls: list[Act], left: Count
+    observed: kvorum.Client, acts: Acts, left: Count
 ) -> None:
-    notes = kvorum_client.repository(Note)
+    notes = observed.repository(Note)
     await notes.add(note(), ttl=600)
 
     async def cancel(operation: str) -> None:
         if operation == "look at":
             deleting.cancel()
 
-    before_calls.append(cancel)
+    acts.act = cancel
     deleting = asyncio.create_task(notes.delete("a"))
     await asyncio.wait([deleting])
 
@@ -301,11 +312,11 @@ async def test_a_deletion_that_is_cancelled_meanwhile_ends_the_lease(
 async def test_a_deletion_is_done_though_the_server_falls_silent_afterwards(
     troubled: kvorum.Client,
     proxy: FaultProxy,
-    before_calls: list[Act],
+    acts: Acts,
     operation: str,
     deadline: float,
 ) -> None:
-    """It waits a second, or until its deadline."""
+    """It waits for a second, or until its deadline."""
     notes = troubled.repository(Note)
     added = await notes.add(note(), ttl=600)
 
@@ -313,11 +324,11 @@ async def test_a_deletion_is_done_though_the_server_falls_silent_afterwards(
         if now == operation:
             proxy.hold("replies")
 
-    before_calls.append(fall_silent)
+    acts.act = fall_silent
     started = anyio.current_time()
     with kvorum.deadline(deadline):
         deleted = await notes.delete("a")
-    before_calls.clear()
+    acts.act = None
     await proxy.heal()
 
     assert anyio.current_time() - started < min(deadline, 1.0) + 0.7
@@ -340,7 +351,7 @@ async def test_a_deletion_that_is_settled_later_ends_the_lease(
 
 
 async def test_a_lease_is_ended_that_is_granted_while_the_add_is_cancelled(
-    troubled: kvorum.Client, proxy: FaultProxy, left: Count, before_calls: list[Act]
+    troubled: kvorum.Client, proxy: FaultProxy, left: Count, acts: Acts
 ) -> None:
     notes = troubled.repository(Note)
 
@@ -348,7 +359,7 @@ async def test_a_lease_is_ended_that_is_granted_while_the_add_is_cancelled(
         if operation == "grant":
             proxy.hold("replies")
 
-    before_calls.append(hold)
+    acts.act = hold
     adding = asyncio.create_task(notes.add(note(), ttl=600))
     await until(left, 1)
     adding.cancel()
@@ -359,7 +370,7 @@ async def test_a_lease_is_ended_that_is_granted_while_the_add_is_cancelled(
 
 
 async def test_a_lease_is_ended_of_an_add_that_has_spent_its_deadline(
-    troubled: kvorum.Client, proxy: FaultProxy, left: Count, before_calls: list[Act]
+    troubled: kvorum.Client, proxy: FaultProxy, left: Count, acts: Acts
 ) -> None:
     notes = troubled.repository(Note)
 
@@ -369,7 +380,7 @@ async def test_a_lease_is_ended_of_an_add_that_has_spent_its_deadline(
         if operation == "revoke":
             await proxy.heal()
 
-    before_calls.append(hold)
+    acts.act = hold
     with kvorum.deadline(0.4), pytest.raises(OutcomeUnknownError):
         await notes.add(note(), ttl=600)
 
@@ -380,7 +391,7 @@ async def test_a_lease_is_ended_of_an_add_that_has_spent_its_deadline(
 async def test_a_user_who_may_not_see_what_is_on_the_lease_can_delete(
     kvorum_etcd: EmbeddedEtcd, roles_of: Callable[[kvorum.Client], Any]
 ) -> None:
-    """That the lease cannot be ended is no reason to fail: the resource is gone."""
+    """The deletion is done, and does not fail because the lease cannot be revoked."""
     async with AsyncExitStack() as stack:
         flags = ["--bcrypt-cost=4", "--auth-token=simple"]
         etcd = await stack.enter_async_context(
