@@ -14,6 +14,7 @@ from tests.watching import tasks_here, until
 import kvorum
 from kvorum import Repository
 from kvorum.observer import Call, Observer
+from kvorum.testing import FaultProxy
 
 # Fixtures that look at the requests to etcd; the store in memory has none.
 ETCD_ONLY = frozenset({"requests", "small_pages"})
@@ -80,6 +81,27 @@ async def small_pages(
     settings = msgspec.structs.replace(client.settings, page_size=10)
     async with kvorum.connect(settings, observer=request_log) as small:
         yield small.repository(Task)
+
+
+@pytest.fixture
+async def etcd(kvorum_etcd: kvorum.EmbeddedEtcd) -> AsyncIterator[kvorum.EmbeddedEtcd]:
+    """A server of the test's own, which it may stop, fill or put back."""
+    async with kvorum.EmbeddedEtcd(binary=kvorum_etcd.binary) as etcd:
+        yield etcd
+
+
+@pytest.fixture
+async def proxy(etcd: kvorum.EmbeddedEtcd) -> AsyncIterator[FaultProxy]:
+    """A proxy in front of that server."""
+    async with FaultProxy(etcd.endpoints[0]) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+async def direct(etcd: kvorum.EmbeddedEtcd) -> AsyncIterator[kvorum.Client]:
+    """A client of that server, beside the proxy."""
+    async with kvorum.connect(f"{etcd.url}/lab") as client:
+        yield client
 
 
 @pytest.fixture

@@ -1,13 +1,13 @@
 """A cluster is its id, not an address; and no answer older than one before it is believed."""
 
 import asyncio
-import shutil
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 
 import anyio
 import pytest
+from tests.backups import back_up, put_back
 
 import kvorum
 from kvorum import (
@@ -134,40 +134,16 @@ async def test_an_answer_of_another_cluster_is_never_a_success(
 # --- a store that goes back -----------------------------------------------------------------------
 
 
-class Store:
-    """An etcd whose data can be put back to what they were."""
-
-    def __init__(self, etcd: EmbeddedEtcd, folder: Path) -> None:
-        self.etcd = etcd
-        self._data = folder / "data" / "etcd-0"
-        self._backup = folder / "backup"
-
-    async def back_up(self) -> None:
-        await self.etcd.kill()
-        shutil.copytree(self._data, self._backup)
-        await self.etcd.restart()
-
-    async def put_back(self) -> None:
-        await self.etcd.kill()
-        shutil.rmtree(self._data)
-        shutil.copytree(self._backup, self._data)
-        await self.etcd.restart()
-
-
-@pytest.fixture
-async def store(kvorum_etcd: EmbeddedEtcd, tmp_path: Path) -> AsyncIterator[Store]:
-    async with EmbeddedEtcd(binary=kvorum_etcd.binary, data_dir=tmp_path / "data") as etcd:
-        yield Store(etcd, tmp_path)
-
-
-async def test_a_read_of_a_store_that_was_put_back_is_not_believed(store: Store) -> None:
+async def test_a_read_of_a_store_that_was_put_back_is_not_believed(
+    etcd: EmbeddedEtcd, tmp_path: Path
+) -> None:
     """Alone and in batches: it would show what is no more, or not show what was written."""
-    await store.back_up()
-    async with kvorum.connect(EtcdSettings(endpoints=store.etcd.endpoints, timeout=1)) as client:
+    await back_up(etcd, tmp_path / "backup")
+    async with kvorum.connect(EtcdSettings(endpoints=etcd.endpoints, timeout=1)) as client:
         last = 0
         for _ in range(5):
             last = await client.backend.set("a", b"1")
-        await store.put_back()
+        await put_back(etcd, tmp_path / "backup")
         with anyio.fail_after(20):
             while not client.connection.cluster.current.calls.is_connected:
                 with suppress(UnavailableError, StaleReadError):
@@ -183,13 +159,15 @@ async def test_a_read_of_a_store_that_was_put_back_is_not_believed(store: Store)
         assert caught.value.current < last
 
 
-async def test_a_write_to_a_store_that_was_put_back_is_not_reported_as_done(store: Store) -> None:
+async def test_a_write_to_a_store_that_was_put_back_is_not_reported_as_done(
+    etcd: EmbeddedEtcd, tmp_path: Path
+) -> None:
     """Its revision was given before, to another write."""
-    await store.back_up()
-    async with kvorum.connect(EtcdSettings(endpoints=store.etcd.endpoints, timeout=1)) as client:
+    await back_up(etcd, tmp_path / "backup")
+    async with kvorum.connect(EtcdSettings(endpoints=etcd.endpoints, timeout=1)) as client:
         for _ in range(5):
             await client.backend.set("a", b"1")
-        await store.put_back()
+        await put_back(etcd, tmp_path / "backup")
 
         with pytest.raises(OutcomeUnknownError, match="had been seen"):
             await client.backend.set("b", b"2")
@@ -198,23 +176,23 @@ async def test_a_write_to_a_store_that_was_put_back_is_not_reported_as_done(stor
 
 
 async def test_a_new_write_at_a_revision_that_was_seen_before_is_not_reported_as_done(
-    store: Store,
+    etcd: EmbeddedEtcd, tmp_path: Path
 ) -> None:
     """The revision of another write.
 
     What makes a revision of its own must be above all that were seen.
     """
-    await store.back_up()
-    async with kvorum.connect(EtcdSettings(endpoints=store.etcd.endpoints, timeout=1)) as client:
+    await back_up(etcd, tmp_path / "backup")
+    async with kvorum.connect(EtcdSettings(endpoints=etcd.endpoints, timeout=1)) as client:
         *_, last = [await client.backend.set("a", b"1") for _ in range(3)]
-        await store.put_back()
-        async with kvorum.connect(store.etcd.url) as other:
+        await put_back(etcd, tmp_path / "backup")
+        async with kvorum.connect(etcd.url) as other:
             while await other.backend.set("b", b"2") < last - 1:
                 pass
 
         with pytest.raises(OutcomeUnknownError, match="had been seen"):
             await client.backend.create("c", b"2")
-        async with kvorum.connect(store.etcd.url) as other:
+        async with kvorum.connect(etcd.url) as other:
             entry = await other.backend.get("c")
     assert entry is not None
     assert entry.mod_revision == last

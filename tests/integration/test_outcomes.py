@@ -4,27 +4,25 @@ They are sent again where that is safe, and never applied twice.
 """
 
 from collections.abc import AsyncIterator
-from typing import Any, ClassVar
 
 import anyio
-import msgspec
 import pytest
 from grpc import StatusCode
 from grpc.aio import AioRpcError
 from grpc.aio import Metadata as GrpcMetadata
+from tests.kinds import Counter, CounterSpec, CounterStatus
+from typing_extensions import override
 
 import kvorum
 from kvorum import (
     ConflictError,
-    Kind,
     Metadata,
+    Observer,
     Operation,
     OutcomeUnknownError,
-    Resource,
     UnavailableError,
 )
-from kvorum.etcd.transport.errors import error_for
-from kvorum.etcd.transport.server import Server
+from kvorum.observer import Call
 from kvorum.testing import (
     FaultProxy,
     FaultScript,
@@ -38,18 +36,6 @@ from kvorum.testing.conformance.store import Compact
 TIMEOUT = 0.5
 A_REQUEST = 400  # bytes
 UNMISTAKABLE = b"only one write has these bytes: %d" + b"." * 400
-
-
-class CounterSpec(msgspec.Struct, omit_defaults=True):
-    number: int = 0
-
-
-class CounterStatus(msgspec.Struct, omit_defaults=True):
-    pass
-
-
-class Counter(Resource[CounterSpec, CounterStatus]):
-    kind: ClassVar[Kind] = Kind("Counter", plural="counters", api_version="test.kvorum.dev/v1")
 
 
 @pytest.fixture
@@ -640,32 +626,39 @@ async def test_a_swap_that_arrives_after_a_later_read_is_not_taken_for_lost(
 # --- overload -------------------------------------------------------------------------------------
 
 
-async def test_a_server_that_has_too_much_to_do_is_waited_for(
-    lost: kvorum.StorageBackend, sound: kvorum.StorageBackend, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """etcd refuses before it proposes, so even a write may come again.
+class Overload(Observer):
+    """Rejects the first three puts and the first three reads, as an overloaded server does.
 
-    It takes 5,000 entries to make it do so.
+    etcd itself takes 5,000 pending entries to do so.
+
+    Attributes:
+        refused: the operations that were rejected.
     """
-    refused: list[str] = []
-    send = Server.call
 
-    async def overloaded(self: Server, stub: Any, request: Any, call: Any, *rest: Any) -> Any:
-        if call.operation in {"put", "read"} and refused.count(call.operation) < 3:
-            refused.append(call.operation)
+    def __init__(self) -> None:
+        self.refused: list[str] = []
+
+    @override
+    async def before_request(self, call: Call, endpoint: str, message: object, /) -> None:
+        if call.operation in {"put", "read"} and self.refused.count(call.operation) < 3:
+            self.refused.append(call.operation)
             words = "etcdserver: too many requests"
-            error = AioRpcError(
+            raise AioRpcError(
                 StatusCode.RESOURCE_EXHAUSTED, GrpcMetadata(), GrpcMetadata(), details=words
             )
-            raise error_for(error, call, self.address) from error
-        return await send(self, stub, request, call, *rest)
 
-    monkeypatch.setattr(Server, "call", overloaded)
-    with kvorum.deadline(20):
-        await lost.set("a", b"1")
-        assert await lost.exists("a")
 
-    assert refused.count("put") == refused.count("read") == 3
+async def test_a_server_that_has_too_much_to_do_is_waited_for(
+    kvorum_url: str, sound: kvorum.StorageBackend
+) -> None:
+    """etcd refuses before it proposes, so even a write may be retried."""
+    overload = Overload()
+    async with kvorum.connect(kvorum_url, observer=overload) as client:
+        with kvorum.deadline(20):
+            await client.backend.set("a", b"1")
+            assert await client.backend.exists("a")
+
+    assert overload.refused.count("put") == overload.refused.count("read") == 3
     entry = await sound.get("a")
     assert entry is not None
     assert entry.version == 1

@@ -1,17 +1,11 @@
-"""What becomes of writes that rest on reads from before the store was put back to a backup.
+"""Writes that are based on reads from before the store was put back to a backup."""
 
-Without `--bump-revision` the store then comes to the same revisions again, with other values. The
-backup here is a copy of the folder of a member that does not run, as good as a snapshot, and the
-same on all versions.
-"""
-
-import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-import anyio.to_thread
 import pytest
+from tests.backups import back_up, put_back
 
 import kvorum
 from kvorum.lab import LabWorker, LabWorkerRepository
@@ -22,34 +16,21 @@ def note(text: str) -> Callable[[LabWorker], None]:
 
 
 @pytest.fixture
-async def etcd(pytestconfig: pytest.Config, tmp_path: Path) -> AsyncIterator[kvorum.EmbeddedEtcd]:
-    binary = pytestconfig.getoption("--kvorum-etcd-bin")
-    async with kvorum.EmbeddedEtcd(binary=binary, data_dir=tmp_path / "data") as etcd:
-        yield etcd
-
-
-@pytest.fixture
 async def workers(etcd: kvorum.EmbeddedEtcd) -> AsyncIterator[LabWorkerRepository]:
     async with kvorum.connect(etcd.url) as client:
         yield LabWorkerRepository(client)
 
 
 @pytest.fixture
-async def put_back(
+async def restore(
     etcd: kvorum.EmbeddedEtcd, workers: LabWorkerRepository, tmp_path: Path
 ) -> Callable[[], Awaitable[None]]:
-    """Make a backup of a store with one worker, and return what puts the store back to it and lets another write."""
-    data, copy = tmp_path / "data", tmp_path / "copy"
+    """Back up a store with one worker; return what puts it back and lets another client write."""
     await workers.add(LabWorker.new("w", lab_track="t"))
-    await etcd.kill()
-    await anyio.to_thread.run_sync(shutil.copytree, data, copy)
-    await etcd.restart()
+    await back_up(etcd, tmp_path / "backup")
 
     async def run() -> None:
-        await etcd.kill()
-        await anyio.to_thread.run_sync(shutil.rmtree, data)
-        await anyio.to_thread.run_sync(shutil.copytree, copy, data)
-        await etcd.restart()
+        await put_back(etcd, tmp_path / "backup")
         async with kvorum.connect(etcd.url) as other:
             await LabWorkerRepository(other).mutate("w", note("another"))
 
@@ -57,10 +38,10 @@ async def put_back(
 
 
 async def test_an_update_of_what_was_read_before_conflicts_although_its_revision_is_there_again(
-    workers: LabWorkerRepository, put_back: Callable[[], Awaitable[None]]
+    workers: LabWorkerRepository, restore: Callable[[], Awaitable[None]]
 ) -> None:
     held = await workers.mutate("w", note("me"))
-    await put_back()
+    await restore()
     held.metadata.labels["mine"] = "1"
 
     with pytest.raises(kvorum.ConflictError, match="restored to an older state") as caught:
@@ -70,21 +51,21 @@ async def test_an_update_of_what_was_read_before_conflicts_although_its_revision
 
 
 async def test_an_update_that_changes_nothing_conflicts_then_too(
-    workers: LabWorkerRepository, put_back: Callable[[], Awaitable[None]]
+    workers: LabWorkerRepository, restore: Callable[[], Awaitable[None]]
 ) -> None:
     held = await workers.mutate("w", note("me"))
-    await put_back()
+    await restore()
 
     with pytest.raises(kvorum.ConflictError):
         await workers.update(held)
 
 
 async def test_an_update_by_a_client_that_connects_after_the_store_was_put_back_conflicts(
-    etcd: kvorum.EmbeddedEtcd, workers: LabWorkerRepository, put_back: Callable[[], Awaitable[None]]
+    etcd: kvorum.EmbeddedEtcd, workers: LabWorkerRepository, restore: Callable[[], Awaitable[None]]
 ) -> None:
-    """What it is given was read by a client of before."""
+    """The resource was read by an earlier client."""
     held = await workers.mutate("w", note("me"))
-    await put_back()
+    await restore()
     held.metadata.labels["mine"] = "1"
 
     async with kvorum.connect(etcd.url) as client:
@@ -93,10 +74,10 @@ async def test_an_update_by_a_client_that_connects_after_the_store_was_put_back_
 
 
 async def test_what_is_read_after_the_store_was_put_back_can_be_updated(
-    workers: LabWorkerRepository, put_back: Callable[[], Awaitable[None]]
+    workers: LabWorkerRepository, restore: Callable[[], Awaitable[None]]
 ) -> None:
     await workers.mutate("w", note("me"))
-    await put_back()
+    await restore()
 
     worker = await workers.mutate("w", note("me again"))
     worker.metadata.labels["mine"] = "1"
@@ -106,7 +87,7 @@ async def test_what_is_read_after_the_store_was_put_back_can_be_updated(
 async def test_values_are_compared_only_at_revisions_from_before_the_connection(
     etcd: kvorum.EmbeddedEtcd,
 ) -> None:
-    """What was read or written by it can be relied on, so most updates cost nothing more."""
+    """The connection itself rules out the rest, so most updates cost nothing more."""
     async with kvorum.connect(etcd.url) as client:
         before = await client.backend.set("a", b"1")
     async with kvorum.connect(etcd.url) as client:
@@ -123,7 +104,7 @@ async def test_values_are_compared_only_at_revisions_from_before_the_connection(
 async def test_values_are_compared_up_to_64_kib(
     client: kvorum.Client, monkeypatch: pytest.MonkeyPatch, size: int, *, is_compared: bool
 ) -> None:
-    """It is sent with each update, so a larger one is not worth it."""
+    """The value is sent with each update, so a larger one is not worth it."""
     workers = LabWorkerRepository(client)
     await workers.add(LabWorker.new("w", lab_track="t"))
     await workers.mutate("w", note("me"))

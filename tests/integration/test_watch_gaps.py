@@ -1,12 +1,12 @@
 """What a watch must not miss silently: omitted events, a start in the past, another history."""
 
 import asyncio
-import shutil
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import anyio
 import pytest
+from tests.backups import back_up, put_back
 from typing_extensions import override
 
 import kvorum
@@ -21,26 +21,6 @@ from kvorum.testing import FaultProxy
 DEADLINE = 20
 
 pytestmark = pytest.mark.timeout(120)
-
-
-@pytest.fixture
-async def etcd(kvorum_etcd: EmbeddedEtcd) -> AsyncIterator[EmbeddedEtcd]:
-    """A server of the test's own."""
-    async with EmbeddedEtcd(binary=kvorum_etcd.binary) as etcd:
-        yield etcd
-
-
-@pytest.fixture
-async def proxy(etcd: EmbeddedEtcd) -> AsyncIterator[FaultProxy]:
-    async with FaultProxy(etcd.endpoints[0]) as proxy:
-        yield proxy
-
-
-@pytest.fixture
-async def direct(etcd: EmbeddedEtcd) -> AsyncIterator[kvorum.Client]:
-    """A client that no fault touches."""
-    async with kvorum.connect(f"{etcd.url}/lab") as client:
-        yield client
 
 
 @pytest.fixture
@@ -252,27 +232,13 @@ async def test_a_start_that_is_compacted_is_refused_with_the_oldest_revision_the
 # --- another history ------------------------------------------------------------------------------
 
 
-async def put_back(etcd: EmbeddedEtcd, backup: Path) -> None:
-    """Put the store back to an older state, as an operator does with a copy of its folder."""
-    await etcd.kill()
-    shutil.rmtree(etcd.data_dir)
-    shutil.copytree(backup, etcd.data_dir)
-    await etcd.restart()
-
-
-async def copied(etcd: EmbeddedEtcd, backup: Path) -> None:
-    await etcd.kill()
-    shutil.copytree(etcd.data_dir, backup)
-    await etcd.restart()
-
-
 async def test_a_watch_does_not_go_on_in_a_store_that_was_put_back_and_has_come_to_the_same_revision_again(
     etcd: EmbeddedEtcd, proxy: FaultProxy, client: kvorum.Client, tmp_path: Path
 ) -> None:
     """Only the content of a revision tells that it is another one."""
     async with kvorum.connect(f"{etcd.url}/lab") as before:
         await before.backend.set("a", b"kept")
-    await copied(etcd, tmp_path / "backup")
+    await back_up(etcd, tmp_path / "backup")
     async with client.backend.watch("") as watch:
         followed = Followed(watch)
         async with kvorum.connect(f"{etcd.url}/lab") as direct:
@@ -303,7 +269,7 @@ async def test_a_watch_notices_another_value_at_the_very_revision_that_it_read_l
     """
     async with kvorum.connect(f"{etcd.url}/lab") as before:
         await before.backend.set("a", b"kept")
-    await copied(etcd, tmp_path / "backup")
+    await back_up(etcd, tmp_path / "backup")
     async with client.backend.watch("", bookmarks=True) as watch:
         followed = Followed(watch)
         async with kvorum.connect(f"{etcd.url}/lab") as direct:
@@ -331,7 +297,7 @@ async def test_a_watch_with_initial_leaves_no_ghost_of_a_store_that_was_put_back
     """It lists again, and reports what is gone, or has other content at the same revision."""
     async with kvorum.connect(f"{etcd.url}/lab") as direct:
         added = await LabWorkerRepository(direct).add(LabWorker.new("stays", lab_track="x"))
-    await copied(etcd, tmp_path / "backup")
+    await back_up(etcd, tmp_path / "backup")
     shown: dict[str, LabWorker] = {}
 
     async def follow() -> None:

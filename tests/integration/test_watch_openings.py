@@ -38,19 +38,6 @@ def watch_tasks(before: set[asyncio.Task[Any]]) -> list[asyncio.Task[Any]]:
     return [task for task in new if task.get_name().startswith("kvorum-watch ")]
 
 
-@pytest.fixture
-async def etcd(kvorum_etcd: EmbeddedEtcd) -> AsyncIterator[EmbeddedEtcd]:
-    """A server of the test's own."""
-    async with EmbeddedEtcd(binary=kvorum_etcd.binary) as etcd:
-        yield etcd
-
-
-@pytest.fixture
-async def proxy(etcd: EmbeddedEtcd) -> AsyncIterator[FaultProxy]:
-    async with FaultProxy(etcd.endpoints[0]) as proxy:
-        yield proxy
-
-
 def settings_of(proxy: FaultProxy, timeout: float) -> EtcdSettings:
     return EtcdSettings(endpoints=(proxy.endpoint,), prefix="lab", timeout=timeout)
 

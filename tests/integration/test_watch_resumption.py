@@ -4,7 +4,6 @@ Or say what is lost.
 """
 
 import asyncio
-import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import anyio
 import pytest
+from tests.backups import back_up, put_back
 
 import kvorum
 from kvorum import EmbeddedEtcd, EtcdSettings, FutureRevisionError, HistoryLostError, Operation
@@ -23,26 +23,6 @@ DEADLINE = 20
 OFTEN = "--experimental-watch-progress-notify-interval=100ms"
 
 pytestmark = pytest.mark.timeout(120)
-
-
-@pytest.fixture
-async def etcd(kvorum_etcd: EmbeddedEtcd) -> AsyncIterator[EmbeddedEtcd]:
-    """A server of the test's own."""
-    async with EmbeddedEtcd(binary=kvorum_etcd.binary) as etcd:
-        yield etcd
-
-
-@pytest.fixture
-async def proxy(etcd: EmbeddedEtcd) -> AsyncIterator[FaultProxy]:
-    async with FaultProxy(etcd.endpoints[0]) as proxy:
-        yield proxy
-
-
-@pytest.fixture
-async def direct(etcd: EmbeddedEtcd) -> AsyncIterator[kvorum.Client]:
-    """A client that no fault touches."""
-    async with kvorum.connect(f"{etcd.url}/lab") as client:
-        yield client
 
 
 @pytest.fixture
@@ -408,26 +388,19 @@ async def test_a_compaction_of_what_was_shown_already_disturbs_nobody(
 
 
 async def test_a_store_that_was_put_back_to_an_older_state_is_not_waited_for(
-    kvorum_etcd: EmbeddedEtcd, tmp_path: Path
+    etcd: EmbeddedEtcd, tmp_path: Path
 ) -> None:
-    """etcd would let the watch wait until that revision comes again, and never show what happens until then."""
-    data, backup = tmp_path / "data", tmp_path / "backup"
-    async with EmbeddedEtcd(binary=kvorum_etcd.binary, data_dir=data) as etcd:
-        await etcd.kill()
-        shutil.copytree(data / "etcd-0", backup)
-        await etcd.restart()
-        async with kvorum.connect(etcd.url) as client, client.backend.watch("") as watch:
-            last = [await client.backend.set("a", b"1") for _ in range(10)][-1]
-            await revisions_of(watch, 10)
-            waiting = await idle(watch)
-            await etcd.kill()
-            shutil.rmtree(data / "etcd-0")
-            shutil.move(backup, data / "etcd-0")
-            await etcd.restart()
+    """etcd would let the watch wait for that revision, and skip all changes until then."""
+    await back_up(etcd, tmp_path / "backup")
+    async with kvorum.connect(etcd.url) as client, client.backend.watch("") as watch:
+        last = [await client.backend.set("a", b"1") for _ in range(10)][-1]
+        await revisions_of(watch, 10)
+        waiting = await idle(watch)
+        await put_back(etcd, tmp_path / "backup")
 
-            with anyio.fail_after(DEADLINE), pytest.raises(FutureRevisionError) as caught:
-                await waiting
-            assert caught.value.revision == last
+        with anyio.fail_after(DEADLINE), pytest.raises(FutureRevisionError) as caught:
+            await waiting
+        assert caught.value.revision == last
 
 
 async def test_a_watch_says_that_there_is_another_cluster(
@@ -444,8 +417,7 @@ async def test_a_watch_says_that_there_is_another_cluster(
         await direct.backend.set("a", b"1")
         await revisions_of(watch, 1)
         waiting = await idle(watch)
-        host, _, port = another.endpoints[0].partition(":")
-        proxy._upstream = (host, int(port))
+        proxy.redirect(another.endpoints[0])
         proxy.cut()
 
         with anyio.fail_after(DEADLINE), pytest.raises(kvorum.AnotherClusterError):
