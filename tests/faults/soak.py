@@ -26,7 +26,7 @@ from kvorum.testing import (
 
 FaultOfSoak: TypeAlias = Callable[["Soak"], Awaitable[None]]
 
-PATIENCE: Final = 60.0  # seconds: a watch must be up to date by then once all is well
+WAIT_LIMIT: Final = 60.0  # seconds: a watch must be up to date by then once all is well
 
 
 class Soak:
@@ -39,7 +39,7 @@ class Soak:
         counts: what the faults brought about.
         in_flight: how many writes were under way at each fault.
         violations: what is wrong, after `run`.
-        patience: how many seconds a watch may take to be up to date in the end.
+        wait_limit: how many seconds a watch may take to be up to date in the end.
     """
 
     def __init__(self, etcd: EmbeddedEtcd, client: kvorum.Client, seed: int) -> None:
@@ -53,7 +53,7 @@ class Soak:
         self.counts: Counter[str] = Counter()
         self.in_flight: list[int] = []
         self.violations: list[Violation] = []
-        self.patience = PATIENCE
+        self.wait_limit = WAIT_LIMIT
         self._compacted = 0
 
     def __str__(self) -> str:
@@ -103,9 +103,9 @@ class Soak:
                     await anyio.sleep(self.random.uniform(0, 0.3))
                     await fault(self)
                 writers_stop.set()
-            with kvorum.deadline(PATIENCE):
+            with kvorum.deadline(WAIT_LIMIT):
                 end = await self.client.backend.set("items/end", END)
-            with anyio.move_on_after(self.patience):  # what is missing then is lost
+            with anyio.move_on_after(self.wait_limit):  # what is missing then is lost
                 while not all(follower.shown >= end for follower in self.followers):  # noqa: ASYNC110
                     await anyio.sleep(0.01)
             self.count_up()
@@ -131,15 +131,17 @@ class Soak:
     # --- means of those who do it ---
 
     async def until(self, holds: Callable[[], bool]) -> None:
-        with anyio.move_on_after(PATIENCE):
+        with anyio.move_on_after(WAIT_LIMIT):
             while not holds():  # noqa: ASYNC110 - whoever follows tells nobody
                 await anyio.sleep(0.01)
             return
-        raise AssertionError(f"it is not so after {PATIENCE:g} s, {self.history}: {self.followers}")
+        raise AssertionError(
+            f"it is not so after {WAIT_LIMIT:g} s, {self.history}: {self.followers}"
+        )
 
     async def now(self) -> int:
         """Return the store's revision, as soon as it can be told."""
-        with kvorum.deadline(PATIENCE):
+        with kvorum.deadline(WAIT_LIMIT):
             return (await self.client.backend.list("", limit=1)).revision
 
     async def some_more(self, number: int) -> int:
@@ -176,9 +178,9 @@ class Soak:
 
     async def leader(self) -> int:
         """Return who leads, as soon as there is somebody: the last fault may have been its end."""
-        with anyio.fail_after(PATIENCE):
+        with anyio.fail_after(WAIT_LIMIT):
             while True:
-                with kvorum.deadline(PATIENCE):
+                with kvorum.deadline(WAIT_LIMIT):
                     endpoints = (await self.client.health()).endpoints
                 leading = [number for number, each in enumerate(endpoints) if each.is_leader]
                 if leading:

@@ -187,7 +187,7 @@ PLANTED: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], set[Rule]]] = {
     "crowd": (a_read_that_is_refused_splits_the_members, {Rule.MEMBERS_DIFFER}),
     "rolling-upgrade": (a_read_that_is_refused_splits_the_members, {Rule.MEMBERS_DIFFER}),
     "learner": (a_client_stays_with_a_learner, {Rule.OUTAGE}),
-    "strangers": (any_cluster_will_do, {Rule.INVENTED_WRITE, Rule.LOST_WRITE}),
+    "another-cluster": (any_cluster_will_do, {Rule.INVENTED_WRITE, Rule.LOST_WRITE}),
     "backup": (revisions_are_taken_for_identities, {Rule.BROKEN_EXPECTATION}),
     "backup-bumped": (what_is_other_in_a_new_list_is_not_shown, {Rule.LOST_EVENT}),
     "starting": (opening_gives_up_at_once, {Rule.OUTAGE}),
@@ -205,7 +205,7 @@ async def test_a_scene_finds_a_planted_fault(
     plant, rules = PLANTED[name]
     plant(monkeypatch)
     for module in (stage, operator):
-        monkeypatch.setattr(module, "PATIENCE", 3.0)  # for what does not come
+        monkeypatch.setattr(module, "WAIT_LIMIT", 3.0)  # for what does not come
     monkeypatch.setattr(crowd, "WRITES", 100)
 
     found: set[Rule] = set()

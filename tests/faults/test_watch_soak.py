@@ -149,7 +149,7 @@ async def test_the_soak_finds_a_planted_fault(
     """Else it would prove nothing."""
     monkeypatch.setattr(WatchReader, "_create", fault)
     async with open_soak(1) as soak:
-        soak.patience = 2
+        soak.wait_limit = 2
         await soak.run([refuse, CUT, refuse, CUT])
 
     assert {violation.rule for violation in soak.violations} & PLANTED[fault], str(soak)

@@ -233,7 +233,7 @@ def test_a_search_that_is_given_up_is_neither_right_nor_wrong() -> None:
     (found,) = check_linearizability(hopeless(), limit=100)
 
     assert found.rule is Rule.UNDECIDED
-    assert "given up" in found.message
+    assert "gave up" in found.message
 
 
 def test_with_a_truth_there_is_nothing_to_search() -> None:

@@ -1,7 +1,7 @@
-"""For those who test on etcd, or write a storage backend.
+"""Tools for tests on etcd, and for authors of storage backends.
 
-The suite that a backend has to pass, a proxy that misbehaves, and what tells right histories from
-wrong ones. Needs the extra `testing`::
+The conformance suite for backends, a fault-injecting proxy, recorders, and checkers that compare
+what clients were told with the server's history. Needs the extra `testing`::
 
     class TestMyBackend(kvorum.testing.StorageConformance):
         @pytest.fixture
@@ -69,17 +69,17 @@ __all__ = [  # noqa: RUF022 - grouped by what they are for
     "ShownChange",
     "BookmarkSeen",
     "Relist",
-    # What really happened
+    # The server's history
     "ServerHistory",
     "read_server_history",
-    # Judgement
+    # Checkers
     "check_revisions",
     "check_linearizability",
     "check_watch",
     "check_resumed",
     "Violation",
     "Rule",
-    # All of it
+    # All together
     "run_trial",
     "Verdict",
 ]

@@ -1,4 +1,4 @@
-"""A trial of a store: run a workload, optionally with faults, and judge it by the server's history."""
+"""Trials: run a workload, optionally with faults, and judge it by the server's history."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -27,21 +27,18 @@ from kvorum.testing.evidence import (
 from kvorum.testing.faults import FaultProxy, FaultScript
 from kvorum.testing.workload import Workload
 
-PATIENCE: Final = (
-    10.0  # seconds that the watch may take to show what is there when the work is done
-)
+WAIT_LIMIT: Final = 10.0  # seconds for the watch to catch up when the workload is done
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """What came out of a trial.
+    """The result of a trial.
 
     Attributes:
-        history: what the clients say.
-        server_history: what happened.
-        streams: what a watch showed meanwhile, each going on where the one before ended.
-        violations: what is wrong.
-        undecided: what could be found neither right nor wrong, because the search for it was given
-            up.
+        history: what the clients were told.
+        server_history: the server's history.
+        streams: what a watch showed; each stream resumes where the previous one ended.
+        violations: all findings.
+        undecided: findings that are neither right nor wrong, because the search was given up.
     """
 
     history: History
@@ -52,7 +49,7 @@ class Verdict(msgspec.Struct, frozen=True):
 
     @property
     def is_right(self) -> bool:
-        """Whether nothing is wrong or undecided, and every fault hit something."""
+        """Whether there are no findings, nothing is undecided, and every fault hit a call."""
         return not self.violations and not self.undecided and not self.history.idle_faults
 
     def __str__(self) -> str:
@@ -62,7 +59,8 @@ class Verdict(msgspec.Struct, frozen=True):
         faults = f"{len(self.history.faults)} faults ({len(self.history.idle_faults)} of them idle)"
         shown = [*self.violations[:10], *self.undecided[:10]]
         found = "; ".join(map(str, shown)) or "nothing is wrong"
-        return f"{len(calls):,} calls ({told}), {len(self.server_history.revisions):,} revisions, {faults}: {found}"
+        made = f"{len(calls):,} calls ({told}), {len(self.server_history.revisions):,} revisions"
+        return f"{made}, {faults}: {found}"
 
 
 async def run_trial(
@@ -76,17 +74,16 @@ async def run_trial(
     """Run a workload on open clients of one prefix, follow it with a watch, and judge both.
 
     Args:
-        endpoint: `host:port` of the etcd itself, where the history is read; it must not be compacted
+        endpoint: `host:port` of the etcd itself, to read the history from; it must not be compacted
             meanwhile.
-        clients: who works; they may connect through a proxy. There must be nothing under their
-            prefix.
-        workload: what they do.
-        proxy: what the script is played on.
-        script: what to do to it meanwhile. The workload goes on until it is played.
+        clients: the clients to use; they may connect through a proxy. Their prefix must be empty.
+        workload: the calls to make.
+        proxy: the proxy to play the script on.
+        script: the faults to inject. The workload continues until the script has ended.
 
     Raises:
-        InvalidResourceError: there is something under the prefix already.
-        HistoryLostError: it was compacted.
+        InvalidResourceError: the prefix is not empty.
+        HistoryLostError: the history was compacted.
     """
     history = History()
     backends = [client.backend for client in clients]
@@ -102,7 +99,7 @@ async def run_trial(
         server_history = await read_server_history(
             endpoint, clients[0].settings.prefix, since=before.revision
         )
-        with anyio.move_on_after(PATIENCE):
+        with anyio.move_on_after(WAIT_LIMIT):
             await _reached(streams, max(server_history.revisions, default=0))
         group.cancel_scope.cancel()
         return _judged(history, server_history, streams)
@@ -146,10 +143,7 @@ def _judged(
 async def _follow(
     backend: StorageBackend, prefix: str, since: int, streams: list[WatchedStream]
 ) -> None:
-    """Note what a watch shows.
-
-    When its connection is lost, go on with another one from where it had got to.
-    """
+    """Record what a watch shows. After a lost connection, a new watch resumes from its position."""
     while True:
         stream = WatchedStream(prefix=prefix, since=since)
         streams.append(stream)
@@ -163,7 +157,8 @@ async def _follow(
 
 
 async def _reached(streams: Sequence[WatchedStream], revision: int) -> None:
-    while not any(_last(stream) >= revision for stream in streams):  # noqa: ASYNC110 - whoever follows tells nobody
+    # A stream has no event to wait for.
+    while not any(_last(stream) >= revision for stream in streams):  # noqa: ASYNC110
         await anyio.sleep(0.01)
 
 

@@ -1,4 +1,4 @@
-"""A mixed load on a store, by several clients at once, repeatable by its seed."""
+"""A mixed workload of concurrent clients, reproducible from its seed."""
 
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -25,21 +25,20 @@ DEFAULT_MIX: Mapping[str, int] = {
 
 
 class Workload(msgspec.Struct, frozen=True, kw_only=True):
-    """What to do to a store, and how much of it.
+    """The calls to make, and how many.
 
-    Which calls a client makes follows from the seed; in which order they meet in the store does
-    not.
+    The seed determines which calls each client makes; how they interleave is up to the store.
 
     Attributes:
-        operations: how many calls in all.
-        clients: how many clients make them, each one after the other.
-        keys: how many keys there are: the fewer, the more clients meet.
-        seed: what everything is drawn from.
-        mix: how often which call is drawn.
-        prefix: what the keys start with.
-        batch: how many keys a commit writes or compares at most.
-        value: makes what is written of its key and of a text that nobody else writes.
-        rest: how many seconds a client waits after a call that failed.
+        operations: the total number of calls.
+        clients: the number of clients; each makes one call at a time.
+        keys: the number of keys; fewer keys mean more contention.
+        seed: the seed of all random choices.
+        mix: the weight of each kind of call.
+        prefix: the prefix of all keys.
+        batch: the maximum number of keys that a commit writes or compares.
+        value: makes the value to write, from its key and a unique text.
+        rest: the pause of a client after a failed call, in seconds.
     """
 
     operations: int = 1000
@@ -60,15 +59,15 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
         until: anyio.Event | None = None,
         name: str = "c",
     ) -> None:
-        """Make all calls, recorded in a history; client n on `backends[n % len(backends)]`.
+        """Make all calls and record them; client n uses `backends[n % len(backends)]`.
 
-        Errors of Kvorum are part of the record, and end no client. Anything else comes out.
+        Errors of Kvorum are recorded and stop no client. Any other exception is raised.
 
         Args:
-            backends: what to make them on.
-            history: where to record them.
-            until: go on after the last one until this has happened.
-            name: what the clients are called, before their numbers.
+            backends: the backends to call.
+            history: the record.
+            until: keep making calls until this is set.
+            name: the names of the clients, before their numbers.
         """
         shares = [
             len(range(number, self.operations, self.clients)) for number in range(self.clients)
@@ -89,21 +88,21 @@ class _Client:
         self._workload = workload
         self._number = f"{number}" if name == "c" else f"{name}{number}"
         self._backend = backend
-        self._random = random.Random(f"{workload.seed}/{number}")  # noqa: S311 - to be repeated, not to be secret
+        self._random = random.Random(f"{workload.seed}/{number}")  # noqa: S311 - repeatable
         self._values = count()
-        self._seen: dict[str, int] = {}  # the mod_revisions that a swap may go by
+        self._seen: dict[str, int] = {}  # the mod_revisions that a swap may expect
         self._names = list(workload.mix)
         self._weights = list(workload.mix.values())
 
     async def run(self, calls: int, until: anyio.Event | None) -> None:
-        """Make so many calls, one after the other, or more."""
+        """Make calls one after the other: `calls` of them, or more."""
         for number in count():
             if number >= calls and (until is None or until.is_set()):
                 return
             (name,) = self._random.choices(self._names, self._weights)
             try:
                 await _CALLS[name](self, self._key())
-            except KvorumError:  # it is in the history
+            except KvorumError:  # it is recorded
                 if self._workload.rest:
                     await anyio.sleep(self._workload.rest)
 
@@ -111,10 +110,7 @@ class _Client:
         return f"{self._workload.prefix}{self._random.randrange(self._workload.keys)}"
 
     def _value(self, key: str) -> bytes:
-        """Return a value that nobody else writes.
-
-        By it, a write of unknown outcome is known again.
-        """
+        """Return a unique value, which identifies a write of unknown outcome."""
         return self._workload.value(key, f"{self._number}-{next(self._values)}")
 
     def _saw(self, key: str, entry: Entry | None) -> None:
@@ -151,7 +147,7 @@ class _Client:
             if other in taken:
                 continue
             taken.add(other)
-            # About every other commit compares a key: of many, one is always another meanwhile.
+            # About every other commit compares one key: with more, one of them has always changed.
             if other in self._seen and self._random.random() < 0.5 / (self._workload.batch - 1):
                 operations.append(Operation.check(other, expected=self._seen[other]))
             else:

@@ -1,4 +1,4 @@
-"""Checks that tell right histories from wrong ones."""
+"""Checkers, which tell correct histories from incorrect ones."""
 
 from kvorum.testing.checkers.linearizability import check_linearizability
 from kvorum.testing.checkers.revision_order import check_revisions

@@ -1,4 +1,4 @@
-"""When can a lease have ended, by what the clients say?"""
+"""The earliest end of each lease, according to the calls of clients."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from kvorum.testing.evidence import Call, Outcome
 
 
 class LeaseEnds:
-    """The leases of a history: who revoked them, and when they can have run out.
+    """The leases of a history: their revocations, and when they can have expired.
 
     A lease that was granted elsewhere may have ended at any time.
     """
@@ -25,7 +25,7 @@ class LeaseEnds:
         self._moments: list[tuple[int, float]] = sorted(moments)
 
     def revocations(self, lease: int) -> list[Call]:
-        """Return the calls that may have revoked it."""
+        """Return the calls that may have revoked a lease."""
         return [call for call in self._revoked[lease] if call.outcome is not Outcome.REFUSED]
 
     def done_revocations(self) -> list[Call]:
@@ -38,12 +38,12 @@ class LeaseEnds:
         ]
 
     def runs_out(self, lease: int) -> float | None:
-        """Return the second before which it cannot have run out; None if that is not known."""
+        """Return the earliest time at which it can have expired; None if unknown."""
         grant = self._granted.get(lease)
         return None if grant is None else grant.seconds[0] + grant.ttl
 
     def earliest(self, lease: int) -> int:
-        """Return a number in the order of the history before which it cannot have ended."""
+        """Return the earliest position in the history at which it can have ended."""
         runs_out = self.runs_out(lease)
         if runs_out is None:
             return 0

@@ -1,16 +1,16 @@
 """Find an order of the calls on each key that explains their answers, or show there is none.
 
-Linearizability is local: a history is linearizable if it is so for each key. For each, the calls
-are tried in every order that real time allows, the earliest first, and what was tried is remembered
-by (calls placed, state). A call whose outcome is unknown may have happened at any time after it
-started, or never. A key on a lease may go when the lease was revoked or has run out. Values should
-be unique: a write of unknown outcome is known again by its value.
+Linearizability is local: a history is linearizable if it is so for each key. For each key, the
+calls are tried in every order that real time allows, earliest first; visited states are remembered
+as (calls placed, state). A call of unknown outcome may have taken effect at any time after its
+start, or never. A key may disappear when its lease was revoked or has expired. Values should be
+unique, because a write of unknown outcome is identified by its value.
 
-The search is kept small without missing an order: a read that fits is placed at once, since it
-changes nothing; writes of known revision are placed in the order of their revisions; and of calls
-of unknown outcome that do the same, the one that started first goes first. What is left can still
-be too much: then the answer is `Rule.UNDECIDED`. With a server_history there is nothing to search: it says
-what was applied, and in which order.
+Three rules keep the search small without missing an order: a read that fits is placed at once,
+since it changes nothing; writes of known revision are placed in the order of their revisions; of
+several calls of unknown outcome with the same effect, the first to start is placed first. The
+search can still be too large; the result is then `Rule.UNDECIDED`. With a server history no search
+is needed: it tells what was applied, and in which order.
 
 Sources: Wing and Gong, "Testing and verifying concurrent objects" (1993); Lowe, "Testing for
 linearizability" (2017).
@@ -36,27 +36,27 @@ from kvorum.testing.evidence import (
 )
 
 ABSENT: Final = 0
-UNSEEN: Final = -1  # what a write of unknown outcome left whose value was never seen
-LIMIT: Final = (
-    100_000  # states that are looked at for one key before the search gives up: a second or two
-)
+UNSEEN: Final = -1  # the state after a write of unknown outcome whose value was never seen
+LIMIT: Final = 100_000  # states visited for one key before giving up: a second or two
 
 
 class Step(NamedTuple):
-    """What a call did to one key, or saw of it. States are mod_revisions; 0 is "absent", and -1 a value never seen.
+    """The effect of a call on one key, or what it observed.
+
+    A state is a mod_revision, or `ABSENT`, or `UNSEEN`.
 
     Attributes:
         started: the number of the call's start.
-        ended: that of its end; None if it may still happen, or may never.
-        expected: the state that it needs; None for any.
-        there: whether it needs the key to be there (True) or absent (False); None for either.
+        ended: the number of its end; None if it may take effect later, or never.
+        expected: the state that it requires; None for any.
+        there: whether it requires the key to exist (True) or be absent (False); None for either.
         becomes: the state that it leaves; None for the same.
-        call: which call it is a part of; None for the end of a lease, and for what only the history
-            tells.
-        revision: at which it happened, of a deletion whose revision is known; else 0.
-        is_applied: it has happened, although it has no end.
-        names: its `expected` is told by nothing else, so a value never seen may have been written
-            at that revision.
+        call: its call; None for the end of a lease, and for a change known from the server's
+            history only.
+        revision: the revision of a deletion, if known; else 0.
+        is_applied: it took effect, although it has no end.
+        names: nothing else tells of its `expected`, so a value that was never seen may have been
+            written at that revision.
     """
 
     started: int
@@ -71,30 +71,29 @@ class Step(NamedTuple):
 
     @property
     def is_needed(self) -> bool:
-        """Whether an order has to have it."""
+        """Whether every order must contain it."""
         return self.ended is not None or self.is_applied
 
     @property
     def known(self) -> int:
-        """The revision of the change that it made; 0 if that is not known, or it made none."""
+        """The revision of its change; 0 if unknown, or if it changed nothing."""
         return max(self.revision, self.becomes or 0)
 
 
 def check_linearizability(
     history: History, server_history: ServerHistory | None = None, *, limit: int = LIMIT
 ) -> list[Violation]:
-    """Return the keys whose calls no order explains; nothing if there are none.
+    """Return the keys whose calls no order explains.
 
-    It takes calls on single keys, and the parts of transactions; reads of the past are for
-    `check_revisions`. Over all keys, revisions have to grow in real time.
+    It judges calls on single keys and the parts of transactions; reads of the past are left to
+    `check_revisions`. Across all keys, revisions must increase in real time.
 
     A key with `Rule.UNDECIDED` is neither right nor wrong: no order was found within `limit`.
 
     Args:
-        history: what the clients say.
-        server_history: what happened, if it can be read: then nothing is searched, since it says what was
-            applied.
-        limit: how many states to look at for a key before the search gives up.
+        history: what the clients were told.
+        server_history: the server's history, if available; it replaces the search.
+        limit: the number of states to visit for each key before giving up.
     """
     calls = settled_calls(history.calls)
     steps = steps_by_key(calls, server_history)
@@ -112,7 +111,7 @@ def check_linearizability(
 def _judge(key: str, steps: Sequence[Step], limit: int) -> Violation | None:
     found = is_linearizable(steps, limit=limit)
     if found is None:
-        what = f"after {limit:,} states there is no order yet of the {len(steps)} calls on {key!r}; it was given up"
+        what = f"no order of the {len(steps)} calls on {key!r} within {limit:,} states; gave up"
         return Violation(Rule.UNDECIDED, what)
     if found:
         return None
@@ -121,11 +120,11 @@ def _judge(key: str, steps: Sequence[Step], limit: int) -> Violation | None:
     )
 
 
-# --- what is seen without a search ----------------------------------------------------------------
+# --- findings without a search ----------------------------------------------------------------
 
 
 def _wrong_values(calls: Sequence[Call]) -> list[Violation]:
-    """Find the calls that saw another value at a revision than was written at it, or were refused for no reason."""
+    """Report values that differ from what was written at their revision, and false refusals."""
     done = [
         (call, write) for call in calls if call.outcome is Outcome.DONE for write in call.requested
     ]
@@ -154,7 +153,7 @@ def _wrong_values(calls: Sequence[Call]) -> list[Violation]:
 
 
 def _wrong_order(calls: Sequence[Call]) -> list[Violation]:
-    """Find the calls that were told a smaller revision than was told before they started."""
+    """Report calls that were told a smaller revision than was told before they started."""
     found: list[Violation] = []
     reached, lows = 0, dict[int, int]()
     for is_end, call in _moments(calls):
@@ -182,9 +181,9 @@ def _revision_told(call: Call) -> int:
 
 
 def _makes_a_revision(call: Call) -> bool:
-    """Tell whether a done write changed something for sure.
+    """Tell whether a done write certainly changed something.
 
-    A transaction that only removes may find nothing there.
+    A transaction that only deletes may find nothing to delete.
     """
     return call.name == "delete" or any(
         write.writes and write.value is not None for write in call.requested
@@ -207,7 +206,7 @@ def _moments(calls: Sequence[Call]) -> Iterator[tuple[bool, Call]]:
 def steps_by_key(
     calls: Sequence[Call], server_history: ServerHistory | None = None
 ) -> dict[str, list[Step]]:
-    """Return what each call did to each key, and what else happened to it, as far as that can be told."""
+    """Return the steps of each key: what calls did to it, and which other changes are known."""
     seen = _revisions_of_values(calls)
     steps: dict[str, list[Step]] = defaultdict(list)
     for call in calls:
@@ -215,13 +214,13 @@ def steps_by_key(
             call.outcome is Outcome.UNKNOWN and server_history is None
         ):
             for write in call.requested:
-                steps[write.key].append(_step_of_intent(call, write, seen))
+                steps[write.key].append(_step_of_write(call, write, seen))
         if (
             call.observation is not None
             and call.observation.at is None
             and call.outcome is not Outcome.UNKNOWN
         ):
-            steps[call.observation.key].append(_step_of_sight(call, call.observation))
+            steps[call.observation.key].append(_step_of_observation(call, call.observation))
     if server_history is None:
         _add_lease_ends(calls, steps)
     else:
@@ -230,10 +229,7 @@ def steps_by_key(
 
 
 def _revisions_of_values(calls: Sequence[Call]) -> dict[tuple[str, bytes], int]:
-    """Return the revision of each value that was seen.
-
-    A write of unknown outcome gets its own from there.
-    """
+    """Return the revision of each observed value, which is that of the write of unknown outcome."""
     found: dict[tuple[str, bytes], int] = {}
     for call in calls:
         if call.observation is not None and call.observation.value is not None:
@@ -245,7 +241,7 @@ def _revisions_of_values(calls: Sequence[Call]) -> dict[tuple[str, bytes], int]:
     return found
 
 
-def _step_of_intent(call: Call, write: Write, seen: dict[tuple[str, bytes], int]) -> Step:
+def _step_of_write(call: Call, write: Write, seen: dict[tuple[str, bytes], int]) -> Step:
     is_over = call.outcome is Outcome.DONE
     becomes: int | None = None
     if write.writes and write.value is None:
@@ -265,13 +261,13 @@ def _step_of_intent(call: Call, write: Write, seen: dict[tuple[str, bytes], int]
     )
 
 
-def _step_of_sight(call: Call, observation: Observation) -> Step:
+def _step_of_observation(call: Call, observation: Observation) -> Step:
     expected = observation.revision if observation.exists and observation.revision else None
     return Step(call.started, call.ended, expected, observation.exists, None, call)
 
 
 def _add_lease_ends(calls: Sequence[Call], steps: dict[str, list[Step]]) -> None:
-    """Add for each key that was put on a lease that it may have gone with it, as soon as it can have."""
+    """Add the possible deletion of each key with a lease, from the lease's earliest end on."""
     ends = LeaseEnds(calls)
     for key, of_key in steps.items():
         written = [
@@ -303,10 +299,7 @@ def _add_lease_ends(calls: Sequence[Call], steps: dict[str, list[Step]]) -> None
 def _add_what_was_not_told(
     calls: Sequence[Call], steps: dict[str, list[Step]], server_history: ServerHistory
 ) -> None:
-    """Add the changes that no done call made.
-
-    Those of calls of unknown outcome, and of leases that ended.
-    """
+    """Add the changes of calls of unknown outcome and of ended leases."""
     told = {
         (i.key, c.revision)
         for c in calls
@@ -333,7 +326,7 @@ def _add_what_was_not_told(
 
 
 def _named(steps: Sequence[Step]) -> list[Step]:
-    """Mark the steps that were seen to have happened, and those that name a revision of which nothing else tells."""
+    """Mark the steps known to be applied, and those whose expected revision nothing else tells."""
     revisions = [
         step.becomes
         for step in steps
@@ -357,7 +350,7 @@ def _named(steps: Sequence[Step]) -> list[Step]:
 
 
 def _value_of(step: Step) -> bytes | None:
-    """Return the value that a step saw."""
+    """Return the value that a step observed."""
     return (
         step.call.observation.value
         if step.becomes is None and step.call and step.call.observation is not None
@@ -368,13 +361,13 @@ def _value_of(step: Step) -> bytes | None:
 # --- the search -----------------------------------------------------------------------------------
 
 
-class _Place(NamedTuple):
-    """How far an order has come.
+class _Progress(NamedTuple):
+    """The state of a partial order.
 
     Attributes:
-        placed: which steps it has, as bits.
-        ordered: how many of those that have to be there and have a known revision.
-        state: the key's.
+        placed: the steps that it contains, as bits.
+        ordered: how many of those are required and have a known revision.
+        state: the state of the key.
         floor: the highest revision so far.
     """
 
@@ -385,43 +378,45 @@ class _Place(NamedTuple):
 
 
 def is_linearizable(steps: Sequence[Step], *, limit: int = LIMIT) -> bool | None:
-    """Tell whether some order of the steps fits them all, from "absent" on.
+    """Tell whether some order explains all steps, starting from an absent key.
 
-    None if `limit` states did not tell.
+    None if `limit` states do not suffice.
     """
     steps = sorted(
         (step for step in steps if step.is_needed or step.becomes is not None),
         key=lambda step: step.started,
     )
-    needed = sum(1 << place for place, step in enumerate(steps) if step.is_needed)
-    # In the end there is none left, and everything may follow.
+    needed = sum(1 << bit for bit, step in enumerate(steps) if step.is_needed)
+    # At the end none is left, and any step may follow.
     known = [*sorted(step.known for step in steps if step.is_needed and step.known), float("inf")]
-    tried: set[_Place] = set()
-    stack = [_Place(0, 0, ABSENT, 0)]
+    tried: set[_Progress] = set()
+    stack = [_Progress(0, 0, ABSENT, 0)]
     while stack:
-        place = stack.pop()
-        if place.placed & needed == needed:
+        progress = stack.pop()
+        if progress.placed & needed == needed:
             return True
-        if place in tried:
+        if progress in tried:
             continue
         if len(tried) >= limit:
             return None
-        tried.add(place)
-        # In reverse, so that the earliest is tried first.
-        stack += reversed(_next_places(steps, known, place))
+        tried.add(progress)
+        # Reversed, so that the earliest is tried first.
+        stack += reversed(_next_steps(steps, known, progress))
     return False
 
 
-def _next_places(steps: Sequence[Step], known: Sequence[float], place: _Place) -> list[_Place]:
-    """Return what can come next: a step that fits, and that started before any other that is left had ended.
+def _next_steps(
+    steps: Sequence[Step], known: Sequence[float], progress: _Progress
+) -> list[_Progress]:
+    """Return the possible next steps: they fit, and started before any remaining step ended.
 
-    What has to be there comes before what may be there.
+    Required steps come before optional ones.
     """
-    needed: list[_Place] = []
-    others: list[_Place] = []
+    needed: list[_Progress] = []
+    others: list[_Progress] = []
     alike: set[tuple[object, ...]] = set()
     first_end: float = float("inf")
-    rest = ~place.placed & ((1 << len(steps)) - 1)
+    rest = ~progress.placed & ((1 << len(steps)) - 1)
     while rest:
         lowest = rest & -rest
         step = steps[lowest.bit_length() - 1]
@@ -432,31 +427,31 @@ def _next_places(steps: Sequence[Step], known: Sequence[float], place: _Place) -
             first_end = min(first_end, step.ended)
         if not step.is_needed:
             if step[2:5] in alike:
-                continue  # one that does the same started before it
+                continue  # an equivalent step started earlier
             alike.add(step[2:5])
-        if not _fits(step, place) or step.known > known[place.ordered]:
+        if not _fits(step, progress) or step.known > known[progress.ordered]:
             continue
-        after = _after(step, place, lowest)
-        if step.is_needed and (after.state, after.floor) == (place.state, place.floor):
-            return [after]  # it changes nothing, so it cannot come too early
+        after = _after(step, progress, lowest)
+        if step.is_needed and (after.state, after.floor) == (progress.state, progress.floor):
+            return [after]  # it changes nothing, so it cannot be placed too early
         (needed if step.is_needed else others).append(after)
     return needed + others
 
 
-def _fits(step: Step, place: _Place) -> bool:
-    if step.expected is not None and step.expected != place.state:
-        is_named = place.state == UNSEEN and step.names and step.expected > place.floor
+def _fits(step: Step, progress: _Progress) -> bool:
+    if step.expected is not None and step.expected != progress.state:
+        is_named = progress.state == UNSEEN and step.names and step.expected > progress.floor
         if not is_named:
             return False
-    if step.there is not None and step.there != (place.state != ABSENT):
+    if step.there is not None and step.there != (progress.state != ABSENT):
         return False
-    return not step.known or step.known > place.floor
+    return not step.known or step.known > progress.floor
 
 
-def _after(step: Step, place: _Place, bit: int) -> _Place:
-    state = place.state if step.expected is None else step.expected
-    floor = max(place.floor, state, step.known)
+def _after(step: Step, progress: _Progress, bit: int) -> _Progress:
+    state = progress.state if step.expected is None else step.expected
+    floor = max(progress.floor, state, step.known)
     state = state if step.becomes is None else step.becomes
-    return _Place(
-        place.placed | bit, place.ordered + bool(step.is_needed and step.known), state, floor
+    return _Progress(
+        progress.placed | bit, progress.ordered + bool(step.is_needed and step.known), state, floor
     )

@@ -1,18 +1,17 @@
-"""Are calls right about the order that the store's revisions give? In linear time.
+"""Check a history against the revisions of the store, in linear time.
 
-Etcd numbers all writes, so most questions about a history need no search: a write says which number
-it got, a read must agree with the state at some number, and both must fit what was over before they
-started.
+Etcd numbers all writes, so most questions need no search. A write was told its revision, a read
+must match the state at some revision, and both must fit what had ended before they started.
 
-1. Each done write made the changes that it wanted, at the revision that it was told, all of them at
-   once, and what it expected was so.
-2. Each change has exactly one call that made it: a done one, or one whose outcome is unknown. (Or a
-   lease: a key on one goes with it, when it was revoked or has run out, and not before.)
-3. A call that was refused has changed nothing; what it was told is the reason was so.
-4. Each read agrees with the state at some revision between what was over before it started and what
-   had not started when it ended. A snapshot agrees with that of its revision, entry by entry.
-5. Real time: whatever ended before another call started, has a smaller number.
-6. Calls may share a revision: then there is an order of them in which each finds what it expected.
+1. Each done write made the changes that it requested, all at the revision that it was told. What it
+   expected was true.
+2. Each change was made by exactly one call, done or of unknown outcome, or by the end of a lease: a
+   key is deleted when its lease is revoked or expires, and not before.
+3. A refused call changed nothing, and the reason that it was told was true.
+4. Each read matches the state at some revision between what had ended before it started and what
+   had not started when it ended. A snapshot matches the state at its revision, entry by entry.
+5. Real time: a call that ended before another started has the smaller revision.
+6. Calls may share a revision if there is an order of them in which each finds what it expected.
 """
 
 import time
@@ -45,13 +44,13 @@ from kvorum.testing.evidence import (
 def check_revisions(
     history: History, server_history: ServerHistory, *, is_complete: bool = True
 ) -> list[Violation]:
-    """Return what is wrong with a history; nothing if it is right.
+    """Return all findings; none if the history is correct.
 
     Args:
-        history: what the clients say.
-        server_history: what happened.
-        is_complete: whether the history holds every write to the prefix; else changes that no call
-            claims are nobody's.
+        history: what the clients were told.
+        server_history: the server's history.
+        is_complete: whether the history holds every write under the prefix. If not, changes that no
+            call claims are accepted.
     """
     check = _RevisionCheck(settled_calls(history.calls), server_history)
     check.claim()
@@ -62,9 +61,7 @@ def check_revisions(
     check.order()
     check.replay()
     return check.violations + [
-        Violation(
-            Rule.WRONG_CHANGE, f"{one} and {other} settled the same call, and do not agree", other
-        )
+        Violation(Rule.WRONG_CHANGE, f"{one} and {other} settled the same call and disagree", other)
         for one, other in contradictions(history.calls)
     ]
 
@@ -75,12 +72,10 @@ class _RevisionCheck:
         self._calls = calls
         self._server_history = server_history
         self._claims: dict[tuple[int, str], Call] = {}
-        self._lows: dict[
-            int, int
-        ] = {}  # by the start of a call: the revision that was reached for sure before it
+        self._lows: dict[int, int] = {}  # by the start of a call: a revision reached before it
         self._seconds: list[
             tuple[int, float]
-        ] = []  # revisions that were reached, and when that was known; both grow
+        ] = []  # revisions reached, and when that was known; both increase
         self._leases = LeaseEnds(calls)
 
     def _found(self, rule: Rule, call: Call | None, what: str) -> None:
@@ -88,7 +83,7 @@ class _RevisionCheck:
             Violation(rule, f"{call}: {what}" if call is not None else what, call)
         )
 
-    # --- rule 1, and half of 2: what done writes did ---
+    # --- rules 1 and 2: done writes ---
 
     def claim(self) -> None:
         """Match every done write with its changes."""
@@ -118,11 +113,11 @@ class _RevisionCheck:
         before = self._server_history.entry(write.key, call.revision - 1)
         found = before.mod_revision if before is not None else 0
         if write.expected is not None and write.expected != found:
-            what = f"{write.key} was at {found} before revision {call.revision}, not at {write.expected}"
+            what = f"{write.key} was at {found} before {call.revision}, not at {write.expected}"
             self._found(Rule.BROKEN_EXPECTATION, call, what)
 
     def _is_there(self, call: Call, write: Write, revision: int) -> bool:
-        """Tell whether a revision did to a key what a call wanted; if not, that is a finding."""
+        """Tell whether a revision made the requested change; report it if not."""
         change = self._server_history.change(write.key, revision)
         if change is None:
             absent = write.value is None and self._server_history.entry(write.key, revision) is None
@@ -140,7 +135,8 @@ class _RevisionCheck:
             before = change.previous.lease if change.previous is not None else 0
             lease = before if write.lease is None else write.lease
             if change.entry.lease != lease:
-                what = f"revision {revision} put {write.key!r} on lease {change.entry.lease:x}, not on {lease:x}"
+                leases = f"{change.entry.lease:x}, not {lease:x}"
+                what = f"revision {revision} attached {write.key!r} to lease {leases}"
                 self._found(Rule.WRONG_VALUE, call, what)
         return True
 
@@ -148,26 +144,26 @@ class _RevisionCheck:
         other = self._claims.setdefault((revision, key), call)
         if other is not call:
             self._found(
-                Rule.APPLIED_TWICE, call, f"{other} claims revision {revision} of {key!r}, too"
+                Rule.APPLIED_TWICE, call, f"{other} also claims revision {revision} of {key!r}"
             )
 
-    # --- rules 3 to 5: what was seen, and when ---
+    # --- rules 3 to 5: reads and refusals in real time ---
 
     def sweep(self) -> None:
-        """Go through starts and ends in order, with the revision that is known to have been reached."""
+        """Visit all starts and ends in order, tracking the highest revision known to be reached."""
         reached = 0
         for is_end, call in self._moments():
             if not is_end:
                 self._lows[call.started] = reached
             elif call.outcome is not Outcome.UNKNOWN:
-                place = self._place(call, self._lows[call.started])
+                place = self._first_revision(call, self._lows[call.started])
                 self._check_refusal(call, self._lows[call.started])
                 if place > reached:
                     reached = place
                     self._seconds.append((reached, call.seconds[1]))
 
     def _check_refusal(self, call: Call, low: int) -> None:
-        """Hold a refusal that tells about revisions or leases against what was so when the call started."""
+        """Check a refusal about a revision or a lease against the state when the call started."""
         if call.outcome is not Outcome.REFUSED:
             return
         future = future_revision(call.error)
@@ -187,7 +183,7 @@ class _RevisionCheck:
             and call.seconds[1] < runs_out
             and not any(each is not call for each in revoked)
         ):
-            what = f"it was told that lease {call.lease:x} is not there, but nobody has revoked it, and it lasts longer"
+            what = f"it was told that lease {call.lease:x} is gone, but it had not ended"
             self._found(Rule.FALSE_REFUSAL, call, what)
 
     def _moments(self) -> Iterator[tuple[bool, Call]]:
@@ -196,8 +192,8 @@ class _RevisionCheck:
         moments.sort(key=lambda moment: moment[0])
         return ((is_end, call) for _, is_end, call in moments)
 
-    def _place(self, call: Call, low: int) -> int:
-        """Return the first revision at which a call can have happened, if it is not before `low`."""
+    def _first_revision(self, call: Call, low: int) -> int:
+        """Return the earliest revision, from `low` on, at which a call can have taken effect."""
         if call.outcome is Outcome.DONE and call.writes:
             changed = any((call.revision, write.key) in self._claims for write in call.requested)
             if call.revision < low + changed:
@@ -205,19 +201,19 @@ class _RevisionCheck:
                 self._found(Rule.REAL_TIME, call, what)
             return call.revision
         if call.observation is not None:
-            return self._place_sight(call, call.observation, low)
+            return self._first_revision_of_observation(call, call.observation, low)
         if call.snapshot is not None:
             if call.snapshot.at is not None:
                 return max(low, call.snapshot.revision)
             if call.snapshot.revision < low:
-                what = f"it shows revision {call.snapshot.revision}, but {low} was reached before it started"
+                what = f"it shows {call.snapshot.revision}, but {low} was reached before it started"
                 self._found(Rule.STALE_READ, call, what)
             return call.snapshot.revision
         if call.count is not None:
-            return self._place_tally(call, call.count, low)
+            return self._first_revision_of_count(call, call.count, low)
         return low
 
-    def _place_sight(self, call: Call, observation: Observation, low: int) -> int:
+    def _first_revision_of_observation(self, call: Call, observation: Observation, low: int) -> int:
         if observation.unlike is not None and observation.revision == observation.unlike:
             self._found(
                 Rule.FALSE_REFUSAL,
@@ -237,11 +233,11 @@ class _RevisionCheck:
                 self._found(
                     Rule.WRONG_SNAPSHOT,
                     call,
-                    f"{observation.key!r} was otherwise at {observation.at}",
+                    f"{observation.key!r} was different at {observation.at}",
                 )
             return max(
                 low, observation.at
-            )  # what starts now cannot get a revision that has been read
+            )  # a later write gets a higher revision than one that was read
         if not observation.revision:
             place = self._server_history.first(
                 observation.key, exists=observation.exists, since=low
@@ -263,7 +259,8 @@ class _RevisionCheck:
         if max(low, observation.revision) >= (
             until := self._server_history.until(observation.key, observation.revision)
         ):
-            what = f"{observation.key!r} was at {observation.revision} only until {until}, but {low} was reached before it started"
+            seen = f"{observation.key!r} was at {observation.revision} only until {until}"
+            what = f"{seen}, but {low} was reached before it started"
             self._found(Rule.STALE_READ, call, what)
         return max(low, observation.revision)
 
@@ -274,7 +271,7 @@ class _RevisionCheck:
             return observation.entry == entry
         return (observation.revision, observation.value) == (entry.mod_revision, entry.value)
 
-    def _place_tally(self, call: Call, count: Count, low: int) -> int:
+    def _first_revision_of_count(self, call: Call, count: Count, low: int) -> int:
         place = self._server_history.first_count(
             count.prefix, count.number, since=low if count.at is None else count.at
         )
@@ -296,7 +293,7 @@ class _RevisionCheck:
             )
         return low if place is None else place
 
-    # --- rule 2: whose the rest is ---
+    # --- rule 2: unclaimed changes ---
 
     def explain(self) -> None:
         """Find a call for every change that no done write claims."""
@@ -327,7 +324,7 @@ class _RevisionCheck:
                     self._invented(revision, change.key, value)
 
     def _check_lease_end(self, key: str, lease: int, revision: int) -> None:
-        """Find a key that was gone before its lease can have ended."""
+        """Report a key that was deleted before its lease can have ended."""
         if any(self._lows[call.started] < revision for call in self._leases.revocations(lease)):
             return
         runs_out = self._leases.runs_out(lease)
@@ -336,27 +333,27 @@ class _RevisionCheck:
             self._server_history.read_at,
         )
         if runs_out is not None and (time.monotonic() if known is None else known) < runs_out:
-            what = f"{key!r} was gone at revision {revision}, before its lease {lease:x} was revoked or had run out"
+            what = f"{key!r} was gone at revision {revision}, before lease {lease:x} can have ended"
             self._found(Rule.LEASE_ENDED_EARLY, None, what)
 
     def outlived(self) -> None:
-        """Find keys that are still there although their lease was revoked."""
+        """Report keys that exist although their lease was revoked."""
         for call in self._leases.done_revocations():
             for key in self._server_history.all_keys():
                 entry = self._server_history.entry(key, self._server_history.end)
                 if entry is not None and call.lease and entry.lease == call.lease:
                     self._found(
-                        Rule.LEASE_OUTLIVED, call, f"{key!r} is there at {self._server_history.end}"
+                        Rule.LEASE_OUTLIVED, call, f"{key!r} exists at {self._server_history.end}"
                     )
 
     def _author(
         self, candidates: list[Call], changes: tuple[Change, ...], explained: set[int]
     ) -> Call | None:
-        """Return a call that can have made this of a revision; else one that wanted it, which is a finding.
+        """Return a call that can have made this change, or else one that requested it.
 
-        Calls that ride together share a revision, so it may hold more than one of them wanted.
-        Deletions look alike: one that explains more of the revision goes first, and then one that
-        expected that very state.
+        The second case is a finding. Batched calls share a revision, so it may hold more than one
+        call requested. Deletions carry no value, so several calls may fit: prefer the one that
+        explains more of the revision, then one that expected exactly that state.
         """
         revision = changes[0].revision
         possible = [
@@ -419,18 +416,18 @@ class _RevisionCheck:
                         f"it was refused, but applied at revision {revision}",
                     )
                     return
-                self._found(Rule.APPLIED_TWICE, call, f"it was applied at revision {revision}, too")
+                self._found(Rule.APPLIED_TWICE, call, f"it was also applied at revision {revision}")
                 return
         self._found(
             Rule.INVENTED_WRITE,
             None,
-            f"nobody made revision {revision} of {key!r}, which wrote {value!r}",
+            f"no call made revision {revision} of {key!r}, which wrote {value!r}",
         )
 
     # --- rule 6: calls that share a revision ---
 
     def order(self) -> None:
-        """Look for calls of one revision of which each would have to come before the other."""
+        """Find calls of one revision of which each would have to precede the other."""
         shared: dict[int, list[Call]] = defaultdict(list)
         for (revision, _), call in self._claims.items():
             shared[revision].append(call)
@@ -443,12 +440,15 @@ class _RevisionCheck:
             for write in call.requested:
                 writer = self._claims.get((revision, write.key))
                 if write.expected is not None and writer is not None and writer is not call:
-                    before.add(writer.started, call.started)  # it expects what was there before
+                    before.add(
+                        writer.started, call.started
+                    )  # it expects the state before that write
         try:
             before.prepare()
         except CycleError as exc:
             circle = [str(calls[started]) for started in exc.args[1][1:]]
-            what = f"at revision {revision} each of these expects what the next one changed: {', '.join(circle)}"
+            calls_of_it = ", ".join(circle)
+            what = f"at {revision} each of these expects what the next one changed: {calls_of_it}"
             self._found(Rule.WRITE_SKEW, None, what)
 
     # --- rule 4: snapshots ---

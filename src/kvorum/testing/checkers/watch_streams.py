@@ -1,4 +1,4 @@
-"""Did a watch show what happened: all of it, in order, once, and whole by revision?"""
+"""Check that a watch showed every change: in order, once, and complete for each revision."""
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
@@ -21,12 +21,12 @@ class ShownChange(msgspec.Struct, frozen=True, gc=False):
     """One event that a watch showed.
 
     Attributes:
-        kind: what it said had happened.
-        revision: when.
-        key: to which key.
-        value: the value after it; of a deletion, the last one.
+        kind: the reported kind of change.
+        revision: the reported revision.
+        key: the key.
+        value: the value after it; the last value, for a deletion.
         previous: the value before it; None if there was none, or none was shown.
-        change: all of it, if a watch of a storage backend showed that.
+        change: the complete change, if a storage watch showed it.
     """
 
     kind: Kind
@@ -38,29 +38,32 @@ class ShownChange(msgspec.Struct, frozen=True, gc=False):
 
 
 class BookmarkSeen(msgspec.Struct, frozen=True, gc=False):
-    """A bookmark that a watch showed: everything up to `revision` has been shown."""
+    """A bookmark that a watch showed: everything up to `revision` was delivered."""
 
     revision: int
 
 
 class Relist(msgspec.Struct, frozen=True, gc=False):
-    """The difference that a watch with `initial` showed when it had lost history and listed again, at `revision`."""
+    """The difference that a watch with `initial` showed after it lost history and relisted.
+
+    `revision` is the revision of the list.
+    """
 
     revision: int
     events: tuple[ShownChange, ...]
 
 
 class WatchedStream(msgspec.Struct, kw_only=True):
-    """What one watch showed, from its start to its end.
+    """Everything one watch showed, from start to end.
 
     Attributes:
-        prefix: what the keys start with.
-        since: everything after this revision; None if it began with all there was, and a bookmark.
-        shown: what it showed: a tuple of events for each revision, a bookmark, or a difference.
-        matches: which entries its selector matches.
-        bookmarks: whether it was asked for them. If not, each bookmark but the first ends a
-            difference.
-        complete_to: up to where it must have shown everything, if that is known from elsewhere.
+        prefix: the prefix of the keys.
+        since: the watch starts after this revision; None if it started with a list and a bookmark.
+        shown: for each revision a tuple of events; bookmarks; relists.
+        matches: whether the selector of the watch matches an entry.
+        bookmarks: whether bookmarks were requested. If not, every bookmark but the first ends a
+            relist.
+        complete_to: everything up to this revision must have been shown.
     """
 
     prefix: str
@@ -73,9 +76,9 @@ class WatchedStream(msgspec.Struct, kw_only=True):
     complete_to: int = 0
 
     def add_changes(self, changes: Iterable[Change], *, revision: int = 0) -> None:
-        """Note what a watch of a storage backend showed of a revision, or its bookmark, which holds no changes.
+        """Record the changes of one revision from a storage watch, or a bookmark: no changes.
 
-        A bookmark says nothing without `revision`, which is the watch's `revision` when it came.
+        A bookmark counts only with `revision`, the watch's `revision` when it arrived.
         """
         shown = tuple(_shown_of(change) for change in changes)
         if shown:
@@ -84,10 +87,7 @@ class WatchedStream(msgspec.Struct, kw_only=True):
             self.shown.append(BookmarkSeen(revision))
 
     def add_events(self, events: Iterable[WatchEvent[R]]) -> None:
-        """Note what a typed watch showed together.
-
-        Of a revision, a bookmark, or what a list and its bookmark tell.
-        """
+        """Record what a typed watch delivered together: a revision, a bookmark, or a relist."""
         *events, last = events
         if not isinstance(last, Bookmark):
             self.shown.append(tuple(_shown_of_event(event) for event in (*events, last)))
@@ -126,7 +126,7 @@ def _shown_of_event(event: WatchEvent[R]) -> ShownChange:
             key, value = _stored(resource)
             return ShownChange("deleted", event.resource_version, key, value, value)
         case Bookmark():
-            raise TypeError("a bookmark is no event of a revision")
+            raise TypeError("a bookmark belongs to no revision")
 
 
 def _stored(resource: AnyResource) -> tuple[str, bytes]:
@@ -136,7 +136,7 @@ def _stored(resource: AnyResource) -> tuple[str, bytes]:
 
 
 def check_watch(stream: WatchedStream, server_history: ServerHistory) -> list[Violation]:
-    """Return what is wrong with what a watch showed; nothing if it is right."""
+    """Return all findings about one watch; none if it is correct."""
     check = _StreamCheck(stream, server_history)
     check.run()
     return check.violations
@@ -145,26 +145,26 @@ def check_watch(stream: WatchedStream, server_history: ServerHistory) -> list[Vi
 def check_resumed(
     streams: Sequence[WatchedStream], server_history: ServerHistory
 ) -> list[Violation]:
-    """Return what is wrong with watches of which each goes on where the one before had got to."""
+    """Return all findings about watches that each resume where the previous one ended."""
     violations = [
         violation for stream in streams for violation in check_watch(stream, server_history)
     ]
     for before, after in pairwise(streams):
         reached = max((_revision(each) for each in before.shown), default=before.since)
         if after.since is not None and (
-            reached is None or not _goes_on(before, reached, after.since, server_history)
+            reached is None or not _resumes_at(before, reached, after.since, server_history)
         ):
-            what = f"a watch that had got to {reached} went on from {after.since}"
+            what = f"a watch that had reached {reached} resumed from {after.since}"
             violations.append(Violation(Rule.WRONG_RESUMPTION, what))
     return violations
 
 
-def _goes_on(
+def _resumes_at(
     stream: WatchedStream, reached: int, since: int, server_history: ServerHistory
 ) -> bool:
-    """Tell whether a watch that goes on from `since` has been shown all before that.
+    """Tell whether a watch that resumes from `since` misses nothing.
 
-    Its checkpoint may be ahead.
+    Its checkpoint may be ahead of the last event that it showed.
     """
     check = _StreamCheck(stream, server_history)
     between = (
@@ -191,15 +191,13 @@ class _StreamCheck:
         self._expected: dict[int, list[ShownChange]] = {}
         self._left: list[int] = []
         self._last_keys: frozenset[str] = frozenset()
-        self._there: dict[
-            str, bytes
-        ] = {}  # what a watch with `initial` has shown and not taken back
+        self._there: dict[str, bytes] = {}  # what a watch with `initial` currently shows as present
 
     def _found(self, rule: Rule, what: str) -> None:
         self.violations.append(Violation(rule, f"watch of {self._stream.prefix!r}: {what}"))
 
     def run(self) -> None:
-        """Compare what was shown with what there was to show, revision by revision."""
+        """Compare what was shown with the server's history, revision by revision."""
         shown = list(self._stream.shown)
         if self._stream.since is None:
             shown = self._check_initial(shown)
@@ -214,7 +212,7 @@ class _StreamCheck:
                 self._keep(each)
         self._check_complete(max(self._stream.complete_to, self._reached))
 
-    # --- what there was to show ---
+    # --- expected events ---
 
     def _expect(self) -> None:
         for revision, changes in self._server_history.revisions.items():
@@ -225,7 +223,7 @@ class _StreamCheck:
         self._left = list(reversed(self._expected))
 
     def event(self, change: Change) -> ShownChange | None:
-        """Return what there was to show of a change; None if nothing."""
+        """Return the event to show for a change; None if there is none."""
         if not change.key.startswith(self._stream.prefix):
             return None
         matches, entry, previous = self._stream.matches, change.entry, change.previous
@@ -241,34 +239,34 @@ class _StreamCheck:
             else None
         )
 
-    # --- what was shown ---
+    # --- shown events ---
 
     def _check_initial(
         self, shown: list[tuple[ShownChange, ...] | BookmarkSeen | Relist]
     ) -> list[tuple[ShownChange, ...] | BookmarkSeen | Relist]:
         """Compare everything up to the first bookmark with the state at it; return the rest."""
-        place = next((at for at, each in enumerate(shown) if isinstance(each, BookmarkSeen)), None)
-        if place is None:
-            self._found(Rule.WRONG_BOOKMARK, "it never said that it had shown all there was")
+        end = next((at for at, each in enumerate(shown) if isinstance(each, BookmarkSeen)), None)
+        if end is None:
+            self._found(Rule.WRONG_BOOKMARK, "it never ended its initial list with a bookmark")
             return []
-        self._reached = _revision(shown[place])
+        self._reached = _revision(shown[end])
         there = {
             ShownChange("added", entry.mod_revision, key, entry.value)
             for key, entry in self._state(self._reached).items()
         }
-        events = [event for each in shown[:place] if isinstance(each, tuple) for event in each]
+        events = [event for each in shown[:end] if isinstance(each, tuple) for event in each]
         listed = [msgspec.structs.replace(event, change=None) for event in events]
         self._keep(listed)
         for event in {*listed} - there:
-            self._found(Rule.INVENTED_EVENT, f"{event} was not there at {self._reached}")
+            self._found(Rule.INVENTED_EVENT, f"{event} did not exist at {self._reached}")
         for event in there - {*listed}:
-            self._found(Rule.LOST_EVENT, f"{event} was there at {self._reached}")
+            self._found(Rule.LOST_EVENT, f"{event} existed at {self._reached}")
         if len(listed) != len({*listed}):
-            self._found(Rule.DUPLICATE_EVENT, "it showed something twice that was there")
-        return shown[place + 1 :]
+            self._found(Rule.DUPLICATE_EVENT, "its initial list showed something twice")
+        return shown[end + 1 :]
 
     def _state(self, revision: int) -> dict[str, Entry]:
-        """Return what there was to list at a revision."""
+        """Return the matching entries at a revision."""
         keys = [
             key for key in self._server_history.all_keys() if key.startswith(self._stream.prefix)
         ]
@@ -287,7 +285,7 @@ class _StreamCheck:
                 self._there[event.key] = event.value
 
     def _check_listing(self, listing: Relist) -> None:
-        """Compare what was shown before, and then changed by the difference, with the state at the list."""
+        """Compare the shown state, changed by the difference, with the state at the list."""
         if listing.revision < self._reached:
             self._found(
                 Rule.WRONG_BOOKMARK,
@@ -305,22 +303,22 @@ class _StreamCheck:
             self._keep([event])
         for key in state.keys() - self._there.keys():
             self._found(
-                Rule.LOST_EVENT, f"{key!r} was there at {listing.revision}, but was not shown"
+                Rule.LOST_EVENT, f"{key!r} existed at {listing.revision}, but was not shown"
             )
         for key in self._there.keys() - state.keys():
             self._found(
                 Rule.LOST_EVENT,
-                f"{key!r} was gone at {listing.revision}, but its deletion was not shown",
+                f"{key!r} was absent at {listing.revision}, but no deletion was shown",
             )
         for key in self._there.keys() & state.keys():
             if self._there[key] != state[key].value:
                 self._found(
                     Rule.LOST_EVENT,
-                    f"{key!r} was another at {listing.revision}, which was not shown",
+                    f"{key!r} had another value at {listing.revision}, which was not shown",
                 )
         self._reached = max(self._reached, listing.revision)
         while self._left and self._left[-1] <= self._reached:
-            self._left.pop()  # told by the difference
+            self._left.pop()  # covered by the difference
 
     def _check_difference(self, event: ShownChange, revision: int, state: dict[str, Entry]) -> None:
         before = self._there.get(event.key)
@@ -328,14 +326,14 @@ class _StreamCheck:
             if event.revision != revision or before is None:
                 self._found(
                     Rule.INVENTED_EVENT,
-                    f"{event} is in the difference to {revision}, but was not there",
+                    f"{event} is in the difference to {revision}, but did not exist",
                 )
             elif event.value != before:
                 self._found(Rule.WRONG_PREVIOUS, f"{event} should have had {before!r} before it")
             return
         entry = state.get(event.key)
         if entry is None or (entry.mod_revision, entry.value) != (event.revision, event.value):
-            self._found(Rule.INVENTED_EVENT, f"{event} was not there at {revision}")
+            self._found(Rule.INVENTED_EVENT, f"{event} did not exist at {revision}")
         elif (event.kind == "added") != (before is None):
             self._found(
                 Rule.WRONG_EVENT,
@@ -357,7 +355,8 @@ class _StreamCheck:
         revision = events[0].revision if events else 0
         if any(event.revision != revision for event in events):
             self._found(
-                Rule.SPLIT_REVISION, f"{events} come together, but are of several revisions"
+                Rule.SPLIT_REVISION,
+                f"{events} came together, but belong to several revisions",
             )
             return
         if revision <= self._reached:
@@ -369,7 +368,7 @@ class _StreamCheck:
         if expected is None:
             self._found(
                 Rule.INVENTED_EVENT,
-                f"revision {revision} had nothing to show, but {events} was shown",
+                f"revision {revision} has no matching change, but {events} was shown",
             )
             return
         self._left.pop()
@@ -383,7 +382,7 @@ class _StreamCheck:
         elif revision == self._reached or not known:
             self._found(
                 Rule.DUPLICATE_EVENT,
-                f"revision {revision} was shown again, or lies before its start",
+                f"revision {revision} was shown again, or precedes its start",
             )
         else:
             self._found(Rule.EVENT_ORDER, f"revision {revision} was shown after {self._reached}")
@@ -398,7 +397,7 @@ class _StreamCheck:
         for key in expected.keys() - shown.keys():
             self._found(Rule.SPLIT_REVISION, f"revision {revision} was shown without {key!r}")
         for key in shown.keys() - expected.keys():
-            self._found(Rule.INVENTED_EVENT, f"revision {revision} did nothing to show of {key!r}")
+            self._found(Rule.INVENTED_EVENT, f"revision {revision} has no match for {key!r}")
         for key in shown.keys() & expected.keys():
             self._compare_event(expected[key], shown[key])
 
@@ -418,7 +417,7 @@ class _StreamCheck:
             self._found(rule, f"{event} should have been {expected.change}")
 
     def _check_complete(self, revision: int) -> None:
-        """Find what should have been shown by now."""
+        """Report what should have been shown by now."""
         while self._left and self._left[-1] <= revision:
             lost = self._left.pop()
             self._found(

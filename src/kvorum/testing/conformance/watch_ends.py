@@ -151,11 +151,11 @@ class WatchEndsConformance:
 
         So it is tried at several points of the stream.
         """
-        for patience in range(100):
+        for turns in range(100):
             async with backend.watch("") as watch:
                 for _ in range(3):
                     await backend.set("a", b"")
-                for _ in range(patience % 10):
+                for _ in range(turns % 10):
                     await asyncio.sleep(0)
             with pytest.raises(StopAsyncIteration):
                 await anext(watch)
@@ -229,9 +229,9 @@ class WatchEndsConformance:
             shown: list[int] = []
             cancelled = 0
             with anyio.fail_after(DEADLINE):
-                for patience in count():
+                for turns in count():
                     waiter = asyncio.create_task(take_one(watch))
-                    for _ in range(patience % 5):
+                    for _ in range(turns % 5):
                         await asyncio.sleep(0)
                     waiter.cancel()
                     try:
@@ -248,10 +248,10 @@ class WatchEndsConformance:
     async def test_opening_a_watch_may_be_cancelled_at_any_point(
         self, backend: StorageBackend, watchers: Watchers
     ) -> None:
-        for patience in range(30):
+        for turns in range(30):
             watch = backend.watch("")
             opening = asyncio.create_task(watch.open())
-            for _ in range(patience):
+            for _ in range(turns):
                 await asyncio.sleep(0)
             opening.cancel()
             await asyncio.wait([opening])
@@ -266,10 +266,10 @@ class WatchEndsConformance:
         self, backend: StorageBackend, watchers: Watchers
     ) -> None:
         """Neither who closes nor who opens has to sit out the deadline of a call that nobody wants any more."""
-        for patience in range(30):
+        for turns in range(30):
             watch = backend.watch("")
             opening = asyncio.create_task(watch.open())
-            for _ in range(patience):
+            for _ in range(turns):
                 await asyncio.sleep(0)
             with anyio.fail_after(2):
                 await watch.aclose()

@@ -1,4 +1,4 @@
-"""What clients said, and what the server's history says."""
+"""Records of what clients were told, and the server's own history."""
 
 from kvorum.testing.evidence.history import (
     Answer,

@@ -1,8 +1,8 @@
-"""What clients asked for and what they were told: the evidence that the checkers judge.
+"""The recorded calls of clients: what they requested and what they were told.
 
-A `History` is made by one process, which counts what happens: a call that ended before another one
-started has a smaller number. Only that order is evidence; seconds are for people, and for leases,
-which end by the clock.
+One process records a `History` and numbers the start and end of every call. If a call ended before
+another started, its end has the smaller number. The checkers rely on that order alone; wall-clock
+seconds serve only for display and for leases, which expire by the clock.
 """
 
 import re
@@ -17,23 +17,22 @@ from kvorum.storage import Change, Entry
 
 
 class Outcome(StrEnum):
-    """What a client knows about a call when it is over."""
+    """What a client knows about a call that is over. Jepsen's ok, fail and info."""
 
-    DONE = "done"  # it has an answer
-    REFUSED = "refused"  # nothing was changed
-    UNKNOWN = "unknown"  # something may have been changed, or may still be
+    DONE = "done"  # it returned a result
+    REFUSED = "refused"  # it failed and changed nothing
+    UNKNOWN = "unknown"  # it may have taken effect, or still may
 
 
 class Write(msgspec.Struct, frozen=True, gc=False):
-    """What a call wanted to do to a key.
+    """A write, deletion or check of one key, as requested.
 
     Attributes:
-        key: which one.
-        value: what to write; None to remove it.
-        expected: the mod_revision that it had to be at (0: it had to be absent); None: any.
-        writes: False for a mere check.
-        lease: the lease that the key was to be on (0: none); None: the one that it had; UNSET: not
-            noted.
+        key: the key.
+        value: the value to write; None to delete the key.
+        expected: the mod_revision that the key must have (0: it must be absent); None for any.
+        writes: False for a check only.
+        lease: the lease to attach (0: none); None keeps the current one; UNSET if not recorded.
     """
 
     key: str
@@ -44,16 +43,16 @@ class Write(msgspec.Struct, frozen=True, gc=False):
 
 
 class Observation(msgspec.Struct, frozen=True, gc=False):
-    """What a call saw of one key, at one moment.
+    """What a call observed of one key at one moment.
 
     Attributes:
-        key: which one.
-        exists: whether it was there.
-        revision: its mod_revision; 0 if it was absent, or not told.
-        value: its value; None if it was absent, or not told.
-        entry: all of it, if that was told.
-        at: the revision that was asked for; None for "now".
-        unlike: it was seen because it was not at this revision, as was expected.
+        key: the key.
+        exists: whether it was present.
+        revision: its mod_revision; 0 if absent or not reported.
+        value: its value; None if absent or not reported.
+        entry: the complete entry, if it was reported.
+        at: the requested revision; None for the current state.
+        unlike: the expected revision that it did not have, for the current state in a conflict.
     """
 
     key: str
@@ -68,7 +67,7 @@ class Observation(msgspec.Struct, frozen=True, gc=False):
     def of(
         cls, key: str, entry: Entry | None, *, at: int | None = None, unlike: int | None = None
     ) -> "Observation":
-        """Make the observation of an entry, or of its absence."""
+        """Return the observation of an entry; None means that the key is absent."""
         if entry is None:
             return cls(key, exists=False, at=at, unlike=unlike)
         return cls(
@@ -83,16 +82,16 @@ class Observation(msgspec.Struct, frozen=True, gc=False):
 
 
 class Snapshot(msgspec.Struct, frozen=True, gc=False):
-    """What a call saw of a range of keys, at one revision.
+    """What a call observed of a range of keys at one revision.
 
     Attributes:
-        prefix: what the keys start with.
-        after: only keys behind this one.
-        limit: how many were asked for; None for all.
-        entries: what there was.
-        remaining: how many more there were.
-        revision: of the state.
-        at: the revision that was asked for; None for "now".
+        prefix: the prefix of the range.
+        after: only keys after this one.
+        limit: the limit of the request; None for no limit.
+        entries: the entries returned.
+        remaining: the number of further keys that was reported.
+        revision: the revision of the state.
+        at: the requested revision; None for the current state.
     """
 
     prefix: str
@@ -105,9 +104,9 @@ class Snapshot(msgspec.Struct, frozen=True, gc=False):
 
 
 class Count(msgspec.Struct, frozen=True, gc=False):
-    """How many keys a call was told there are.
+    """The number of keys under a prefix that a call was told.
 
-    `at` is the revision that was asked for, None for "now".
+    `at` is the requested revision; None for the current state.
     """
 
     prefix: str
@@ -116,18 +115,17 @@ class Count(msgspec.Struct, frozen=True, gc=False):
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What a call was told.
+    """The result of a call.
 
     Attributes:
-        revision: what it was told that its write had made.
-        observation: what it saw of a key.
-        snapshot: what it saw of a range.
-        count: what it was told about a number of keys.
-        change: what it was told that it had changed.
-        lease: the lease that it was about: the one that it was granted, has revoked, or was told is
-            not there.
-        error: what it raised.
-        is_given_up: it raised an error that says nothing about what it was about.
+        revision: the revision that its write made.
+        observation: what it observed of one key.
+        snapshot: what it observed of a range.
+        count: the number of keys that it was told.
+        change: the change that it was told it made.
+        lease: the lease that it granted, revoked, or reported missing.
+        error: the message of the error that it raised.
+        is_given_up: it raised an error that says nothing about the call that it was to settle.
     """
 
     revision: int = 0
@@ -141,19 +139,19 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Call(Answer, frozen=True, kw_only=True, gc=False):
-    """One call of one client, and its answer.
+    """One call of one client, with its result.
 
     Attributes:
-        client: whose.
-        name: of the method.
+        client: the name of the client.
+        name: the method.
         started: the number of its start.
-        ended: the number of its end; None if it never came back.
-        seconds: when it started and when it ended, by the clock of `time.monotonic`.
-        outcome: what the client knows.
-        requested: what it wanted to write, or to check.
-        subject: the key, prefix or resource that it was about, if nothing was to be written or checked.
-        ttl: how many seconds a lease was to last that it asked for.
-        settles: it asked what had become of the call that started with this number.
+        ended: the number of its end; None if it was cut off and never returned.
+        seconds: start and end by `time.monotonic`.
+        outcome: what the client knows about it.
+        requested: its writes and checks.
+        subject: the key, prefix or resource that it concerned, if it requested no writes or checks.
+        ttl: the requested time to live of a lease, in seconds.
+        settles: the start of the call whose outcome this call asked for.
     """
 
     client: str
@@ -169,7 +167,7 @@ class Call(Answer, frozen=True, kw_only=True, gc=False):
 
     @property
     def writes(self) -> bool:
-        """Whether it wanted to change something."""
+        """Whether it requested a change."""
         return any(write.writes for write in self.requested)
 
     def __str__(self) -> str:
@@ -183,21 +181,18 @@ _FUTURE = re.compile(r"revision (\d+) has not been reached")
 
 
 def future_revision(error: str) -> int:
-    """Return the revision that a `FutureRevisionError` said has not been reached.
-
-    0 if the text is not one's.
-    """
+    """Return the revision named by the message of a `FutureRevisionError`; 0 for any other text."""
     found = _FUTURE.match(error)
     return int(found[1]) if found is not None else 0
 
 
 class Fault(msgspec.Struct, frozen=True, gc=False):
-    """That something was done to the system.
+    """A fault that was injected.
 
     Attributes:
-        name: what.
+        name: the kind of fault.
         at: its number in the order of the history.
-        in_flight: which calls were under way, by the numbers of their starts.
+        in_flight: the calls in flight, by the numbers of their starts.
     """
 
     name: str
@@ -206,7 +201,7 @@ class Fault(msgspec.Struct, frozen=True, gc=False):
 
 
 class OpenCall(msgspec.Struct, frozen=True, gc=False):
-    """A call that has started."""
+    """A call that has started and not ended."""
 
     client: str
     name: str
@@ -222,8 +217,8 @@ class History:
     """All calls of a run, in the order in which they ended.
 
     Attributes:
-        calls: those that have ended.
-        faults: what was done to the system meanwhile.
+        calls: the calls that have ended.
+        faults: the faults injected meanwhile.
     """
 
     def __init__(self) -> None:
@@ -233,7 +228,8 @@ class History:
         self._open: dict[int, OpenCall] = {}
 
     def __repr__(self) -> str:
-        return f"<History of {len(self.calls)} calls, {len(self._open)} open, {len(self.faults)} faults>"
+        calls, open_calls, faults = len(self.calls), len(self._open), len(self.faults)
+        return f"<History of {calls} calls, {open_calls} open, {faults} faults>"
 
     def start(
         self,
@@ -245,7 +241,7 @@ class History:
         ttl: float = 0.0,
         settles: int | None = None,
     ) -> OpenCall:
-        """Note that a call starts."""
+        """Record the start of a call."""
         call = OpenCall(
             client, name, next(self._numbers), time.monotonic(), requested, subject, ttl, settles
         )
@@ -255,9 +251,9 @@ class History:
     def end(
         self, call: OpenCall, outcome: Outcome, answer: Answer, *, is_cut_off: bool = False
     ) -> None:
-        """Note that a call is over, and what it was told. One that was cut off has no end.
+        """Record the end of a call, and its result.
 
-        It may go on without it.
+        A call that was cut off gets no end: it may still take effect.
         """
         del self._open[call.started]
         self.calls.append(
@@ -277,17 +273,17 @@ class History:
         )
 
     def mark(self, name: str) -> Fault:
-        """Note that something is done to the system, now."""
+        """Record that a fault is injected now."""
         fault = Fault(name, next(self._numbers), tuple(self._open))
         self.faults.append(fault)
         return fault
 
     @property
     def writes_in_flight(self) -> int:
-        """How many calls that want to change something are under way."""
+        """The number of calls in flight that request a change."""
         return sum(any(write.writes for write in call.requested) for call in self._open.values())
 
     @property
     def idle_faults(self) -> list[Fault]:
-        """The faults that hit nothing: no call was under way. A run of those has shown nothing."""
+        """The faults that hit no call in flight; a run with such faults proves less."""
         return [fault for fault in self.faults if not fault.in_flight]

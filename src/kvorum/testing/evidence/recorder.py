@@ -1,8 +1,10 @@
-"""Recording what clients do: a backend around a backend, and a repository around a repository."""
+"""Recorders: wrappers of a backend or a repository that write a history."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
+
+from typing_extensions import override
 
 from kvorum.errors import (
     AlreadyExistsError,
@@ -31,7 +33,7 @@ R = TypeVar("R", bound=AnyResource)
 
 
 class Recorder:
-    """Notes the calls of one client in a history."""
+    """Records the calls of one client in a history."""
 
     def __init__(self, history: History, client: str) -> None:
         self.history: History = history
@@ -49,9 +51,10 @@ class Recorder:
         lease: int = 0,
         settles: OutcomeUnknownError | None = None,
     ) -> T:
-        """Wait for an answer, and note it: what `seen` makes of it, or the error, or that it was cut off.
+        """Await `answer` and record its outcome: what `seen` makes of the result, or the error.
 
-        `about` is what it wants to write, or else the key, prefix or resource that it is about.
+        `about` is the requested writes, or else the key, prefix or resource that the call concerns.
+        A call that is cancelled has no end in the history.
         """
         requested, subject = ((), about) if isinstance(about, str) else (about, "")
         number = self._lost.get(settles) if settles is not None else None
@@ -76,7 +79,7 @@ class Recorder:
             self._lost[error] = call.started
         if isinstance(error, LeaseNotFoundError):
             lease = error.lease or lease or _lease_of(call.requested)
-        # A settlement that fails by another error than a conflict leaves open what it was about.
+        # Only a conflict settles the lost call; any other error leaves its outcome unknown.
         is_given_up = call.settles is not None and not isinstance(error, ConflictError)
         answer = Answer(
             error=str(error),
@@ -88,21 +91,18 @@ class Recorder:
 
 
 def _lease_of(requested: tuple[Write, ...]) -> int:
-    """Return the one lease that a call wanted to put keys on.
-
-    0 if there is none, or there are several.
-    """
+    """Return the lease that a call attaches keys to; 0 for none or several."""
     leases = {write.lease for write in requested if isinstance(write.lease, int) and write.lease}
     return leases.pop() if len(leases) == 1 else 0
 
 
 def _observation_of(error: KvorumError, call: OpenCall) -> Observation | None:
-    """Return what an error tells about a key."""
+    """Return what an error reports about a key."""
     match error:
         case ConflictError(subject=key, current=Entry() as current, expected=int()):
             return Observation.of(key, current, unlike=_unlike(error))
         case ConflictError(subject=key, current=None, expected=int(expected)) if call.requested:
-            return Observation.of(key, None, unlike=expected)  # a repository has not always looked
+            return Observation.of(key, None, unlike=expected)  # a repository may not have read it
         case ConflictError(current=Resource() as current):
             return _observation_of_resource(current, unlike=_unlike(error))
         case AlreadyExistsError(subject=key):
@@ -114,10 +114,7 @@ def _observation_of(error: KvorumError, call: OpenCall) -> Observation | None:
 
 
 def _unlike(error: ConflictError) -> int | None:
-    """Return the revision that was expected, and not found.
-
-    None if it is not about one, but about a uid or a value.
-    """
+    """Return the expected revision that was not found; None if a uid or a value was compared."""
     return error.expected if isinstance(error.expected, int) and not error.recurred else None
 
 
@@ -133,26 +130,23 @@ def _observation_of_resource(
 
 
 class RecordingBackend(StorageBackend):
-    """Passes every call on, and notes it in a history. Watches are not noted.
-
-    See `WatchedStream`.
-    """
+    """Forwards every call and records it. Watches are not recorded: see `WatchedStream`."""
 
     def __init__(self, backend: StorageBackend, history: History, client: str) -> None:
         self._backend = backend
         self._call = Recorder(history, client).call
 
     @property
+    @override
     def page_size(self) -> int:
-        """That of the backend."""
         return self._backend.page_size
 
+    @override
     def location(self, key: str) -> str:
-        """Return what the backend calls a key."""
         return self._backend.location(key)
 
+    @override
     async def get(self, key: str, *, revision: int | None = None) -> Entry | None:
-        """Note what was seen."""
         answer = self._backend.get(key, revision=revision)
         return await self._call(
             "get",
@@ -161,8 +155,8 @@ class RecordingBackend(StorageBackend):
             lambda entry: Answer(observation=Observation.of(key, entry, at=revision)),
         )
 
+    @override
     async def exists(self, key: str) -> bool:
-        """Note what was seen."""
         return await self._call(
             "exists",
             key,
@@ -170,6 +164,7 @@ class RecordingBackend(StorageBackend):
             lambda there: Answer(observation=Observation(key, there)),
         )
 
+    @override
     async def list(
         self,
         prefix: str,
@@ -178,8 +173,6 @@ class RecordingBackend(StorageBackend):
         after: str | None = None,
         revision: int | None = None,
     ) -> Page:
-        """Note what was seen."""
-
         def seen(page: Page) -> Answer:
             entries = tuple(page.entries)
             snapshot = Snapshot(
@@ -190,27 +183,29 @@ class RecordingBackend(StorageBackend):
         answer = self._backend.list(prefix, limit=limit, after=after, revision=revision)
         return await self._call("list", prefix, answer, seen)
 
+    @override
     async def count(self, prefix: str, *, revision: int | None = None) -> int:
-        """Note what was told."""
         answer = self._backend.count(prefix, revision=revision)
         return await self._call(
             "count", prefix, answer, lambda number: Answer(count=Count(prefix, number, revision))
         )
 
+    @override
     async def keys(self, pattern: str = "*") -> Sequence[str]:
-        """Note nothing: it says neither when nor what."""
+        # Not recorded: the answer names no revision.
         return await self._backend.keys(pattern)
 
+    @override
     async def set(self, key: str, value: bytes, *, lease: int = 0, unique: bool = False) -> int:
-        """Note what was intended, and its revision."""
         answer = self._backend.set(key, value, lease=lease, unique=unique)
         return await self._call("set", (Write(key, value, lease=lease),), answer, _written)
 
+    @override
     async def create(self, key: str, value: bytes, *, lease: int = 0, unique: bool = False) -> int:
-        """Note what was intended, and its revision."""
         answer = self._backend.create(key, value, lease=lease, unique=unique)
         return await self._call("create", (Write(key, value, 0, lease=lease),), answer, _written)
 
+    @override
     async def compare_and_swap(
         self,
         key: str,
@@ -221,7 +216,6 @@ class RecordingBackend(StorageBackend):
         unique: bool = False,
         expected_value: bytes | None = None,
     ) -> int:
-        """Note what was intended, and its revision."""
         answer = self._backend.compare_and_swap(
             key, value, expected=expected, lease=lease, unique=unique, expected_value=expected_value
         )
@@ -229,14 +223,14 @@ class RecordingBackend(StorageBackend):
             "compare_and_swap", (Write(key, value, expected, lease=lease),), answer, _written
         )
 
+    @override
     def may_recur(self, revision: int) -> bool:
-        """Return what the backend says."""
         return self._backend.may_recur(revision)
 
+    @override
     async def delete(
         self, key: str, *, expected: int | None = None, expected_value: bytes | None = None
     ) -> Change:
-        """Note what was intended, and what it changed."""
         answer = self._backend.delete(key, expected=expected, expected_value=expected_value)
         return await self._call(
             "delete",
@@ -245,56 +239,54 @@ class RecordingBackend(StorageBackend):
             lambda change: Answer(revision=change.revision, change=change),
         )
 
+    @override
     async def commit(self, operations: Sequence[Operation]) -> int:
-        """Note what was intended, and its revision."""
         requested = tuple(
             Write(each.key, each.value, each.expected, each.writes, each.lease)
             for each in operations
         )
         return await self._call("commit", requested, self._backend.commit(operations), _written)
 
+    @override
     async def settle(self, lost: OutcomeUnknownError) -> int:
-        """Ask the backend, and note what it found out about the call that is settled."""
-        # What was lost elsewhere is no call of this history.
+        # A call that was lost elsewhere is not in this history.
         answer = self._backend.settle(lost)
         return await self._call("settle", lost.subject, answer, _written, settles=lost)
 
+    @override
     async def grant_lease(self, ttl: float) -> int:
-        """Note the lease, and how long it was to last."""
         answer = self._backend.grant_lease(ttl)
         return await self._call(
             "grant_lease", "", answer, lambda lease: Answer(lease=lease), ttl=ttl
         )
 
+    @override
     async def grant_lease_for(self, key: str, ttl: float) -> int:
-        """Note the lease, and how long it was to last.
-
-        Not that `delete` ends it, since that removes no key.
-        """
+        # That `delete` revokes it is not recorded: this removes no key.
         answer = self._backend.grant_lease_for(key, ttl)
         return await self._call(
             "grant_lease", "", answer, lambda lease: Answer(lease=lease), ttl=ttl
         )
 
+    @override
     async def revoke_lease(self, lease: int) -> None:
-        """Note that the lease was to end."""
         answer = self._backend.revoke_lease(lease)
         await self._call(
             "revoke_lease", f"lease {lease:x}", answer, lambda _: Answer(lease=lease), lease=lease
         )
 
+    @override
     def watch(
         self, prefix: str, *, since: int | None = None, bookmarks: bool = False
     ) -> StorageWatch:
-        """Note nothing: see `WatchedStream`."""
         return self._backend.watch(prefix, since=since, bookmarks=bookmarks)
 
+    @override
     async def open(self) -> None:
-        """Open the backend."""
         await self._backend.open()
 
+    @override
     async def aclose(self) -> None:
-        """Close the backend."""
         await self._backend.aclose()
 
 
@@ -305,10 +297,9 @@ def _written(revision: int) -> Answer:
 class RecordingRepository(Generic[R]):
     """Records the calls to a repository in a history, to compare results with the server's history.
 
-    It tells what a user sees, while a `RecordingBackend` beneath the repository tells what was sent
-    for that. Note them in histories of their own; this one does not hold all writes
-    (`check_revisions(…, is_complete=False)`), since one that changes nothing looks like one that
-    does.
+    It shows what users see; a `RecordingBackend` below the repository shows the requests sent for
+    it. Give each its own history. This one does not hold every write, because a call that changes
+    nothing looks like one that does: use `check_revisions(..., is_complete=False)`.
     """
 
     def __init__(self, repository: Repository[R], history: History, client: str) -> None:
@@ -316,19 +307,19 @@ class RecordingRepository(Generic[R]):
         self._call = Recorder(history, client).call
 
     async def add(self, resource: R, *, ttl: float | None = None) -> R:
-        """Note what was stored."""
+        """Record what was stored."""
         return await self._call(
             "add", resource.metadata.name, self._repository.add(resource, ttl=ttl), _returned
         )
 
     async def get(self, name: str, *, namespace: str | None = None) -> R:
-        """Note what was seen."""
+        """Record what was observed."""
         return await self._call(
             "get", name, self._repository.get(name, namespace=namespace), _returned
         )
 
     async def exists(self, name: str, *, namespace: str | None = None) -> bool:
-        """Note what was seen."""
+        """Record what was observed."""
         key = resource_key(self._repository.kind, name, namespace)
         answer = self._repository.exists(name, namespace=namespace)
         return await self._call(
@@ -336,13 +327,13 @@ class RecordingRepository(Generic[R]):
         )
 
     async def update(self, resource: R) -> R:
-        """Note what was stored."""
+        """Record what was stored."""
         return await self._call(
             "update", resource.metadata.name, self._repository.update(resource), _returned
         )
 
     async def update_status(self, resource: R) -> R:
-        """Note what was stored."""
+        """Record what was stored."""
         return await self._call(
             "update_status",
             resource.metadata.name,
@@ -357,14 +348,14 @@ class RecordingRepository(Generic[R]):
         *,
         namespace: str | None = None,
     ) -> R:
-        """Note what was stored."""
+        """Record what was stored."""
         answer = self._repository.mutate(name, change, namespace=namespace)
         return await self._call("mutate", name, answer, _returned)
 
     async def patch(
         self, name: str, merge_patch: Mapping[str, Any], *, namespace: str | None = None
     ) -> R:
-        """Note what was stored."""
+        """Record what was stored."""
         answer = self._repository.patch(name, merge_patch, namespace=namespace)
         return await self._call("patch", name, answer, _returned)
 
@@ -376,12 +367,12 @@ class RecordingRepository(Generic[R]):
         resource_version: int | None = None,
         uid: str | None = None,
     ) -> R:
-        """Note that it was gone at the revision that was returned."""
+        """Record that it was absent at the returned revision, unless it has finalizers."""
         key = resource_key(self._repository.kind, name, namespace)
 
         def seen(result: R) -> Answer:
             metadata = result.metadata
-            if metadata.finalizers:  # it is only marked
+            if metadata.finalizers:  # it is only marked for deletion
                 return _returned(result)
             return Answer(observation=Observation(key, exists=False, at=metadata.resource_version))
 

@@ -1,4 +1,4 @@
-"""What really happened: the whole history of a prefix, revision by revision."""
+"""The server's history of a prefix, revision by revision, read without Kvorum's own code."""
 
 import base64
 import time
@@ -17,13 +17,13 @@ TIMEOUT: Final = 60.0  # seconds without a byte
 
 
 class ServerHistory:
-    """The changes of all revisions from the beginning, when there was nothing, to `end`.
+    """All changes under a prefix, from an empty state to revision `end`.
 
     Attributes:
-        revisions: what each revision changed, in order; revisions that changed nothing here are
-            left out.
-        end: the last revision that is known.
-        read_at: when it was read, by `time.monotonic`; None if it was made by hand.
+        revisions: the changes of each revision, in order, without the revisions that changed
+            nothing here.
+        end: the last revision covered.
+        read_at: when it was read, by `time.monotonic`; None if it was built by hand.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class ServerHistory:
         return f"<ServerHistory of {len(self.revisions)} revisions to {self.end}>"
 
     def followed_by(self, later: "ServerHistory") -> "ServerHistory":
-        """Return this history with what was read of the time after it, as before each compaction of a long run."""
+        """Return this history extended by a later one. Long runs read one for each compaction."""
         return ServerHistory(
             (*self.revisions.values(), *later.revisions.values()),
             end=later.end,
@@ -54,31 +54,28 @@ class ServerHistory:
         )
 
     def all_keys(self) -> list[str]:
-        """Return every key that ever was."""
+        """Return every key that ever existed."""
         return list(self._by_key)
 
     def change(self, key: str, revision: int) -> Change | None:
-        """Return what a revision did to a key; None if nothing."""
+        """Return the change of a key at a revision; None if there is none."""
         return next(
             (change for change in self.revisions.get(revision, ()) if change.key == key), None
         )
 
     def entry(self, key: str, revision: int) -> Entry | None:
-        """Return a key as it was at a revision."""
+        """Return the entry of a key at a revision; None if it was absent."""
         numbers, changes = self._by_key.get(key, ([], []))
-        place = bisect_right(numbers, revision)
-        return changes[place - 1].entry if place else None
+        index = bisect_right(numbers, revision)
+        return changes[index - 1].entry if index else None
 
     def changes_after(self, key: str, revision: int) -> Iterator[Change]:
-        """Return what was done to a key after a revision, in order."""
+        """Return the changes of a key after a revision, in order."""
         numbers, changes = self._by_key.get(key, ([], []))
         return iter(changes[bisect_right(numbers, revision) :])
 
     def first(self, key: str, *, exists: bool, since: int) -> int | None:
-        """Return the first revision, `since` or later, at which a key exists or does not.
-
-        None if there is none.
-        """
+        """Return the first revision from `since` on at which a key exists or not; None if none."""
         if (self.entry(key, since) is not None) == exists:
             return since
         return next(
@@ -87,21 +84,18 @@ class ServerHistory:
         )
 
     def until(self, key: str, revision: int) -> int:
-        """Return the revision that changed a key next after one; behind the end if none did."""
+        """Return the next revision that changed a key; `end + 1` if there is none."""
         change = next(self.changes_after(key, revision), None)
         return change.revision if change is not None else self.end + 1
 
     def first_count(self, prefix: str, number: int, *, since: int) -> int | None:
-        """Return the first revision, `since` or later, at which so many keys start with a prefix.
-
-        None if none.
-        """
+        """Return the first revision from `since` on with `number` keys there; None if none."""
         revisions, counts = self._counts.get(prefix) or self._count(prefix)
-        place = bisect_right(revisions, since) - 1
-        if counts[place] == number:
+        index = bisect_right(revisions, since) - 1
+        if counts[index] == number:
             return since
         return next(
-            (revisions[at] for at in range(place + 1, len(counts)) if counts[at] == number), None
+            (revisions[at] for at in range(index + 1, len(counts)) if counts[at] == number), None
         )
 
     def _count(self, prefix: str) -> tuple[list[int], list[int]]:
@@ -143,7 +137,7 @@ class State:
         self._entries[key] = change.entry
 
     def range(self, prefix: str, after: str | None = None) -> list[Entry]:
-        """Return the keys that start with a prefix, from behind one of them."""
+        """Return the entries under a prefix, after the given key."""
         start = prefix.encode(errors="surrogateescape")
         first = bisect_left(self._keys, start)
         if after is not None:
@@ -195,7 +189,7 @@ class _Message(msgspec.Struct):
     result: _Response
 
 
-# The gateway writes 64-bit numbers as text.
+# The gateway writes 64-bit numbers as strings.
 _messages = msgspec.json.Decoder(_Message, strict=False)
 _ranges = msgspec.json.Decoder(_Range, strict=False)
 _responses = msgspec.json.Decoder(_Response, strict=False)
@@ -206,31 +200,30 @@ _ALL = {"key": base64.b64encode(b"\0").decode(), "range_end": base64.b64encode(b
 async def read_server_history(
     endpoint: str, prefix: str, *, since: int = 0, token: str = ""
 ) -> ServerHistory:
-    """Read the history of a prefix from an etcd, up to the revision of now.
+    """Read the history of a prefix from etcd, up to its current revision.
 
-    It goes through etcd's JSON gateway, and shares nothing with the code that it is to judge.
+    It reads etcd's JSON gateway and shares no code with what it judges.
 
     Args:
         endpoint: `host:port`.
-        prefix: that of the client.
-        since: a revision at which there was nothing under the prefix, or the end of a server_history that
-            this one is going to follow; what came after it is read.
-        token: that of a user who may read all, if users are checked.
+        prefix: the prefix of the clients.
+        since: a revision at which the prefix was empty, or the end of an earlier history that this
+            one extends; later changes are read.
+        token: a token of a user with read access, if authentication is enabled.
 
     Raises:
-        HistoryLostError: some of it was compacted.
+        HistoryLostError: part of it was compacted.
     """
     return await anyio.to_thread.run_sync(_read, endpoint, KeySpace(prefix), since, token)
 
 
 async def read_creations(endpoint: str, prefix: str, *, since: int) -> ServerHistory:
-    """Read the history of a prefix under which keys were only created since a revision: its state tells that.
+    """Read the history of a prefix under which keys were only created, from its current state.
 
-    Unlike `read_server_history` it does so after a compaction as well.
+    Unlike `read_server_history` it also works after a compaction.
 
     Raises:
-        HistoryLostError: a key was changed after it was created, so there is more history than
-            that.
+        HistoryLostError: a key was changed after its creation, so its state is not its history.
     """
     return await anyio.to_thread.run_sync(_read_creations, endpoint, KeySpace(prefix), since)
 
@@ -264,7 +257,7 @@ def _read(endpoint: str, keys: KeySpace, since: int, token: str) -> ServerHistor
         end = _responses.decode(
             _ask(connection, "/v3/kv/range", {**_ALL, "count_only": True}, token).read()
         ).header.revision
-        read_at = time.monotonic()  # what it has done by then is in it; what ends later is not
+        read_at = time.monotonic()  # what etcd did before this is included
         create = {**_ALL, "start_revision": str(since + 1), "prev_kv": True}
         changes = _revisions(
             _ask(connection, "/v3/watch", {"create_request": create}, token), keys, since, end
@@ -286,7 +279,7 @@ def _ask(connection: HTTPConnection, path: str, body: object, token: str) -> HTT
 def _revisions(
     response: HTTPResponse, keys: KeySpace, since: int, end: int
 ) -> Iterator[tuple[Change, ...]]:
-    """Read the whole store's changes up to a revision, and yield those of the prefix."""
+    """Read the changes of the whole store up to a revision, and yield those under the prefix."""
     prefix, reached = keys.prefix.encode(), max(since, 1)
     while reached < end:
         message = _messages.decode(response.readline()).result

@@ -1,4 +1,4 @@
-"""What became of calls whose outcome was unknown at first, and was found out later."""
+"""The final outcomes of calls that were unknown at first and were settled later."""
 
 from collections.abc import Sequence
 
@@ -8,9 +8,9 @@ from kvorum.testing.evidence import Call, Outcome
 
 
 def settled_calls(calls: Sequence[Call]) -> list[Call]:
-    """Return the calls as their clients know them in the end: one that was settled lasted until then.
+    """Return the calls with their final outcomes; a settled call lasts until it was settled.
 
-    The calls that settled others are not among them.
+    The calls that settled others are not included.
     """
     answers = {
         call.settles: call
@@ -33,7 +33,7 @@ def _settled(call: Call, answer: Call | None) -> Call:
 
 
 def contradictions(calls: Sequence[Call]) -> list[tuple[Call, Call]]:
-    """Return the pairs of calls that settled the same one, and say otherwise of it."""
+    """Return the pairs of calls that settled the same call with different results."""
     first: dict[int, Call] = {}
     found: list[tuple[Call, Call]] = []
     for call in calls:

@@ -1,7 +1,4 @@
-"""One connection through a fault proxy.
-
-Two pipes, one for each direction, under the conditions of the moment.
-"""
+"""One connection through a fault proxy: a pipe for each direction."""
 
 import socket
 import struct
@@ -13,23 +10,23 @@ from typing import Final
 import anyio
 from anyio.abc import SocketAttribute, SocketStream
 
-BUFFER_SIZE: Final = 1 << 20  # bytes; a pipe that holds so many takes no more from its sender
+BUFFER_SIZE: Final = 1 << 20  # bytes; a pipe that buffers this much stops reading
 _CHUNK_SIZE: Final = 1 << 16
 _TICK: Final = 0.02  # seconds between the portions of a throttled pipe
 
 
 class Conditions:
-    """What one direction does to bytes at the moment; shared by all connections of a proxy.
+    """The faults of one direction, shared by all connections of a proxy.
 
     Attributes:
-        is_held: bytes wait in the pipe.
-        is_dropped: bytes are thrown away.
-        delay: seconds that each byte is under way.
-        rate: bytes per second for each connection; None for as many as there are.
-        cut_after: how many more bytes pass, on all connections together, until theirs is cut; None
-            for no such limit.
-        passed: how many bytes have been delivered.
-        dropped: how many bytes have been thrown away.
+        is_held: bytes stay in the pipe.
+        is_dropped: bytes are discarded.
+        delay: the latency of each byte, in seconds.
+        rate: bytes per second and connection; None for no limit.
+        cut_after: how many more bytes pass, over all connections, before the current one is reset;
+            None for no limit.
+        passed: how many bytes were delivered.
+        dropped: how many bytes were discarded.
     """
 
     def __init__(self) -> None:
@@ -38,7 +35,7 @@ class Conditions:
         self.reset()
 
     def reset(self) -> None:
-        """Pass everything, at once."""
+        """Remove all faults."""
         self.is_held: bool = False
         self.is_dropped: bool = False
         self.delay: float = 0.0
@@ -49,16 +46,14 @@ class Conditions:
 class Pipe:
     """One direction of a connection: from `source` to `sink`.
 
-    The end of what the source sends is passed on like a last byte: as an end, or as a reset. If the
-    sink takes no more the source is still read, and forgotten, so that the other direction can
+    The end of the source is passed on after its last byte, as an end of stream or as a reset. If
+    the sink is closed, the source is still read and discarded, so that the other direction can
     finish.
     """
 
     def __init__(self, conditions: Conditions, link: "Link") -> None:
         self.buffered: int = 0
-        self.is_damaged: bool = (
-            False  # bytes are missing in the middle: nobody can make sense of what follows
-        )
+        self.is_damaged: bool = False  # bytes are missing, so what follows is useless
         self._conditions = conditions
         self._link = link
         self._chunks: deque[tuple[float, bytes]] = deque()
@@ -66,7 +61,7 @@ class Pipe:
         self._news = anyio.Event()
 
     def wake(self) -> None:
-        """Look at the conditions again."""
+        """Apply changed conditions."""
         self._news.set()
         self._news = anyio.Event()
 
@@ -87,7 +82,7 @@ class Pipe:
                 await self._news.wait()
 
     async def drain(self, sink: SocketStream) -> None:
-        """Deliver what is buffered, as the conditions allow, and then the end."""
+        """Deliver the buffered bytes as the conditions allow, and then the end."""
         takes_more = True
         while (chunk := await self._next()) is not None:
             if takes_more:
@@ -100,7 +95,7 @@ class Pipe:
             await sink.send_eof()
 
     async def _next(self) -> bytes | None:
-        """Wait for the next portion that may go; None if that was all."""
+        """Wait for the next portion to deliver; None at the end."""
         while True:
             conditions = self._conditions
             if conditions.is_held or (not self._chunks and self._source_state == "open"):
@@ -129,10 +124,7 @@ class Pipe:
         return chunk
 
     async def _deliver(self, chunk: bytes, sink: SocketStream) -> bool:
-        """Pass a portion on, or what the conditions leave of it.
-
-        Say whether the sink takes more.
-        """
+        """Deliver what the conditions leave of a portion; return whether the sink accepts more."""
         conditions = self._conditions
         if conditions.is_dropped or self.is_damaged:
             self.is_damaged = True
@@ -158,7 +150,7 @@ class Link:
     """One connection from a client through the proxy to the server.
 
     Attributes:
-        was_cut: whether it was reset by the proxy.
+        was_cut: whether the proxy reset it.
     """
 
     def __init__(
@@ -178,11 +170,11 @@ class Link:
 
     @property
     def is_damaged(self) -> bool:
-        """Whether bytes of it were thrown away."""
+        """Whether bytes of it were discarded."""
         return self.requests.is_damaged or self.replies.is_damaged
 
     async def run(self, connect: Callable[[], Awaitable[SocketStream]]) -> None:
-        """Pass bytes in both directions, until both have ended or the connection is cut."""
+        """Forward bytes in both directions until both end or the connection is cut."""
         with self._scope:
             async with self._client, await connect() as server, anyio.create_task_group() as group:
                 self._server = server
@@ -192,7 +184,7 @@ class Link:
                 group.start_soon(self.replies.drain, self._client)
 
     def cut(self) -> None:
-        """Reset both sides, and throw away what is buffered."""
+        """Reset both sides and discard what is buffered."""
         self.was_cut = True
         for side in (self._client, self._server):
             if side is not None:
@@ -205,13 +197,13 @@ class Link:
         self.replies.wake()
 
     def notify(self) -> None:
-        """Tell that something has happened."""
+        """Report that something has happened."""
         self.wake()
         self._notify()
 
 
 def reset(stream: SocketStream) -> None:
-    """Let the connection end with a reset instead of an end once it is closed."""
+    """Make closing the stream reset the connection instead of ending it."""
     with suppress(OSError, anyio.ClosedResourceError):
         sock = stream.extra(SocketAttribute.raw_socket)  # noqa: S610 - not Django's
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

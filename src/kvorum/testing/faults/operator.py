@@ -1,7 +1,6 @@
-"""What an operator does to a cluster, by etcd's own HTTP: it shares no code with what is judged.
+"""An operator's actions on a cluster, over etcd's HTTP: no code shared with what is judged.
 
-Requests go through the JSON gateway; hashes are asked for as members ask each other, which needs no
-user.
+Requests go through the JSON gateway. Hashes are read from the peer port, which needs no user.
 """
 
 import base64
@@ -13,20 +12,20 @@ import anyio.to_thread
 import msgspec
 
 TIMEOUT: Final = 10.0
-PATIENCE: Final = 20.0  # seconds in which something has to be so
+WAIT_LIMIT: Final = 20.0  # seconds to wait for a state of the cluster
 
 
 class OperatorError(Exception):
-    """Etcd did not do what it was told. Its words are the message."""
+    """Etcd refused an operation. The message holds its words."""
 
 
 class Hash(NamedTuple):
-    """What a member holds.
+    """The hash of a member's data.
 
     Attributes:
-        revision: up to which.
-        compacted: from which on; -1 for all of it.
-        value: the hash of that.
+        revision: the revision that it covers.
+        compacted: the revision of the last compaction; -1 if there was none.
+        value: the hash.
     """
 
     revision: int
@@ -35,14 +34,15 @@ class Hash(NamedTuple):
 
 
 class Operator:
-    """Tells the members of a cluster what to do.
+    """Operates the members of a cluster.
 
     Args:
         endpoints: `host:port` of each member, for clients.
-        peers: `host:port` of each member, for members.
+        peers: `host:port` of each member, for peers.
 
     Attributes:
-        credentials: the name and password of a user who may do that, once users are checked.
+        credentials: the name and password of a user with all rights, once authentication is
+            enabled.
     """
 
     def __init__(self, endpoints: tuple[str, ...], peers: tuple[str, ...]) -> None:
@@ -51,10 +51,10 @@ class Operator:
         self.credentials: tuple[str, str] | None = None
 
     async def ask(self, path: str, *, member: int = 0, **body: Any) -> Any:
-        """Send a request to a member, and return the answer.
+        """Send a request to a member and return the answer.
 
         Raises:
-            OperatorError: it was refused, or there was no answer.
+            OperatorError: it was refused, or not answered.
         """
         token = await self.token()
         return await anyio.to_thread.run_sync(
@@ -62,10 +62,7 @@ class Operator:
         )
 
     async def token(self) -> str:
-        """Return a token for requests; empty while users are not checked. A new one each time.
-
-        They are short-lived.
-        """
+        """Return a new token; empty without authentication. Tokens are short-lived."""
         if self.credentials is None:
             return ""
         name, password = self.credentials
@@ -77,18 +74,18 @@ class Operator:
     # --- space ---
 
     async def compact(self, revision: int) -> None:
-        """Forget what was before a revision."""
+        """Compact the history before a revision."""
         await self.ask("kv/compaction", revision=revision)
 
     async def make_room(self) -> None:
-        """Give space back, member by member, and take the alarms back."""
+        """Defragment every member, then disarm all alarms."""
         for member in range(len(self.endpoints)):
             await self.ask("maintenance/defragment", member=member)
         for alarm in await self.alarms():
             await self.ask("maintenance/alarm", action="DEACTIVATE", **alarm)
 
     async def alarms(self) -> list[Any]:
-        """Return the alarms that are up."""
+        """Return the active alarms."""
         return list((await self.ask("maintenance/alarm", action="GET")).get("alarms", ()))
 
     # --- members ---
@@ -101,9 +98,9 @@ class Operator:
         ]
 
     async def leader(self) -> int:
-        """Return which member leads, as soon as one does."""
+        """Return the index of the leader, as soon as there is one."""
         ids = await self.ids()
-        with anyio.fail_after(PATIENCE):
+        with anyio.fail_after(WAIT_LIMIT):
             while True:
                 leader = int((await self.ask("maintenance/status")).get("leader", 0))
                 if leader in ids:
@@ -111,20 +108,20 @@ class Operator:
                 await anyio.sleep(0.05)
 
     async def move_leader(self) -> int:
-        """Let the next member lead; return which one that is."""
+        """Transfer leadership to the next member; return its index."""
         ids, leader = await self.ids(), await self.leader()
         target = (leader + 1) % len(ids)
         await self.ask("maintenance/transfer-leadership", member=leader, targetID=str(ids[target]))
         return target
 
     async def add_learner(self, peer: str) -> int:
-        """Take a member in that does not vote yet; return its id."""
+        """Add a member as a learner; return its id."""
         answer = await self.ask("cluster/member/add", peerURLs=[f"http://{peer}"], isLearner=True)
         return int(answer["member"]["ID"])
 
     async def promote(self, learner: int) -> None:
-        """Let a learner vote, as soon as it has caught up."""
-        with anyio.fail_after(PATIENCE):
+        """Promote a learner as soon as it has caught up."""
+        with anyio.fail_after(WAIT_LIMIT):
             while True:
                 try:
                     await self.ask("cluster/member/promote", ID=str(learner))
@@ -136,12 +133,9 @@ class Operator:
                     return
 
     async def hashes(self) -> list[Hash]:
-        """Return what each member holds, as soon as they agree.
-
-        Or after `PATIENCE`, what they hold then.
-        """
+        """Return the hash of each member, as soon as they agree, or after `WAIT_LIMIT`."""
         found: list[Hash] = []
-        with anyio.move_on_after(PATIENCE):
+        with anyio.move_on_after(WAIT_LIMIT):
             while True:
                 found = [await anyio.to_thread.run_sync(_hash, peer) for peer in self.peers]
                 if len(set(found)) == 1:
@@ -152,24 +146,24 @@ class Operator:
     # --- users ---
 
     async def add_user(self, name: str, password: str, *roles: str) -> None:
-        """Add a user that has some roles."""
+        """Add a user with roles."""
         await self.ask("auth/user/add", name=name, password=password)
         for role in roles:
             await self.ask("auth/user/grant", user=name, role=role)
 
     async def grant(self, role: str, prefix: str) -> None:
-        """Let a role read and write a prefix."""
+        """Grant a role read and write access to a prefix."""
         key, end = _range(prefix)
         permission = {"permType": "READWRITE", "key": key, "range_end": end}
         await self.ask("auth/role/grant", name=role, perm=permission)
 
     async def withdraw(self, role: str, prefix: str) -> None:
-        """Let a role read and write a prefix no more."""
+        """Revoke a role's access to a prefix."""
         key, end = _range(prefix)
         await self.ask("auth/role/revoke", role=role, key=key, range_end=end)
 
     async def check_users(self, password: str) -> None:
-        """Have users checked from now on. The user root comes with that."""
+        """Enable authentication. This creates the user root."""
         await self.ask("auth/role/add", name="root")
         await self.add_user("root", password, "root")
         await self.ask("auth/enable")

@@ -1,13 +1,13 @@
-"""A TCP proxy that misbehaves on demand, between a client and a server on the loopback interface.
+"""A TCP proxy on the loopback interface that injects faults between a client and a server.
 
     async with FaultProxy(etcd.endpoints[0]) as proxy:
         async with kvorum.connect(f"etcd://{proxy.endpoint}") as client:
             proxy.drop("replies")  # requests arrive, nothing comes back
             ...
-            proxy.heal()
+            await proxy.heal()
 
-It knows bytes, not gRPC: what it does to a connection is what a network does. Faults can be
-combined, and stay until they are healed.
+It works on bytes and knows nothing of gRPC, like a network. Faults can be combined, and last until
+they are healed.
 """
 
 from collections.abc import Callable
@@ -26,16 +26,16 @@ Direction: TypeAlias = Literal["requests", "replies"]
 
 
 class ProxyStatistics(msgspec.Struct, frozen=True):
-    """What has gone through a proxy so far.
+    """The traffic of a proxy so far.
 
     Attributes:
-        accepted: how many connections were accepted.
-        open_links: how many of them are open.
-        requests: how many bytes were delivered to the server.
-        replies: how many bytes were delivered to clients.
-        held: how many bytes wait in the proxy.
-        dropped: how many bytes were thrown away.
-        cuts: how many connections were cut.
+        accepted: connections accepted.
+        open_links: connections open now.
+        requests: bytes delivered to the server.
+        replies: bytes delivered to clients.
+        held: bytes waiting in the proxy.
+        dropped: bytes discarded.
+        cuts: connections reset by the proxy.
     """
 
     accepted: int
@@ -48,14 +48,14 @@ class ProxyStatistics(msgspec.Struct, frozen=True):
 
 
 class FaultProxy:
-    """Passes connections on to `upstream`, as well or as badly as it is told.
+    """Forwards connections to `upstream`, and injects faults on demand.
 
     Args:
         upstream: `host:port` of the server.
         host: the address to listen on.
 
     Attributes:
-        endpoint: `host:port` to connect to; the same for as long as the proxy lives.
+        endpoint: `host:port` to connect to; it never changes.
     """
 
     def __init__(self, upstream: str, *, host: str = "127.0.0.1") -> None:
@@ -82,64 +82,64 @@ class FaultProxy:
     # --- faults ---
 
     def cut(self) -> None:
-        """Reset all connections, now. New ones are accepted."""
+        """Reset all connections now. New ones are accepted."""
         for link in tuple(self._links):
             link.cut()
 
     def cut_after(self, size: int, direction: Direction) -> None:
-        """Let so many more bytes pass in a direction, and then reset the connection that they went through. Once."""
+        """Reset the connection that carries the next `size`th byte in a direction. Once."""
         self._of(direction).cut_after = size
         self._wake()
 
     def delay(self, seconds: float, direction: Direction | None = None) -> None:
-        """Let each byte take so long, in one direction or both; no fewer of them pass."""
+        """Add latency in one direction or both; the throughput stays."""
         for conditions in self._all(direction):
             conditions.delay = seconds
         self._wake()
 
     def throttle(self, rate: float, direction: Direction | None = None) -> None:
-        """Let so many bytes per second pass through each connection, in one direction or both."""
+        """Limit the rate of each connection, in bytes per second, in one direction or both."""
         for conditions in self._all(direction):
             conditions.rate = rate
         self._wake()
 
     def hold(self, direction: Direction) -> None:
-        """Keep bytes back, to deliver them when this is healed, in their order, whether or not the sender waits."""
+        """Hold bytes back; `heal` delivers them in order, even if the sender has gone."""
         self._of(direction).is_held = True
         self._wake()
 
     def drop(self, direction: Direction) -> None:
-        """Throw bytes away: with "replies", requests are done and nobody learns of it.
+        """Discard bytes. With "replies", requests take effect and their replies are lost.
 
-        A connection that has lost bytes is of no more use, and is reset when this is healed.
+        A connection that has lost bytes is useless, so `heal` resets it.
         """
         self._of(direction).is_dropped = True
         self._wake()
 
     def mute(self) -> None:
-        """Accept connections and say nothing: not on these, and not on those that are open."""
+        """Accept connections and send nothing, on new connections and on open ones."""
         self._is_mute = True
         self.hold("requests")
         self.hold("replies")
 
     async def refuse(self) -> None:
-        """Refuse new connections. Open ones are left as they are."""
+        """Refuse new connections. Open ones stay open."""
         if self._listener is not None:
             listener, self._listener = self._listener, None
             await listener.aclose()
 
     def redirect(self, upstream: str) -> None:
-        """Lead new connections to another server, as a port or an address does that was given away.
+        """Send new connections to another server, as a reassigned port or address does.
 
-        Open ones stay.
+        Open connections keep their server.
         """
         server, _, port = upstream.rpartition(":")
         self._upstream = (server.strip("[]"), int(port))
 
     async def heal(self) -> None:
-        """End all faults: what was held is delivered, connections that have lost bytes are reset.
+        """End all faults: deliver held bytes, reset connections that have lost bytes.
 
-        New connections lead to the first server again.
+        New connections go to the original server again.
         """
         self._is_mute = False
         self._upstream = self._server
@@ -166,7 +166,7 @@ class FaultProxy:
     # --- what has happened ---
 
     def statistics(self) -> ProxyStatistics:
-        """Return what has gone through so far."""
+        """Return the traffic so far."""
         return ProxyStatistics(
             accepted=self._accepted,
             open_links=len(self._links),
@@ -178,23 +178,23 @@ class FaultProxy:
         )
 
     async def wait(self, holds: Callable[[ProxyStatistics], bool]) -> ProxyStatistics:
-        """Wait until something holds of the statistics, as `lambda now: now.held > 0`.
+        """Wait until a condition on the statistics holds, for example `lambda now: now.held > 0`.
 
-        Return them.
+        Return those statistics.
         """
         while not holds(now := self.statistics()):
             await self._news.wait()
         return now
 
     def notify(self) -> None:
-        """Wake up who waits."""
+        """Wake all waiters."""
         self._news.set()
         self._news = anyio.Event()
 
     # --- serving ---
 
     async def __aenter__(self) -> Self:
-        """Listen, on a free port."""
+        """Listen on a free port."""
         self._group = await self._stack.enter_async_context(anyio.create_task_group())
         await self._listen()
         return self
@@ -228,9 +228,7 @@ class FaultProxy:
         self._links.add(link)
         self.notify()
         try:
-            with suppress(
-                OSError
-            ):  # the server is not there: the client learns of it by the end of its connection
+            with suppress(OSError):  # the server is down; the client sees its connection end
                 await link.run(self._connect)
         finally:
             self._links.discard(link)

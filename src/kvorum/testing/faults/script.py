@@ -1,4 +1,4 @@
-"""What a fault proxy is to do when: written by hand, or drawn from a seed."""
+"""Scripts of faults for a proxy: written by hand, or drawn from a seed."""
 
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -15,8 +15,8 @@ class Step(msgspec.Struct, frozen=True):
     """One fault of a script.
 
     Attributes:
-        after: seconds since the step before.
-        fault: the name of it, as in `FAULTS`.
+        after: the pause before it, in seconds.
+        fault: its name, as in `FAULTS`.
         lasts: seconds until it is healed.
     """
 
@@ -38,7 +38,7 @@ _ACTIONS: Mapping[str, Callable[[FaultProxy], object]] = {
 }
 
 FAULTS: Final = (*_ACTIONS, "refuse")
-"""What a script can do."""
+"""The names of all faults."""
 
 
 class FaultScript(msgspec.Struct, frozen=True):
@@ -48,7 +48,10 @@ class FaultScript(msgspec.Struct, frozen=True):
 
     @classmethod
     def random(cls, seed: int, *, number: int, pause: float = 0.3, lasts: float = 0.3) -> Self:
-        """Draw so many faults from a seed, each up to `lasts` seconds long, after a pause of up to `pause`."""
+        """Draw `number` faults from a seed.
+
+        Each lasts up to `lasts` seconds, after a pause of up to `pause` seconds.
+        """
         source = random.Random(seed)  # noqa: S311 - to be repeated, not to be secret
         return cls(
             [
@@ -62,13 +65,13 @@ class FaultScript(msgspec.Struct, frozen=True):
         )
 
     async def play(self, proxy: FaultProxy, history: History) -> None:
-        """Do it all to a proxy, and note in a history what was under way each time."""
+        """Inject the faults, and record in a history which calls each of them hit."""
         for step in self.steps:
             await anyio.sleep(step.after)
             history.mark(step.fault)
             if step.fault == "refuse":
                 await proxy.refuse()
-                proxy.cut()  # else nobody would want a new connection
+                proxy.cut()  # otherwise no client needs a new connection
             else:
                 _ACTIONS[step.fault](proxy)
             await anyio.sleep(step.lasts)

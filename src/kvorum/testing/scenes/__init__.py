@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from kvorum.testing.scenes import (
+    another_cluster,
     backup,
     crowd,
     leaders,
@@ -16,7 +17,6 @@ from kvorum.testing.scenes import (
     rolling,
     slow_link,
     starting,
-    strangers,
     users,
 )
 from kvorum.testing.scenes.scene import Scene, SceneVerdict, play_scene
@@ -31,7 +31,7 @@ SCENES: Final[Mapping[str, Scene]] = {
     "crowd": Scene(crowd.play, members=3, arguments=users.ARGUMENTS),
     "rolling-upgrade": Scene(crowd.play_upgrade, members=3, arguments=users.ARGUMENTS),
     "learner": Scene(learner.play, members=3, arguments=learner.ARGUMENTS),
-    "strangers": Scene(strangers.play),
+    "another-cluster": Scene(another_cluster.play),
     "backup": Scene(backup.play, is_judged=False),
     "backup-bumped": Scene(backup.play_bumped, is_judged=False),
     "starting": Scene(starting.play),

@@ -19,11 +19,11 @@ async def play(stage: Stage) -> None:
 
     All members refuse the same.
     """
-    stranger = await stage.open(lasts=False)
+    anonymous = await stage.open(lasts=False)
     app, limited = await with_users(stage)
     async with stage.busy([app]):
         for _ in range(stage.rounds):
-            for name, client in (("stranger", stranger), ("limited", limited), ("app", app)):
+            for name, client in (("anonymous", anonymous), ("limited", limited), ("app", app)):
                 await stage.strike(f"a thousand writes of {name}")
                 await crowd(stage.history, name, client)
     _need_all(stage)
@@ -33,16 +33,16 @@ async def play_upgrade(stage: Stage) -> None:
     """Upgrade the members in turn, with users on, while a thousand keys are written at once by each kind of client."""
     if stage.newer is None:
         raise UnplayableError("there is no etcd to upgrade to: name one with --upgrade-to")
-    stranger = await stage.open(lasts=False)
+    anonymous = await stage.open(lasts=False)
     app, limited = await with_users(stage)
     async with stage.busy([app]):
         for member in range(len(stage.etcd.endpoints)):
             await stage.strike("a member is upgraded")
             async with anyio.create_task_group() as group:
-                for name, client in (("stranger", stranger), ("limited", limited), ("app", app)):
+                for name, client in (("anonymous", anonymous), ("limited", limited), ("app", app)):
                     group.start_soon(crowd, stage.history, name, client)
                 await stage.etcd.restart(member, binary=stage.newer)
-            for name, client in (("stranger", stranger), ("limited", limited), ("app", app)):
+            for name, client in (("anonymous", anonymous), ("limited", limited), ("app", app)):
                 await crowd(stage.history, name, client)
     _need_all(stage)
 
@@ -68,7 +68,7 @@ async def crowd(history: History, name: str, client: Client) -> None:
 def _need_all(stage: Stage) -> None:
     outcomes = [(call.client, call.outcome) for call in stage.history.calls if call.writes]
     stage.need(
-        "writes refused to those without a user", outcomes.count(("stranger", Outcome.REFUSED))
+        "writes refused to those without a user", outcomes.count(("anonymous", Outcome.REFUSED))
     )
     stage.need(
         "writes refused to those with few rights", outcomes.count(("limited", Outcome.REFUSED))

@@ -10,7 +10,7 @@ from kvorum.embedded import EmbeddedEtcd
 from kvorum.embedded.binary import EtcdBinary
 from kvorum.embedded.member import EtcdMember, command
 from kvorum.embedded.process_group import ProcessGroup
-from kvorum.testing.faults import PATIENCE, Operator, OperatorError
+from kvorum.testing.faults import WAIT_LIMIT, Operator, OperatorError
 from kvorum.testing.scenes.stage import Stage
 
 ARGUMENTS = (
@@ -96,7 +96,7 @@ class Newcomer:
     async def answers(self) -> None:
         """Wait until it says how it is."""
         operator = Operator((self.endpoint,), (self.peer,))
-        with anyio.fail_after(PATIENCE):
+        with anyio.fail_after(WAIT_LIMIT):
             while True:
                 try:
                     await operator.ask("maintenance/status")

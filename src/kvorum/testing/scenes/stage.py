@@ -36,7 +36,7 @@ from kvorum.testing.evidence import (
     Violation,
     read_server_history,
 )
-from kvorum.testing.faults import PATIENCE, Operator, OperatorError
+from kvorum.testing.faults import WAIT_LIMIT, Operator, OperatorError
 from kvorum.testing.workload import Workload
 
 T = TypeVar("T")
@@ -218,7 +218,7 @@ class Stage:
 
     async def _recover(self, client: Client) -> None:
         last: KvorumError | None = None
-        with anyio.move_on_after(PATIENCE):
+        with anyio.move_on_after(WAIT_LIMIT):
             while True:
                 try:
                     await client.backend.get("recovered")
@@ -227,11 +227,13 @@ class Stage:
                     await anyio.sleep(0.1)
                 else:
                     return
-        self.found(Rule.OUTAGE, f"{client!r} cannot read {PATIENCE:g} s after all was well: {last}")
+        self.found(
+            Rule.OUTAGE, f"{client!r} cannot read {WAIT_LIMIT:g} s after all was well: {last}"
+        )
 
     async def _catch_up(self) -> None:
         last = max(self.server_history.revisions, default=0)
-        with anyio.move_on_after(PATIENCE):  # what is missing then is lost
+        with anyio.move_on_after(WAIT_LIMIT):  # what is missing then is lost
             while any(follower.shown < last for follower in self.followers):  # noqa: ASYNC110 - a watch tells nobody
                 await anyio.sleep(0.01)
 
@@ -253,8 +255,8 @@ class Stage:
         self.violations.append(Violation(rule, what, call))
 
     async def until(self, holds: Callable[[], bool]) -> None:
-        """Wait until something is so, for `PATIENCE` at the most."""
-        with anyio.move_on_after(PATIENCE):
+        """Wait until something is so, for `WAIT_LIMIT` at the most."""
+        with anyio.move_on_after(WAIT_LIMIT):
             while not holds():  # noqa: ASYNC110 - a history tells nobody
                 await anyio.sleep(0.005)
 
@@ -324,5 +326,5 @@ class Stage:
             return
         if len(set(hashes)) > 1:
             self.found(
-                Rule.MEMBERS_DIFFER, f"{PATIENCE:g} s after the last write they hold {hashes}"
+                Rule.MEMBERS_DIFFER, f"{WAIT_LIMIT:g} s after the last write they hold {hashes}"
             )

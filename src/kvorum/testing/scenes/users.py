@@ -17,10 +17,10 @@ async def play(stage: Stage) -> None:
 
     What is refused to one is refused by every member, so they hold the same in the end.
     """
-    stranger = await stage.open(lasts=False)
+    anonymous = await stage.open(lasts=False)
     app, limited = await with_users(stage)
     numbers = count()
-    async with stage.busy([app], watching=[app], others=[stranger, limited]):
+    async with stage.busy([app], watching=[app], others=[anonymous, limited]):
         await stage.some_more()
         for _ in range(stage.rounds):
             for change in (_new_user, _new_password, _granted_for_a_while):
