@@ -1,5 +1,7 @@
 """The events of a watch: `Added`, `Modified`, `Deleted`, `Bookmark`, and optionally `Corrupt`.
 
+::
+
     match event:
         case Added(resource=worker) | Modified(resource=worker): ...
         case Deleted(resource=worker): ...

@@ -16,6 +16,8 @@ R = TypeVar("R", bound=AnyResource)
 class Scan(Generic[R]):
     """The resources of a list, one at a time, all at one revision; or by page, with `pages()`.
 
+    ::
+
         async for worker in workers.scan():
             ...
 

@@ -125,6 +125,8 @@ class _WatchOf(Generic[R, E]):
 class Watch(_WatchOf[R, WatchEvent[R]]):
     """The events of a kind, in order, without duplicates, and whole by revision.
 
+    ::
+
         async for event in workers.watch():
             ...
 
