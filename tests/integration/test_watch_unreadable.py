@@ -22,10 +22,7 @@ from kvorum import (
     Repository,
     Resource,
 )
-from kvorum.encoding import codec_for
-from kvorum.repository.query import Query
-from kvorum.repository.unreadable import UnreadableLimits
-from kvorum.selectors import Selector
+from kvorum.repository import UnreadableLimits, WatchPolicy
 from kvorum.testing import FaultProxy
 
 refused: set[int] = set()
@@ -64,26 +61,9 @@ def jobs(client: kvorum.Client) -> Repository[Job]:
     return client.repository(Job)
 
 
-def watch_within(
-    client: kvorum.Client,
-    limits: UnreadableLimits,
-    *,
-    labels: str = "",
-    since: int | None = None,
-    initial: bool = False,
-) -> kvorum.TolerantWatch[Job]:
-    """Watch jobs with limits that a test can reach."""
-    decode = codec_for(Job).decode
-    return kvorum.TolerantWatch(
-        client,
-        decode,
-        Query(Job, decode, Selector(Job, labels, None), namespace=None),
-        since=since,
-        initial=initial,
-        bookmarks=False,
-        on_corrupt="event",
-        limits=limits,
-    )
+def jobs_within(client: kvorum.Client, **limits: Any) -> Repository[Job]:
+    """Return the jobs, watched with limits that a test can reach."""
+    return Repository(client, Job, watching=WatchPolicy(unreadable=UnreadableLimits(**limits)))
 
 
 async def events_of(watch: Any, count: int) -> list[Any]:
@@ -95,18 +75,16 @@ def kinds_of(events: list[Any]) -> list[str]:
     return [type(event).__name__ for event in events]
 
 
-@pytest.mark.parametrize(
-    "limits", [UnreadableLimits(keys=1), UnreadableLimits(size=1500)], ids=["keys", "size"]
-)
+@pytest.mark.parametrize("limits", [{"keys": 1}, {"size": 1500}], ids=["keys", "size"])
 async def test_what_a_watch_had_no_room_to_remember_is_lost_history_not_silence(
     jobs: Repository[Job],
     client: kvorum.Client,
     compact: Callable[[int], Awaitable[None]],
-    limits: UnreadableLimits,
+    limits: dict[str, int],
 ) -> None:
     """A value that was unreadable when the watch started was not delivered: that loses nothing."""
     await client.backend.set("jobs/j0", b"?")
-    async with watch_within(client, limits) as watch:
+    async with jobs_within(client, **limits).watch(on_corrupt="event") as watch:
         for number in (1, 2):
             await jobs.add(job(number, "x" * 1000))
         await client.backend.set("jobs/j1", b"?")
@@ -122,11 +100,10 @@ async def test_what_a_watch_had_no_room_to_remember_is_lost_history_not_silence(
 
 
 async def test_a_relist_delivers_no_corrupt_value_twice_however_many_there_are() -> None:
-    limits = UnreadableLimits(keys=1)
     async with kvorum.connect("memory://") as client:
-        store = client.backend
+        store, jobs = client.backend, jobs_within(client, keys=1)
         assert isinstance(store, kvorum.MemoryStorageBackend)
-        async with watch_within(client, limits, initial=True, labels="team=red") as watch:
+        async with jobs.watch(on_corrupt="event", initial=True, labels="team=red") as watch:
             for number in range(5):
                 await store.set(f"jobs/j{number}", b"?")
             await events_of(watch, 6)
@@ -147,7 +124,6 @@ async def lose_history(store: kvorum.MemoryStorageBackend) -> None:
 async def test_a_value_too_large_for_the_link_does_not_keep_a_watch_waiting(
     kvorum_etcd: kvorum.EmbeddedEtcd,
 ) -> None:
-    limits = UnreadableLimits(seconds=0.5)
     place = "slow-lookups"
     async with (
         FaultProxy(kvorum_etcd.endpoints[0]) as proxy,
@@ -159,7 +135,8 @@ async def test_a_value_too_large_for_the_link_does_not_keep_a_watch_waiting(
         settings = kvorum.EtcdSettings(endpoints=(proxy.endpoint,), prefix=place, timeout=1.0)
         async with kvorum.connect(settings) as client:
             proxy.throttle(100_000, "replies")
-            async with watch_within(client, limits, since=since) as watch:
+            jobs = jobs_within(client, seconds=0.5)
+            async with jobs.watch(since=since, on_corrupt="event") as watch:
                 await direct.backend.delete("jobs/j1")
                 with anyio.fail_after(20), pytest.raises(HistoryLostError, match="takes more than"):
                     await anext(watch)

@@ -5,7 +5,10 @@ This is the store that the reflector of a `Watch` feeds.
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Final, Generic, TypeAlias, TypeVar, cast
+
+import msgspec
+from typing_extensions import override
 
 from kvorum.errors import (
     CorruptResourceError,
@@ -16,7 +19,7 @@ from kvorum.errors import (
 from kvorum.repository.events import Added, Bookmark, Corrupt, Deleted, Modified, WatchEvent
 from kvorum.repository.known import Known
 from kvorum.repository.query import Decode, Query
-from kvorum.repository.reflector import Backoff, Item
+from kvorum.repository.reflector import Backoff, Item, ReflectorStore
 from kvorum.repository.transitions import (
     ChangeEvent,
     Judge,
@@ -34,11 +37,35 @@ R = TypeVar("R", bound=AnyResource)
 E = TypeVar("E", bound="WatchEvent[Any] | Corrupt")
 
 
-class EventQueue(Generic[R, E]):
+Read: TypeAlias = R | CorruptResourceError | None
+"""What a listed entry was decoded to.
+
+The resource, or why it cannot be read; None if it was delivered as it is, and so was not decoded.
+"""
+
+
+class WatchPolicy(msgspec.Struct, frozen=True):
+    """The limits and waits of a watch.
+
+    Attributes:
+        unreadable: how much is remembered of unreadable values, and how far it looks back.
+        selected: of how many keys the last selected revision is remembered, so that what was there
+            before a change need not be decoded again.
+        backoff: the waits between lists while the store is away or history keeps being lost.
+    """
+
+    unreadable: UnreadableLimits = UnreadableLimits()
+    selected: int = 10_000
+    backoff: Backoff = Backoff()
+
+
+DEFAULT_POLICY: Final = WatchPolicy()
+
+
+class EventQueue(ReflectorStore[Read[R]], Generic[R, E]):
     """The events of a watch, decoded and selected, in order and whole by revision.
 
-    Its item of a listed entry is the resource, the reason why it cannot be read, or None if it is
-    as it was delivered, so that a relist decodes only what has changed.
+    A relist decodes only what has changed since it was delivered.
 
     Attributes:
         checkpoint: the last revision of which everything was taken.
@@ -55,8 +82,7 @@ class EventQueue(Generic[R, E]):
         initial: bool,
         bookmarks: bool,
         on_corrupt: OnCorruptEvent,
-        limits: UnreadableLimits,
-        backoff: Backoff,
+        policy: WatchPolicy,
     ) -> None:
         self.checkpoint: int = since or 0
         self.delivered: int = 0
@@ -66,11 +92,11 @@ class EventQueue(Generic[R, E]):
         self._since = since
         self._bookmarks = bookmarks
         self._on_corrupt: OnCorruptEvent = on_corrupt
-        self._backoff = backoff
-        self._judge = Judge(query, decode, on_corrupt)
+        self._policy = policy
+        self._judge = self._new_judge()
         self._known = Known() if initial else None
-        self._unreadable = Unreadable(limits)
-        self._last_readable = LastReadable(query, limits)
+        self._unreadable = Unreadable(policy.unreadable)
+        self._last_readable = LastReadable(query, policy.unreadable)
         self._events: deque[E] = deque()
         self._started = 0  # the revision at which it started without a list
         self._is_closed = False
@@ -94,14 +120,8 @@ class EventQueue(Generic[R, E]):
         self.checkpoint = events[-1].resource_version
         return events
 
-    # --- what the reflector calls ---
-
-    def select(self, entry: Entry) -> Item[R | CorruptResourceError | None] | None:
-        """Decode a listed entry, unless it is as it was delivered; None if it is not selected.
-
-        Raises:
-            CorruptResourceError: it cannot be read, and `on_corrupt` is "raise".
-        """
+    @override
+    def select(self, entry: Entry) -> Item[Read[R]] | None:
         if self._known is not None and (known := self._known.unchanged(entry)) is not None:
             return Item(known, None)
         try:
@@ -112,22 +132,16 @@ class EventQueue(Generic[R, E]):
             return Item(entry, without_frames(exc))
         return None if resource is None else Item(entry, resource)
 
+    @override
     def start(self, revision: int) -> None:
-        """Start without a list."""
         self.checkpoint = self._started = revision
 
-    def replace(
-        self, items: Sequence[Item[R | CorruptResourceError | None]], revision: int
-    ) -> None:
-        """Queue the difference between what was delivered and a list; then a bookmark.
-
-        Raises:
-            CorruptResourceError: like `gone_event`.
-        """
+    @override
+    def replace(self, items: Sequence[Item[Read[R]]], revision: int) -> None:
         assert self._known is not None, "only a watch with `initial` lists"  # noqa: S101
         # Its revisions are those of the history that was lost. A store that was restored from a
         # backup reaches them again.
-        self._judge = Judge(self._query, self._decode, self._on_corrupt)
+        self._judge = self._new_judge()
         values = {item.entry.key: item.value for item in items}
         unreadable = {key for key, value in values.items() if _is_corrupt(value)}
         changes = self._known.replace(
@@ -136,14 +150,8 @@ class EventQueue(Generic[R, E]):
         events = [self._event_of_listed(each, values.get(each.key)) for each in changes]
         self._add([*events, Bookmark(revision)])
 
+    @override
     async def apply(self, changes: tuple[Change, ...]) -> None:
-        """Queue the events of one revision, or none of them if it is cancelled or fails.
-
-        Raises:
-            CorruptResourceError: a value cannot be read, and `on_corrupt` is "raise".
-            HistoryLostError: it cannot be found out what was delivered before a value that could
-                not be read, and is gone.
-        """
         transitions = [self._judge.judge(change) for change in changes]
         if self._on_corrupt == "raise" and (error := corrupt_error_of(transitions)) is not None:
             raise error
@@ -162,28 +170,27 @@ class EventQueue(Generic[R, E]):
         if not self._events:
             self.checkpoint = changes[-1].revision
 
+    @override
     def advance(self, revision: int) -> None:
-        """Move the checkpoint, by a bookmark if these were asked for."""
         if self._bookmarks:
             self._add([Bookmark(revision)])
         else:
             self.checkpoint = revision
 
+    @override
     def close(self) -> None:
-        """Drop the events that were not taken."""
         self._is_closed = True
         self._events.clear()
 
-    # --- inside ---
+    def _new_judge(self) -> Judge[R]:
+        return Judge(self._query, self._decode, self._on_corrupt, self._policy.selected)
 
     def _add(self, events: Sequence[ChangeEvent[R] | Bookmark]) -> None:
         # `Corrupt` is among them only with `on_corrupt="event"`: `Repository.watch` makes the class
         # that has it in its `E` then.
         self._events.extend(cast("Sequence[E]", events))
 
-    def _event_of_listed(
-        self, change: Change, now: R | CorruptResourceError | None
-    ) -> ChangeEvent[R]:
+    def _event_of_listed(self, change: Change, now: Read[R]) -> ChangeEvent[R]:
         if change.entry is None:
             assert change.previous is not None, "it was known"  # noqa: S101
             return gone_event(self._decode, change.previous, change.revision, self._on_corrupt)
@@ -224,7 +231,7 @@ class EventQueue(Generic[R, E]):
                 return None
             except UnavailableError:  # wait for the store, as the stream does
                 failures += 1
-                await self._backoff.wait(failures)
+                await self._policy.backoff.wait(failures)
         return None
 
     def _may_be_delivered(self, gone: Entry) -> bool:
@@ -236,7 +243,7 @@ class EventQueue(Generic[R, E]):
         return self._unreadable.has_turned_away and gone.mod_revision > self._started
 
 
-def _is_corrupt(value: AnyResource | CorruptResourceError | None) -> bool:
+def _is_corrupt(value: Read[AnyResource]) -> bool:
     return isinstance(value, CorruptResourceError)
 
 

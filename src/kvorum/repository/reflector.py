@@ -145,6 +145,7 @@ class _Closed(NamedTuple):
 
 _State: TypeAlias = _Empty | _Listed | _Watching | _Changed | _Failed | _Closed
 
+_BACKOFF: Final = Backoff()
 _EMPTY: Final = _Empty()
 _WATCHING: Final = _Watching()
 _CLOSED: Final = _Closed()
@@ -176,14 +177,14 @@ class Reflector(Generic[T]):
         *,
         lists: bool = False,
         since: int | None = None,
-        backoff: Backoff | None = None,
+        backoff: Backoff = _BACKOFF,
     ) -> None:
         self.is_open: bool = False
         self._client = client
         self._prefix = prefix
         self._store = store
         self._lists = lists
-        self._backoff = Backoff() if backoff is None else backoff
+        self._backoff = backoff
         self._state: _State = _EMPTY if lists else _Listed(since, None)
         self._stream: StorageWatch | None = None
         self._earlier = WatchStatistics(position=0)  # of the streams before this one

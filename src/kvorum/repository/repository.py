@@ -24,6 +24,7 @@ from kvorum.encoding import codec_for
 from kvorum.errors import InvalidResourceError, KvorumError, NotFoundError
 from kvorum.gather import gather
 from kvorum.repository.decoder import Decoder
+from kvorum.repository.event_queue import DEFAULT_POLICY, WatchPolicy
 from kvorum.repository.query import OnCorrupt, Query
 from kvorum.repository.resource_list import ResourceList
 from kvorum.repository.scan import Scan
@@ -72,6 +73,7 @@ class Repository(Generic[R]):
         client: where the resources are stored.
         resource_type: the class of the resources.
         contention: how long `mutate`, `patch` and `delete` retry after conflicts.
+        watching: the limits and waits of watches.
     """
 
     def __init__(
@@ -80,11 +82,13 @@ class Repository(Generic[R]):
         resource_type: type[R],
         *,
         contention: ContentionPolicy = _CONTENTION,
+        watching: WatchPolicy = DEFAULT_POLICY,
     ) -> None:
         self._client = client
         self._codec = codec_for(resource_type)
         self._decoder = Decoder(client, self._codec)
         self._writer = Writer(client, self._codec, self._decoder, contention)
+        self._watching = watching
         self.kind: Kind = self._codec.kind
 
     def __repr__(self) -> str:
@@ -294,12 +298,18 @@ class Repository(Generic[R]):
             raise InvalidResourceError(
                 query.prefix, f"on_corrupt is 'raise' or 'event', not {shown(on_corrupt)}"
             )
-        of = self._client, self._decoder.decode, query
-        if on_corrupt == "event":
-            return TolerantWatch(
-                *of, since=since, initial=initial, bookmarks=bookmarks, on_corrupt=on_corrupt
-            )
-        return Watch(*of, since=since, initial=initial, bookmarks=bookmarks, on_corrupt=on_corrupt)
+        watch_class = Watch if on_corrupt == "raise" else TolerantWatch
+        watch: Watch[R] | TolerantWatch[R] = watch_class(
+            self._client,
+            self._decoder.decode,
+            query,
+            since=since,
+            initial=initial,
+            bookmarks=bookmarks,
+            on_corrupt=on_corrupt,
+            policy=self._watching,
+        )
+        return watch
 
     def _query(
         self, labels: LabelSelectorLike, fields: FieldSelectorLike, namespace: str | None

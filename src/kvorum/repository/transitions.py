@@ -12,7 +12,7 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Final, Generic, Literal, TypeAlias, TypeVar
+from typing import Generic, Literal, TypeAlias, TypeVar
 
 import msgspec
 
@@ -23,8 +23,6 @@ from kvorum.resources import AnyResource
 from kvorum.storage import Change, Entry
 
 R = TypeVar("R", bound=AnyResource)
-
-MAX_SELECTED: Final = 10_000  # keys whose revision a watch remembers
 
 OnCorruptEvent: TypeAlias = Literal["raise", "event"]
 """What a watch does about a value that is no resource of its kind.
@@ -61,12 +59,21 @@ class Judge(Generic[R]):
 
     The previous value of a change has mostly been judged as the new value of an earlier one. Then
     it is decoded again only if the event is asked for it.
+
+    Args:
+        query: which resources are selected.
+        decode: decodes an entry that is known to be selected.
+        on_corrupt: what to do about a value that cannot be read.
+        most: of how many keys the last selected revision is remembered.
     """
 
-    def __init__(self, query: Query[R], decode: Decode[R], on_corrupt: OnCorruptEvent) -> None:
+    def __init__(
+        self, query: Query[R], decode: Decode[R], on_corrupt: OnCorruptEvent, most: int
+    ) -> None:
         self._query = query
         self._decode = decode
         self._on_corrupt: OnCorruptEvent = on_corrupt
+        self._most = most
         self._selected: dict[str, int] = {}  # the last selected revision, by key
 
     def judge(self, change: Change) -> Transition[R]:
@@ -88,7 +95,7 @@ class Judge(Generic[R]):
         self._selected.pop(key, None)
         if now is None or isinstance(now, CorruptResourceError):
             return
-        if len(self._selected) < MAX_SELECTED:
+        if len(self._selected) < self._most:
             self._selected[key] = transition.change.revision
 
     def _judged(self, entry: Entry | None, revision: int | None) -> R | CorruptResourceError | None:

@@ -7,13 +7,11 @@ from typing import Any, Generic, Self, TypeVar
 import anyio
 import msgspec
 
-from kvorum.errors import CorruptResourceError
-from kvorum.repository.event_queue import EventQueue
+from kvorum.repository.event_queue import DEFAULT_POLICY, EventQueue, Read, WatchPolicy
 from kvorum.repository.events import Corrupt, WatchEvent
 from kvorum.repository.query import Decode, Query
-from kvorum.repository.reflector import Backoff, Reflector
+from kvorum.repository.reflector import Reflector
 from kvorum.repository.transitions import OnCorruptEvent
-from kvorum.repository.unreadable import UnreadableLimits
 from kvorum.resources import AnyResource
 from kvorum.storage import HasBackend, WatchStatistics
 
@@ -34,10 +32,8 @@ class _WatchOf(Generic[R, E]):
         initial: bool,
         bookmarks: bool,
         on_corrupt: OnCorruptEvent,
-        limits: UnreadableLimits | None = None,
-        backoff: Backoff | None = None,
+        policy: WatchPolicy = DEFAULT_POLICY,
     ) -> None:
-        backoff = Backoff() if backoff is None else backoff
         self._prefix = query.prefix
         self._queue: EventQueue[R, E] = EventQueue(
             client,
@@ -47,11 +43,10 @@ class _WatchOf(Generic[R, E]):
             initial=initial,
             bookmarks=bookmarks,
             on_corrupt=on_corrupt,
-            limits=UnreadableLimits() if limits is None else limits,
-            backoff=backoff,
+            policy=policy,
         )
-        self._reflector: Reflector[R | CorruptResourceError | None] = Reflector(
-            client, query.prefix, self._queue, lists=initial, since=since, backoff=backoff
+        self._reflector: Reflector[Read[R]] = Reflector(
+            client, query.prefix, self._queue, lists=initial, since=since, backoff=policy.backoff
         )
 
     def __repr__(self) -> str:
