@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvorum.etcd.pipeline.batch import Batch, Limit, halves_of, plan_batch
-from kvorum.etcd.pipeline.calls import AnyCall, PutCall, ReadCall, known_revision, refusal
+from kvorum.etcd.pipeline.calls import AnyCall, PutCall, ReadCall
 from kvorum.etcd.transport import _rpc as rpc
 
 Planner: TypeAlias = Callable[[Sequence[AnyCall], Limit], tuple[Batch, list[AnyCall]]]
@@ -198,21 +198,3 @@ def test_a_limit_is_half_of_what_was_refused_however_often() -> None:
 def test_a_value_that_is_most_of_a_batch_does_not_lower_the_limit() -> None:
     """The batch may have been refused for this one alone."""
     assert Limit().for_less(batch_of(9, 9, 900_000)) == Limit()
-
-
-def test_a_call_that_waits_does_not_show_its_value() -> None:
-    call = PutCall(b"/a", 0.0, request=rpc.PutRequest(key=b"/a", value=b"a secret"))
-
-    assert repr(call) == "<PutCall of /a>"
-
-
-# --- what can never apply -------------------------------------------------------------------------
-
-
-def test_an_answered_write_tells_where_its_key_is() -> None:
-    found = rpc.KeyValue(key=b"a", mod_revision=7)
-
-    assert known_revision(9) == 9
-    assert known_revision((rpc.TxnResponse(succeeded=True), 9)) == 9
-    assert known_revision((refusal(found), 9)) == 7
-    assert known_revision((refusal(None), 9)) == 0

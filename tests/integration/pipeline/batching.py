@@ -41,6 +41,7 @@ class Requests(Observer):
         self.planned: list[tuple[str, int]] = []
         self.answered: list[tuple[str, int]] = []
         self.failed: list[tuple[str, int, kvorum.KvorumError]] = []
+        self._has_failed = asyncio.Event()
 
     async def before_request(self, call: Call, _endpoint: str, message: object, /) -> None:
         self.sent.append(call)
@@ -48,6 +49,15 @@ class Requests(Observer):
 
     async def after_request(self, call: Call, _endpoint: str, answer: object, /) -> None:
         await self.after(call, answer)
+
+    def request_failed(self, _call: Call, _endpoint: str, _error: kvorum.KvorumError, /) -> None:
+        self._has_failed.set()
+
+    async def until_failed(self) -> None:
+        """Wait until a request fails from now on."""
+        self._has_failed.clear()
+        with anyio.fail_after(DEADLINE):
+            await self._has_failed.wait()
 
     def batch_planned(self, kind: str, size: int, _waiting: int, /) -> None:
         self.planned.append((kind, size))

@@ -1,40 +1,19 @@
 """Many writes of one key wait for each other only, and each costs as much as if there were few."""
 
 import asyncio
-from collections.abc import Awaitable
-from typing import Any
 
-import anyio
 import pytest
+from tests.integration.pipeline.batching import DEADLINE, all_of
 
 import kvorum
 from kvorum import ConflictError, UnavailableError
-from kvorum.etcd.pipeline.batch import plan_batch
-from kvorum.etcd.pipeline.calls import AnyCall
-
-DEADLINE = 30
 
 pytestmark = pytest.mark.timeout(120)
 
 
-async def all_of(*calls: Awaitable[Any]) -> list[Any]:
-    """Make calls at once; return what each returned or raised."""
-    with anyio.fail_after(DEADLINE):
-        return await asyncio.gather(*calls, return_exceptions=True)
-
-
-async def test_waiting_writes_of_one_key_are_looked_at_once_each(
-    kvorum_client: kvorum.Client, monkeypatch: pytest.MonkeyPatch
+async def test_a_thousand_writes_of_one_key_are_applied_in_order(
+    kvorum_client: kvorum.Client,
 ) -> None:
-    """A thousand that wait for their turn are not gone through for each that is sent."""
-    looks = 0
-
-    def counted(waiting: list[AnyCall], *args: Any) -> Any:
-        nonlocal looks
-        looks += len(waiting)
-        return plan_batch(waiting, *args)
-
-    monkeypatch.setattr("kvorum.etcd.pipeline.queue.plan_batch", counted)
     with kvorum.deadline(DEADLINE):
         revisions = await all_of(
             *(kvorum_client.backend.set("a", b"%d" % number) for number in range(1_000))
@@ -44,7 +23,6 @@ async def test_waiting_writes_of_one_key_are_looked_at_once_each(
     entry = await kvorum_client.backend.get("a")
     assert entry is not None
     assert entry.value == b"999"
-    assert looks <= 1_100
 
 
 async def test_writes_of_other_keys_pass_those_that_wait_for_their_turn(

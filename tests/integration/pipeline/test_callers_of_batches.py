@@ -4,7 +4,7 @@ import asyncio
 
 import anyio
 import pytest
-from tests.integration.pipeline.batching import all_of, until_waiting
+from tests.integration.pipeline.batching import Requests, all_of, until_waiting
 
 import kvorum
 from kvorum import (
@@ -56,10 +56,7 @@ async def test_a_call_that_is_cancelled_after_it_was_sent_disturbs_no_other(
 
 
 async def test_cancelled_batches_of_reads_do_not_stop_the_server(kvorum_etcd: EmbeddedEtcd) -> None:
-    """Some versions die when the caller of a read-only transaction goes away.
-
-    Those are not sent any.
-    """
+    """Some versions crash when a read-only transaction is cancelled, and are sent none."""
     async with EmbeddedEtcd(binary=kvorum_etcd.binary) as etcd:
         for _ in range(10):
             async with kvorum.connect(etcd.url) as client:
@@ -75,9 +72,8 @@ async def test_cancelled_batches_of_reads_do_not_stop_the_server(kvorum_etcd: Em
                 lasting = [
                     asyncio.ensure_future(client.backend.get(f"k{number}")) for number in range(100)
                 ]
-                await asyncio.sleep(
-                    0.001
-                )  # leave with a batch under way, which the client then cancels
+                # Leave with a batch in flight, which the client then cancels.
+                await asyncio.sleep(0.001)
             await all_of(*lasting)
 
         async with kvorum.connect(etcd.url) as client:
@@ -85,7 +81,10 @@ async def test_cancelled_batches_of_reads_do_not_stop_the_server(kvorum_etcd: Em
 
 
 async def test_a_write_that_is_cancelled_while_it_waits_for_a_server_is_never_applied(
-    client: kvorum.Client, proxy: FaultProxy, store: kvorum.StorageBackend
+    client: kvorum.Client,
+    proxy: FaultProxy,
+    requests: Requests,
+    store: kvorum.StorageBackend,
 ) -> None:
     """Also if it waits in a batch: what another client writes afterwards stays."""
     for number in range(5):
@@ -95,7 +94,7 @@ async def test_a_write_that_is_cancelled_while_it_waits_for_a_server_is_never_ap
             asyncio.ensure_future(client.backend.set(f"k{n}", b"old"))
             for n in range(1 + 5 * (number % 2))
         ]
-        await anyio.sleep(0.1)  # they wait for a server
+        await requests.until_failed()
         for call in calls:
             call.cancel()
         await asyncio.wait(calls)

@@ -4,7 +4,7 @@ import asyncio
 
 import anyio
 import pytest
-from tests.integration.pipeline.batching import DEADLINE, all_of
+from tests.integration.pipeline.batching import DEADLINE, Requests, all_of
 
 import kvorum
 from kvorum import Operation, OutcomeUnknownError
@@ -49,14 +49,14 @@ async def test_of_a_batch_whose_answer_is_lost_the_outcome_of_each_write_is_foun
 
 
 async def test_each_caller_of_a_batch_that_found_no_server_retries_its_own_call(
-    client: kvorum.Client, proxy: FaultProxy
+    client: kvorum.Client, proxy: FaultProxy, requests: Requests
 ) -> None:
     """Each retries until its deadline."""
     store = client.backend
     await proxy.refuse()
     proxy.cut()
     calls = [asyncio.ensure_future(store.get(f"k{number}")) for number in range(50)]
-    await anyio.sleep(0.2)  # some attempts fail
+    await requests.until_failed()
     await proxy.heal()
 
     assert await all_of(*calls) == [None] * 50

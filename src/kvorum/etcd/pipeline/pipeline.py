@@ -84,7 +84,7 @@ class Pipeline:
         self._loop = asyncio.get_running_loop()
         self._timeout = connection.settings.timeout
         self._is_on = connection.settings.pipeline
-        self._refused = RefusedKeys(self._loop, refusals)
+        self._refused = RefusedKeys(self._loop.time, refusals)
         self._quota = Quota(connection.alarms, connection.supervisor, self._loop, quota)
         self._admission = Admission(connection, self._quota)
         self._members = self._admission.members

@@ -3,7 +3,7 @@
 A caller that repeats what is refused would otherwise have one batch after the other refused.
 """
 
-import asyncio
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -28,18 +28,16 @@ class RefusedKeys:
     """Keys of refused calls.
 
     Args:
-        loop: whose clock counts.
+        clock: returns the time in seconds.
         limits: how long and for how many they count.
 
     Attributes:
         until: until when each of them counts. Empty mostly, which is cheap to ask.
     """
 
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, limits: RefusalLimits = DEFAULT_LIMITS
-    ) -> None:
+    def __init__(self, clock: Callable[[], float], limits: RefusalLimits = DEFAULT_LIMITS) -> None:
         self.until: dict[bytes, float] = {}
-        self._loop = loop
+        self._clock = clock
         self._limits = limits
 
     def add(self, key: bytes) -> None:
@@ -48,14 +46,14 @@ class RefusedKeys:
         until.pop(key, None)
         if len(until) >= self._limits.keys:
             del until[next(iter(until))]
-        until[key] = self._loop.time() + self._limits.duration
+        until[key] = self._clock() + self._limits.duration
 
     def has(self, key: bytes) -> bool:
         """Tell whether a call about a key was refused recently."""
         until = self.until.get(key)
         if until is None:
             return False
-        if until > self._loop.time():
+        if until > self._clock():
             return True
         del self.until[key]
         return False
