@@ -1,4 +1,4 @@
-"""The suite that every backend has to pass."""
+"""The conformance suite for storage backends."""
 
 from kvorum.testing.conformance.store import OpenStore, Store
 from kvorum.testing.conformance.suite import StorageConformance

@@ -1,7 +1,4 @@
-"""What the storage port promises about arguments that are no such thing.
-
-The caller's mistake, and nobody else's.
-"""
+"""The contract of the storage port for invalid arguments: only the caller's own call fails."""
 
 from collections.abc import Awaitable, Callable
 from enum import IntEnum
@@ -13,7 +10,7 @@ from kvorum.errors import InvalidResourceError
 from kvorum.storage import Operation, StorageBackend
 from kvorum.testing.conformance.probes import take
 
-_BEYOND: Final = 2**63  # more than a store counts to
+_BEYOND: Final = 2**63  # beyond any revision
 
 
 class _One(IntEnum):
@@ -83,9 +80,9 @@ _TEXTS: Final[dict[str, Call]] = {
 
 
 class ArgumentsConformance:
-    """Tests of arguments of a wrong type, or out of range.
+    """Tests of arguments of a wrong type or out of range.
 
-    Each is tried while another watch of the backend is open, which must not notice.
+    Each runs while another watch of the backend is open, which must not be affected.
     """
 
     async def _is_refused(self, backend: StorageBackend, call: Call, given: list[Any]) -> None:
@@ -107,14 +104,14 @@ class ArgumentsConformance:
     async def test_what_is_no_whole_number_or_out_of_range_is_refused_to_its_caller_alone(
         self, backend: StorageBackend, call: str
     ) -> None:
-        """A number that did not fit into 64 bits has ended the watches of all callers of a client."""
+        """A number beyond 64 bits once ended the watches of all callers of a client."""
         await self._is_refused(backend, _NUMBERS[call], _NO_NUMBERS)
 
     @pytest.mark.parametrize("call", _VALUES)
     async def test_a_value_that_is_not_bytes_is_refused(
         self, backend: StorageBackend, call: str
     ) -> None:
-        """A `bytearray` could change after it was handed over, and None would be a deletion."""
+        """A `bytearray` could change after the call, and None would be a deletion."""
         await self._is_refused(backend, _VALUES[call], _NO_VALUES)
 
     @pytest.mark.parametrize("call", _TEXTS)
@@ -126,7 +123,7 @@ class ArgumentsConformance:
     async def test_a_swap_that_expects_nothing_is_refused_and_overwrites_nothing(
         self, backend: StorageBackend
     ) -> None:
-        """None is "whatever it is" for a deletion, and for a swap a revision that somebody forgot."""
+        """None means "any revision" for a deletion; for a swap it is a forgotten argument."""
         nothing: Any = None
 
         await self._is_refused(

@@ -1,4 +1,4 @@
-"""What the storage port promises about several operations in one step."""
+"""The contract of the storage port for transactions."""
 
 import asyncio
 
@@ -13,7 +13,7 @@ from kvorum.testing.conformance.probes import keys_of
 
 
 class CommitsConformance:
-    """Tests of several operations in one step."""
+    """Tests of transactions."""
 
     async def test_a_commit_applies_all_its_operations_at_one_revision(
         self, backend: StorageBackend
@@ -109,7 +109,7 @@ class CommitsConformance:
     async def test_a_commit_that_writes_nothing_is_refused(
         self, backend: StorageBackend, operations: list[Operation]
     ) -> None:
-        """It has no revision that it could return."""
+        """There is no revision to return."""
         with pytest.raises(InvalidResourceError):
             await backend.commit(operations)
 
@@ -143,7 +143,7 @@ class CommitsConformance:
     async def test_two_commits_that_check_what_the_other_writes_cannot_both_succeed(
         self, backend: StorageBackend
     ) -> None:
-        """Write skew: each is right about what it saw, and both together are not."""
+        """Write skew: each is valid for what it read, but not both together."""
         await backend.commit([Operation.create("a", b"on call"), Operation.create("b", b"on call")])
 
         async def leave(mine: str, other: str) -> bool:

@@ -1,4 +1,4 @@
-"""What the storage port promises about keys that end with their lease."""
+"""The contract of the storage port for leases."""
 
 from typing import Final
 
@@ -17,7 +17,7 @@ NO_SUCH_LEASE: Final = 0x7E57
 
 
 class LeasesConformance:
-    """Tests of keys that end with their lease."""
+    """Tests of leases."""
 
     async def test_a_key_says_which_lease_it_lives_on(self, backend: StorageBackend) -> None:
         lease = await backend.grant_lease(600)
@@ -85,7 +85,7 @@ class LeasesConformance:
         ]
 
     async def test_a_swap_keeps_a_key_on_its_lease(self, backend: StorageBackend) -> None:
-        """Else an update would make a resource immortal that was to end with its owner."""
+        """Otherwise an update would keep a resource alive after its owner has gone."""
         lease = await backend.grant_lease(600)
         for key in "ab":
             await backend.set(key, b"1", lease=lease)
@@ -149,7 +149,7 @@ class LeasesConformance:
     async def test_a_swap_that_conflicts_says_so_even_if_the_lease_is_gone_too(
         self, backend: StorageBackend, expected: str
     ) -> None:
-        """What is not applied needs no lease: the caller has to read again first."""
+        """A write that is not applied needs no lease: the caller has to read again first."""
         revision = await backend.set("a", b"1")
         if expected == "gone":
             await backend.delete("a")
@@ -171,6 +171,6 @@ class LeasesConformance:
     async def test_a_ttl_that_no_store_can_keep_is_refused_as_the_callers_mistake(
         self, backend: StorageBackend, ttl: float
     ) -> None:
-        """Not as an outage: who retries such a request retries for ever."""
+        """Not as an outage: a caller that retries such a request would retry forever."""
         with pytest.raises(InvalidResourceError):
             await backend.grant_lease(ttl)

@@ -1,4 +1,4 @@
-"""A store that is plainly right, to compare others with."""
+"""A simple reference model of a store."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from kvorum.storage import Change, Entry, Operation
 
 
 class Model:
-    """A store that is plainly right: a dict for each revision."""
+    """A simple reference model of a store: a dict for each revision."""
 
     def __init__(self, revision: int) -> None:
         self.revision: int = revision

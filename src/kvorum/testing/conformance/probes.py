@@ -1,4 +1,4 @@
-"""Short questions that many tests of the suite ask of a store."""
+"""Short helpers that query a store."""
 
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -7,11 +7,11 @@ import anyio
 
 from kvorum.storage import Change, Page, StorageBackend, StorageWatch
 
-DEADLINE: Final = 10.0  # seconds; what has not happened by then will not
+DEADLINE: Final = 10.0  # seconds
 
 
 async def until(holds: Callable[[], Awaitable[bool]]) -> None:
-    """Wait for a state that nobody announces."""
+    """Poll until a condition holds."""
     with anyio.fail_after(DEADLINE):
         while not await holds():  # noqa: ASYNC110 - a metric of the server has no event
             await anyio.sleep(0.01)
@@ -24,7 +24,7 @@ async def take(watch: StorageWatch, number: int) -> list[tuple[Change, ...]]:
 
 
 async def take_until(watch: StorageWatch, key: str) -> list[Change]:
-    """Take all changes before the one of `key`.
+    """Return all changes before the change of `key`.
 
     What a watch has not shown by then it never will.
     """
@@ -38,17 +38,17 @@ async def take_until(watch: StorageWatch, key: str) -> list[Change]:
 
 
 def keys_of(page: Page) -> list[str]:
-    """Return the keys on a page, in its order."""
+    """Return the keys of a page, in order."""
     return [entry.key for entry in page.entries]
 
 
 async def revision_of(backend: StorageBackend) -> int:
-    """Return the revision that a store is at."""
+    """Return the current revision of a store."""
     return (await backend.list("", limit=1)).revision
 
 
 async def fill(backend: StorageBackend, *keys: str) -> int:
-    """Put keys, each with its own name as the value; return the last revision."""
+    """Write keys, each with its own name as the value; return the last revision."""
     revision = 0
     for key in keys:
         revision = await backend.set(key, key.encode(errors="surrogateescape"))
@@ -56,7 +56,7 @@ async def fill(backend: StorageBackend, *keys: str) -> int:
 
 
 async def lease_of(backend: StorageBackend, key: str) -> int:
-    """Return the lease of a key that there is; 0 if it has none."""
+    """Return the lease of an existing key; 0 if it has none."""
     entry = await backend.get(key)
     assert entry is not None
     return entry.lease

@@ -1,4 +1,4 @@
-"""What the storage port promises about get, list, count and keys."""
+"""The contract of the storage port for get, list, count and keys."""
 
 import pytest
 
@@ -128,10 +128,7 @@ class ReadingConformance:
     async def test_a_list_is_in_the_order_of_the_bytes_of_the_keys(
         self, backend: StorageBackend
     ) -> None:
-        """Keys of other programs need not be UTF-8.
-
-        They come as text with surrogates, and are found by it.
-        """
+        """Keys of other programs need not be UTF-8: they are decoded with surrogate escapes."""
         await fill(backend, *UNUSUAL)
 
         page = await backend.list("")
@@ -177,10 +174,7 @@ class ReadingConformance:
     async def test_a_prefix_finds_the_keys_that_start_with_it_and_no_others(
         self, backend: StorageBackend, prefix: str, expected: list[str]
     ) -> None:
-        """The end of a range is where clients go wrong.
-
-        Prefixes that end in 0xff have deleted unrelated keys.
-        """
+        """Clients get the end of a range wrong: prefixes ending in 0xff deleted unrelated keys."""
         await fill(
             backend,
             "workers",
@@ -238,7 +232,7 @@ class ReadingConformance:
     async def test_a_limit_below_one_never_means_no_limit(
         self, backend: StorageBackend, limit: int
     ) -> None:
-        """Etcd takes it for "no limit", and a caller who has room for none more gets everything."""
+        """Etcd takes 0 for "no limit", so a caller with no room left would get everything."""
         await fill(backend, *"abc")
 
         try:
@@ -282,7 +276,7 @@ class ReadingConformance:
             ("w/bb", ["w/c"]),  # no such key
             ("w/c", []),
             ("v", ["w/a", "w/b", "w/c"]),  # before the prefix
-            ("x", []),  # behind it
+            ("x", []),  # after it
             ("w/a\0", ["w/b", "w/c"]),
         ],
     )
@@ -341,7 +335,7 @@ class ReadingConformance:
     async def test_keys_are_found_by_patterns_of_the_shell(
         self, backend: StorageBackend, pattern: str, expected: list[str]
     ) -> None:
-        """Every other character stands for itself, whatever it means to regular expressions."""
+        """Every other character is literal, whatever it means in a regular expression."""
         await fill(backend, "b", "w/a", "w/a1", "w/b/c", "w.a", "w+a", "w[1]", "wa\nb")
 
         assert sorted(await backend.keys(pattern)) == sorted(expected)
@@ -354,10 +348,7 @@ class ReadingConformance:
     # --- revisions ---
 
     async def test_revisions_that_cannot_be_are_refused(self, backend: StorageBackend) -> None:
-        """Etcd takes 0 for "now", and a negative one as well.
-
-        Nobody means that by one that was computed wrongly.
-        """
+        """Etcd takes 0 and negative revisions for "now", which hides a wrongly computed one."""
         for revision in (0, -1):
             with pytest.raises(InvalidResourceError):
                 await backend.get("a", revision=revision)

@@ -30,7 +30,7 @@ _step = st.one_of(
 
 
 def _commit_of(model: Model, parts: list[tuple[str, bytes, str, int]]) -> list[Operation]:
-    """Make the operations of a commit, one for each key, of which the first writes."""
+    """Make the operations of a commit, one for each key; the first one writes."""
     operations: dict[str, Operation] = {}
     for key, value, choice, which in parts:
         expected = model.expected(key, choice)
@@ -129,7 +129,7 @@ async def _run_sequence(backend: StorageBackend, steps: list[tuple[object, ...]]
 
 
 class SequencesConformance:
-    """Tests of many operations, one after the other."""
+    """Tests of sequences of operations."""
 
     async def test_a_random_sequence_of_writes_does_what_a_plain_model_does(
         self, backend: StorageBackend

@@ -1,4 +1,4 @@
-"""What the suite asks of a store beyond the port, so that it can look at what the port does not show."""
+"""What the suite needs beyond the port, to observe a store."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
@@ -18,15 +18,15 @@ class Store(ABC):
 
     @abstractmethod
     async def compact(self, revision: int) -> None:
-        """Forget all history before a revision; the state at it can still be read."""
+        """Compact the history before a revision. The state at that revision stays readable."""
 
     @abstractmethod
     async def watchers(self) -> int:
-        """Count the watches that the store serves now, whosever they are."""
+        """Return the number of watches that the store serves now, of all clients."""
 
 
 OpenStore: TypeAlias = Callable[[], AbstractAsyncContextManager[Store]]
-"""Opens an empty store, each time that it is called."""
+"""Opens an empty store at each call."""
 
 Compact: TypeAlias = Callable[[int], Awaitable[None]]
 Watchers: TypeAlias = Callable[[], Awaitable[int]]

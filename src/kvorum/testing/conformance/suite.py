@@ -1,4 +1,4 @@
-"""The suite of the storage port, for whoever writes a backend: derive from `StorageConformance`."""
+"""The conformance suite for storage backends: derive from `StorageConformance`."""
 
 from collections.abc import AsyncIterator
 
@@ -27,21 +27,21 @@ class StorageConformance(
     WatchEndsConformance,
     SequencesConformance,
 ):
-    """What `kvorum.storage` promises, as tests.
+    """The contract of `kvorum.storage`, as tests.
 
-    Derive from it, name the class `Test…`, and say how to open a store::
+    Derive from it, name the class `Test…`, and provide a way to open a store::
 
         class TestMyBackend(kvorum.testing.StorageConformance):
             @pytest.fixture
             def open_store(self) -> kvorum.testing.OpenStore:
                 return MyStore.open
 
-    The tests run under anyio's pytest plugin, on asyncio, whatever the project's own
-    `anyio_backend` is; to choose the loop, override that fixture in the class.
+    The tests run under anyio's pytest plugin on asyncio, whatever the project's own `anyio_backend`
+    is; override that fixture in the class to choose the event loop.
     """
 
-    # anyio's own has a parameter for trio, which Kvorum does not run on. For the session: so async
-    # fixtures of any scope may depend on it.
+    # anyio's own fixture includes trio, which Kvorum does not support. Its scope is the session, so
+    # that async fixtures of any scope may depend on it.
     @pytest.fixture(scope="session")
     @classmethod
     def anyio_backend(cls) -> str:
@@ -50,14 +50,14 @@ class StorageConformance(
 
     @pytest.fixture
     def open_store(self) -> OpenStore:
-        """Return what opens an empty store. It is called once or more in each test."""
+        """Return a callable that opens an empty store. Each test calls it at least once."""
         raise NotImplementedError(
             f"{type(self).__name__} needs a fixture `open_store`; see StorageConformance"
         )
 
     @pytest.fixture
     async def store(self, open_store: OpenStore) -> AsyncIterator[Store]:
-        """A store of the test's own."""
+        """An empty store for this test."""
         async with open_store() as store:
             yield store
 
@@ -68,10 +68,10 @@ class StorageConformance(
 
     @pytest.fixture
     def compact(self, store: Store) -> Compact:
-        """Forget all history before a revision."""
+        """Compact the history before a revision."""
         return store.compact
 
     @pytest.fixture
     def watchers(self, store: Store) -> Watchers:
-        """Count the watches that the store serves."""
+        """Return the number of watches that the store serves."""
         return store.watchers

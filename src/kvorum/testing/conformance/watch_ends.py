@@ -1,4 +1,4 @@
-"""What the storage port promises about how a watch ends, and what is left of it."""
+"""The contract of the storage port for the end of a watch, and its cleanup."""
 
 import asyncio
 from itertools import count
@@ -58,13 +58,13 @@ _WAYS: Final = {
 
 
 class WatchEndsConformance:
-    """Tests of how a watch ends, and what is left of it."""
+    """Tests of the end of a watch, and its cleanup."""
 
     @pytest.mark.parametrize("way", _WAYS)
     async def test_however_a_watch_ends_nothing_of_it_is_left(
         self, backend: StorageBackend, watchers: Watchers, way: str
     ) -> None:
-        """Neither in the store nor here: no task."""
+        """Neither in the store nor in the client: no task."""
         start = await backend.set("a", b"")
         await backend.set("a", b"")
         tasks = asyncio.all_tasks()
@@ -113,7 +113,7 @@ class WatchEndsConformance:
     async def test_a_watch_with_an_unread_backlog_that_is_dropped_is_gone_from_the_store(
         self, backend: StorageBackend, watchers: Watchers
     ) -> None:
-        """Its reader waits for room in the buffer, not for the store: that, too, must end."""
+        """Its reader waits for room in the buffer, not for the store: that must end, too."""
         start = await backend.set("a", b"")
         for _ in range(30):
             await backend.commit([Operation.put(f"k{number}", b"") for number in range(100)])
@@ -147,10 +147,7 @@ class WatchEndsConformance:
     async def test_a_closed_watch_shows_nothing_that_it_had_read_ahead(
         self, backend: StorageBackend
     ) -> None:
-        """Nor what arrives while it is being closed.
-
-        So it is tried at several points of the stream.
-        """
+        """Nor what arrives during closing, so several points of the stream are tried."""
         for turns in range(100):
             async with backend.watch("") as watch:
                 for _ in range(3):
@@ -190,9 +187,7 @@ class WatchEndsConformance:
 
         async def write() -> None:
             for number in range(200):
-                if (
-                    number % 20 == 0
-                ):  # the reader has to wait in vain now and then, however fast the store is
+                if number % 20 == 0:  # so that some waits time out, however fast the store is
                     timed_out.clear()
                     await timed_out.wait()
                 revisions.append(await backend.set("a", b""))
@@ -214,12 +209,12 @@ class WatchEndsConformance:
     async def test_a_wait_whose_task_was_cancelled_has_taken_nothing(
         self, backend: StorageBackend
     ) -> None:
-        """Asyncio's own cancellation, which can strike between the arrival of a change and its being taken."""
+        """Asyncio's cancellation can strike between the arrival of a change and its delivery."""
         revisions: list[int] = []
 
         async def write() -> None:
             for _ in range(200):
-                revisions.append(await backend.set("a", b""))  # noqa: PERF401 - the reader looks at it meanwhile
+                revisions.append(await backend.set("a", b""))  # noqa: PERF401 - read concurrently
 
         async def take_one(watch: StorageWatch) -> tuple[Change, ...]:
             return await anext(watch)
@@ -265,7 +260,7 @@ class WatchEndsConformance:
     async def test_closing_a_watch_that_is_being_opened_waits_for_nothing(
         self, backend: StorageBackend, watchers: Watchers
     ) -> None:
-        """Neither who closes nor who opens has to sit out the deadline of a call that nobody wants any more."""
+        """Closing must not wait for the deadline of an opening that is no longer wanted."""
         for turns in range(30):
             watch = backend.watch("")
             opening = asyncio.create_task(watch.open())

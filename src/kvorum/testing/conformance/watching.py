@@ -1,4 +1,4 @@
-"""What the storage port promises about what a watch shows, and what it cannot."""
+"""The contract of the storage port for the events of a watch."""
 
 import asyncio
 
@@ -15,9 +15,9 @@ from kvorum.testing.conformance.store import Compact, Watchers
 
 
 class WatchingConformance:
-    """Tests of what a watch shows, and what it cannot."""
+    """Tests of the events of a watch."""
 
-    # --- watch: what it shows ---
+    # --- delivered events ---
 
     async def test_a_watch_shows_each_change_with_what_was_before(
         self, backend: StorageBackend
@@ -42,7 +42,7 @@ class WatchingConformance:
     ) -> None:
         await backend.set("a", b"1")
         watch = backend.watch("")
-        before = await backend.set("a", b"2")  # made, but not opened: now is not yet
+        before = await backend.set("a", b"2")  # created, not opened: "now" is when it opens
         async with watch:
             assert watch.revision >= before
             revision = await backend.set("a", b"3")
@@ -82,17 +82,14 @@ class WatchingConformance:
     async def test_a_watch_since_0_shows_each_revision_once_and_in_order_from_the_first_on(
         self, backend: StorageBackend
     ) -> None:
-        """No revision is 0.
-
-        A watch since then shows the whole history, what was written over or deleted included.
-        """
+        """Revision 0 precedes every change: the watch shows the whole history, and deletions."""
         writes = [await backend.set(key, b"1") for key in ("all/a", "all/b", "all/c")]
         writes += [await backend.set("all/a", b"2"), (await backend.delete("all/b")).revision]
         watch = backend.watch("all/", since=0)
         try:
             await watch.open()
         except HistoryLostError:
-            # the store is a share of a larger one, which was compacted before this test began
+            # the store is part of a larger one that was compacted before this test
             return
 
         assert watch.revision == 0
@@ -193,7 +190,7 @@ class WatchingConformance:
 
         assert [change.revision for change in shown] == sorted(
             revisions
-        )  # writes of several keys may share one
+        )  # writes of several keys may share a revision
 
     async def test_any_number_of_watches_shows_the_same(self, backend: StorageBackend) -> None:
         start = await backend.set("a", b"")
@@ -228,13 +225,10 @@ class WatchingConformance:
                 if number % 10 == 9:
                     await compact(revision)
 
-    # --- watch: what it cannot show ---
+    # --- refused starts ---
 
     async def test_a_watch_since_the_future_is_refused(self, backend: StorageBackend) -> None:
-        """Etcd would keep silent until that revision is reached.
-
-        After a restored backup, for weeks.
-        """
+        """Etcd would stay silent until then: for weeks, after a restored backup."""
         current = await backend.set("a", b"")
         watch = backend.watch("", since=current + 1_000_000)
 
@@ -263,10 +257,7 @@ class WatchingConformance:
     async def test_a_deletion_at_the_compacted_revision_is_lost_history(
         self, backend: StorageBackend, compact: Compact
     ) -> None:
-        """Etcd forgets it together with what was before it, and would not say so.
-
-        The watch would miss a deletion.
-        """
+        """Etcd compacts this revision, too, and does not say so: the watch would miss a deletion."""
         old = await backend.set("a", b"1")
         deletion = await backend.delete("a")
         await backend.set("b", b"1")

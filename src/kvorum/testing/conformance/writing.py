@@ -1,4 +1,4 @@
-"""What the storage port promises about set, create, compare-and-swap and delete."""
+"""The contract of the storage port for set, create, compare-and-swap and delete."""
 
 import asyncio
 from itertools import pairwise
@@ -26,7 +26,7 @@ class WritingConformance:
     ) -> None:
         revisions = [
             await backend.set("a", b"1"),
-            await backend.set("a", b"1"),  # the same value is a write all the same
+            await backend.set("a", b"1"),  # writing the same value is a write
             await backend.create("b", b"1"),
             await backend.compare_and_swap("c", b"1", expected=0),
             (await backend.delete("a")).revision,
@@ -88,10 +88,7 @@ class WritingConformance:
             await backend.commit([Operation.put(key, b"")])
 
     async def test_a_key_that_is_no_text_at_all_is_refused(self, backend: StorageBackend) -> None:
-        """A lone surrogate that stands for no byte.
-
-        One kind of error for all keys that cannot be.
-        """
+        """A lone surrogate encodes no byte. All impossible keys raise the same error."""
         with pytest.raises(InvalidResourceError):
             await backend.set("a\ud800", b"")
 
@@ -126,8 +123,8 @@ class WritingConformance:
     async def test_a_commit_too_large_for_the_store_is_refused_as_such(
         self, backend: StorageBackend
     ) -> None:
-        """Each of its values is small enough, the request is not."""
-        for number in (2, 3):  # above 1.5 MiB it is etcd that refuses, above 2 MiB gRPC
+        """Each value is small enough, but the request is not."""
+        for number in (2, 3):  # etcd refuses above 1.5 MiB, gRPC above 2 MiB
             with pytest.raises(ResourceTooLargeError):
                 await backend.commit(
                     [Operation.put(f"a{i}", bytes(900_000)) for i in range(number)]
@@ -187,7 +184,7 @@ class WritingConformance:
     async def test_a_key_that_came_again_is_another_one_to_a_swap(
         self, backend: StorageBackend
     ) -> None:
-        """The revision tells them apart, where version 1 and an equal value would not."""
+        """The revision tells them apart; version 1 and an equal value would not."""
         first = await backend.set("a", b"1")
         await backend.delete("a")
         await backend.set("a", b"1")
@@ -220,12 +217,12 @@ class WritingConformance:
         assert final is not None
         assert int(final.value) == successes
         assert final.version == successes + 1
-        assert successes >= 10  # somebody wins each round
+        assert successes >= 10  # each round has a winner
 
     async def test_a_swap_can_expect_the_value_that_was_read_too(
         self, backend: StorageBackend
     ) -> None:
-        """A store that was put back to an older state comes to the same revision again, with another value."""
+        """A restored store reaches the same revision again, with another value."""
         first = await backend.set("a", b"1")
         with pytest.raises(ConflictError) as caught:
             await backend.compare_and_swap("a", b"3", expected=first, expected_value=b"2")

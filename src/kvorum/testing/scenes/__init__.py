@@ -1,8 +1,4 @@
-"""Scenes.
-
-What happens to clusters in the long run, each with clients at work, and judged by what really
-happened.
-"""
+"""Scenes: long-running operations on clusters with clients at work, judged by the history."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -36,6 +32,6 @@ SCENES: Final[Mapping[str, Scene]] = {
     "backup-bumped": Scene(backup.play_bumped, is_judged=False),
     "starting": Scene(starting.play),
 }
-"""By their names."""
+"""All scenes, by name."""
 
 __all__ = ["SCENES", "Scene", "SceneVerdict", "Stage", "UnplayableError", "play_scene"]

@@ -1,4 +1,4 @@
-"""An endpoint answers for another cluster."""
+"""An endpoint temporarily leads to another cluster."""
 
 import anyio
 
@@ -9,14 +9,14 @@ from kvorum.testing.evidence import Rule
 from kvorum.testing.faults import FaultProxy
 from kvorum.testing.scenes.stage import PREFIX, Stage, UnplayableError
 
-AHEAD = 300  # writes that the other cluster has had before
+AHEAD = 300  # writes that the other cluster is ahead
 LASTS = 1.0  # seconds
 
 
 async def play(stage: Stage) -> None:
-    """Let an address lead to another cluster for a while, as one that was given away does; then back.
+    """Let an address lead to another cluster for a while, as a reassigned address does.
 
-    Nothing is read there, nothing is written there, and no watch shows what happens there.
+    No call reads or writes there, and no watch shows its changes.
     """
     other = await stage.enter(EmbeddedEtcd(binary=stage.etcd.binary))
     elsewhere = await _prepared(stage, other)
@@ -49,11 +49,11 @@ async def play(stage: Stage) -> None:
 
 
 async def _prepared(stage: Stage, other: EmbeddedEtcd) -> kvorum.Client:
-    """Let the other cluster be ahead, so that its revisions do not give it away."""
+    """Put the other cluster ahead, so that its revisions do not give it away."""
     settings = EtcdSettings(endpoints=other.endpoints, prefix=PREFIX)
     client = await stage.enter(kvorum.connect(settings))
     for number in range(AHEAD):
         await client.backend.set("theirs", str(number).encode())
     if not await client.backend.exists("theirs"):
-        raise UnplayableError("the other cluster does not keep what is written")
+        raise UnplayableError("the other cluster does not keep its writes")
     return client

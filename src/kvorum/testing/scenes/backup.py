@@ -1,4 +1,4 @@
-"""A backup is restored under clients that have read what came after it."""
+"""A backup is restored while clients hold newer reads."""
 
 import shutil
 from collections.abc import Callable
@@ -32,32 +32,32 @@ BUMP: Final = 1_000_000  # revisions
 
 
 class NoteSpec(msgspec.Struct):
-    """What is written."""
+    """The spec of a note."""
 
     text: str = ""
 
 
 class NoteStatus(msgspec.Struct):
-    """Nothing."""
+    """Empty."""
 
 
 class Note(Resource[NoteSpec, NoteStatus]):
-    """A resource to restore."""
+    """The resource that is backed up and restored."""
 
     kind: ClassVar[Kind] = Kind("Note", plural="notes", api_version="scene.kvorum.dev/v1")
 
 
 async def play(stage: Stage) -> None:
-    """Restore a backup as it is: its revisions recur.
+    """Restore a backup unchanged, so that its revisions recur.
 
-    No update of what was read before goes over a write after it, and a watch shows what is there,
-    or ends and says so.
+    No update of an older read overwrites a newer write. A watch shows the current state, or fails
+    with an error.
     """
     await _restored(stage, bump=False)
 
 
 async def play_bumped(stage: Stage) -> None:
-    """Restore a backup with its revisions bumped and compacted: none recurs."""
+    """Restore a backup with bumped and compacted revisions, so that none recurs."""
     await _restored(stage, bump=True)
 
 
@@ -93,7 +93,7 @@ async def _restored(stage: Stage, *, bump: bool) -> None:
 
 
 async def _tick(backend: RecordingBackend) -> None:
-    """Have a write under way all the time, until this is cancelled."""
+    """Keep one write in flight until cancelled."""
     for number in count():
         try:
             await backend.set("tick", str(number).encode())
@@ -102,7 +102,7 @@ async def _tick(backend: RecordingBackend) -> None:
 
 
 async def _judge(stage: Stage, after: History, since: int) -> None:
-    """Hold what was said after the restoration against what happened then."""
+    """Check the calls after the restoration against the server's history."""
     server_history = await read_server_history(stage.etcd.endpoints[0], PREFIX, since=since)
     reads_of_it = [
         call
@@ -126,14 +126,14 @@ def _text(text: str) -> Callable[[Note], None]:
 
 
 async def _written(notes: Repository[Note], name: str) -> list[Note]:
-    """Write what will be lost: many states of a note, and a note that is in no backup."""
+    """Write what the restoration will lose: many states of a note, and another, newer note."""
     states = [await notes.mutate(name, _text(f"before {number}")) for number in range(AFTER)]
     await notes.add(_note(f"{name}-ghost"))
     return states
 
 
 async def _update_over(stage: Stage, notes: RecordingRepository[Note], held: Note) -> None:
-    """Update what was read before; another write has its revision now."""
+    """Update from a read before the restoration, whose revision another write has now."""
     held.spec.text = "over"
     try:
         await notes.update(held)
@@ -141,19 +141,19 @@ async def _update_over(stage: Stage, notes: RecordingRepository[Note], held: Not
         stage.counts["updates refused"] += 1
     else:
         revision, name = held.metadata.resource_version, held.metadata.name
-        what = f"{name!r} was read before the restoration, and went over another write of revision {revision} after it"
+        what = f"a read of {name!r} before the restoration overwrote a later {revision}"
         stage.found(Rule.BROKEN_EXPECTATION, what)
 
 
 async def _watch_is_right(stage: Stage, watched: "_Watched") -> None:
-    """Hold what a watch has shown against what is there, unless it has ended with an error."""
+    """Compare the state that a watch shows with the current one, unless the watch failed."""
     fresh = await stage.open()
     there = {note.metadata.name: note.spec.text for note in await fresh.repository(Note).list()}
     await stage.until(lambda: watched.error is not None or watched.there == there)
     if watched.error is None and watched.there != there:
         stage.found(
             Rule.LOST_EVENT,
-            f"{WAIT_LIMIT:g} s after it a watch shows {watched.there}; there is {there}",
+            f"after {WAIT_LIMIT:g} s a watch shows {watched.there}, not {there}",
         )
     stage.counts[
         "watches that said so" if watched.error is not None else "watches that went on"
@@ -161,7 +161,7 @@ async def _watch_is_right(stage: Stage, watched: "_Watched") -> None:
 
 
 class _Watched:
-    """What a watch with `initial` shows to be there, and how it ended."""
+    """The state that a watch with `initial` shows, and its error."""
 
     def __init__(self, client: Client) -> None:
         self.there: dict[str, str] = {}
@@ -170,7 +170,7 @@ class _Watched:
         self._watch = client.repository(Note).watch(initial=True, bookmarks=True)
 
     async def run(self) -> None:
-        """Follow until it ends."""
+        """Follow the watch until it ends."""
         try:
             async with self._watch:
                 async for event in self._watch:
@@ -189,7 +189,7 @@ class _Watched:
 
 
 class _Tools:
-    """`etcdctl` and `etcdutl`, which lie beside the server."""
+    """`etcdctl` and `etcdutl`, from the folder of the server."""
 
     def __init__(self, etcd: EmbeddedEtcd, *, save: Path, restore: Path, bump: bool) -> None:
         self._etcd = etcd
@@ -200,27 +200,27 @@ class _Tools:
 
     @classmethod
     async def beside(cls, stage: Stage, *, bump: bool) -> "_Tools":
-        """Find them.
+        """Find the tools.
 
         Raises:
-            UnplayableError: one is missing, or cannot do that.
+            UnplayableError: one is missing, or lacks an option.
         """
         folder = stage.etcd.binary.parent
         save = await anyio.to_thread.run_sync(_tool, folder, "etcdctl")
-        # From 3.5 on the one restores, before that the other.
+        # `etcdutl` restores from 3.5 on, `etcdctl` before.
         name = "etcdutl" if stage.etcd.version >= (3, 5) else "etcdctl"
         restore = await anyio.to_thread.run_sync(_tool, folder, name)
         if bump and "--bump-revision" not in await _run(restore, "snapshot", "restore", "--help"):
-            raise UnplayableError(f"{restore} knows no --bump-revision")
+            raise UnplayableError(f"{restore} has no --bump-revision")
         return cls(stage.etcd, save=save, restore=restore, bump=bump)
 
     async def save(self) -> None:
-        """Make a backup."""
+        """Save a backup."""
         endpoint = f"http://{self._etcd.endpoints[0]}"
         await _run(self._save, "--endpoints", endpoint, "snapshot", "save", str(self._snapshot))
 
     async def restore(self) -> None:
-        """Put the backup in the place of the data, and start again, at the same ports."""
+        """Replace the data by the backup, and restart on the same ports."""
         await self._etcd.kill()
         data, peer = self._etcd.data_dir / "etcd-0", self._etcd.peer_endpoints[0]
         await anyio.to_thread.run_sync(shutil.rmtree, data)
@@ -241,10 +241,10 @@ class _Tools:
 
 
 def _tool(folder: Path, name: str) -> Path:
-    """Return a tool that lies beside the server.
+    """Return the path of a tool beside the server.
 
     Raises:
-        UnplayableError: there is none.
+        UnplayableError: it does not exist.
     """
     tool = folder / name
     if not tool.exists():

@@ -1,4 +1,4 @@
-"""Very many writes at once by clients with all rights, few rights and none."""
+"""Bursts of writes by clients with all rights, few rights and none."""
 
 from itertools import count
 from typing import Final
@@ -11,13 +11,13 @@ from kvorum.testing.evidence import History, Outcome, RecordingBackend
 from kvorum.testing.scenes.stage import Stage, UnplayableError
 from kvorum.testing.scenes.users import with_users
 
-WRITES: Final = 1_000  # at once
+WRITES: Final = 1_000  # concurrent
 
 
 async def play(stage: Stage) -> None:
-    """Write a thousand keys at once: without a user, as one who may not, and as one who may; again and again.
+    """Write a thousand keys at once: without a user, with few rights, with all rights; repeatedly.
 
-    All members refuse the same.
+    All members refuse the same writes.
     """
     anonymous = await stage.open(lasts=False)
     app, limited = await with_users(stage)
@@ -30,7 +30,7 @@ async def play(stage: Stage) -> None:
 
 
 async def play_upgrade(stage: Stage) -> None:
-    """Upgrade the members in turn, with users on, while a thousand keys are written at once by each kind of client."""
+    """Upgrade the members in turn, with users on, during bursts of writes by all clients."""
     if stage.newer is None:
         raise UnplayableError("there is no etcd to upgrade to: name one with --upgrade-to")
     anonymous = await stage.open(lasts=False)
@@ -58,7 +58,7 @@ async def crowd(history: History, name: str, client: Client) -> None:
         try:
             await backend.set(f"crowd/{number % 500}", f"{name}-{number}".encode())
         except KvorumError:
-            return  # it is in the history
+            return  # it is recorded
 
     async with anyio.create_task_group() as group:
         for _ in range(WRITES):
@@ -67,10 +67,6 @@ async def crowd(history: History, name: str, client: Client) -> None:
 
 def _need_all(stage: Stage) -> None:
     outcomes = [(call.client, call.outcome) for call in stage.history.calls if call.writes]
-    stage.need(
-        "writes refused to those without a user", outcomes.count(("anonymous", Outcome.REFUSED))
-    )
-    stage.need(
-        "writes refused to those with few rights", outcomes.count(("limited", Outcome.REFUSED))
-    )
-    stage.need("writes done by those who may", outcomes.count(("app", Outcome.DONE)))
+    stage.need("writes refused without a user", outcomes.count(("anonymous", Outcome.REFUSED)))
+    stage.need("writes refused with few rights", outcomes.count(("limited", Outcome.REFUSED)))
+    stage.need("writes done with all rights", outcomes.count(("app", Outcome.DONE)))

@@ -1,4 +1,4 @@
-"""The leader hands over, again and again."""
+"""Leadership is transferred repeatedly."""
 
 from kvorum.testing.faults import OperatorError
 from kvorum.testing.scenes.stage import Stage
@@ -7,10 +7,10 @@ MOVES = 4  # in a round
 
 
 async def play(stage: Stage) -> None:
-    """Let the leader hand over again and again.
+    """Transfer leadership repeatedly.
 
-    A client of each member, so that one of them always talks to the leader: proposals are dropped
-    there.
+    One client for each member, so that one of them always talks to the leader, which drops
+    proposals.
     """
     clients = [await stage.open(endpoint) for endpoint in stage.etcd.endpoints]
     clients.append(await stage.open())
@@ -21,7 +21,7 @@ async def play(stage: Stage) -> None:
             await stage.strike("the leader hands over")
             try:
                 await stage.operator.move_leader()
-            except OperatorError:  # it leads no more
+            except OperatorError:  # it is no longer the leader
                 continue
             moves += 1
     stage.need("handovers", moves)

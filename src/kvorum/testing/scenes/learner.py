@@ -1,4 +1,4 @@
-"""A learner joins, and is among the endpoints."""
+"""A learner joins and is among the endpoints."""
 
 import signal
 from collections.abc import AsyncIterator
@@ -15,14 +15,11 @@ from kvorum.testing.scenes.stage import Stage
 
 ARGUMENTS = (
     "--strict-reconfig-check=false",
-)  # else the members have to have known each other for five seconds
+)  # else members must have been connected for five seconds
 
 
 async def play(stage: Stage) -> None:
-    """Let a member join that only learns, first among the endpoints.
-
-    Let it stay so for a while, then promote it.
-    """
+    """Add a member as a learner, first among the endpoints; keep it so, then promote it."""
     before = await stage.open()
     newcomer = Newcomer(stage.etcd)
     await stage.enter(newcomer.running())
@@ -66,7 +63,7 @@ class Newcomer:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Make room for it. It is not started yet; in the end it is gone."""
+        """Reserve its ports and folder. It is not started yet; it is killed at the end."""
         self._group.open(None)
         try:
             yield
@@ -78,11 +75,12 @@ class Newcomer:
             self._member.close()
 
     def start(self) -> None:
-        """Start it; the cluster has to have been told of it."""
+        """Start it. The cluster must have been told of it."""
         peers = {f"etcd-{number}": peer for number, peer in enumerate(self._etcd.peer_endpoints)}
         peers[self._member.name] = self.peer
         arguments = [
-            f"--initial-cluster={','.join(f'{name}=http://{peer}' for name, peer in peers.items())}",
+            "--initial-cluster="
+            + ",".join(f"{name}=http://{peer}" for name, peer in peers.items()),
             "--initial-cluster-state=existing",
             "--heartbeat-interval=50",
             "--election-timeout=500",
@@ -94,7 +92,7 @@ class Newcomer:
         )
 
     async def answers(self) -> None:
-        """Wait until it says how it is."""
+        """Wait until it answers."""
         operator = Operator((self.endpoint,), (self.peer,))
         with anyio.fail_after(WAIT_LIMIT):
             while True:

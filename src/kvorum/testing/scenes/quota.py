@@ -1,4 +1,6 @@
-"""The quota is crossed with writes under way."""
+"""The space quota is crossed with writes in flight."""
+
+from functools import partial
 
 import msgspec
 
@@ -13,22 +15,26 @@ _WORKLOAD = msgspec.structs.replace(
 
 
 async def play(stage: Stage) -> None:
-    """Cross the quota, make room (compact, defragment, disarm), and go on; again and again.
+    """Cross the quota, free space (compact, defragment, disarm), and resume; repeatedly.
 
-    Etcd applies the write that crosses it, and says that it has not.
+    Etcd applies the write that crosses the quota, and reports that it did not.
     """
     clients = [await stage.open() for _ in range(2)]
     async with stage.busy(clients, _WORKLOAD):
         for _ in range(stage.rounds):
             await stage.strike("quota")
             refused = len(_refused(stage))
-            await stage.until(lambda before=refused: len(_refused(stage)) >= before + 20)  # type: ignore[misc]
-            stage.need("writes refused as there was no space", len(_refused(stage)) - refused)
+            await stage.until(partial(_are_refused, stage, refused + 20))
+            stage.need("writes refused for lack of space", len(_refused(stage)) - refused)
             await stage.forget()
             await stage.operator.make_room()
             before = stage.done_writes()
             await stage.some_more()
-            stage.need("writes done after there was room again", stage.done_writes() - before)
+            stage.need("writes done after space was freed", stage.done_writes() - before)
+
+
+def _are_refused(stage: Stage, number: int) -> bool:
+    return len(_refused(stage)) >= number
 
 
 def _refused(stage: Stage) -> list[str]:

@@ -1,4 +1,4 @@
-"""A scene: what is done to a cluster while clients work on it."""
+"""A scene: an operation on a cluster while clients work."""
 
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -14,14 +14,13 @@ from kvorum.testing.trial import Verdict
 
 
 class Scene(msgspec.Struct, frozen=True):
-    """What is done to a cluster while clients work on it.
+    """An operation on a cluster while clients work.
 
     Attributes:
-        play: does it, on a stage.
-        members: how many members the cluster has.
-        arguments: further flags for each of them.
-        is_judged: whether what was recorded is judged afterwards; a scene without looks after
-            itself.
+        play: performs it on a stage.
+        members: the size of the cluster.
+        arguments: further flags for each member.
+        is_judged: whether the records are judged afterwards; otherwise the scene does so itself.
     """
 
     play: Callable[[Stage], Awaitable[None]]
@@ -31,16 +30,16 @@ class Scene(msgspec.Struct, frozen=True):
 
     @property
     def summary(self) -> str:
-        """The first line of what it says of itself."""
+        """The first line of its docstring."""
         return (self.play.__doc__ or "").strip().partition("\n")[0]
 
 
 class SceneVerdict(Verdict, frozen=True):
-    """What came out of a scene.
+    """The result of a scene.
 
     Attributes:
-        version: that of the etcd.
-        counts: what was seen on the way.
+        version: the version of etcd.
+        counts: what was observed.
     """
 
     version: tuple[int, ...] = ()
@@ -48,7 +47,7 @@ class SceneVerdict(Verdict, frozen=True):
 
     def __str__(self) -> str:
         counts = ", ".join(f"{number:,} {what}" for what, number in sorted(self.counts.items()))
-        idle = "".join(f"; it never came to: {fault.name}" for fault in self.history.idle_faults)
+        idle = "".join(f"; never happened: {fault.name}" for fault in self.history.idle_faults)
         return f"etcd {'.'.join(map(str, self.version))}: {super().__str__()} [{counts}]{idle}"
 
 
@@ -60,17 +59,17 @@ async def play_scene(
     seed: int = 0,
     newer: Path | None = None,
 ) -> SceneVerdict:
-    """Play a scene on an etcd of its own, and judge what came of it.
+    """Play a scene on its own etcd and judge the result.
 
     Args:
         scene: one of `SCENES`.
         binary: the etcd to run.
-        rounds: how often to do what it does.
-        seed: what is drawn from.
+        rounds: how often to repeat the operation.
+        seed: the seed of random choices.
         newer: another etcd, for scenes that upgrade.
 
     Raises:
-        UnplayableError: it cannot be played here; the message says what is missing.
+        UnplayableError: the scene cannot be played here; the message says what is missing.
         EmbeddedEtcdError: etcd did not start.
     """
     async with (

@@ -1,4 +1,4 @@
-"""History is compacted while it is on its way over a slow link."""
+"""History is compacted before a slow link has delivered it."""
 
 from itertools import count
 from typing import Final
@@ -13,16 +13,14 @@ from kvorum.testing.scenes.stage import PREFIX, Stage
 RATE: Final = 400_000  # bytes per second
 SIZE: Final = 100_000  # bytes of a value
 BURST: Final = 200  # writes
-CALM: Final = (
-    2.5  # seconds; etcd gives up on what it could not send, and takes the watch for one that lags
-)
-AFTER: Final = 5  # writes after that, which come as news
+CALM: Final = 2.5  # seconds; by then etcd counts the watch as unsynced
+AFTER: Final = 5  # later writes, which arrive as new events
 
 
 async def play(stage: Stage) -> None:
-    """Compact history that a watch behind a slow link has not got yet.
+    """Compact history that a watch behind a slow link has not received yet.
 
-    It gets all of it, or is told that it is lost. What comes next looks like news, and hides the
+    The watch receives all of it, or reports the loss. Later events look consecutive and hide the
     gap.
     """
     async with FaultProxy(stage.etcd.endpoints[0]) as proxy:
@@ -39,8 +37,8 @@ async def play(stage: Stage) -> None:
                     group.start_soon(_write, backend, numbers, BURST)
                     await stage.some_more(BURST // 2)
                     await stage.strike("compaction behind a slow link")
-                # At once: after a while etcd would know better. So the history is read from what is
-                # there.
+                # Compact at once, before etcd has sent it all. The history is then read from the
+                # current state.
                 behind, stage.compacted = (
                     stage.followers[1].shown,
                     max(call.revision for call in stage.history.calls),

@@ -1,7 +1,4 @@
-"""Where scenes are played.
-
-A cluster, clients that work on it, watches that follow, and the judgement afterwards.
-"""
+"""The stage of a scene: a cluster, clients, watches, and the judgement."""
 
 import random
 from collections import Counter
@@ -42,11 +39,10 @@ from kvorum.testing.workload import Workload
 T = TypeVar("T")
 
 PREFIX: Final = "scene"
-TIMEOUT: Final = 2.0  # seconds for a call: a fault should cost a call, not the scene
+TIMEOUT: Final = 2.0  # seconds for a call: a fault may cost a call, not the scene
 WORKLOAD: Final = Workload(operations=0, clients=8, keys=20, rest=0.01)
 
-# Etcd proposes nothing when it says one of these, or has thrown the proposal away: the outcome is
-# known.
+# With these errors etcd proposed nothing, or dropped the proposal, so the outcome is known.
 _DEFINITE: Final = (
     "raft proposal dropped",
     "too many requests",
@@ -60,14 +56,14 @@ class UnplayableError(Exception):
 
 
 class Follower:
-    """Watches one after the other, each going on where the one before had got to.
+    """Watches in sequence; each resumes where the previous one ended.
 
     Attributes:
-        backend: what is watched.
-        chains: what was shown; a new chain begins where history was lost.
-        lost: the revisions that it was told are lost.
-        ended: the errors that ended a watch although they should not have.
-        shown: up to where everything was shown.
+        backend: the backend to watch.
+        chains: what was shown; a new chain starts where history was lost.
+        lost: the revisions that were reported lost.
+        ended: the errors that should not have ended a watch.
+        shown: everything up to this revision was shown.
     """
 
     def __init__(self, backend: StorageBackend, since: int) -> None:
@@ -78,7 +74,7 @@ class Follower:
         self.shown: int = since
 
     async def run(self) -> None:
-        """Follow until this is cancelled."""
+        """Follow until cancelled."""
         while True:
             stream = WatchedStream(prefix="", since=self.shown)
             self.chains[-1].append(stream)
@@ -88,7 +84,7 @@ class Follower:
                 self.lost.append(exc.revision)
                 await self._list()
                 self.chains.append([])
-            except (UnavailableError, AnotherClusterError):  # it says so, and it may be tried again
+            except (UnavailableError, AnotherClusterError):  # reported, and to be retried
                 await anyio.sleep(0.05)
             except KvorumError as exc:
                 self.ended.append(exc)
@@ -111,19 +107,19 @@ class Follower:
 
 
 class Stage:
-    """What a scene is played on.
+    """The cluster of a scene, its clients and records.
 
     Attributes:
         etcd: the cluster.
-        operator: what is done to it.
-        rounds: how often the scene does what it does.
-        random: what is drawn is drawn from.
-        history: what the clients say.
-        server_history: what has happened, as far as it was read.
-        counts: what was seen on the way, for people.
-        violations: what is wrong, as far as the scene has found it by itself.
+        operator: performs operations on it.
+        rounds: how often to repeat the operation.
+        random: the source of random choices.
+        history: what the clients were told.
+        server_history: the server's history, as far as it was read.
+        counts: what was observed, for the report.
+        violations: the findings so far.
         followers: the watches.
-        compacted: the last revision that was compacted.
+        compacted: the last compacted revision.
         newer: another etcd, to upgrade to; None if there is none.
     """
 
@@ -140,7 +136,7 @@ class Stage:
         self.newer: Path | None = newer
         self.operator: Operator = Operator(etcd.endpoints, etcd.peer_endpoints)
         self.rounds: int = rounds
-        self.random: random.Random = random.Random(seed)  # noqa: S311 - to be repeated, not to be secret
+        self.random: random.Random = random.Random(seed)  # noqa: S311 - repeatable
         self.seed: int = seed
         self.history: History = History()
         self.server_history: ServerHistory = ServerHistory((), end=1)
@@ -153,15 +149,15 @@ class Stage:
         self._looked_at = self._done_writes = 0
 
     async def enter(self, context: AbstractAsyncContextManager[T]) -> T:
-        """Keep something open until all is judged."""
+        """Keep a context open until the scene is judged."""
         return await self._stack.enter_async_context(context)
 
-    # --- who works ---
+    # --- clients ---
 
     async def open(self, *endpoints: str, lasts: bool = True, **settings: Any) -> Client:
         """Open a client, on all members by default.
 
-        One that `lasts` has to be able to read when all is over.
+        One that `lasts` must be able to read when the scene is over.
         """
         settings = {"prefix": PREFIX, "timeout": TIMEOUT, **settings}
         client = kvorum.connect(
@@ -181,13 +177,13 @@ class Stage:
         watching: Sequence[Client] | None = None,
         others: Sequence[Client] = (),
     ) -> AsyncIterator[None]:
-        """Let clients work and watch while something is done to the cluster; it is over when what was done is shown.
+        """Run clients and watches during the block, until the watches have shown everything.
 
         Args:
-            clients: who works.
-            workload: what they do.
-            watching: who watches; the clients by default.
-            others: who tries to work although it may not.
+            clients: the clients that run the workload.
+            workload: the calls to make.
+            watching: the clients that watch; by default those that work.
+            others: clients that try the workload without permission.
         """
         self.followers += [
             Follower(client.backend, self.server_history.end)
@@ -198,8 +194,8 @@ class Stage:
             for follower in self.followers:
                 group.start_soon(follower.run)
             async with anyio.create_task_group() as working:
-                for name, who in (("c", clients), ("o", others)):
-                    backends = [client.backend for client in who]
+                for name, members in (("c", clients), ("o", others)):
+                    backends = [client.backend for client in members]
                     run = partial(workload.run, backends, self.history, until=is_over, name=name)
                     if backends:
                         working.start_soon(run)
@@ -211,7 +207,7 @@ class Stage:
             group.cancel_scope.cancel()
 
     async def recover(self) -> None:
-        """Let every client read once, as soon as it can; that one cannot is a finding."""
+        """Let every client read once, as soon as it can. A client that cannot is a finding."""
         async with anyio.create_task_group() as group:
             for client in self._clients:
                 group.start_soon(self._recover, client)
@@ -227,53 +223,51 @@ class Stage:
                     await anyio.sleep(0.1)
                 else:
                     return
-        self.found(
-            Rule.OUTAGE, f"{client!r} cannot read {WAIT_LIMIT:g} s after all was well: {last}"
-        )
+        self.found(Rule.OUTAGE, f"{client!r} cannot read {WAIT_LIMIT:g} s after the faults: {last}")
 
     async def _catch_up(self) -> None:
         last = max(self.server_history.revisions, default=0)
-        with anyio.move_on_after(WAIT_LIMIT):  # what is missing then is lost
-            while any(follower.shown < last for follower in self.followers):  # noqa: ASYNC110 - a watch tells nobody
+        with anyio.move_on_after(WAIT_LIMIT):  # what is missing afterwards is lost
+            while any(follower.shown < last for follower in self.followers):  # noqa: ASYNC110
                 await anyio.sleep(0.01)
 
-    # --- what is done ---
+    # --- faults ---
 
     async def strike(self, name: str) -> Fault:
-        """Note that something is done now, at a moment when writes are under way."""
+        """Record a fault now, at a moment with writes in flight."""
         await self.until(lambda: self.history.writes_in_flight > 0)
         return self.history.mark(name)
 
     def need(self, what: str, number: int) -> None:
-        """Count what the scene is about; if it was not seen at all, the scene has shown nothing."""
+        """Count what the scene is about; if there was none of it, the scene proves nothing."""
         self.counts[what] += number
         if not number:
             self.history.faults.append(Fault(what, 0, ()))
 
     def found(self, rule: Rule, what: str, call: Call | None = None) -> None:
-        """Note that something is wrong."""
+        """Record a finding."""
         self.violations.append(Violation(rule, what, call))
 
     async def until(self, holds: Callable[[], bool]) -> None:
-        """Wait until something is so, for `WAIT_LIMIT` at the most."""
+        """Wait until a condition holds, for at most `WAIT_LIMIT`."""
         with anyio.move_on_after(WAIT_LIMIT):
-            while not holds():  # noqa: ASYNC110 - a history tells nobody
+            while not holds():  # noqa: ASYNC110 - a history has no event
                 await anyio.sleep(0.005)
 
     async def some_more(self, number: int = 30) -> None:
-        """Wait until so many more writes are done."""
+        """Wait until `number` more writes are done."""
         before = self.done_writes()
         await self.until(lambda: self.done_writes() >= before + number)
 
     def done_writes(self) -> int:
-        """Count the writes that are done."""
+        """Return the number of done writes."""
         for call in self.history.calls[self._looked_at :]:
             self._done_writes += call.outcome is Outcome.DONE and call.writes
         self._looked_at = len(self.history.calls)
         return self._done_writes
 
     async def read_server_history(self) -> None:
-        """Read what has happened since the last time."""
+        """Read the changes since the last reading."""
         token, endpoint = await self.operator.token(), self.etcd.endpoints[0]
         later = await read_server_history(
             endpoint, PREFIX, since=self.server_history.end, token=token
@@ -281,15 +275,15 @@ class Stage:
         self.server_history = self.server_history.followed_by(later)
 
     async def forget(self) -> None:
-        """Compact everything, once it has been read."""
+        """Compact the whole history, after reading it."""
         await self.read_server_history()
         self.compacted = self.server_history.end
         await self.operator.compact(self.compacted)
 
-    # --- what is found ---
+    # --- findings ---
 
     async def judge(self) -> None:
-        """Check calls and watches against the server's history, and the members against each other."""
+        """Check calls and watches against the server's history, and the members' hashes."""
         self.violations += check_revisions(self.history, self.server_history)
         self.violations += check_linearizability(self.history, self.server_history)
         for follower in self.followers:
@@ -306,23 +300,23 @@ class Stage:
             if revision > self.compacted:
                 self.found(
                     Rule.LOST_EVENT,
-                    f"a watch was told that {revision} is lost; compacted is {self.compacted}",
+                    f"a watch reported {revision} lost; compacted is {self.compacted}",
                 )
         for error in follower.ended:
             self.found(Rule.OUTAGE, f"a watch ended: {error!r}")
 
     def judge_doubts(self) -> None:
-        """Find writes whose outcome is called unknown although etcd has refused them for certain."""
+        """Report writes of unknown outcome that etcd certainly refused."""
         for call in self.history.calls:
             if call.outcome is Outcome.UNKNOWN and any(text in call.error for text in _DEFINITE):
                 self.found(Rule.NEEDLESS_DOUBT, f"{call}: {call.error}", call)
 
     async def judge_members(self) -> None:
-        """Hold what the members have against each other."""
+        """Compare the hashes of all members."""
         try:
             hashes = await self.operator.hashes()
         except OperatorError as exc:
-            self.found(Rule.MEMBERS_DIFFER, f"a member does not tell its hash: {exc}")
+            self.found(Rule.MEMBERS_DIFFER, f"a member does not return its hash: {exc}")
             return
         if len(set(hashes)) > 1:
             self.found(

@@ -14,10 +14,7 @@ OPENING = 4  # clients
 
 
 async def play(stage: Stage) -> None:
-    """Open clients while etcd is away and starts again.
-
-    Each opens within its timeout, and reads.
-    """
+    """Open clients while etcd is down and restarts. Each opens within its timeout, and reads."""
     working = await stage.open()
     async with stage.busy([working]):
         for _ in range(2 * stage.rounds):
@@ -32,7 +29,7 @@ async def play(stage: Stage) -> None:
 
 async def _restart(stage: Stage) -> None:
     if stage.etcd.version not in LOSES_DATA:
-        await stage.etcd.kill()  # it is away at once
+        await stage.etcd.kill()  # it is down immediately
     await stage.etcd.restart()
 
 
@@ -47,7 +44,7 @@ async def _open(stage: Stage, after: float) -> None:
         took = anyio.current_time() - started
         stage.found(
             Rule.OUTAGE,
-            f"a client did not open within {TIMEOUT:g} s, but gave up after {took:.1f} s: {exc}",
+            f"a client with a timeout of {TIMEOUT:g} s failed to open after {took:.1f} s: {exc}",
         )
     else:
         stage.counts["opened"] += 1

@@ -8,14 +8,14 @@ from kvorum.testing.evidence import Outcome
 from kvorum.testing.scenes.stage import PREFIX, Stage
 
 PASSWORD: Final = "a password of a test"  # noqa: S105 - it opens nothing
-ARGUMENTS: Final = ("--bcrypt-cost=4",)  # else a change takes longer than the scene
+ARGUMENTS: Final = ("--bcrypt-cost=4",)  # so that a change of a password is fast
 _KEYS: Final = f"/{PREFIX}/"
 
 
 async def play(stage: Stage) -> None:
-    """Change users, roles and passwords, and let tokens go, while clients with all rights, few rights and none work.
+    """Change users, roles, passwords and tokens, with clients of all rights, few rights and none.
 
-    What is refused to one is refused by every member, so they hold the same in the end.
+    Every member refuses the same calls, so all members hold the same data at the end.
     """
     anonymous = await stage.open(lasts=False)
     app, limited = await with_users(stage)
@@ -27,9 +27,8 @@ async def play(stage: Stage) -> None:
                 await stage.strike(change.__name__.strip("_").replace("_", " "))
                 await change(stage, next(numbers))
                 await stage.some_more(10)
-        for member in range(
-            min(stage.rounds, len(stage.etcd.endpoints))
-        ):  # tokens live in one member's memory
+        # Tokens are in the memory of one member.
+        for member in range(min(stage.rounds, len(stage.etcd.endpoints))):
             await stage.strike("a member forgets its tokens")
             await stage.etcd.restart(member)
             await stage.some_more(10)
@@ -38,13 +37,13 @@ async def play(stage: Stage) -> None:
         for call in stage.history.calls
         if call.client.startswith("o") and call.outcome is Outcome.REFUSED
     ]
-    stage.need("calls refused to those who may not", len(refused))
+    stage.need("calls refused without permission", len(refused))
 
 
 async def with_users(stage: Stage) -> tuple[Client, Client]:
-    """Have users checked.
+    """Enable authentication.
 
-    Return a client that may do all under its prefix, and one that may do nothing there.
+    Return a client with all rights under its prefix, and one with none there.
     """
     operator = stage.operator
     for role, prefix in (("all", _KEYS), ("few", "/elsewhere/")):
@@ -67,7 +66,7 @@ async def _new_password(stage: Stage, number: int) -> None:
 
 
 async def _granted_for_a_while(stage: Stage, number: int) -> None:
-    """Let the limited user write, and then no more."""
+    """Grant the limited user write access, then revoke it."""
     del number
     await stage.operator.grant("few", _KEYS)
     await stage.some_more(10)
