@@ -198,7 +198,7 @@ async def test_a_server_that_tells_only_root_how_it_is_serves_others_all_the_sam
         assert health.is_healthy
         assert health.alarms is None
         assert endpoint.version == ""
-        assert "nested-transactions-pass-roles" in endpoint.hazards
+        assert "nested-transactions-bypass-rbac" in endpoint.hazards
 
 
 @pytest.mark.parametrize("kind", ["simple"], indirect=True)

@@ -190,7 +190,7 @@ def test_a_deadline_is_told_from_a_failure(code: str, detail: str) -> None:
     error = error_for(driver, WRITE, ENDPOINT)
     error.__cause__ = driver
 
-    assert cause_of(error) is (Cause.PATIENCE if code == "DEADLINE_EXCEEDED" else Cause.OPEN)
+    assert cause_of(error) is (Cause.DEADLINE if code == "DEADLINE_EXCEEDED" else Cause.OPEN)
 
 
 def test_an_error_that_no_call_made_is_no_evidence() -> None:

@@ -16,12 +16,12 @@ from kvorum.etcd.transport.versions import HAZARDS, hazards_of, text_of, version
             [(3, 4, 23), (3, 5, 7), (3, 6, 0)],
         ),
         (
-            "nested-transactions-pass-roles",
+            "nested-transactions-bypass-rbac",
             [(3, 4, 43), (3, 5, 29), (3, 6, 10)],
             [(3, 4, 44), (3, 5, 30), (3, 6, 11), (3, 7, 0), (4, 0, 0)],
         ),
         (
-            "nested-puts-pass-the-quota",
+            "nested-puts-bypass-quota",
             [(3, 4, 99), (3, 5, 32), (3, 6, 13), (3, 7, 0)],
             [(3, 5, 33), (3, 6, 14), (3, 7, 1), (3, 8, 0)],
         ),
@@ -52,7 +52,7 @@ def test_a_version_that_is_not_released_has_the_hazards_of_the_patch_before() ->
     assert version_of("3.5.30") == (3, 5, 30)
     assert version_of("3.5.30-rc.0") == (3, 5, 29)
     assert {hazard.name for hazard in hazards_of(version_of("3.7.1-rc.0"))} == {
-        "nested-puts-pass-the-quota"
+        "nested-puts-bypass-quota"
     }
     assert version_of("3.7.0-alpha.0") < version_of("3.7.0")
 
@@ -61,9 +61,11 @@ def test_a_version_that_is_not_released_has_the_hazards_of_the_patch_before() ->
 def test_what_is_mended_in_the_first_release_of_a_minor_version_is_not_before_it(text: str) -> None:
     names = {hazard.name for hazard in hazards_of(version_of(text))}
 
-    assert "nested-transactions-pass-roles" in names
-    assert "nested-transactions-pass-roles" not in {hazard.name for hazard in hazards_of((3, 7, 0))}
-    assert "nested-transactions-pass-roles" not in {
+    assert "nested-transactions-bypass-rbac" in names
+    assert "nested-transactions-bypass-rbac" not in {
+        hazard.name for hazard in hazards_of((3, 7, 0))
+    }
+    assert "nested-transactions-bypass-rbac" not in {
         hazard.name for hazard in hazards_of(version_of("3.8.0-alpha.0"))
     }
 

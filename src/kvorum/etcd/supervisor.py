@@ -1,9 +1,8 @@
 """The one task that owns all others of a client.
 
-Streams need tasks of their own, which outlive the call that opened them. anyio's task groups must
-be entered and left by one and the same task, while a client may be opened by one task and closed by
-another. So a client starts a single task, which enters a task group, waits to be told to stop, and
-leaves it again.
+Streams need tasks that outlive the call that opened them. An anyio task group must be entered and
+left by the same task, while a client may be opened by one task and closed by another. So a client
+starts a single task, which enters a task group, waits for the signal to stop, and leaves the group.
 """
 
 import asyncio
@@ -31,10 +30,10 @@ class Supervisor:
     """Runs tasks until it is closed. Bound to the event loop that it was started on.
 
     Args:
-        on_failure: awaited when a task has raised an error and all others are gone.
+        on_failure: awaited after a task has raised an error and all others have ended.
 
     Attributes:
-        failure: the first error that a task has raised; None if none has.
+        failure: the first error that a task has raised; None if there is none.
     """
 
     def __init__(self, on_failure: Callable[[], Coroutine[Any, Any, None]] = _nothing) -> None:
@@ -45,14 +44,14 @@ class Supervisor:
         self._stop = anyio.Event()
 
     async def start(self) -> None:
-        """Begin to take tasks. Call it once."""
+        """Start to accept tasks. Call it once."""
         entered = anyio.Event()
         # The one bare task of Kvorum; `aclose` awaits it.
         self._main = asyncio.create_task(self._run(entered), name="kvorum-supervisor")
         try:
             await entered.wait()
         except BaseException:
-            self._stop.set()  # it ends by itself, and `aclose` can wait for it
+            self._stop.set()  # the task ends by itself, and `aclose` can wait for it
             raise
 
     def spawn(
@@ -60,8 +59,8 @@ class Supervisor:
     ) -> None:
         """Run `run(*args)` in a task of its own, until it returns or the supervisor is closed.
 
-        It must bring its errors to whoever waits for it: one that gets out ends all tasks, is named
-        by what `closed` returns from then on, and comes out of `aclose`.
+        The task must report its own errors. One that it raises ends all tasks, is the cause in what
+        `closed` returns from then on, and is raised by `aclose`.
 
         Raises:
             ClientClosedError: the supervisor is not running.
@@ -72,7 +71,7 @@ class Supervisor:
                 if self._stop.is_set() or self.failure
                 else ClientClosedError.not_open()
             )
-        # Not in the context of whoever happens to spawn it: its deadline is none of this task's.
+        # In an empty context: the deadline of the caller must not apply.
         contextvars.Context().run(
             partial(self._group.start_soon, name=name), self._watch_over, run, args
         )
@@ -80,7 +79,7 @@ class Supervisor:
     def spawn_aside(
         self, run: Callable[[*Args], Coroutine[Any, Any, None]], *args: *Args, name: str
     ) -> None:
-        """Run what no caller depends on, as a question in the background: an error that gets out is logged, not more.
+        """Run a background task that no caller depends on: an error is logged and nothing else.
 
         Raises:
             ClientClosedError: the supervisor is not running.
@@ -89,31 +88,25 @@ class Supervisor:
         async def run_aside() -> None:
             try:
                 await run(*args)
-            except ClientClosedError:  # all ends
+            except ClientClosedError:  # everything ends
                 pass
-            except Exception:  # noqa: BLE001 - a fault of ours there is no reason to end the client
-                _log.exception(
-                    "a task of the client has failed, which goes on without it: %s", name
-                )
+            except Exception:  # noqa: BLE001 - a bug in a background task must not end the client
+                _log.exception("background task %s failed; the client continues", name)
 
         self.spawn(run_aside, name=name)
 
     def closed(self) -> ClientClosedError:
-        """Return the error for what is asked of it after its end.
-
-        It says why, if that was not asked for.
-        """
+        """Return the error for calls after its end. If a task has failed, it names that cause."""
         return ClientClosedError.closed(self.failure)
 
     async def aclose(self) -> None:
-        """Cancel all tasks and wait until they are gone. Idempotent, and from any task."""
+        """Cancel all tasks and wait for them. Idempotent; callable from any task."""
         self._stop.set()
         main = self._main
         if main is not None:
-            await asyncio.wait(
-                [main]
-            )  # unlike `await main`, a wait that is cancelled leaves `main` to finish
-            if self._main is main:  # of several who wait, one gets the error
+            # Unlike `await main`, this lets `main` finish if the wait is cancelled.
+            await asyncio.wait([main])
+            if self._main is main:  # of several callers, one gets the error
                 self._main = None
                 main.result()
 
@@ -125,9 +118,9 @@ class Supervisor:
         except asyncio.CancelledError:
             raise
         except BaseException as exc:
-            if self.failure is None:  # at once: the others are about to be cancelled, and say why
+            if self.failure is None:  # at once: the cancelled tasks name it as their cause
                 self.failure, self._group = exc, None
-                _log.error("the client is closed, since a task of its own has failed", exc_info=exc)
+                _log.error("a task of the client failed; closing the client", exc_info=exc)
             raise
 
     async def _run(self, entered: anyio.Event) -> None:
@@ -148,4 +141,4 @@ class Supervisor:
                 group.cancel_scope.cancel()
         finally:
             self._group = None
-            self._stop.set()  # whatever has ended it
+            self._stop.set()  # in all cases

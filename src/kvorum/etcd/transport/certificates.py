@@ -1,6 +1,6 @@
 """Certificates and keys in files.
 
-Read whenever a connection is made, so that what is replaced on disk is used.
+They are read for each new connection, so that files may be replaced.
 """
 
 import ssl
@@ -17,12 +17,12 @@ from kvorum.settings import EtcdSettings
 
 
 class Certificates(msgspec.Struct, frozen=True):
-    """What the files held when they were read; PEM, as gRPC takes it.
+    """The contents of the files, in PEM, as gRPC takes it.
 
     Attributes:
-        authorities: the certificates to trust; None: those that gRPC ships.
+        authorities: the certificates to trust; None for those that gRPC ships.
         chain: the client's certificate.
-        key: and its key. It shows in no `repr`.
+        key: its key. It is in no `repr`.
     """
 
     authorities: bytes | None = None
@@ -30,33 +30,31 @@ class Certificates(msgspec.Struct, frozen=True):
     key: bytes | None = None
 
     def __repr__(self) -> str:
-        return f"<Certificates of {'a client' if self.chain else 'nobody'}>"
+        return f"<Certificates [{'with' if self.chain else 'without'} a client certificate]>"
 
     @classmethod
     async def read(cls, settings: EtcdSettings) -> Self:
         """Read the files that the settings name.
 
         Raises:
-            ConfigurationError: one cannot be read, is no such thing, or key and certificate do not
-                go together.
+            ConfigurationError: a file cannot be read or is not valid PEM, or key and certificate do
+                not match.
         """
         return await anyio.to_thread.run_sync(cls._read, settings)
 
     @classmethod
     def _read(cls, settings: EtcdSettings) -> Self:
-        context(
-            settings
-        )  # OpenSSL tells what is wrong with a file; gRPC finds out when it connects, and tells nobody
+        context(settings)  # OpenSSL reports what is wrong with a file; gRPC does not
         files = (settings.cacert, settings.cert, settings.key)
         return cls(*(None if path is None else Path(path).read_bytes() for path in files))
 
     def credentials(self) -> rpc.ChannelCredentials:
-        """Return them in the form that a channel takes."""
+        """Return them as a channel takes them."""
         return rpc.ssl_channel_credentials(self.authorities, self.key, self.chain)
 
 
 def context(settings: EtcdSettings) -> ssl.SSLContext:
-    """Return what Python's own TLS takes for the same settings. It reads files, and thus blocks.
+    """Return the same settings for Python's own TLS. Reads files, so it blocks.
 
     Raises:
         ConfigurationError: see `Certificates.read`.
@@ -91,7 +89,7 @@ def _problem(exc: OSError, otherwise: str) -> str:
 
 
 def _refuse_passphrase(key: str) -> NoReturn:
-    # OpenSSL would ask on the terminal.
+    # OpenSSL would ask for it on the terminal.
     raise ConfigurationError(
-        f"key {key} is encrypted; store it without a passphrase, readable by nobody else"
+        f"key {key} is encrypted; store it without a passphrase, readable by its owner only"
     )

@@ -44,7 +44,7 @@ class Channels:
         """
         server.is_suspect = False
         if not self._is_closed and server.is_open and server.calls.is_connected:
-            self.retire(server.open(server.certificates, anew=True))
+            self.retire(server.open(server.certificates, replace=True))
 
     def renew_watches(self, server: Server, channel: Channel) -> None:
         """Replace a watch channel that leads to another cluster, unless that was done already.

@@ -70,7 +70,7 @@ class Cluster:
         floor: the id of the cluster, and the highest revision seen.
         channels: opens and closes the channels of the servers.
         timing: when a server is given up.
-        on_change: called when a member may have changed: a connection was made anew, or a member
+        on_change: called when a member may have changed: a new connection was made, or a member
             was found or forgotten.
     """
 

@@ -90,12 +90,12 @@ class Connection:
 
     @property
     def revision(self) -> int:
-        """The highest revision of the store seen in an answer. Later writes are above it."""
+        """The highest revision seen in an answer. Later writes are above it."""
         return self.cluster.floor.revision
 
     @property
     def version(self) -> Version:
-        """The lowest version of the servers that were asked, as (3, 5, 1); (0, 0, 0) if none was."""
+        """The lowest version of the servers asked so far, as (3, 5, 1); (0, 0, 0) if none."""
         return self.cluster.version
 
     async def open(self) -> None:

@@ -1,7 +1,7 @@
-"""Why no secure connection can be made: asked with Python's own TLS, since gRPC says no more than "unavailable".
+"""Why no secure connection can be made, found out with Python's TLS: gRPC only says "unavailable".
 
-With TLS 1.3 a server looks at the client's certificate after the client has seen the connection as
-made. So what it says about it comes with the first read.
+With TLS 1.3 a server checks the client's certificate after the client considers the connection
+made. So its verdict arrives with the first read.
 """
 
 import asyncio
@@ -23,10 +23,7 @@ _PREFACE: Final = (
 
 
 async def tls_error_of(address: str, settings: EtcdSettings) -> TlsError | None:
-    """Return what is wrong with TLS at a server that could not be reached.
-
-    None if it is something else.
-    """
+    """Return what is wrong with TLS at an unreachable server; None if it is something else."""
     reason = None
     with anyio.move_on_after(_TIMEOUT), suppress(OSError):
         reason = await (_of_tls(address, settings) if settings.tls else _of_no_tls(address))
@@ -34,17 +31,14 @@ async def tls_error_of(address: str, settings: EtcdSettings) -> TlsError | None:
 
 
 async def _of_no_tls(address: str) -> str | None:
-    """Look whether a server that was not asked for TLS talks it.
-
-    Nothing is sent to it but a greeting.
-    """
-    anybody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    anybody.check_hostname = False
-    anybody.verify_mode = ssl.CERT_NONE
+    """Check whether a server speaks TLS although the client does not. Only a greeting is sent."""
+    unverified = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    unverified.check_hostname = False
+    unverified.verify_mode = ssl.CERT_NONE
     try:
-        await _greet(address, anybody, None)
+        await _greet(address, unverified, None)
     except ssl.SSLError as exc:
-        if "ALERT" not in (exc.reason or ""):  # nothing that talks TLS has answered
+        if "ALERT" not in (exc.reason or ""):  # what answered does not speak TLS
             return None
     return "the server talks TLS: connect with etcds://, or give its CA's certificate"
 
@@ -68,7 +62,7 @@ async def _of_tls(address: str, settings: EtcdSettings) -> str | None:
 
 
 async def _of_silence(address: str) -> str | None:
-    """Look whether a server that does not know what TLS is knows HTTP/2 without it."""
+    """Check whether a server that does not speak TLS speaks HTTP/2 without it."""
     try:
         await _greet(address, None, None)
     except EOFError:
@@ -87,7 +81,7 @@ async def _of_alert(settings: EtcdSettings, alert: str) -> str:
 
 
 async def _greet(address: str, tls: ssl.SSLContext | None, server_name: str | None) -> None:
-    """Connect, say what a client of HTTP/2 says first, and wait for the beginning of an answer."""
+    """Connect, send the preface of an HTTP/2 client, and wait for the first byte of an answer."""
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
     name = None if tls is None else server_name or host
@@ -103,12 +97,12 @@ async def _greet(address: str, tls: ssl.SSLContext | None, server_name: str | No
 
 
 def _problem_of_own(settings: EtcdSettings) -> str | None:
-    """Return what is wrong with the client's certificate by itself, as that it has expired.
+    """Return what is wrong with the client's own certificate, for example that it has expired.
 
-    Python reads no dates from certificates. OpenSSL does when it checks one: here, of a client by a
-    server that trusts this certificate alone, both in memory.
+    Python does not read dates from certificates, but OpenSSL checks them in a handshake. So a
+    client and a server that trusts this certificate alone shake hands, in memory.
     """
-    assert settings.cert is not None  # noqa: S101 - the caller has looked
+    assert settings.cert is not None  # noqa: S101 - the caller has checked
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     for side in (server, client):

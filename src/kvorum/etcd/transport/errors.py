@@ -1,19 +1,19 @@
-"""What an error of the driver means to a user of Kvorum: one table.
+"""The meaning of the driver's errors: one table.
 
-A call ends in one of four ways: with an answer, refused (the server said no, nothing was applied),
-not sent (no connection was ever made, nothing was applied), or *open*: the request may have been
-applied, or may still be. For a read, "open" means no more than "try again"; for a write it is
-`OutcomeUnknownError`. What the table does not list is open.
+A call ends in one of four ways: answered, refused (nothing was applied), not sent (no connection
+was made, nothing was applied), or *open*: the request may have been applied, or may still be. An
+open read is retried; an open write is an `OutcomeUnknownError`. What the table does not list is
+open.
 
-A refusal has a cause. Of the request: every server would say the same. Of the member: another
-server may do it, so the client leaves this one and sends the request there. Or of the member for
-now (it is overloaded, or has no leader): another one is asked, and this one stays connected, since
-it has answered. All did nothing, with one exception that the table names.
+A refusal has a cause. The request: every server would refuse it. The member: another server may
+accept it, so the client leaves this one and sends the request there. Or the member for now (it is
+overloaded, or has no leader): another one is asked, and this one stays connected, since it has
+answered. A refused request was not applied, with one exception that the table names.
 
-Texts decide where they are definite: `etcd grpc-proxy` passes them on with code UNKNOWN, and codes
-changed between versions. Codes decide where the text says nothing. Sources: etcd's
-`api/v3rpc/rpctypes/error.go` (variables `ErrGRPC…`), where it returns them (named in the row if it
-matters), raft's `raft.go`, and gRPC core's `http_client_filter.cc`.
+Texts decide where they are definite: `etcd grpc-proxy` forwards them with code UNKNOWN, and codes
+changed between versions. Otherwise codes decide. Sources: etcd's `api/v3rpc/rpctypes/error.go`
+(variables `ErrGRPC…`) and where it returns them (named in the row if it matters), raft's `raft.go`,
+and gRPC core's `http_client_filter.cc`.
 """
 
 import asyncio
@@ -85,11 +85,10 @@ class BehindError(UnavailableError):
 STATUS: Final = Call("status", "the server")
 
 
-MAX_REQUEST_SIZE: Final = 1_572_864  # of etcd (`--max-request-bytes`), unless it is set otherwise
+MAX_REQUEST_SIZE: Final = 1_572_864  # bytes: etcd's default of `--max-request-bytes`
 
-_Meaning = Callable[
-    [Call, str, str], KvorumError
-]  # of a call, at an endpoint, with the server's words
+# From a call, the endpoint, and the server's words.
+_Meaning = Callable[[Call, str, str], KvorumError]
 
 
 def _permission(call: Call, _endpoint: str, _detail: str) -> KvorumError:
@@ -127,11 +126,11 @@ def _server_error(name: str) -> _Meaning:
 class Cause(Enum):
     """What a failed call is evidence of."""
 
-    REQUEST = "the request: another server would say the same"
-    MEMBER = "the member: it did nothing, another server may do it"
-    BUSY = "the member for now: it answers, and did nothing; another server may do it"
-    OPEN = "a call that lost its answer: the server or the way to it failed"
-    PATIENCE = "the deadline of the call: it says nothing about the server unless it was long"
+    REQUEST = "the request: another server would refuse it, too"
+    MEMBER = "the member: it did nothing, another server may accept the request"
+    BUSY = "the member for now: it answers, did nothing, and another server may accept the request"
+    OPEN = "the server or the network: the call lost its answer"
+    DEADLINE = "the deadline of the call: no evidence about the server unless it was long"
 
 
 class _Row(NamedTuple):
@@ -139,9 +138,9 @@ class _Row(NamedTuple):
 
     Attributes:
         text: a part of the server's words; "" fits all.
-        meaning: the error that it stands for.
-        cause: whose fault it is.
-        code: the code that must come with it; None if the text alone decides.
+        meaning: makes the error to raise.
+        cause: what the refusal is evidence of.
+        code: the code that it must have; None if the text alone decides.
     """
 
     text: str
@@ -155,34 +154,31 @@ _MEMBER: Final = Cause.MEMBER
 _BUSY: Final = Cause.BUSY
 
 _REFUSALS: Final = (
-    # --- of the member: this one cannot do it, and did nothing; some only for now ---
+    # --- the member: it cannot do it, and did nothing; some only for now ---
     # gRPC core: the call never got a connection.
     _Row("failed to connect to all addresses", _not_done, _MEMBER, StatusCode.UNAVAILABLE),
     _Row("DNS resolution failed", _not_done, _MEMBER, StatusCode.UNAVAILABLE),
-    # gRPC core, http_client_filter.cc: an HTTP proxy answered in place of a gRPC server. It passed
-    # nothing on if it has no such place or lets nobody in; 502 to 504 may follow on a request that
-    # was passed on, and stay open.
+    # gRPC core, http_client_filter.cc: an HTTP proxy answered in place of a gRPC server. With these
+    # codes it forwarded nothing. A request with 502 to 504 may have been forwarded, and is open.
     _Row("http2 header with status: 401", _no_etcd, _MEMBER),
     _Row("http2 header with status: 403", _no_etcd, _MEMBER),
     _Row("http2 header with status: 404", _no_etcd, _MEMBER),
     _Row("http2 header with status: 429", _not_done, _MEMBER),
-    _Row(
-        "etcdserver: no leader", _not_done, _BUSY
-    ),  # ErrGRPCNoLeader: v3rpc/interceptor.go, before the handler
+    # ErrGRPCNoLeader: v3rpc/interceptor.go, before the handler.
+    _Row("etcdserver: no leader", _not_done, _BUSY),
     _Row("etcdserver: not leader", _not_done, _BUSY),  # ErrGRPCNotLeader
-    _Row(
-        "etcdserver: not capable", _not_done, _MEMBER
-    ),  # ErrGRPCNotCapable: interceptor.go; the member is starting
+    # ErrGRPCNotCapable: interceptor.go; the member is starting.
+    _Row("etcdserver: not capable", _not_done, _MEMBER),
     # ErrGRPCNotSupportedForLearner: interceptor.go. UNAVAILABLE before 3.6, FAILED_PRECONDITION
     # since.
     _Row("rpc not supported for learner", _not_done, _MEMBER),
-    # raft.ErrProposalDropped: `Step` returns it before it appends or forwards anything. Without a
-    # leader, or while the leader hands over.
+    # raft.ErrProposalDropped: without a leader, or while leadership is transferred. `Step` returns
+    # it before it appends or forwards anything.
     _Row("raft proposal dropped", _not_done, _BUSY),
     # ErrGRPCRequestTooManyRequests: v3_server.go, processInternalRaftRequestOnce, before the
     # proposal.
     _Row("etcdserver: too many requests", _not_done, _BUSY),
-    # --- of the request ---
+    # --- the request ---
     _Row(
         "required revision has been compacted",
         lambda call, *_: HistoryLostError(revision=call.revision),
@@ -194,36 +190,29 @@ _REFUSALS: Final = (
         _REQUEST,
     ),
     _Row("too large lease TTL", _invalid, _REQUEST),  # ErrGRPCLeaseTTLTooLarge
-    _Row(
-        "requested lease not found", lambda *_: LeaseNotFoundError(), _REQUEST
-    ),  # ErrGRPCLeaseNotFound
-    _Row(
-        "etcdserver: lease already exists", _server_error("FAILED_PRECONDITION"), _REQUEST
-    ),  # ErrGRPCLeaseExist
+    # ErrGRPCLeaseNotFound, ErrGRPCLeaseExist
+    _Row("requested lease not found", lambda *_: LeaseNotFoundError(), _REQUEST),
+    _Row("etcdserver: lease already exists", _server_error("FAILED_PRECONDITION"), _REQUEST),
     _Row("etcdserver: permission denied", _permission, _REQUEST),  # ErrGRPCPermissionDenied
-    # Alarm, Status and others pass on the errors of server/auth/store.go as they are: code UNKNOWN,
+    # Alarm, Status and others return the errors of server/auth/store.go unchanged: code UNKNOWN,
     # "auth: …".
     _Row("auth: permission denied", _permission, _REQUEST),  # auth.ErrPermissionDenied
-    _Row(
-        "invalid auth token", _token, _REQUEST
-    ),  # ErrGRPCInvalidAuthToken, auth.ErrInvalidAuthToken
+    # ErrGRPCInvalidAuthToken, auth.ErrInvalidAuthToken
+    _Row("invalid auth token", _token, _REQUEST),
     _Row("user name is empty", _token, _REQUEST),  # ErrGRPCUserEmpty, auth.ErrUserEmpty
     _Row("revision of auth store is old", _token, _REQUEST),  # ErrGRPCAuthOldRevision
-    _Row(
-        "revision in header is old", _token, _REQUEST
-    ),  # auth.ErrAuthOldRevision, where no map translates it
+    # auth.ErrAuthOldRevision, where etcd does not map it
+    _Row("revision in header is old", _token, _REQUEST),
     _Row(
         "authentication failed, invalid user",
         lambda _call, _, detail: AuthenticationError(detail),
         _REQUEST,
     ),
-    _Row(
-        "authentication is not enabled", _server_error("FAILED_PRECONDITION"), _REQUEST
-    ),  # ErrGRPCAuthNotEnabled
+    # ErrGRPCAuthNotEnabled
+    _Row("authentication is not enabled", _server_error("FAILED_PRECONDITION"), _REQUEST),
     _Row("etcdserver: request is too large", _too_large, _REQUEST),  # ErrGRPCRequestTooLarge
-    _Row(
-        "etcdserver: key is not provided", _invalid, _REQUEST
-    ),  # ErrGRPCEmptyKey, and the next ones likewise
+    # ErrGRPCEmptyKey and the like
+    _Row("etcdserver: key is not provided", _invalid, _REQUEST),
     _Row("etcdserver: key not found", _invalid, _REQUEST),
     _Row("etcdserver: value is provided", _invalid, _REQUEST),
     _Row("etcdserver: lease is provided", _invalid, _REQUEST),
@@ -231,28 +220,27 @@ _REFUSALS: Final = (
     _Row("etcdserver: duplicate key given in txn request", _invalid, _REQUEST),
     _Row("etcdserver: invalid sort option", _invalid, _REQUEST),
     _Row("etcdserver: invalid client api version", _invalid, _REQUEST),
-    # ErrGRPCNoSpace. The one refusal that may have been applied: apply/quota.go, quotaApplierV3
-    # applies the write that crosses the quota, and answers this. Who has to know decides by a read.
+    # ErrGRPCNoSpace. The one refusal that may have been applied: in apply/quota.go, quotaApplierV3
+    # applies the write that crosses the quota, and then answers this. A read can tell.
     _Row("database space exceeded", lambda _call, _, detail: StorageFullError(detail), _REQUEST),
-    # ErrGRPCCorrupt: the alarm is in the log, so each member refuses.
+    # ErrGRPCCorrupt: the alarm is in the log, so every member refuses.
     _Row("etcdserver: corrupt cluster", _server_error("DATA_LOSS"), _REQUEST),
-    # --- where the text says nothing, the code does ---
-    _Row(
-        "larger than max", _too_large, _REQUEST, StatusCode.RESOURCE_EXHAUSTED
-    ),  # gRPC, of either side
+    # --- by code, where the text is not definite ---
+    # gRPC, on either side
+    _Row("larger than max", _too_large, _REQUEST, StatusCode.RESOURCE_EXHAUSTED),
     _Row("", _permission, _REQUEST, StatusCode.PERMISSION_DENIED),
     _Row("", _token, _REQUEST, StatusCode.UNAUTHENTICATED),
     _Row("", _invalid, _REQUEST, StatusCode.INVALID_ARGUMENT),
     _Row("", _server_error("FAILED_PRECONDITION"), _REQUEST, StatusCode.FAILED_PRECONDITION),
-    # An etcd that lacks one method (grpc-go: "unknown method X for service etcdserverpb.Y") is
-    # another thing than an endpoint that lacks the service: that is no etcd.
+    # An etcd that lacks one method (grpc-go: "unknown method X for service etcdserverpb.Y") differs
+    # from an endpoint that lacks the service, which is not etcd.
     _Row("unknown method", _server_error("UNIMPLEMENTED"), _REQUEST, StatusCode.UNIMPLEMENTED),
     _Row("", _no_etcd, _MEMBER, StatusCode.UNIMPLEMENTED),
 )
 
 
 def error_for(error: AioRpcError, call: Call, endpoint: str) -> KvorumError:
-    """Return the error of Kvorum's that a failed call stands for; raise it `from` the driver's."""
+    """Return Kvorum's error for a failed call. Raise it `from` the driver's."""
     code, detail = error.code(), error.details() or "no details"
     row = _row_of(code, detail)
     return (
@@ -263,10 +251,7 @@ def error_for(error: AioRpcError, call: Call, endpoint: str) -> KvorumError:
 
 
 def error_for_cancel_reason(reason: str, call: Call, endpoint: str) -> KvorumError:
-    """Return the error for a watch that was refused.
-
-    Etcd gives a reason in words there, and no code.
-    """
+    """Return the error for a watch that was refused: etcd gives a reason there, but no code."""
     row = _row_of(None, reason)
     return (
         row.meaning(call, endpoint, reason)
@@ -276,10 +261,7 @@ def error_for_cancel_reason(reason: str, call: Call, endpoint: str) -> KvorumErr
 
 
 def cause_of(error: KvorumError) -> Cause | None:
-    """Return what an error is evidence of, by the driver's error that it was raised from.
-
-    None if it has none.
-    """
+    """Return what an error is evidence of; None if the driver did not cause it."""
     driver = error.__cause__
     if not isinstance(driver, AioRpcError):
         return None
@@ -287,7 +269,7 @@ def cause_of(error: KvorumError) -> Cause | None:
     row = _row_of(code, driver.details() or "")
     if row is not None:
         return row.cause
-    return Cause.PATIENCE if code is StatusCode.DEADLINE_EXCEEDED else Cause.OPEN
+    return Cause.DEADLINE if code is StatusCode.DEADLINE_EXCEEDED else Cause.OPEN
 
 
 def _row_of(code: StatusCode | None, detail: str) -> _Row | None:
@@ -298,14 +280,14 @@ def _row_of(code: StatusCode | None, detail: str) -> _Row | None:
 
 
 def no_answer(call: Call, endpoint: str, reason: str) -> KvorumError:
-    """Return the error for a call that was sent and got no answer."""
+    """Return the error for a call that was sent and not answered."""
     if call.writes:
         return OutcomeUnknownError(f"{call.subject} ({call.operation})", reason)
     return UnavailableError(endpoint, reason)
 
 
 class HasState(Protocol):
-    """What a call goes to: a server."""
+    """Where a call is sent: a server."""
 
     @property
     def address(self) -> str:
@@ -314,19 +296,19 @@ class HasState(Protocol):
 
     @property
     def is_closed(self) -> bool:
-        """Whether its channels were closed by us."""
+        """Whether the client has closed its channels."""
         ...
 
     @property
     def failure(self) -> BaseException | None:
-        """What they were closed for, if that was not asked for."""
+        """The error that they were closed for; None if the user closed the client."""
         ...
 
 
 class mapped_errors:  # noqa: N801 - used as a function
-    """A block in which the driver's errors are raised as Kvorum's, and cancellations as what they are.
+    """A block that raises Kvorum's errors for the driver's, and tells cancellations apart.
 
-    A class, since this is around every call.
+    A class, since it is entered for every call: faster than a generator.
     """
 
     __slots__ = ("_call", "_server")
@@ -346,29 +328,26 @@ class mapped_errors:  # noqa: N801 - used as a function
     ) -> None:
         if exc is None:
             return
-        # Frames of the driver's refer to the call, and so to its channel; who keeps an error must
+        # The driver's frames refer to the call, and so to its channel. An error that is kept must
         # not keep those.
         del traceback
         if isinstance(exc, rpc.AioRpcError):
             exc.__traceback__ = None
             raise error_for(exc, self._call, self._server.address) from exc
-        # A call that was about to start as the channel was closed, or whose request was about to be
-        # sent.
+        # The channel was closed before the call had started, or before its request was sent.
         if isinstance(exc, rpc.UsageError | asyncio.InvalidStateError):
             error = self._not_started()
             raise error from error.__cause__ or exc
-        if isinstance(
-            exc, rpc.InternalError
-        ):  # gRPC's core did not take a part of a call that had begun
+        if isinstance(exc, rpc.InternalError):  # gRPC's core rejected a part of a call under way
             raise no_answer(self._call, self._server.address, f"INTERNAL: {exc}") from exc
         if isinstance(exc, asyncio.CancelledError):
             if not is_cancelled():  # grpc.aio cancels the calls of a channel that is closed
                 exc.__traceback__ = None
                 error = self._cut_short()
                 raise error from error.__cause__ or exc
-            # grpc.aio raises an error of its own in place of the one that cancelled it, and anyio
-            # would not know its scope's again. If there is such a scope it cancels once more, at
-            # this checkpoint.
+            # grpc.aio replaces the error that cancelled it with its own, which anyio does not
+            # recognise as that of its scope. If there is a scope, it cancels again, at this
+            # checkpoint.
             await anyio.lowlevel.checkpoint_if_cancelled()
 
     def _not_started(self) -> KvorumError:
@@ -385,6 +364,6 @@ class mapped_errors:  # noqa: N801 - used as a function
 
 
 def is_cancelled() -> bool:
-    """Tell whether a CancelledError is about the current task, rather than about a call that it waits for."""
+    """Return whether a CancelledError is about the current task, not about a call it awaits."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0

@@ -50,7 +50,7 @@ class Floor:
         return f"<Floor of cluster {self.cluster_id:x} [revision {self.revision}]>"
 
     def is_foreign(self, header: rpc.ResponseHeader) -> bool:
-        """Return whether a header is of another cluster. A proxy may omit the id: then it is not."""
+        """Return whether a header is of another cluster. It is not if a proxy omits the id."""
         return header.cluster_id not in {self.cluster_id, 0} and self.cluster_id != 0
 
     def doubt(self, answer: "rpc.Answer", known: int) -> Doubt | None:

@@ -1,8 +1,8 @@
-"""What a fork leaves of gRPC: nothing that works, if it was at work in the parent.
+"""Whether gRPC works after a fork: it does not if it was active in the parent.
 
-grpc.aio reads its queue in a thread, which the child does not have; and what other threads of gRPC
-held at that moment is held for ever. A call there hangs, or ends the process. Once all channels and
-calls of a process are gone, so is the thread, and a child can begin anew.
+grpc.aio reads its queue in a thread, which the child does not have, and locks that other threads of
+gRPC held at that moment are never released. A call in the child hangs, or crashes it. Once all
+channels and calls of a process are gone, so is the thread, and a child can use gRPC.
 """
 
 import os
@@ -15,21 +15,17 @@ from typing import Final
 
 from kvorum.errors import ClientClosedError
 
-_READER: Final = (
-    "(_poll_wrapper)"  # how Python names a thread that runs grpc.aio's function of that name
-)
-_THREADS: Final = ("event_engine", "lifeguard", "grpc_")  # how gRPC's core names its own
-_MOMENT: Final = (
-    2.0  # seconds after a channel was closed for which a fork waits for gRPC's threads to end
-)
+_READER: Final = "(_poll_wrapper)"  # in the name of the thread that runs this function of grpc.aio
+_THREADS: Final = ("event_engine", "lifeguard", "grpc_")  # names of the threads of gRPC's core
+_MOMENT: Final = 2.0  # seconds after closing a channel in which a fork waits for gRPC's threads
 _HANDLERS: Final = "GRPC_ENABLE_FORK_SUPPORT"
 
 
 def _load_grpc() -> None:
-    """Load gRPC without its own handlers of forks, unless the environment asks for them.
+    """Load gRPC without its own fork handlers, unless the environment asks for them.
 
-    In a child they start threads again that poll what belongs to the parent, and crash. gRPC reads
-    the variable as it is loaded, and no other process is to find it set.
+    In a child they restart threads that poll what belongs to the parent, and crash. gRPC reads the
+    variable while it is loaded; it is unset again for child processes.
     """
     is_set = _HANDLERS in os.environ
     os.environ.setdefault(_HANDLERS, "0")
@@ -44,11 +40,11 @@ _load_grpc()
 
 _was_at_work = False  # when the fork began
 _is_inherited = False
-_ends = 0.0  # when threads of gRPC that are about to end are waited for no longer
+_ends = 0.0  # how long to wait for threads of gRPC that are about to end
 
 
 def ending() -> None:
-    """Note that a channel is being closed: if it was the last, gRPC's threads end, in a moment."""
+    """Record that a channel is being closed. After the last one, gRPC's threads end in a moment."""
     global _ends  # noqa: PLW0603 - of the process
     _ends = time.monotonic() + _MOMENT
 
@@ -60,14 +56,14 @@ def _look() -> None:
         return
     while (has_threads := _has_threads()) and time.monotonic() < _ends:
         time.sleep(0.001)
-    # Not those of a synchronous channel whose owner has asked for gRPC's own handlers.
+    # Threads of a synchronous channel do not count if its owner has asked for gRPC's own handlers.
     _was_at_work = has_threads and _HANDLERS not in os.environ
 
 
 def _has_threads() -> bool:
-    """Tell whether gRPC's core runs threads here, as far as the system tells: Linux does."""
+    """Return whether gRPC's core runs threads in this process. Known on Linux only."""
     for name in Path("/proc/self/task").glob("*/comm"):
-        with suppress(OSError):  # it has just ended
+        with suppress(OSError):  # the thread has just ended
             if name.read_text().startswith(_THREADS):
                 return True
     return False
@@ -83,15 +79,15 @@ if hasattr(os, "register_at_fork"):  # nothing is forked on Windows
 
 
 def is_inherited() -> bool:
-    """Tell whether this process was forked off while gRPC was at work, so that it must be left alone here."""
+    """Return whether this process was forked while gRPC was active, so that it must not be used."""
     return _is_inherited
 
 
 def check() -> None:
-    """Refuse to use gRPC in such a process.
+    """Refuse to use gRPC in a process that was forked while it was active.
 
     Raises:
-        ClientClosedError: it is one.
+        ClientClosedError: this is such a process.
     """
     if _is_inherited:
         raise ClientClosedError.where_grpc_was_inherited()

@@ -1,9 +1,9 @@
 """The members of the cluster and their versions, read in the background.
 
 Each member applies the log by its own version. A request that one version refuses and another one
-applies may be sent only if every member is known to treat it alike, including those that this
-client never talks to. Otherwise members would hold different data for good. A member that cannot be asked
-is of an unknown version.
+applies may be sent only if every member is known to treat it the same way, including those that
+this client never talks to. Otherwise members would hold different data for good. A member that
+cannot be asked is of an unknown version.
 
 There is an inherent gap: a member may be replaced by an older one between two reads. The client
 notices at once if it is connected to that member, and otherwise within a minute.

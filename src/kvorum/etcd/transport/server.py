@@ -47,8 +47,8 @@ _OPTIONS: Final = MappingProxyType(
         # Otherwise gRPC sends two pings, and then one a minute while it sends no data, as on a
         # watch.
         "grpc.http2.max_pings_without_data": 0,
-        # The bandwidth probe sends pings of its own with nearly every call. Each would be timed like
-        # that, so a pause would end calls the sooner the more there are. So windows are fixed.
+        # The bandwidth probe sends pings of its own with nearly every call. Each would be timed
+        # like that, so a pause would end calls the sooner the more there are. So windows are fixed.
         "grpc.http2.bdp_probe": 0,
         # Reconnects within a second after an outage of any length. The second option is how long an
         # attempt may take: with less than two round trips a server on a long link is never reached.
@@ -193,18 +193,20 @@ class Server:
 
         return self.streams.place(self.watches, make, alone=alone)
 
-    def open(self, certificates: Certificates | None, *, anew: bool = False) -> tuple[Channel, ...]:
+    def open(
+        self, certificates: Certificates | None, *, replace: bool = False
+    ) -> tuple[Channel, ...]:
         """Make channels with these certificates, unless it has some. Return those replaced, open.
 
         Args:
             certificates: those to use; None without TLS.
-            anew: make new channels in any case.
+            replace: make new channels in any case.
 
         Raises:
             UnavailableError: the cluster has no such member any more. Nothing would close them.
         """
         self.check()
-        if self._channels is not None and certificates == self.certificates and not anew:
+        if self._channels is not None and certificates == self.certificates and not replace:
             return ()
         replaced = (*(self._channels or ()), *self.streams.take_further())
         self.certificates = certificates
@@ -319,9 +321,9 @@ def _with_size(error: KvorumError, call: Call, request: "rpc.Message") -> Kvorum
 async def flush() -> None:
     """Wait until grpc.aio has delivered what it still has for this event loop.
 
-    Cancelled calls send a last message through a queue that all loops of the process share. One that
-    arrives after its loop was closed raises `RuntimeError: Event loop is closed` in the loop that
-    reads the queue then, for example in the next test. One more call, at the end of the queue,
+    Cancelled calls send a last message through a queue that all loops of the process share. One
+    that arrives after its loop was closed raises `RuntimeError: Event loop is closed` in the loop
+    that reads the queue then, for example in the next test. One more call, at the end of the queue,
     drains it.
     """
     channel = Channel("127.0.0.1:1", {"grpc.enable_http_proxy": 0}, None, None)
