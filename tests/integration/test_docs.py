@@ -22,10 +22,7 @@ DOCUMENTS = [
 
 
 def compiled(example: Example, url: str) -> object:
-    """Compile an example with its own line numbers, for the server at `url`.
-
-    `await` may stand at its top level.
-    """
+    """Compile an example for the server at `url`, with its own line numbers and top-level await."""
     source = "\n" * (example.line + example.parsed.line_offset) + example.parsed
     source = source.replace("etcd://localhost:2379", url)
     return compile(
@@ -81,7 +78,7 @@ def test_the_project_of_the_page_about_testing_passes_its_own_tests(
 
 
 def test_readme_and_guide_have_examples() -> None:
-    """Else the test above would pass for nothing, should the pages move or the parser change."""
+    """Otherwise the test above could pass without running anything."""
     counts = {
         path.name: len(list(Document.parse(str(path), CodeBlockParser("python")).examples()))
         for path in DOCUMENTS
@@ -93,7 +90,7 @@ def test_readme_and_guide_have_examples() -> None:
 
 
 def test_each_test_that_the_table_of_faults_names_is_there() -> None:
-    """A table of what is tested is worth as much as its names are right."""
+    """The table is useful only if its names are right."""
     table = (
         (ROOT / "docs" / "verification.md")
         .read_text(encoding="utf-8")

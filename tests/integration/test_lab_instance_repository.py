@@ -1,4 +1,4 @@
-"""The questions about labs, and the way of one through its life on a worker, on both stores."""
+"""The finders of labs, and the phases of a lab on a worker, on both stores."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -94,7 +94,7 @@ async def test_labs_are_found_by_their_phase_also_if_it_is_not_stored(
 
 
 async def test_any_text_may_be_asked_for_as_an_owner(labs: LabInstanceRepository) -> None:
-    """It is compared, not parsed: no comma in it asks for something else."""
+    """It is compared, not parsed: a comma in it is no operator."""
     assert ids(await labs.find_by_owner("ada@example.org")) == ["ccna/fresh", "ccna/over"]
     assert ids(await labs.find_by_owner("a, b = c")) == ["ccnp/stopping"]
     assert ids(await labs.find_by_owner("bob", namespace="ccna")) == ["ccna/long"]

@@ -1,4 +1,4 @@
-"""The questions about lab workers, and that each is answered at one revision."""
+"""The finders and counts of lab workers, each at one revision."""
 
 from collections.abc import Callable
 
@@ -51,12 +51,12 @@ def names(found: kvorum.ResourceList[LabWorker]) -> list[str]:
 async def test_workers_are_found_by_their_track_whether_labelled_or_not(
     workers: LabWorkerRepository,
 ) -> None:
-    """A label can be forgotten; a finder that goes by it would lose a worker without a word."""
+    """A label can be missing; a finder that used it would silently miss the worker."""
     assert names(await workers.find_by_lab_track("security")) == ["pending", "ready-1"]
 
 
 async def test_any_text_may_be_asked_for_as_a_track(workers: LabWorkerRepository) -> None:
-    """It is compared, not parsed: no comma in it asks for something else."""
+    """It is compared, not parsed: a comma in it is no operator."""
     assert names(await workers.find_by_lab_track("a, b = c")) == ["ready-2"]
     assert names(await workers.find_by_lab_track("security,status.phase=Ready")) == []
 
@@ -73,7 +73,7 @@ async def test_any_text_may_be_asked_for_as_a_track(workers: LabWorkerRepository
 async def test_workers_are_found_by_their_phase(
     workers: LabWorkerRepository, phase: LabWorkerPhase, expected: list[str]
 ) -> None:
-    """Also those whose bytes say nothing about it yet: they are Pending."""
+    """Including those whose bytes have no phase: they are Pending."""
     assert names(await workers.find_by_phase(phase)) == expected
 
 

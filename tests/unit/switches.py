@@ -61,7 +61,7 @@ STATUS = '"load":null,"phase":"ready"'
 
 
 def stored(metadata: str = METADATA, spec: str = SPEC, status: str = STATUS) -> Stored:
-    """What a read finds; the arguments are the insides of the three objects."""
+    """What a read finds; the arguments are the contents of the three objects."""
     text = (
         '{"apiVersion":"example.org/v1","kind":"Switch","metadata":{%s},"spec":{%s},"status":{%s}}'
     )

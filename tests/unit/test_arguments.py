@@ -1,7 +1,6 @@
 """Arguments of a wrong type or out of range are rejected with the reason, before anything is sent.
 
-What a storage backend rejects is in the conformance suite; here is what is above it, and beside
-it.
+The conformance suite tests what a storage backend rejects; this module tests everything else.
 """
 
 import re
@@ -92,7 +91,7 @@ async def test_a_uid_is_text(tasks: Repository[Task]) -> None:
 async def test_an_update_of_what_came_with_a_version_of_another_type_says_so(
     tasks: Repository[Task], version: Any
 ) -> None:
-    """JSON of Kubernetes has it as text."""
+    """In the JSON of Kubernetes it is text."""
     changed = task(resource_version=version)
 
     with pytest.raises(InvalidResourceError, match="resource_version must be a revision"):
@@ -252,7 +251,7 @@ async def test_a_change_is_a_function(tasks: Repository[Task], change: Any) -> N
 @pytest.mark.parametrize("given", [None, 5, "abc", b"abc", task(), Task])
 @pytest.mark.anyio
 async def test_calls_about_many_take_many(tasks: Repository[Task], given: Any) -> None:
-    """Not one; and a text would be taken for its letters."""
+    """A single value is rejected; so is text, of which the letters would be taken."""
     for call in (tasks.get_many, tasks.add_many, tasks.update_many):
         with pytest.raises(InvalidResourceError, match="must be several, as in a list"):
             await call(given)
@@ -281,7 +280,7 @@ def test_a_value_is_shown_in_a_few_words_whatever_it_is() -> None:
 
 
 def test_all_of_these_are_errors_of_kvorum_and_of_values() -> None:
-    """So that a web framework can tell a bad request by `ValueError`."""
+    """So that a web framework can map `ValueError` to a bad request."""
     for error in (InvalidResourceError, ConfigurationError):
         assert issubclass(error, KvorumError)
         assert issubclass(error, ValueError)

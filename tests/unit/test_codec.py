@@ -162,7 +162,7 @@ def test_a_deletion_timestamp_cannot_be_taken_back() -> None:
 
 
 def test_a_deletion_marks_the_resource_once() -> None:
-    """A second delete finds the first one's timestamp and has nothing to write."""
+    """A second delete finds the timestamp of the first one, and has nothing to write."""
     first = CODEC.draft_update(CODEC.restore(stored()), stored(), deleted=DELETED)
 
     second = CODEC.draft_update(first.resource, first.stored, deleted=datetime.now(UTC))
@@ -173,7 +173,7 @@ def test_a_deletion_marks_the_resource_once() -> None:
 
 
 def test_every_write_has_a_token_of_its_own() -> None:
-    """It tells one's own write from another's of the same content, after a reply was lost."""
+    """After a lost reply, it distinguishes a client's write from one of the same content."""
 
     def change(switch: Switch) -> None:
         switch.status.phase = "busy"
@@ -202,10 +202,7 @@ def test_an_update_that_sets_what_is_there_changes_nothing() -> None:
 
 
 def test_an_int_for_a_float_changes_nothing() -> None:
-    """1 == 1.0.
-
-    A caller's `weight = 1` must not write, nor count as a new generation, again and again.
-    """
+    """1 == 1.0: `weight = 1` must not write, nor count as a new generation, each time."""
 
     def change(switch: Switch) -> None:
         switch.spec.weight = 1

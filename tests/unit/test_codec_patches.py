@@ -64,7 +64,7 @@ def test_a_patch_counts_generations_like_an_update(
 
 
 def test_null_removes() -> None:
-    """A field of the type goes back to its default, an entry of a mapping goes away."""
+    """A field of the type gets its default, an entry of a mapping is removed."""
     base = stored(spec=SPEC.replace('"quotas":{}', '"quotas":{"a":1.0,"b":2.0}'))
 
     draft = CODEC.patch(
@@ -105,7 +105,7 @@ def test_null_for_a_field_that_must_be_there_is_refused() -> None:
     ],
 )
 def test_a_patch_that_leaves_the_resource_equal_writes_nothing(patch: Mapping[str, Any]) -> None:
-    """Neither does it count as a change of the spec: controllers patch the same again and again."""
+    """Nor does it change the generation: controllers apply the same patch again and again."""
     draft = CODEC.patch(stored(), patch)
 
     assert draft.resource.metadata.generation == 3
@@ -114,7 +114,7 @@ def test_a_patch_that_leaves_the_resource_equal_writes_nothing(patch: Mapping[st
 
 
 def test_a_patch_of_nothing_counts_no_generation_in_bytes_that_are_not_in_our_form() -> None:
-    """It brings them into our form, as an update would; the spec is what it was."""
+    """It brings them into our form, like an update; the spec is unchanged."""
     base = stored(spec=SPEC.replace('":', '" : '))
 
     draft = CODEC.patch(base, {"spec": {"units": 2}})
@@ -171,7 +171,7 @@ def test_metadata_as_a_whole_cannot_be_patched(metadata: object) -> None:
 def test_a_patch_of_a_field_that_does_not_exist_is_refused_with_its_path(
     patch: Mapping[str, Any], paths: list[str]
 ) -> None:
-    """A typo would be stored for ever, and change nothing."""
+    """Otherwise a typing error would be stored for ever, without any effect."""
     with pytest.raises(InvalidResourceError) as caught:
         CODEC.patch(stored(), patch)
 
@@ -179,7 +179,7 @@ def test_a_patch_of_a_field_that_does_not_exist_is_refused_with_its_path(
 
 
 def test_a_patch_of_a_field_that_a_newer_writer_stored_is_fine() -> None:
-    """And it is a change of the spec, though this version of the type does not see it."""
+    """And it changes the spec, although this version of the type does not have the field."""
     base = stored(spec=SPEC + ',"zone":{"name":"a","prio":1.10}')
 
     draft = CODEC.patch(base, {"spec": {"zone": {"name": "b"}}})

@@ -127,7 +127,7 @@ NOT_A_NUMBER: list[Callable[[Switch], None]] = [
 def test_a_float_that_json_does_not_know_is_refused_and_not_stored_as_null(
     change: Callable[[Switch], None],
 ) -> None:
-    """msgspec writes NaN as null. Where null is allowed that would lose a value without a word."""
+    """msgspec encodes NaN as null. Where null is valid, a value would be lost silently."""
     resource = new()
     change(resource)
 
@@ -139,7 +139,7 @@ def test_a_float_that_json_does_not_know_is_refused_and_not_stored_as_null(
 def test_a_float_that_json_does_not_know_is_no_update_either(
     change: Callable[[Switch], None],
 ) -> None:
-    """Nor is it "nothing changed", where null was before."""
+    """Nor is it "no change" where the stored value is null."""
     with pytest.raises(InvalidResourceError):
         update(change)
 

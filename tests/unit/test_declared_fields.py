@@ -23,7 +23,7 @@ class Owned(Metadata):
 
 
 class Renamed(Metadata):
-    """It adds nothing, but a read would not return it."""
+    """It adds no field, but a read would not return this class."""
 
 
 class Box(Resource[Part, Part]):
@@ -61,7 +61,7 @@ class Derived(Box):
 
 
 class Behaved(Box):
-    """A class of its own, without fields of its own."""
+    """A derived class without new fields."""
 
     @property
     def is_large(self) -> bool:

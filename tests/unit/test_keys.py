@@ -33,7 +33,7 @@ def test_the_key_of_a_namespaced_kind_has_a_level_more() -> None:
     "name", ["", "/", ".", "..", "a/../b", "x" * 300, "Worker", "a\0b", "a\n", "a/b"]
 )
 def test_a_bad_name_gives_no_key(name: str) -> None:
-    """Refused before any request is made: no such key ever gets to the server."""
+    """Rejected before anything is sent: no such key reaches the server."""
     with pytest.raises(InvalidResourceError) as caught:
         resource_key(WORKER, name)
 

@@ -1,4 +1,4 @@
-"""Capacity arithmetic: nothing is ever below zero, above the total, or given back twice."""
+"""Capacity arithmetic: never below zero, never above the total, never released twice."""
 
 import pickle
 from random import Random
@@ -151,7 +151,7 @@ def test_no_more_can_be_released_than_is_allocated() -> None:
 
 @pytest.mark.parametrize("verb", ["allocate", "release"])
 def test_a_negative_request_is_refused(verb: str) -> None:
-    """To allocate less than nothing would be to release what others hold."""
+    """A negative allocation would release what belongs to other labs."""
     capacity = Capacity(total=ResourceQuantity(nodes=9), allocated=ResourceQuantity(nodes=2))
 
     with pytest.raises(
@@ -161,7 +161,7 @@ def test_a_negative_request_is_refused(verb: str) -> None:
 
 
 def test_a_host_that_shrank_has_nothing_left_and_can_still_release() -> None:
-    """A status has to tell what is; the arithmetic must not fail on it."""
+    """A status reports what was observed; the arithmetic must not fail on it."""
     capacity = Capacity(
         total=ResourceQuantity(cpu_cores=2, nodes=9),
         allocated=ResourceQuantity(cpu_cores=4, nodes=1),

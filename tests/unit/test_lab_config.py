@@ -1,7 +1,4 @@
-"""What is asked of AWS and CML.
-
-What is malformed is found, what is right is not refused, secrets stay secret.
-"""
+"""The configuration of AWS and CML: errors are found, valid values pass, secrets stay secret."""
 
 import itertools
 
@@ -107,7 +104,7 @@ def test_regions_come_in_many_shapes(name: str) -> None:
 
 
 def test_tags_are_counted() -> None:
-    """EC2 takes 50, and would refuse the instance when everything else has been made."""
+    """EC2 allows 50, and would reject the instance after everything else has been created."""
     tags = {f"tag-{number}": "" for number in range(51)}
 
     assert AwsEc2Config(tags=tags).problems("spec.aws") == [
@@ -221,7 +218,7 @@ def test_a_repr_tells_whether_there_is_a_secret() -> None:
 
 
 def test_secrets_are_in_the_bytes() -> None:
-    """The store is where they are kept; a masked one would be lost with the first update."""
+    """The store keeps them; a masked one would be lost by the first update."""
     config = CmlConfig(license_token="hush", admin_password="hushed")
 
     assert msgspec.json.decode(msgspec.json.encode(config), type=CmlConfig) == config
@@ -238,7 +235,7 @@ def test_the_licence_decides_how_many_nodes_may_run() -> None:
 
 
 def test_defaults_that_mean_something_are_written_out() -> None:
-    """A stored worker must not become another one when a later release has other defaults."""
+    """A stored worker must not change when a later release has other defaults."""
     assert msgspec.to_builtins(AwsEc2Config()) == {
         "region": "us-east-1",
         "instanceType": "m5zn.metal",

@@ -1,4 +1,4 @@
-"""A lab: what it starts as, how it moves, where it is, when its time is up, and what it refuses."""
+"""A lab: its initial state, its transitions, its worker, its expiry, and what it rejects."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -68,7 +68,7 @@ def test_labs_share_nothing_that_can_change() -> None:
 
 
 def test_a_stored_lab_reads_like_this() -> None:
-    """Bytes of released versions stay readable: these are the names and forms that they have."""
+    """Bytes of released versions stay readable: these are the names and formats in them."""
     value = msgspec.json.encode(
         {
             "apiVersion": "lab.kvorum.dev/v1",
@@ -276,7 +276,7 @@ def test_a_failed_lab_without_a_worker_has_nothing_to_stop() -> None:
 
 @given(st.lists(st.sampled_from([*P, "one", "other"])))
 def test_whatever_is_tried_a_lab_stays_valid(tries: list[str]) -> None:
-    """Moves and assignments at random: each is done whole, or refused and changes nothing."""
+    """Random transitions and assignments: each is applied completely, or changes nothing."""
     it = lab()
     for step in tries:
         before = msgspec.json.encode(it.status)

@@ -1,4 +1,4 @@
-"""The life of a lab, against a second description of it that was written down by hand."""
+"""The phases of a lab, against a second table written by hand."""
 
 import itertools
 
@@ -24,7 +24,7 @@ PAIRS = list(itertools.product(LabInstancePhase, repeat=2))
 
 
 def test_phases_are_called_in_the_bytes_what_they_always_were() -> None:
-    """Stored labs say these words; a renamed one could not be read any more."""
+    """Stored labs have these words; after a rename they could not be read any more."""
     assert {phase.name: phase.value for phase in LabInstancePhase} == {
         "PENDING": "Pending",
         "SCHEDULED": "Scheduled",

@@ -1,4 +1,4 @@
-"""The life of a lab worker, against a second description of it that was written down by hand."""
+"""The phases of a lab worker, against a second table written by hand."""
 
 import itertools
 
@@ -33,7 +33,7 @@ PAIRS = list(itertools.product(LabWorkerPhase, repeat=2))
 
 
 def test_phases_are_called_in_the_bytes_what_they_always_were() -> None:
-    """Stored workers say these words; a renamed one could not be read any more."""
+    """Stored workers have these words; after a rename they could not be read any more."""
     assert {phase.name: phase.value for phase in LabWorkerPhase} == {
         "PENDING": "Pending",
         "PROVISIONING_EC2": "ProvisioningEC2",
@@ -64,7 +64,7 @@ def test_every_phase_has_its_place_in_the_table() -> None:
 
 
 def test_staying_is_not_among_the_moves() -> None:
-    """So that the table can be drawn, and counted, as the moves that there are."""
+    """So that the table has only real transitions."""
     assert not [phase for phase in LabWorkerPhase if phase in LEGAL_MOVES[phase]]
 
 
@@ -73,7 +73,7 @@ def test_only_terminated_is_final() -> None:
 
 
 def test_every_phase_can_be_reached_from_pending() -> None:
-    """A phase that nothing leads to would be a mistake in the table."""
+    """An unreachable phase would be an error in the table."""
     reached, found = set[LabWorkerPhase](), {LabWorkerPhase.PENDING}
     while found:
         reached |= found

@@ -1,7 +1,4 @@
-"""A lab worker as a whole.
-
-How it is made, stored, checked, moved through its life and filled with labs.
-"""
+"""A lab worker: how it is made, stored, checked, moved between phases, and filled with labs."""
 
 import itertools
 from datetime import UTC, datetime, timedelta
@@ -81,7 +78,7 @@ def test_a_new_worker_takes_labels_annotations_and_configuration() -> None:
 
 
 def test_workers_share_nothing() -> None:
-    """A fleet is made from one configuration; a tag for one host is not one for all."""
+    """Workers made from one configuration do not share it: a tag of one is not a tag of all."""
     aws, cml, labels = AwsEc2Config(), CmlConfig(), {"room": "b12"}
     one, other = (
         LabWorker.new(name, lab_track="x", aws=aws, cml=cml, labels=labels)
@@ -117,7 +114,7 @@ def test_a_worker_written_by_hand_needs_a_lab_track_and_nothing_else() -> None:
 
 
 def test_a_malformed_worker_can_still_be_read() -> None:
-    """One bad AMI must not make a whole list unreadable: `validate` speaks up at the next write."""
+    """One bad AMI must not make a list unreadable: `validate` reports it at the next write."""
     spec = msgspec.json.decode(
         b'{"labTrack":"","aws":{"amiId":"foo","ebs":{"volumeType":"tape","sizeGb":-1}}}',
         type=LabWorkerSpec,
@@ -127,7 +124,7 @@ def test_a_malformed_worker_can_still_be_read() -> None:
 
 
 def test_the_phase_is_always_in_the_bytes() -> None:
-    """It is what people look for with etcdctl, also while it is still Pending."""
+    """Operators look for it with etcdctl, even while the worker is Pending."""
     assert msgspec.to_builtins(LabWorkerStatus())["phase"] == "Pending"
 
 
@@ -303,7 +300,7 @@ def test_readiness_has_lasted_since_it_began_not_since_the_last_lab() -> None:
 
 
 def test_staying_changes_nothing() -> None:
-    """A reconciler may say where a worker is as often as it looks, without a write each time."""
+    """A reconciler may set the phase each time it runs, without a write each time."""
     worker = worker_in(P.STARTING)
     worker.move_to(P.FAILED, reason="NoAnswer", message="CML does not answer", at=NOON)
     before = msgspec.json.encode(worker.status)
@@ -481,10 +478,7 @@ def test_a_refused_lab_changes_nothing(
 
 
 def test_the_ids_of_labs_are_only_there_to_be_read() -> None:
-    """They follow from `hosted_labs`.
-
-    An id without what the lab takes would be a lab that takes nothing.
-    """
+    """They follow from `hosted_labs`: an id without an allocation would take nothing."""
     status = worker_in(P.READY).status
 
     with pytest.raises(AttributeError):
@@ -492,7 +486,7 @@ def test_the_ids_of_labs_are_only_there_to_be_read() -> None:
 
 
 class Hosting(RuleBasedStateMachine):
-    """Labs come and go in any order, at one worker, beside a plain dict that says what is there."""
+    """Labs are hosted and released in any order; a plain dict is the model."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -135,7 +135,7 @@ def test_an_empty_patch_changes_no_byte(target: dict[str, Json]) -> None:
     ],
 )
 def test_what_a_patch_does_not_touch_stays_as_it_was_written(untouched: bytes) -> None:
-    """Numbers that Python would round, or not read at all, are not ours to change."""
+    """Numbers that Python would round, or cannot parse, must not change."""
     target = b'{"deep":{"a":1,"z":' + untouched + b'},"z":' + untouched + b"}"
 
     result = merge_patch(target, {"deep": {"a": 2}, "new": True})
@@ -150,7 +150,7 @@ def test_space_around_is_no_matter() -> None:
 
 
 def test_nulls_within_a_list_stay() -> None:
-    """A list replaces; nothing in it is a removal."""
+    """A list replaces; null in it removes nothing."""
     assert merge_patch(b'{"a":[1]}', {"a": [None, {"b": None}]}) == b'{"a":[null,{"b":null}]}'
 
 

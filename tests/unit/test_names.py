@@ -109,7 +109,7 @@ def test_subdomains_are_told_as_the_naive_rule_does(text: str) -> None:
 
 
 def test_a_name_that_is_too_long_is_counted_and_not_repeated() -> None:
-    """A message, and the log that it goes to, stays short."""
+    """Messages, and the logs they are written to, stay short."""
     assert problems_of_subdomain("x" * 5000) == [
         "name has 5000 characters, at most 253 are allowed"
     ]

@@ -77,7 +77,7 @@ def test_a_kind_has_a_name_a_plural_and_a_version(api_version: str) -> None:
 def test_a_kind_that_breaks_the_rules_cannot_be_declared(
     name: str, plural: str, api_version: str, complaint: str
 ) -> None:
-    """The mistake shows when the module is imported, not with the first write."""
+    """The error is raised when the module is imported, not by the first write."""
     with pytest.raises(ConfigurationError, match=complaint):
         Kind(name, plural=plural, api_version=api_version)
 
@@ -156,7 +156,7 @@ def test_the_version_put_back_owns_the_bytes_again() -> None:
 
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
 def test_copies_of_a_resource_keep_the_bytes(copied: Callable[[Box], Box]) -> None:
-    """An update of a copy needs no second read either."""
+    """So an update of a copy needs no second read."""
     again = copied(box())
 
     assert again == box()

@@ -189,10 +189,7 @@ def test_walks_through_structs_dicts_and_optional_fields(text: str) -> None:
 
 
 def test_does_not_take_attributes_of_other_types_for_fields() -> None:
-    """`title` may be a text here, and a text has a method of nearly every name.
-
-    Only fields of structs count.
-    """
+    """Only fields of structs count: `title` may be text here, which has methods of common names."""
 
     class Counted(msgspec.Struct):
         count: int = 0

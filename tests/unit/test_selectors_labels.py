@@ -339,7 +339,7 @@ selectors = st.lists(requirements, max_size=4).map(everything_in)
 
 
 def naively_matches(text: str, labels: Mapping[str, str]) -> bool:
-    """Evaluate a canonical text by cutting it up, without any of the code under test."""
+    """Evaluate a canonical text by splitting it, without the code under test."""
     parts = text.replace(", ", ",").replace("(", "(,").split(",") if text else []
     joined: list[str] = []
     for part in parts:  # put lists together again

@@ -1,7 +1,7 @@
-"""The stored form. Stored bytes are forever: what a released version wrote, every later one reads.
+"""The stored form. Stored bytes are permanent: later releases read what any release has written.
 
-The files in `stored_forms/v1` are what version 1 of the form looks like in etcd. They never change;
-a newer form gets a folder of its own beside them, and both stay readable.
+The files in `stored_forms/v1` are values in version 1 of the form. They never change; a newer form
+gets its own folder, and both stay readable.
 """
 
 import json
@@ -307,7 +307,7 @@ def test_a_namespaced_resource_written_by_hand_is_readable() -> None:
     "version", ["4711", '"4711"', "null", "{}", "[1]", "1.5", "123456789012345678901234567890"]
 )
 def test_a_resource_version_in_the_bytes_is_read_over(version: str) -> None:
-    """Copied from the output of a CLI, say. The truth is etcd's."""
+    """Copied from the output of a CLI, say. etcd's revision is authoritative."""
     value = by_hand(f'"name":"worker-001","resourceVersion":{version}')
 
     assert WORKERS.decode(entry_of(value)).metadata.resource_version == 42
@@ -434,7 +434,7 @@ def test_what_was_written_is_read_again(spec: BagSpec) -> None:
 
 
 def test_a_time_in_another_zone_stays_that_moment() -> None:
-    """`draft_update` is given what a person wrote with an offset, and finds it unchanged."""
+    """A time that was written by hand with an offset is not a change."""
     value = by_hand('"name":"worker-001","creationTimestamp":"2026-01-02T05:04:05+02:00"')
 
     read = WORKERS.decode(entry_of(value))
@@ -576,7 +576,7 @@ def test_what_is_no_such_resource_is_named_with_key_revision_and_reason(
 
 
 def test_the_revision_of_a_corrupt_value_is_that_of_the_value() -> None:
-    """Not the one that the resource would have been shown at: an operator looks up the value."""
+    """Not the revision of the event: an operator looks up the value by its own revision."""
     with pytest.raises(CorruptResourceError) as caught:
         WORKERS.decode(entry_of(b""), revision=50)
 
@@ -603,10 +603,7 @@ def test_a_namespaced_resource_that_lies_elsewhere_is_corrupt(metadata: str) -> 
     "key", ["lab-workers/worker-0011", "lab-workers-old/worker-001", "worker-001", ""]
 )
 def test_a_value_under_the_key_of_another_is_corrupt(key: str) -> None:
-    """Copied with `etcdctl`, say.
-
-    Were it shown under its own name, an update would go to the other key.
-    """
+    """Copied with `etcdctl`, say. Under its own name, an update would go to the other key."""
     with pytest.raises(CorruptResourceError):
         WORKERS.decode(entry_of(bytes_of("worker_new"), key))
 

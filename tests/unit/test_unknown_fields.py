@@ -261,10 +261,7 @@ def known(shape: Shape, value: Json) -> Json:
 
 @st.composite
 def edited(draw: st.DrawFn, shape: Shape, value: Json) -> Json:
-    """What a program of the older type may make of what it read.
-
-    Anything, but often much the same.
-    """
+    """What a program of the older type may make of what it read: often a small change."""
     if draw(st.integers(0, 3)) == 0:
         return value
     match shape, value:
@@ -328,7 +325,7 @@ def carried(shape: Shape, old: Json, new: Json) -> Json:
 
 
 def matched(of: Shape, identity: str | None, old: list[Json], new: list[Json]) -> list[int | None]:
-    """Return for each new element the place of the old one that it continues."""
+    """Return for each new element the index of the old one that it matches."""
     matches: list[int | None] = [None] * len(new)
 
     def match_where(is_same: Callable[[int, int], bool]) -> None:
@@ -402,7 +399,7 @@ def test_an_update_by_an_older_type_keeps_what_it_does_not_know(
     metadata: dict[str, Json],
     unknown: dict[str, Json],
 ) -> None:
-    """Whatever it does to what it knows. Not more than that, either: nothing is invented."""
+    """However it changes known fields. And nothing is added."""
     stored = stored_of(dumped(envelope(spec, status, metadata, unknown)))
     new_spec = data.draw(edited(SPEC, known(SPEC, spec)))
     new_status = data.draw(edited(STATUS, known(STATUS, status)))
@@ -435,7 +432,7 @@ def test_an_update_that_changes_nothing_gives_the_very_same_bytes(
 def test_an_update_after_an_update_changes_nothing_more(
     data: st.DataObject, spec: Json, status: Json
 ) -> None:
-    """What was carried once is in our form: it is not written again and again."""
+    """After one update the bytes are in our form, and are not written again."""
     stored = stored_of(dumped(envelope(spec, status, {"x": Text("1.10")}, {})))
     resource = with_known(
         CODEC.restore(stored), data.draw(edited(SPEC, known(SPEC, spec))), known(STATUS, status)
@@ -484,10 +481,7 @@ def test_a_patch_keeps_what_it_does_not_touch(
 def test_a_patch_that_makes_something_else_of_a_document_is_refused_like_any_other(
     patch: Json,
 ) -> None:
-    """Whether it names strange fields is asked of documents of the type only.
-
-    Others are wrong before that.
-    """
+    """Unknown fields are looked for only in documents of the type; others fail before that."""
     stored = stored_of('{"apiVersion":"example.org/v1","kind":"Thing","metadata":{"name":"a"}}')
 
     with pytest.raises(

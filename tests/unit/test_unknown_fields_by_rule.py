@@ -49,7 +49,7 @@ class Sparse(msgspec.Struct, omit_defaults=True):
 
 
 class Holder(msgspec.Struct, kw_only=True, omit_defaults=True, rename="camel"):
-    """Any of these at a time; what is not set is not in the bytes."""
+    """Any of these fields; those that are not set are not in the bytes."""
 
     plain: Plain | None = None
     by_name: dict[str, Plain] = {}
@@ -134,7 +134,7 @@ def test_unknown_fields_in_a_tuple_of_fixed_length_are_kept() -> None:
     ],
 )
 def test_a_list_may_hold_other_things_between_its_objects(text: str) -> None:
-    """Else no resource with such a list could ever be updated."""
+    """Otherwise no resource with such a list could be updated."""
     assert carried_text(text) == text
 
 
@@ -159,7 +159,7 @@ def test_an_object_that_went_away_takes_its_unknown_fields_along() -> None:
 
 
 def test_a_known_field_that_is_gone_is_not_carried_back() -> None:
-    """Rule 2: it is left out where its type omits defaults, and that says something."""
+    """Rule 2: a type that omits defaults omits it, and that is its new value."""
 
     def clear(holder: Holder) -> None:
         holder.by_name = {}
@@ -168,7 +168,7 @@ def test_a_known_field_that_is_gone_is_not_carried_back() -> None:
 
 
 def test_another_variant_of_a_union_takes_no_fields_over() -> None:
-    """They are fields of another type."""
+    """The unknown fields belong to another type."""
 
     def swap(holder: Holder) -> None:
         holder.device = Net()
@@ -218,7 +218,7 @@ def test_an_element_that_changed_is_found_by_its_name() -> None:
 
 
 def test_an_element_that_was_renamed_is_another_one() -> None:
-    """Where there is a name, the place says nothing."""
+    """If elements have names, the index does not matter."""
 
     def rename(holder: Holder) -> None:
         holder.named[0].name = "c"
@@ -229,7 +229,7 @@ def test_an_element_that_was_renamed_is_another_one() -> None:
 
 
 def test_the_first_identity_counts() -> None:
-    """`type` goes before `id`: as for conditions."""
+    """`type` has precedence over `id`, as for conditions."""
 
     def change(holder: Holder) -> None:
         holder.typed[0].id, holder.typed[1].id = 2, 1
@@ -255,10 +255,7 @@ def test_an_element_without_a_name_is_found_by_its_place_if_the_length_is_the_sa
 
 
 def test_an_element_without_a_name_that_changed_in_a_list_of_another_length_is_a_new_one() -> None:
-    """It cannot be told which one it was.
-
-    A field carried to the wrong element would be worse than one lost.
-    """
+    """Its old element is unknown, and a field in the wrong element is worse than a lost one."""
 
     def change(holder: Holder) -> None:
         holder.plains.pop(0)
@@ -279,10 +276,7 @@ def test_elements_that_are_equal_keep_their_order() -> None:
 
 
 def test_an_element_that_takes_over_a_name_of_several_is_a_new_one() -> None:
-    """A list of events, say.
-
-    What goes out at one end must not lend its fields to what comes in at the other.
-    """
+    """In a list of events, say, a new one must not get the fields of one that was dropped."""
 
     def turn(holder: Holder) -> None:
         holder.typed.pop(0)
@@ -311,7 +305,7 @@ def test_an_element_whose_name_several_have_is_found_by_its_place_if_the_length_
 
 
 def test_the_tag_of_a_struct_is_no_name() -> None:
-    """It is called `type` unless one says otherwise, and all elements share it."""
+    """Its default name is `type`, and all elements share its value."""
 
     def change(holder: Holder) -> None:
         holder.devices.pop(0)
@@ -333,7 +327,7 @@ def test_the_tag_of_a_struct_is_no_name() -> None:
 
 
 def test_a_name_that_is_left_out_of_the_bytes_is_its_default() -> None:
-    """The newer type may write what the older one leaves out, or the other way round."""
+    """The newer type may write what the older one omits, or the other way round."""
 
     def change(holder: Holder) -> None:
         holder.sparse.pop()
@@ -369,10 +363,7 @@ def test_an_element_that_is_no_object_is_found_by_its_content_too(old: str, expe
 
 
 def test_elements_of_a_set_are_told_apart_by_known_fields_only() -> None:
-    """The one place where something is dropped, and documented to be.
-
-    A set holds equal values once.
-    """
+    """The only case where an unknown field is dropped: a set has equal values once."""
 
     def add(holder: Holder) -> None:
         holder.frozen.add(Frozen(9))
@@ -396,10 +387,7 @@ def test_elements_of_a_set_are_told_apart_by_known_fields_only() -> None:
 def test_a_struct_that_is_stored_as_an_array_keeps_the_places_beyond_those_it_knows(
     old: str, expected: str
 ) -> None:
-    """Rule 5.
-
-    A newer type can add fields at its end only, as the others are known by their places.
-    """
+    """Rule 5: a newer type can add fields at the end only, since the index identifies them."""
 
     def change(holder: Holder) -> None:
         for row in (holder.row, holder.side):
