@@ -10,15 +10,13 @@ import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar, get_args, overload
+from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar, overload
 
 from kvorum.arguments import (
     check_function,
     check_items,
     check_limit,
     check_revision,
-    check_start,
-    shown,
 )
 from kvorum.encoding import codec_for
 from kvorum.errors import InvalidResourceError, KvorumError, NotFoundError
@@ -29,7 +27,7 @@ from kvorum.repository.query import OnCorrupt, Query
 from kvorum.repository.resource_list import ResourceList
 from kvorum.repository.scan import Scan
 from kvorum.repository.transitions import OnCorruptEvent
-from kvorum.repository.watch import TolerantWatch, Watch
+from kvorum.repository.watch import TolerantWatch, Watch, watch_of
 from kvorum.repository.write_plan import (
     Preconditions,
     WritePlan,
@@ -290,26 +288,16 @@ class Repository(Generic[R]):
             InvalidResourceError: both `since` and `initial` are given, or `since` is not an int of
                 0 or more.
         """
-        query = self._query(labels, fields, namespace)
-        check_start(query.prefix, since)
-        if initial and since is not None:
-            raise InvalidResourceError(query.prefix, "a watch has either `initial` or `since`")
-        if on_corrupt not in get_args(OnCorruptEvent):
-            raise InvalidResourceError(
-                query.prefix, f"on_corrupt is 'raise' or 'event', not {shown(on_corrupt)}"
-            )
-        watch_class = Watch if on_corrupt == "raise" else TolerantWatch
-        watch: Watch[R] | TolerantWatch[R] = watch_class(
+        return watch_of(
             self._client,
             self._decoder.decode,
-            query,
+            self._query(labels, fields, namespace),
             since=since,
             initial=initial,
             bookmarks=bookmarks,
             on_corrupt=on_corrupt,
             policy=self._watching,
         )
-        return watch
 
     def _query(
         self, labels: LabelSelectorLike, fields: FieldSelectorLike, namespace: str | None

@@ -2,11 +2,13 @@
 
 from collections.abc import AsyncIterator
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar, get_args
 
 import anyio
 import msgspec
 
+from kvorum.arguments import check_start, shown
+from kvorum.errors import InvalidResourceError
 from kvorum.repository.event_queue import DEFAULT_POLICY, EventQueue, Read, WatchPolicy
 from kvorum.repository.events import Corrupt, WatchEvent
 from kvorum.repository.query import Decode, Query
@@ -184,6 +186,43 @@ class TolerantWatch(_WatchOf[R, WatchEvent[R] | Corrupt]):
 
         Otherwise as for `Watch`, without `CorruptResourceError`.
     """
+
+
+def watch_of(
+    client: HasBackend,
+    decode: Decode[R],
+    query: Query[R],
+    *,
+    since: int | None,
+    initial: bool,
+    bookmarks: bool,
+    on_corrupt: OnCorruptEvent,
+    policy: WatchPolicy,
+) -> Watch[R] | TolerantWatch[R]:
+    """Return a watch of what a query selects; see `Repository.watch`.
+
+    Raises:
+        InvalidResourceError: both `since` and `initial` are given, or an argument is invalid.
+    """
+    check_start(query.prefix, since)
+    if initial and since is not None:
+        raise InvalidResourceError(query.prefix, "a watch has either `initial` or `since`")
+    if on_corrupt not in get_args(OnCorruptEvent):
+        raise InvalidResourceError(
+            query.prefix, f"on_corrupt is 'raise' or 'event', not {shown(on_corrupt)}"
+        )
+    watch_class = Watch if on_corrupt == "raise" else TolerantWatch
+    watch: Watch[R] | TolerantWatch[R] = watch_class(
+        client,
+        decode,
+        query,
+        since=since,
+        initial=initial,
+        bookmarks=bookmarks,
+        on_corrupt=on_corrupt,
+        policy=policy,
+    )
+    return watch
 
 
 class _Revisions(Generic[E]):
