@@ -4,38 +4,23 @@ Each count is made once, and known.
 """
 
 from collections.abc import AsyncIterator
-from typing import ClassVar
 
 import anyio
-import msgspec
 import pytest
+from tests.kinds import Counter, CounterSpec, CounterStatus
 
 import kvorum
 from kvorum import (
     ConflictError,
     EtcdSettings,
-    Kind,
     Metadata,
     OutcomeUnknownError,
-    Resource,
     UnavailableError,
 )
 from kvorum.testing import FaultProxy
 
 WRITERS = 16
 TIMEOUT = 0.2
-
-
-class CounterSpec(msgspec.Struct, omit_defaults=True):
-    number: int = 0
-
-
-class CounterStatus(msgspec.Struct, omit_defaults=True):
-    pass
-
-
-class Counter(Resource[CounterSpec, CounterStatus]):
-    kind: ClassVar[Kind] = Kind("Counter", plural="counters", api_version="test.kvorum.dev/v1")
 
 
 @pytest.fixture

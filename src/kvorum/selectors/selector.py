@@ -10,7 +10,7 @@ R = TypeVar("R", bound=AnyResource)
 
 
 class Selector(Generic[R]):
-    """A predicate on the resources of one class.
+    """The selectors of a list or watch, parsed for one class. A resource must match both.
 
     Raises:
         InvalidSelectorError: a selector cannot be parsed, or names a field that the class lacks.
@@ -22,9 +22,3 @@ class Selector(Generic[R]):
         self.labels: LabelSelector = LabelSelector.of(labels)
         self.fields: FieldSelector = FieldSelector.of(fields, resource_type)
         self.is_everything: bool = self.labels.is_everything and self.fields.is_everything
-
-    def matches(self, resource: R) -> bool:
-        """Return whether both selectors match."""
-        if self.is_everything:
-            return True
-        return self.labels.matches(resource.metadata.labels) and self.fields.matches(resource)
