@@ -1,4 +1,4 @@
-"""A store in memory whose lists and streams fail when a test says so."""
+"""A store in memory whose lists and streams do what a test says."""
 
 from collections import deque
 
@@ -12,13 +12,19 @@ LOST = HistoryLostError(revision=1)
 
 
 class FaultyStore(MemoryStorageBackend):
-    """A store in memory whose lists and streams fail with the next of the given errors."""
+    """A store in memory with errors for its next lists, and a script for its streams.
+
+    Attributes:
+        list_errors: what the next lists raise.
+        stream_script: what the next reads of streams raise or return, before they read the store.
+        lists: how many pages were read.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.list_errors: deque[Exception] = deque()
-        self.stream_errors: deque[Exception] = deque()
-        self.lists = 0
+        self.stream_script: deque[Exception | tuple[Change, ...]] = deque()
+        self.lists: int = 0
 
     @override
     async def list(
@@ -38,11 +44,11 @@ class FaultyStore(MemoryStorageBackend):
     def watch(
         self, prefix: str, *, since: int | None = None, bookmarks: bool = False
     ) -> StorageWatch:
-        return FaultyStream(super().watch(prefix, since=since, bookmarks=bookmarks), self)
+        return ScriptedStream(super().watch(prefix, since=since, bookmarks=bookmarks), self)
 
 
-class FaultyStream(StorageWatch):
-    """Another stream, which fails with the next of the store's errors."""
+class ScriptedStream(StorageWatch):
+    """Another stream, after the script of the store."""
 
     def __init__(self, stream: StorageWatch, store: FaultyStore) -> None:
         self._stream = stream
@@ -63,9 +69,12 @@ class FaultyStream(StorageWatch):
 
     @override
     async def __anext__(self) -> tuple[Change, ...]:
-        if self._store.stream_errors:
-            raise self._store.stream_errors.popleft()
-        return await anext(self._stream)
+        if not self._store.stream_script:
+            return await anext(self._stream)
+        item = self._store.stream_script.popleft()
+        if isinstance(item, Exception):
+            raise item
+        return item
 
 
 class ClientOf:

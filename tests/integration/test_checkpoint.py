@@ -1,7 +1,9 @@
 """A consumer that is restarted resumes where it stopped: nothing is left out."""
 
+import asyncio
 from functools import partial
 
+import anyio
 import pytest
 from tests.watching import cancel_in
 
@@ -86,19 +88,28 @@ async def test_of_two_consumers_of_one_name_the_second_to_save_gets_a_conflict(
         await one.save(9)
 
 
-async def test_two_consumers_that_save_first_at_once_conflict(client: kvorum.Client) -> None:
-    one, other = client.checkpoint("c"), client.checkpoint("c")
-    assert await one.load() is None
-    await other.save(5)
-    one._stored = None
-    one._repository.get = lambda *_, **__: _none()  # type: ignore[method-assign,assignment]  # it has read before
+async def test_two_consumers_that_save_first_at_once_conflict(
+    client: kvorum.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both have read that there is no checkpoint before either writes one."""
+    get, readers, all_have_read = client.backend.get, 0, anyio.Event()
 
-    with pytest.raises(AlreadyExistsError):
-        await one.save(6)
+    async def get_together(key: str) -> kvorum.Entry | None:
+        nonlocal readers
+        found = await get(key)
+        readers += 1
+        if readers == 2:
+            all_have_read.set()
+        await all_have_read.wait()
+        return found
 
+    monkeypatch.setattr(client.backend, "get", get_together)
+    with anyio.fail_after(10):
+        results = await asyncio.gather(
+            client.checkpoint("c").save(5), client.checkpoint("c").save(6), return_exceptions=True
+        )
 
-async def _none() -> None:
-    return None
+    assert [type(each) for each in results if each is not None] == [AlreadyExistsError]
 
 
 async def test_a_checkpoint_that_is_forgotten_starts_over(client: kvorum.Client) -> None:

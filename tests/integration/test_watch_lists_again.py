@@ -5,11 +5,12 @@ from typing import Any
 
 import anyio
 import pytest
+from tests.faulty_store import LOST, ClientOf, FaultyStore
 from tests.integration.test_watch_transitions import Pet, put, value
 
 import kvorum
-from kvorum import Added, Bookmark, HistoryLostError, Repository
-from kvorum.storage.values import Change, Entry
+from kvorum import Added, Bookmark, Repository
+from kvorum.storage import Change, Entry
 
 
 @pytest.fixture
@@ -52,40 +53,19 @@ async def test_history_that_is_lost_between_the_list_and_the_stream_is_listed_ag
 
 
 @pytest.mark.parametrize("before", [value("blue"), b"?"], ids=["other", "corrupt"])
-async def test_a_revision_that_is_reached_again_is_judged_again(
-    before: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_revision_that_is_reached_again_is_judged_again(before: bytes) -> None:
     """In a restored store the same revision has other content, of which nothing was delivered."""
     red = value("red")
     first = Change("pets/a", 105, Entry("pets/a", red, 105, 5, 1), None)
     again = Change(
         "pets/a", 110, Entry("pets/a", red, 110, 5, 3), Entry("pets/a", before, 105, 5, 2)
     )
-    told = iter(
-        [(first,), HistoryLostError(revision=106, reason="the store was put back"), (again,)]
-    )
-
-    async with kvorum.connect("memory://") as client:
-        make = client.backend.watch
-
-        def scripted(*args: Any, **kwargs: Any) -> Any:
-            stream = make(*args, **kwargs)
-
-            class Scripted(type(stream)):  # type: ignore[misc]  # the class is known at run time only
-                async def __anext__(self) -> Any:
-                    item = next(told)
-                    if isinstance(item, Exception):
-                        raise item
-                    return item
-
-            stream.__class__ = Scripted
-            return stream
-
-        monkeypatch.setattr(client.backend, "watch", scripted)
-        async with client.repository(Pet).watch(
-            initial=True, labels="team=red", on_corrupt="event"
-        ) as watch:
-            delivered = [await anext(watch) for _ in range(5)]
+    store = FaultyStore()
+    store.stream_script.extend([(first,), LOST, (again,)])
+    pets = Repository(ClientOf(store), Pet)
+    async with pets.watch(initial=True, labels="team=red", on_corrupt="event") as watch:
+        delivered = [await anext(watch) for _ in range(5)]
+    await store.aclose()
 
     # The list finds nothing of what was delivered.
     assert [type(event).__name__ for event in delivered] == [

@@ -107,8 +107,8 @@ async def test_lost_history_is_listed_again(
     copies = Copies()
     reflector = Reflector(client, "pods/", copies, lists=True, backoff=Backoff(most=0))
     await reflector.open()
-    store.stream_errors.extend([LOST] * losses)
-    while store.stream_errors:
+    store.stream_script.extend([LOST] * losses)
+    while store.stream_script:
         await reflector.step()
     await until(reflector, copies, await store.set("pods/a", b"1"))
 
@@ -123,7 +123,7 @@ async def test_a_store_that_is_away_after_a_relist_is_waited_for(
     copies = Copies()
     reflector = Reflector(client, "pods/", copies, lists=True, backoff=Backoff(most=0.001))
     await reflector.open()
-    store.stream_errors.append(LOST)
+    store.stream_script.append(LOST)
     store.list_errors.extend([AWAY] * 20)
     await until(reflector, copies, await store.set("pods/a", b"1"))
 
@@ -137,7 +137,7 @@ async def test_a_store_that_is_away_fails_it_else(
     copies = Copies()
     reflector = Reflector(client, "pods/", copies, lists=lists)
     await reflector.open()
-    store.stream_errors.append(AWAY)
+    store.stream_script.append(AWAY)
 
     with pytest.raises(UnavailableError):
         await reflector.step()
@@ -227,7 +227,7 @@ async def test_it_shows_its_state(client: HasBackend, store: FaultyStore) -> Non
     shown.append(repr(reflector))
     await reflector.step()
     shown.append(repr(reflector))
-    store.stream_errors.append(LOST)
+    store.stream_script.append(LOST)
     await reflector.step()
     shown.append(repr(reflector))
     await reflector.aclose()

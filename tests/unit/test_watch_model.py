@@ -89,7 +89,7 @@ async def test_a_consumer_of_all_events_knows_what_a_list_finds(seed: int) -> No
         for _ in range(60):
             await chaos.write()
             if choose.random() < 0.15:
-                store.stream_errors.append(LOST)
+                store.stream_script.append(LOST)
             while choose.random() < 0.5:
                 with anyio.move_on_after(choose.choice([0, 0.001])):
                     model.handle(await anext(watch))

@@ -24,6 +24,7 @@ typed watch, or a cache. It is a state machine, as in `kube-rs`; `step` acts on 
 
 import logging
 import random
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Final, Generic, NamedTuple, NoReturn, Protocol, TypeAlias, TypeVar
 
@@ -61,6 +62,7 @@ class Item(NamedTuple, Generic[T]):
 class ReflectorStore(Protocol[T]):
     """What a reflector feeds. Every method but `apply` takes effect at once."""
 
+    @abstractmethod
     def select(self, entry: Entry) -> Item[T] | None:
         """Return what to keep of a listed entry; None to drop it.
 
@@ -68,24 +70,29 @@ class ReflectorStore(Protocol[T]):
         it changes nothing. An error ends the reflector.
         """
 
+    @abstractmethod
     def start(self, revision: int) -> None:
         """Start from a revision without a list: only later changes will come."""
 
+    @abstractmethod
     def replace(self, items: Sequence[Item[T]], revision: int) -> None:
         """Hold the items of a list, which is whole at `revision`, instead of all before.
 
         An error ends the reflector.
         """
 
+    @abstractmethod
     async def apply(self, changes: tuple[Change, ...]) -> None:
         """Apply all changes of one revision, or, if cancelled or failed, none of them.
 
         After a cancelled call the same changes come again. An error ends the reflector.
         """
 
+    @abstractmethod
     def advance(self, revision: int) -> None:
         """Note that nothing else has happened up to a revision."""
 
+    @abstractmethod
     def close(self) -> None:
         """Note that nothing more will come. Idempotent."""
 
