@@ -139,8 +139,8 @@ class EtcdStorageBackend(StorageBackend):
         after: str | None = None,
         revision: int | None = None,
     ) -> Page:
-        # All pages are read at the revision of the first. One has `page_size` keys, or fewer if they
-        # are large, or the link is slow: see `kvorum.etcd.transport.page_sizes`.
+        # All pages are read at the revision of the first one. A page has `page_size` keys, or fewer
+        # if they are large, or the link is slow: see `kvorum.etcd.transport.page_sizes`.
         check_limit(self.location(prefix), limit)
         check_revision(self.location(prefix), revision)
         entries: list[Entry] = []
@@ -405,7 +405,7 @@ class EtcdStorageBackend(StorageBackend):
     def _fill(
         self, put: rpc.PutRequest, operation: Operation, key: bytes, settings: EtcdSettings
     ) -> None:
-        """Fill in a put. With `lease=None` the key keeps its lease, which a plain put would remove."""
+        """Fill in a put. With `lease=None` the key keeps the lease that a plain put would detach."""
         value, lease = operation.value or b"", operation.lease
         if len(value) > settings.max_value_size:
             raise ResourceTooLargeError(

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 import anyio.lowlevel
+from typing_extensions import override
 
 from kvorum.arguments import (
     check_given_revision,
@@ -37,28 +38,26 @@ from kvorum.storage import (
     has_expected_value,
 )
 
-MAX_REQUEST_SIZE: Final = (
-    1_572_864  # of a commit, in bytes: etcd's own default, --max-request-bytes
-)
+MAX_REQUEST_SIZE: Final = 1_572_864  # bytes of a commit: etcd's default, --max-request-bytes
 
 
 class MemoryStorageBackend(StorageBackend):
-    """A store of its own, in memory. It passes the same suite as the one on etcd; what ends with the process, ends.
+    """A store in memory. It passes the same suite as the backend on etcd.
 
-    A call lets other tasks run before it does its work, never after, so a call that was cancelled
-    has done nothing. Use it from one event loop at a time.
+    Its data are lost when the process exits. A call yields to other tasks before it does its work,
+    never after, so a cancelled call has done nothing. Use it from one event loop at a time.
 
     Args:
-        clock: tells the time for leases, in seconds from any start. Leases expire by it as soon as
-            anything is asked of the backend. Watches wait by the real clock: after moving one of
-            your own, call `expire_leases`.
-        max_value_size: the largest value that is taken, in bytes.
-        page_size: how many keys to ask for at once.
+        clock: tells the time for leases, in seconds from any start. Leases expire by it at the next
+            call. Watches wait by the real clock: after moving a clock of your own, call
+            `expire_leases`.
+        max_value_size: the largest accepted value, in bytes.
+        page_size: how many keys to read at once.
         history: how many revisions to keep at least. Never more than twice as many are kept: older
             ones are compacted.
 
     Raises:
-        ConfigurationError: one of these cannot be used.
+        ConfigurationError: an argument is invalid.
     """
 
     def __init__(
@@ -78,11 +77,12 @@ class MemoryStorageBackend(StorageBackend):
 
     def __repr__(self) -> str:
         state = "closed" if self._store.is_closed else "open"
-        return f"<MemoryStorageBackend [{state}, at {self._store.timeline.revision}, {self.open_watches} watches]>"
+        revision = self._store.timeline.revision
+        return f"<MemoryStorageBackend [{state}, at {revision}, {self.open_watches} watches]>"
 
     @property
+    @override
     def page_size(self) -> int:
-        """As it was given."""
         return self._page_size
 
     @property
@@ -90,21 +90,22 @@ class MemoryStorageBackend(StorageBackend):
         """How many watches are open now."""
         return len(self._store.followers)
 
+    @override
     def location(self, key: str) -> str:
-        """Return the key as it would be in etcd, without a prefix."""
+        """Return the key as it would be in etcd without a prefix."""
         return f"{self._keys.prefix}{key}"
 
+    @override
     async def aclose(self) -> None:
-        """End all watches and refuse further calls, with `ClientClosedError`. Idempotent."""
         self._store.close()
         await anyio.lowlevel.checkpoint()  # last, so that it is closed also if this is cancelled
 
     async def compact(self, revision: int) -> None:
-        """Forget the history before a revision, as an operator of etcd does from time to time.
+        """Forget the history before a revision, as operators of etcd do.
 
         Raises:
-            HistoryLostError: it has been compacted already.
-            FutureRevisionError: it has not been reached.
+            HistoryLostError: the revision has been compacted already.
+            FutureRevisionError: the revision has not been reached.
             InvalidResourceError: it is no revision.
         """
         check_given_revision("a compaction", revision, "revision", least=1)
@@ -112,29 +113,24 @@ class MemoryStorageBackend(StorageBackend):
         self._store.compact(revision)
 
     def expire_leases(self) -> None:
-        """End the leases whose time has come by the clock, now.
-
-        Only after moving a clock of your own.
-        """
+        """End the leases that have expired by the clock. Needed only after moving the clock."""
         self._store.expire()
 
     async def _turn(self) -> None:
-        """Wait as if for a server.
-
-        Then, in the same step of the event loop, it is this call's turn.
-        """
+        """Yield to other tasks, as a call to a server does. The caller must not yield afterwards."""
         await anyio.lowlevel.checkpoint()
         self._store.check_open()
 
     # --- read ---
 
+    @override
     async def get(self, key: str, *, revision: int | None = None) -> Entry | None:
-        """Look it up."""
         check_revision(self.location(key), revision)
         full = self._keys.stored(key, revision)
         await self._turn()
         return self._store.timeline.entry(full, self._readable(revision))
 
+    @override
     async def list(
         self,
         prefix: str,
@@ -143,7 +139,6 @@ class MemoryStorageBackend(StorageBackend):
         after: str | None = None,
         revision: int | None = None,
     ) -> Page:
-        """Look them up, all in one step."""
         check_limit(self.location(prefix), limit)
         check_revision(self.location(prefix), revision)
         start, end = self._keys.range(prefix)
@@ -154,15 +149,15 @@ class MemoryStorageBackend(StorageBackend):
         entries = list(self._store.timeline.entries(start, end, revision))
         return Page(entries[:limit], revision, len(entries[limit:]) if limit else 0)
 
+    @override
     async def count(self, prefix: str, *, revision: int | None = None) -> int:
-        """Count them, all in one step."""
         check_revision(self.location(prefix), revision)
         start, end = self._keys.range(prefix)
         await self._turn()
         return sum(1 for _ in self._store.timeline.entries(start, end, self._readable(revision)))
 
+    @override
     async def keys(self, pattern: str = "*") -> Sequence[str]:
-        """Look at the keys that start like the pattern."""
         wanted = KeyPattern(pattern)
         page = await self.list(wanted.prefix)
         return [entry.key for entry in page.entries if wanted.matches(entry.key)]
@@ -175,17 +170,19 @@ class MemoryStorageBackend(StorageBackend):
 
     # --- write ---
 
+    @override
     async def set(self, key: str, value: bytes, *, lease: int = 0, unique: bool = False) -> int:
-        """Write it. No answer gets lost here, so `unique` makes no difference."""
+        # No answer is ever lost here, so `unique` makes no difference.
         return await self._commit([Operation.put(key, value, lease=lease, unique=unique)])
 
+    @override
     async def create(self, key: str, value: bytes, *, lease: int = 0, unique: bool = False) -> int:
-        """Write it, unless it is there."""
         try:
             return await self._commit([Operation.create(key, value, lease=lease, unique=unique)])
         except ConflictError:
             raise AlreadyExistsError(key) from None
 
+    @override
     async def compare_and_swap(
         self,
         key: str,
@@ -196,7 +193,6 @@ class MemoryStorageBackend(StorageBackend):
         unique: bool = False,
         expected_value: bytes | None = None,
     ) -> int:
-        """Write it, if it is as expected."""
         if lease is None and expected == 0:
             lease = 0  # a key that does not exist has no lease to keep
         swap = Operation.swap(
@@ -204,10 +200,10 @@ class MemoryStorageBackend(StorageBackend):
         )
         return await self._commit([swap])
 
+    @override
     async def delete(
         self, key: str, *, expected: int | None = None, expected_value: bytes | None = None
     ) -> Change:
-        """Remove it, if it is as expected."""
         operation = Operation.delete(key, expected=expected, expected_value=expected_value)
         full = self._full(operation)
         await self._turn()
@@ -220,8 +216,8 @@ class MemoryStorageBackend(StorageBackend):
             self._store.end_own_lease(change.previous.lease, full)
         return change
 
+    @override
     async def commit(self, operations: Sequence[Operation]) -> int:
-        """Apply them all in one step."""
         check_operations(operations)
         return await self._commit(operations)
 
@@ -259,7 +255,7 @@ class MemoryStorageBackend(StorageBackend):
 
     def _write(self, operation: Operation) -> Write:
         lease = operation.lease
-        if lease is None:  # it keeps the one that it has
+        if lease is None:  # the key keeps its lease
             current = self._current(operation.key)
             lease = current.lease if current is not None else 0
         return Write(operation.key, operation.value, lease)
@@ -274,33 +270,36 @@ class MemoryStorageBackend(StorageBackend):
 
     # --- leases ---
 
+    @override
     async def grant_lease(self, ttl: float) -> int:
-        """Begin a lease of whole seconds, by the clock; unlike etcd, without a minimum."""
+        """Grant a lease that lasts `ttl` seconds by the clock, rounded up. There is no minimum.
+
+        Raises:
+            InvalidResourceError: `ttl` is no number, not above 0, or more than etcd allows.
+        """
         check_ttl(ttl)
         await self._turn()
         return self._store.grant(math.ceil(ttl))
 
+    @override
     async def grant_lease_for(self, key: str, ttl: float) -> int:
-        """Do the same, for one key alone."""
         full = self._keys.full(key)
         check_ttl(ttl)
         await self._turn()
         return self._store.grant(math.ceil(ttl), full)
 
+    @override
     async def revoke_lease(self, lease: int) -> None:
-        """End it, and remove its keys at one revision."""
         check_lease("a lease", lease, least=1)
         await self._turn()
         self._store.revoke(lease)
 
     # --- watch ---
 
+    @override
     def watch(
         self, prefix: str, *, since: int | None = None, bookmarks: bool = False
     ) -> StorageWatch:
-        """Make a watch; it begins when it is entered.
-
-        There is a bookmark after every 100 revisions without changes.
-        """
+        # A bookmark follows every 100 revisions without changes.
         check_start(self.location(prefix), since)
         return MemoryStorageWatch(self._store, self._keys, prefix, since, bookmarks=bookmarks)

@@ -1,4 +1,4 @@
-"""Leases by an injected clock, and the keys on them."""
+"""Leases by an injected clock, and the keys attached to them."""
 
 from collections.abc import Callable, Iterable
 from itertools import count
@@ -15,7 +15,7 @@ class _Lease(msgspec.Struct):
 
 
 class LeaseTable:
-    """Who lives for how long.
+    """Leases and the keys attached to them.
 
     Args:
         clock: tells the time, in seconds from any start; it never goes back.
@@ -26,10 +26,10 @@ class LeaseTable:
         self._leases: dict[int, _Lease] = {}
         self._key_leases: dict[bytes, int] = {}
         self._ids = count(1)
-        self._earliest: float | None = None  # when the first one expires; None: to be found out
+        self._earliest: float | None = None  # when the first one expires; None if not computed
 
     def grant(self, ttl: float, key: bytes | None = None) -> int:
-        """Begin a lease, of one key alone if one is given; return its id."""
+        """Grant a lease, for `key` alone if one is given; return its id."""
         lease = next(self._ids) if key is None else id_for(key)
         while key is not None and lease in self._leases:
             lease = id_for(key)
@@ -38,16 +38,16 @@ class LeaseTable:
         return lease
 
     def check(self, lease: int) -> None:
-        """Refuse a lease that is not there.
+        """Make sure that there is such a lease.
 
         Raises:
-            LeaseNotFoundError: it never was, or has ended.
+            LeaseNotFoundError: it was never granted, or has ended.
         """
         if lease not in self._leases:
             raise LeaseNotFoundError(lease)
 
     def end(self, lease: int) -> set[bytes]:
-        """Forget a lease; return the keys that were on it."""
+        """End a lease; return the keys that were attached to it."""
         keys = self._leases.pop(lease).keys
         for key in keys:
             del self._key_leases[key]
@@ -55,11 +55,11 @@ class LeaseTable:
         return keys
 
     def is_idle(self, lease: int, key: bytes) -> bool:
-        """Tell whether a lease was granted for that key alone, and no key is on it."""
+        """Tell whether a lease was granted for this key alone, and no key is attached to it."""
         return is_for(key, lease) and lease in self._leases and not self._leases[lease].keys
 
     def attach(self, key: bytes, lease: int) -> None:
-        """Put a key on a lease (0: on none), and take it off the one that it was on."""
+        """Attach a key to a lease (0: to none) instead of its previous one."""
         if (old := self._key_leases.pop(key, 0)) != 0:
             self._leases[old].keys.discard(key)
         if lease:
@@ -67,7 +67,7 @@ class LeaseTable:
             self._key_leases[key] = lease
 
     def due(self) -> Iterable[int]:
-        """Return the leases whose time has come, in the order of their ends."""
+        """Return the expired leases, in the order in which they expired."""
         if self.time_left() > 0:
             return ()
         now = self._clock()
@@ -79,10 +79,7 @@ class LeaseTable:
         return [number for _, number in sorted(due)]
 
     def time_left(self) -> float:
-        """Return the seconds until the next lease expires, or infinity.
-
-        Zero or less if it is due.
-        """
+        """Return the seconds until the next lease expires, or infinity. Below 0 if one is due."""
         if self._earliest is None:
             self._earliest = min(
                 (lease.expires_at for lease in self._leases.values()), default=float("inf")

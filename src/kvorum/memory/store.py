@@ -13,10 +13,10 @@ from kvorum.storage import Change
 
 
 class Follower(Protocol):
-    """What a store tells its watches."""
+    """A watch, as the store sees it."""
 
     def keep_before(self, revision: int) -> None:
-        """Take what is still unread up to a revision, since it is about to be compacted."""
+        """Keep what is still unread up to a revision, which is about to be compacted."""
         ...
 
     def fail(self, error: Exception) -> None:
@@ -25,7 +25,7 @@ class Follower(Protocol):
 
 
 class MemoryStore:
-    """Changes state, and wakes up who waits for it. Nothing here waits itself, but `wait`.
+    """Changes the state, and wakes the watches that wait for that. Only `wait` waits.
 
     Args:
         clock: for leases; seconds from any start.
@@ -41,10 +41,10 @@ class MemoryStore:
         self._news = anyio.Event()
 
     def check_open(self) -> None:
-        """Refuse to go on once it is closed; and let those leases end whose time has come.
+        """Make sure that the store is open, and end the expired leases.
 
         Raises:
-            ClientClosedError: it is closed.
+            ClientClosedError: the store is closed.
         """
         if self.is_closed:
             raise ClientClosedError.closed()
@@ -54,7 +54,7 @@ class MemoryStore:
         """Apply writes at one new revision; return what they changed.
 
         Raises:
-            LeaseNotFoundError: a lease is not there. Nothing was written.
+            LeaseNotFoundError: there is no such lease. Nothing was written.
         """
         for write in writes.values():
             if write.lease:
@@ -77,13 +77,13 @@ class MemoryStore:
     # --- leases ---
 
     def grant(self, ttl: float, key: bytes | None = None) -> int:
-        """Begin a lease, of one key alone if one is given; return its id."""
+        """Grant a lease, for `key` alone if one is given; return its id."""
         lease = self.leases.grant(ttl, key)
-        self.notify()  # who waits for the next one to expire may have to get up earlier
+        self.notify()  # a wait for the next expiry may have become shorter
         return lease
 
     def revoke(self, lease: int) -> None:
-        """End a lease; all its keys go at one revision.
+        """End a lease, and remove its keys at one revision.
 
         Raises:
             LeaseNotFoundError: it has ended already.
@@ -96,30 +96,30 @@ class MemoryStore:
         )
 
     def end_own_lease(self, lease: int, key: bytes) -> None:
-        """End the lease of a key that was removed, if it was granted for this key alone, and no key is on it."""
+        """End the lease of a removed key, if it is for this key alone and no key is on it."""
         if self.leases.is_idle(lease, key):
             self.leases.end(lease)
 
     def expire(self) -> None:
-        """End the leases whose time has come."""
+        """End the expired leases."""
         for lease in self.leases.due():
             self.revoke(lease)
 
     # --- waiting ---
 
     def notify(self) -> None:
-        """Wake up everybody who waits."""
+        """Wake all tasks in `wait`."""
         self._news.set()
         self._news = anyio.Event()
 
     async def wait(self) -> None:
-        """Wait until something may have happened: a write, the end of a lease, or of a watch."""
+        """Wait until something may have changed: a write, the end of a lease or of a watch."""
         with anyio.move_on_after(max(self.leases.time_left(), 0)):
             await self._news.wait()
         self.expire()
 
     def close(self) -> None:
-        """End all watches, and refuse what comes."""
+        """End all watches, and refuse further calls."""
         self.is_closed = True
         for follower in tuple(self.followers):
             follower.fail(ClientClosedError.closed())

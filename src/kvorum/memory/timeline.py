@@ -1,6 +1,6 @@
-"""Keys over time: every value that each key has had, by revision, until it is compacted away.
+"""The history of all keys: every value of each key, by revision, until it is compacted.
 
-Plain data, without waiting and without clocks. Keys are bytes here, in whose order a range is read.
+Plain data, without waits and clocks. Keys are bytes here, since ranges are in the order of bytes.
 """
 
 from bisect import bisect_left, bisect_right, insort
@@ -14,9 +14,12 @@ from kvorum.storage import Change, Entry
 
 
 class Write(msgspec.Struct, frozen=True):
-    """What to make of a key: `value` on `lease`, or, if it is None, nothing.
+    """A write to one key.
 
-    `key` is how its entry calls it.
+    Attributes:
+        key: the key as its entry names it.
+        value: the new value; None removes the key.
+        lease: the lease to attach the key to; 0 for none.
     """
 
     key: str
@@ -33,8 +36,8 @@ class Timeline:
     """The revisions of a store, one after the other.
 
     Attributes:
-        revision: of the last write; a store begins at 1, as etcd does.
-        compacted: the oldest revision that can be read; 0 as long as all can.
+        revision: of the last write; 1 in a new store, as in etcd.
+        compacted: the oldest revision that can be read; 0 if all can.
     """
 
     def __init__(self) -> None:
@@ -42,19 +45,18 @@ class Timeline:
         self.compacted: int = 0
         self._versions: dict[bytes, list[_Version]] = {}
         self._keys: list[bytes] = []  # of `_versions`, sorted
-        self._log: list[
-            tuple[tuple[bytes, Change], ...]
-        ] = []  # what each revision changed, from `_log_start` on
+        # The changes of each revision, from `_log_start` on.
+        self._log: list[tuple[tuple[bytes, Change], ...]] = []
         self._log_start = 2
 
     def __len__(self) -> int:
-        """Return how many revisions it can still tell one by one."""
+        """Return how many revisions the log holds."""
         return len(self._log)
 
     # --- read ---
 
     def check(self, revision: int) -> None:
-        """Refuse to read at a revision that is not there.
+        """Make sure that a revision can be read.
 
         Raises:
             HistoryLostError: it has been compacted.
@@ -70,8 +72,8 @@ class Timeline:
         versions = self._versions.get(key, ())
         if versions and versions[-1].revision <= revision:
             return versions[-1].entry
-        place = bisect_right(versions, revision, key=lambda version: version.revision)
-        return versions[place - 1].entry if place else None
+        index = bisect_right(versions, revision, key=lambda version: version.revision)
+        return versions[index - 1].entry if index else None
 
     def entries(self, start: bytes, end: bytes, revision: int) -> Iterator[Entry]:
         """Return the keys from `start` to before `end` as they were at a revision, in order."""
@@ -79,10 +81,12 @@ class Timeline:
         return (entry for key in keys if (entry := self.entry(key, revision)) is not None)
 
     def changes(self, start: bytes, end: bytes, revision: int) -> tuple[Change, ...]:
-        """Return what a revision (above `compacted`, and reached) changed from `start` to before `end`."""
+        """Return what a revision changed from `start` to before `end`.
+
+        The revision must be above `compacted`, and reached.
+        """
         if revision < self._log_start:
-            # where a store begins; the log has no place for it, and a place below 0 would be
-            # another's
+            # The first revision of a store is not in the log; a negative index would be another's.
             return ()
         return tuple(
             change for key, change in self._log[revision - self._log_start] if start <= key < end
@@ -91,10 +95,10 @@ class Timeline:
     # --- write ---
 
     def write(self, writes: Mapping[bytes, Write]) -> Sequence[Change]:
-        """Apply writes at one new revision, in their order. To remove what is not there is no change.
+        """Apply writes at one new revision, in their order.
 
         Returns:
-            What was changed. If that is nothing there is no new revision.
+            The changes. Without any, as when an absent key is removed, there is no new revision.
         """
         changed = [
             (key, change) for key, write in writes.items() if (change := self._change(key, write))
@@ -125,7 +129,7 @@ class Timeline:
         """Forget what was before a revision; the state at it can still be read.
 
         Raises:
-            HistoryLostError: that was compacted already.
+            HistoryLostError: it has been compacted already.
             FutureRevisionError: it has not been reached.
         """
         if revision <= self.compacted:
@@ -142,7 +146,7 @@ class Timeline:
         versions = self._versions[key]
         first = bisect_right(versions, self.compacted, key=lambda version: version.revision) - 1
         if first >= 0 and versions[first].entry is None:
-            first += 1  # that it was removed is forgotten, too: reads give the same
+            first += 1  # a deletion can be forgotten, too: reads find nothing either way
         del versions[: max(first, 0)]
         if not versions:
             del self._versions[key]

@@ -1,16 +1,17 @@
-"""A stream of changes from memory. It reads the timeline itself, so nothing is buffered for it."""
+"""A stream of changes from memory. It reads the timeline directly, so nothing is buffered."""
 
 from collections import deque
 from typing import Final, Literal
 
 import anyio.lowlevel
+from typing_extensions import override
 
 from kvorum.errors import FutureRevisionError, HistoryLostError
 from kvorum.memory.store import MemoryStore
 from kvorum.storage import Change, KeySpace, StorageWatch, WatchStatistics
 
-# How many changes that it has not read yet a watch can lose to compaction without harm: what a
-# client of etcd may have read ahead.
+# How many unread changes a watch keeps when they are compacted. A client of etcd may have read as
+# many ahead.
 READ_AHEAD: Final = 1000
 
 BOOKMARK_AFTER: Final = 100  # revisions that changed nothing here
@@ -23,13 +24,13 @@ class MemoryStorageWatch(StorageWatch):
         self, store: MemoryStore, keys: KeySpace, prefix: str, since: int | None, *, bookmarks: bool
     ) -> None:
         self._store = store
-        self._range = keys.range(prefix)  # first: it checks the prefix
+        self._range = keys.range(prefix)  # first, since it checks the prefix
         self._subject = keys.prefix + prefix
         self._since = since
         self._state: Literal["not open", "open", "failed", "closed"] = "not open"
         self._revision = 0
-        self._position = 0  # the last revision that was looked at
-        self._kept: deque[tuple[Change, ...]] = deque()  # unread, and compacted since
+        self._position = 0  # the last revision that was read
+        self._kept: deque[tuple[Change, ...]] = deque()  # compacted before they were taken
         self._error: Exception | None = None
         self._bookmarks = bookmarks
         self._events = 0
@@ -38,17 +39,17 @@ class MemoryStorageWatch(StorageWatch):
         return f"<MemoryStorageWatch {self._subject} [{self._state}, at {self._revision}]>"
 
     @property
+    @override
     def revision(self) -> int:
-        """The revision delivered last, or the one that the watch started after."""
         return self._revision
 
+    @override
     def statistics(self) -> WatchStatistics:
-        """Return how far it is."""
         buffered = sum(map(len, self._kept))
         return WatchStatistics(position=self._position, buffered=buffered, events=self._events)
 
+    @override
     async def open(self) -> None:
-        """Fix where to start."""
         await anyio.lowlevel.checkpoint()
         if self._state != "not open":
             return
@@ -74,8 +75,8 @@ class MemoryStorageWatch(StorageWatch):
                 revision=self._since + 1, compact_revision=self._store.timeline.compacted
             )
 
+    @override
     async def aclose(self) -> None:
-        """End the stream."""
         self._state = "closed"
         self._error = None
         self._kept.clear()
@@ -83,10 +84,10 @@ class MemoryStorageWatch(StorageWatch):
         self._store.notify()
         await anyio.lowlevel.checkpoint()  # last, so that it is closed also if this is cancelled
 
+    @override
     async def __anext__(self) -> tuple[Change, ...]:
         await self.open()
-        # First wait, then take, with no await in between: so a wait that is cancelled takes
-        # nothing.
+        # First wait, then take, with no await in between: a cancelled wait takes nothing.
         while (changes := self._take()) is None and self._state == "open":
             await self._store.wait()
         if changes is not None:
@@ -99,12 +100,12 @@ class MemoryStorageWatch(StorageWatch):
         raise StopAsyncIteration
 
     def _take(self) -> tuple[Change, ...] | None:
-        """Take the next revision that changed something; None if there is none (yet)."""
+        """Take the next revision that changed something; None if there is none yet."""
         if self._kept:
             return self._kept.popleft()
         if self._state != "open":
             return None
-        changes = self._look(self._store.timeline.revision)
+        changes = self._read(self._store.timeline.revision)
         if (
             changes is None
             and self._bookmarks
@@ -113,23 +114,23 @@ class MemoryStorageWatch(StorageWatch):
             return ()
         return changes
 
-    def _look(self, last: int) -> tuple[Change, ...] | None:
-        """Look at one revision after the other, until one that changed something, or the last."""
+    def _read(self, last: int) -> tuple[Change, ...] | None:
+        """Read up to the next revision that changed something, or up to the last one."""
         while self._position < last:
             self._position += 1
             if changes := self._store.timeline.changes(*self._range, self._position):
                 return changes
         return None
 
-    # --- what the store tells it ---
+    # --- called by the store ---
 
     def keep_before(self, revision: int) -> None:
-        """Take up to `READ_AHEAD` changes that are about to be compacted.
+        """Keep up to `READ_AHEAD` changes that are about to be compacted.
 
-        With more, history is lost after them.
+        If there are more, history is lost after them.
         """
         room = READ_AHEAD - sum(map(len, self._kept))
-        while (changes := self._look(revision)) is not None:
+        while (changes := self._read(revision)) is not None:
             if len(changes) > room:
                 return self.fail(
                     HistoryLostError(revision=changes[0].revision, compact_revision=revision)
@@ -139,7 +140,7 @@ class MemoryStorageWatch(StorageWatch):
         return None
 
     def fail(self, error: Exception) -> None:
-        """End with an error, after what was kept."""
+        """End with an error, which is raised after what was kept."""
         if self._state == "open":
             self._state = "failed"
             self._error = error

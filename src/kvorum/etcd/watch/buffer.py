@@ -9,7 +9,7 @@ from kvorum.errors import KvorumError
 from kvorum.storage import Change
 
 # The reader stops reading while this many changes wait for the consumer, and continues when half of
-# them are taken; etcd keeps the rest. So one message more may be buffered: during a catch-up that is
+# them are taken; etcd keeps the rest. One message more may be buffered: during a catch-up that is
 # 1000 revisions, each with the changes of one transaction.
 READ_AHEAD: Final = 256
 

@@ -190,8 +190,8 @@ class Gapless:
     etcd before 3.4.31, and from 3.5.0 to 3.5.12, omits events when it is compacted past a watch
     that lags, and finds its queue for the stream full: 128 responses. (It continues at the store's
     revision instead of reporting the compaction later.) All of these were queued before the gap and
-    after the compaction, so they arrive before the events that follow the gap. Hence there is no gap
-    if fewer have arrived since a moment at which nothing after the position was compacted.
+    after the compaction, so they arrive before the events that follow the gap. Hence, if fewer have
+    arrived since a moment at which nothing after the position was compacted, there is no gap.
 
     A new stream is such a moment, as its queue is empty. `check_readable` at the position makes
     later ones.

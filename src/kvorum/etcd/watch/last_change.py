@@ -5,10 +5,10 @@ content.
 
 1. Revisions and version of the key are compared by a read without values. Reading a large value
    over a slow link would never succeed within its deadline, however often it is retried.
-2. The value is compared where it arrives anyway: a stream starts at the position, so the last change
-   is sent again.
-3. If the position has moved on since, it is not. Then a small value is read, once; without an answer
-   nothing is proven.
+2. The value is compared where it arrives anyway: a stream starts at the position, so etcd sends the
+   last change again.
+3. If the position has moved on since, it does not. Then a small value is read, once; without an
+   answer nothing is proven.
 """
 
 from typing import Final

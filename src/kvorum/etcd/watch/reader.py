@@ -347,7 +347,7 @@ class WatchReader:
     async def _check_start(
         self, connection: Connection, since: int, revision: int, deadline: float
     ) -> None:
-        """Refuse to start in the future, where etcd waits, or in lost history, where it fails later."""
+        """Refuse to start in the future, where etcd would wait, or in lost history."""
         if since < revision:
             await check_readable(connection, self._range[0], max(since, 1), self.subject, deadline)
         await self._check_future(connection, since, revision, deadline)
@@ -355,7 +355,7 @@ class WatchReader:
     async def _check_future(
         self, connection: Connection, since: int, revision: int, deadline: float
     ) -> None:
-        """Refuse to wait for a revision that is far away: the store was restored to an older state."""
+        """Refuse to wait for a future revision: the store was restored to an older state."""
         if since <= revision:
             return
         # The member that serves the watch may lag behind the one that reported the revision. A
@@ -367,7 +367,7 @@ class WatchReader:
     async def _check_gapless(
         self, connection: Connection, gapless: Gapless, deadline: float | None = None
     ) -> None:
-        """Make sure that the server has omitted nothing between the position and the last response."""
+        """Make sure that nothing is missing between the position and the last response."""
         gapless.start(now())
         await check_readable(
             connection, self._range[0], max(self.position, 1), self.subject, deadline
