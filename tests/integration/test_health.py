@@ -1,4 +1,4 @@
-"""What a client says about its store, well or not."""
+"""What a client reports about its store."""
 
 import logging
 from collections.abc import AsyncIterator
@@ -64,7 +64,7 @@ async def test_a_server_that_says_nothing_is_found_within_the_deadline(
 async def test_a_quota_that_is_used_up_is_an_alarm_and_writes_say_so_at_once(
     kvorum_etcd: EmbeddedEtcd,
 ) -> None:
-    """It is not waited out: only an operator can help. Reads go on."""
+    """There is no retry: only an operator can help. Reads still work."""
     async with (
         EmbeddedEtcd(
             binary=kvorum_etcd.binary, arguments=["--quota-backend-bytes", str(4 << 20)]
@@ -111,7 +111,7 @@ def test_an_alarm_is_no_health() -> None:
     assert not kvorum.Health((endpoint,), ("NOSPACE",)).is_healthy
     assert not kvorum.Health(
         (kvorum.EndpointHealth("a:1", 0.1, "3.5.1"),)
-    ).is_healthy  # nobody leads
+    ).is_healthy  # there is no leader
 
 
 async def test_what_a_version_cannot_be_trusted_with_is_logged_on_connecting(

@@ -34,7 +34,7 @@ def test_who_connects_to_a_held_port_is_refused(port: LoopbackPort) -> None:
         socket.create_connection(("127.0.0.1", port.number), timeout=5)
 
 
-def test_the_kernel_gives_a_held_port_to_nobody_else(port: LoopbackPort) -> None:
+def test_the_kernel_gives_a_held_port_to_no_other_process(port: LoopbackPort) -> None:
     """Neither to another holder. (Two hundred others must all differ.)"""
     with pytest.raises(OSError, match="in use"):
         listen(port.number, reuse=False)

@@ -196,7 +196,7 @@ def test_endpoints_go_before_host_and_port() -> None:
 
 @pytest.mark.parametrize("empty", ["", " ", "\t"])
 def test_empty_variables_count_as_not_set(empty: str) -> None:
-    """docker-compose and Helm pass variables that nobody filled in as empty ones."""
+    """docker-compose and Helm pass unset variables as empty ones."""
     names = (
         "HOST",
         "PORT",

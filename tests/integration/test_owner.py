@@ -1,4 +1,4 @@
-"""A client belongs to the process and the event loop that it was opened in, and says so elsewhere."""
+"""A client belongs to the process and the event loop that opened it, and says so elsewhere."""
 
 import asyncio
 import subprocess
@@ -38,14 +38,14 @@ async def test_another_event_loop_is_told_that_the_client_is_not_its_own(
     watch = store.watch("")
     await watch.open()
     if isinstance(store, kvorum.MemoryStorageBackend):
-        del calls["kept"]  # it has no connection, and whoever keeps it has kept it on purpose
+        del calls["kept"]  # it has no connection, so it works on any loop
     else:
         calls |= {"watch": lambda: anext(watch), "watch.aclose": watch.aclose}
     for call in calls.values():
         with pytest.raises(ClientClosedError, match="another event loop"):
             await anyio.to_thread.run_sync(elsewhere, call)
 
-    await client.backend.set("a", b"1")  # and it is none the worse for it
+    await client.backend.set("a", b"1")  # and the client still works
     (change,) = await anext(watch)
     assert change.key == "a"
 
@@ -64,7 +64,7 @@ FORKED = """
         else:
             raise AssertionError("nothing was raised")
 
-    async def connect_anew():
+    async def connect_again():
         async with kvorum.connect(url):
             pass
 
@@ -73,7 +73,7 @@ FORKED = """
         for call in (
             lambda: client.backend.get("a"), lambda: kept.set("a", b"2"), lambda: kept.list(""), client.ping,
             client.health, lambda: kept.watch("").open(), lambda: anext(watch), watch.aclose, client.aclose,
-            connect_anew,
+            connect_again,
         ):
             await refused(call)
         async with kvorum.connect("memory://") as other:
@@ -89,7 +89,7 @@ FORKED = """
     async def drop_watch():
         global watch
         watch = None
-        await asyncio.sleep(0.2)  # its end is called soon, on this loop, and told to etcd, if it were
+        await asyncio.sleep(0.2)  # time in which the dropped watch would be cancelled on the server
 
     async def close_client():
         await client.backend.set("a", b"3")
@@ -143,10 +143,7 @@ async def run_python(code: str, *arguments: str) -> str:
 async def test_a_process_that_was_forked_off_is_told_what_to_do_instead(
     kvorum_url: str, way: str, ending: str
 ) -> None:
-    """gRPC's threads are not there: a call would never end, or crash.
-
-    The parent is none the worse for it.
-    """
+    """gRPC's threads are missing there: a call would hang or crash. The parent still works."""
     printed = await run_python(FORKED, kvorum_url, way, ending)
 
     assert printed == "child: 0\nparent: fine\n"
