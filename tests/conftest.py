@@ -1,4 +1,4 @@
-"""What all tests share."""
+"""Fixtures and options of all tests."""
 
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
@@ -38,13 +38,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
-    """Run async tests on asyncio: grpc.aio knows no other."""
+    """Run async tests on asyncio, the only loop that grpc.aio supports."""
     return "asyncio"
 
 
 @pytest.fixture(scope="session", autouse=True)
 def calls_ride_or_not(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Switch the pipeline off for all clients, if that was asked for."""
+    """Switch batching off for all clients, if `--single` is given."""
     with pytest.MonkeyPatch.context() as patch:
         if request.config.getoption("--single"):
             patch.setattr(Admission, "may_wait", lambda *_: False)
@@ -63,20 +63,20 @@ def nothing_blocks_the_loop() -> Iterator[BlockBuster]:
         guard.functions["threading.Lock.acquire"].can_block_in(
             "threading.py", {"_wait_for_tstate_lock"}
         )
-        # Whoever measures coverage locks what it has found, now and then against another thread.
+        # coverage locks its data, sometimes while another thread has the lock.
         guard.functions["threading.Lock.acquire"].can_block_in(
             "coverage/collector.py", {"lock_data"}
         )
         yield guard
 
 
-# --- what neither the public API nor the storage port has a word for ------------------------------
+# --- what neither the public API nor the storage port offers --------------------------------------
 
 
 def _ask(endpoint: str, method: str, path: str, body: bytes = b"") -> str:
-    """Talk to etcd's gateway for JSON, which shares the port with gRPC.
+    """Send a request to etcd's JSON gateway, which shares the port with gRPC.
 
-    The port has no word for these things.
+    For what neither the public API nor the storage port offers.
     """
     connection = HTTPConnection(endpoint, timeout=5)
     try:
@@ -91,13 +91,13 @@ def _ask(endpoint: str, method: str, path: str, body: bytes = b"") -> str:
 
 @pytest.fixture(scope="session")
 def ask_etcd() -> Callable[..., str]:
-    """Talk to etcd's gateway for JSON: endpoint, method, path, body."""
+    """Send a request to etcd's JSON gateway: endpoint, method, path, body."""
     return _ask
 
 
 @pytest.fixture
 def compact_etcd(kvorum_etcd: kvorum.EmbeddedEtcd) -> Callable[[int], Awaitable[None]]:
-    """Forget all history before a revision, in etcd."""
+    """Compact the history before a revision, in etcd."""
 
     async def run(revision: int) -> None:
         async with kvorum.connect(kvorum_etcd.url) as client:
@@ -107,10 +107,7 @@ def compact_etcd(kvorum_etcd: kvorum.EmbeddedEtcd) -> Callable[[int], Awaitable[
 
 
 class Roles:
-    """Users and roles of an etcd, by a client that may do anything there.
-
-    The user `root` comes with `enable`.
-    """
+    """Manage users and roles with a client that may do so. `enable` adds the user `root`."""
 
     def __init__(self, client: kvorum.Client) -> None:
         self._client = client
@@ -146,7 +143,7 @@ class Roles:
             )
 
     async def enable(self, password: str) -> None:
-        """Have the server check users from now on."""
+        """Enable authentication on the server."""
         await self._call("RoleAdd", rpc.AuthRoleAddRequest(name="root"))
         await self.add_user("root", password, "root")
         await self._call("AuthEnable", rpc.AuthEnableRequest())
@@ -155,7 +152,7 @@ class Roles:
         await self._call("AuthEnable", rpc.AuthEnableRequest())
 
     async def disable(self) -> None:
-        """Have the server check users no more; all tokens are forgotten."""
+        """Disable authentication on the server; all tokens become invalid."""
         await self._call("AuthDisable", rpc.AuthDisableRequest())
 
 
@@ -166,7 +163,7 @@ def roles_of() -> type[Roles]:
 
 @pytest.fixture
 def watchers_of_etcd(kvorum_etcd: kvorum.EmbeddedEtcd) -> Callable[[], Awaitable[int]]:
-    """Count the watches that etcd serves, whosever they are."""
+    """Count the watches that etcd serves, of all clients."""
 
     return partial(watchers_of, kvorum_etcd)
 

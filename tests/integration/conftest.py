@@ -108,7 +108,7 @@ async def direct(etcd: kvorum.EmbeddedEtcd) -> AsyncIterator[kvorum.Client]:
 def compact(
     client: kvorum.Client, request: pytest.FixtureRequest
 ) -> Callable[[int], Awaitable[None]]:
-    """Forget all history before a revision."""
+    """Compact the history before a revision."""
     backend = client.backend
     if isinstance(backend, kvorum.MemoryStorageBackend):
         return backend.compact
@@ -118,7 +118,7 @@ def compact(
 
 @pytest.fixture
 def watchers(client: kvorum.Client, request: pytest.FixtureRequest) -> Callable[[], Awaitable[int]]:
-    """Count the watches that the store serves, whosever they are."""
+    """Count the watches that the store serves, of all clients."""
     backend = client.backend
     if not isinstance(backend, kvorum.MemoryStorageBackend):
         on_etcd: Callable[[], Awaitable[int]] = request.getfixturevalue("watchers_of_etcd")
@@ -154,7 +154,7 @@ def newer(newer_client: kvorum.Client) -> Newer:
 async def nothing_left(
     client: kvorum.Client, watchers: Callable[[], Awaitable[int]]
 ) -> AsyncIterator[None]:
-    """Check that the test leaves no watcher on the server and no task here, with the client open."""
+    """Check that the test leaves no watcher on the server, and no task of the open client here."""
     before = tasks_here()
     yield
 

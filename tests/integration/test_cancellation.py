@@ -1,7 +1,4 @@
-"""A cancelled call is cancelled as its caller sees it.
-
-By asyncio, or by the very scope of anyio's that did it.
-"""
+"""A cancelled call raises the cancellation of its caller: asyncio's, or that of anyio's scope."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -17,7 +14,7 @@ from kvorum import EmbeddedEtcd, EtcdSettings, Operation, StorageBackend
 
 @pytest.fixture
 async def silent(kvorum_etcd: EmbeddedEtcd) -> AsyncIterator[StorageBackend]:
-    """A store whose server keeps its connections and says nothing."""
+    """A store whose server keeps its connections and does not answer."""
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(EmbeddedEtcd(binary=kvorum_etcd.binary))
         settings = EtcdSettings(endpoints=server.endpoints, timeout=30.0)
@@ -39,11 +36,8 @@ CALLS: dict[str, Callable[[StorageBackend], Coroutine[Any, Any, object]]] = {
 
 
 @pytest.mark.parametrize("name", CALLS)
-async def test_a_scope_knows_its_own_cancellation_again(silent: StorageBackend, name: str) -> None:
-    """grpc.aio raises an error of its own in place of the one that cancelled it.
-
-    A scope would let that one pass.
-    """
+async def test_a_scope_recognizes_its_own_cancellation(silent: StorageBackend, name: str) -> None:
+    """grpc.aio replaces the cancellation by an error of its own, which a scope would not catch."""
     with anyio.move_on_after(0.05) as scope:
         await CALLS[name](silent)
 
@@ -61,19 +55,19 @@ async def test_a_timeout_of_asyncio_ends_a_call(silent: StorageBackend, name: st
 async def test_a_call_may_be_cancelled_at_any_of_its_steps(
     silent: StorageBackend, name: str
 ) -> None:
-    for patience in range(30):
+    for steps in range(30):
         with anyio.CancelScope() as scope:
             async with anyio.create_task_group() as group:
                 group.start_soon(CALLS[name], silent)
-                for _ in range(patience):
+                for _ in range(steps):
                     await asyncio.sleep(0)
                 scope.cancel()
 
         assert scope.cancelled_caught
 
 
-async def test_a_task_group_that_fails_takes_its_calls_along(silent: StorageBackend) -> None:
-    """And its own error comes out, not a cancellation that nobody asked for."""
+async def test_a_task_group_that_fails_cancels_its_calls(silent: StorageBackend) -> None:
+    """And raises its own error, not the cancellation."""
 
     async def fail() -> None:
         await anyio.sleep(0.05)
@@ -91,26 +85,23 @@ async def test_a_task_group_that_fails_takes_its_calls_along(silent: StorageBack
 
 
 def test_calls_that_were_cut_off_leave_nothing_for_the_next_event_loop(kvorum_url: str) -> None:
-    """All loops of a process share a queue of grpc.aio's.
-
-    What one leaves there raises in another.
-    """
+    """All loops of a process share one queue of grpc.aio; leftovers would raise in another loop."""
     problems: list[object] = []
 
-    async def cut_off(patience: int) -> None:
+    async def cut_off(steps: int) -> None:
         asyncio.get_running_loop().set_exception_handler(
             lambda _, context: problems.append(context)
         )
         async with kvorum.connect(kvorum_url) as client:
             calls = [asyncio.ensure_future(client.backend.get("a")) for _ in range(20)]
             calls += [asyncio.ensure_future(client.backend.watch("").open()) for _ in range(10)]
-            for _ in range(patience):
+            for _ in range(steps):
                 await asyncio.sleep(0)
             for call in calls[::2]:
                 call.cancel()
         await asyncio.gather(*calls, return_exceptions=True)
 
-    for patience in range(20):
-        asyncio.run(cut_off(patience))
+    for steps in range(20):
+        asyncio.run(cut_off(steps))
 
     assert problems == []

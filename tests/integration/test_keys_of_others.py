@@ -1,4 +1,4 @@
-"""Keys that other programs have put under a prefix, longer than any that Kvorum writes, or empty."""
+"""Keys of other programs under a prefix: longer than any that Kvorum writes, or empty."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -50,7 +50,7 @@ async def put(client: kvorum.Client, key: str, value: bytes = b"?") -> int:
 
 @pytest.mark.parametrize("key", [LONG, ""])
 @pytest.mark.parametrize("removed", [False, True])
-async def test_a_watch_goes_on_that_has_read_a_key_that_nobody_may_write(
+async def test_a_watch_continues_after_a_key_that_is_too_long_to_write(
     etcd: EmbeddedEtcd, client: kvorum.Client, key: str, removed: bool
 ) -> None:
     async with (
@@ -109,10 +109,7 @@ async def test_what_lies_at_such_a_key_can_be_removed(client: kvorum.Client) -> 
 
 
 async def test_what_such_a_key_has_held_is_known_when_it_is_removed(client: kvorum.Client) -> None:
-    """A tolerant watch asks the history of the key what it has covered.
-
-    Nothing that could be read.
-    """
+    """A tolerant watch reads the key's history; no earlier value was readable either."""
     workers = LabWorkerRepository(client)
     await put(client, LONG, b"1")
     since = await put(client, LONG, b"2")
@@ -125,7 +122,7 @@ async def test_what_such_a_key_has_held_is_known_when_it_is_removed(client: kvor
 
 
 @pytest.mark.parametrize("key", ["x" * MAX_KEY_SIZE, ""])
-async def test_nobody_writes_such_a_key(client: kvorum.Client, key: str) -> None:
+async def test_such_a_key_cannot_be_written(client: kvorum.Client, key: str) -> None:
     store = client.backend
     put_it = Operation.put(key, b"")
     for write in (store.set(key, b""), store.create(key, b""), store.commit([put_it])):

@@ -1,7 +1,7 @@
 """What type checkers see of the public API. Checked by mypy and pyright; never run.
 
-Each line that must be refused carries an ignore for both, and both complain about an ignore that is
-not needed.
+Each line that must be rejected has an ignore comment for both, and both report an ignore comment
+that is not needed.
 """
 
 from typing import ClassVar, assert_never, assert_type
@@ -106,7 +106,7 @@ async def a_watch_that_was_asked_to_shows_what_is_corrupt(client: kvorum.Client)
         assert_type(event.resource_version, int)
 
 
-async def nobody_else_has_to_think_of_what_is_corrupt(client: kvorum.Client) -> None:
+async def other_callers_need_no_case_for_corrupt(client: kvorum.Client) -> None:
     async for event in client.repository(Queue).watch():
         match event:
             case kvorum.Added() | kvorum.Modified() | kvorum.Deleted() | kvorum.Bookmark():
