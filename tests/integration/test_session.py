@@ -16,6 +16,7 @@ from kvorum import (
 from kvorum.etcd.pipeline import QueueLimits
 from kvorum.etcd.policies import Policies
 from kvorum.etcd.session import Session
+from kvorum.etcd.transport import StreamLimits, TransportPolicies
 from kvorum.observer import Call, Observer
 
 DEADLINE = 5.0
@@ -175,9 +176,11 @@ async def test_policies_reach_the_parts_that_they_are_for(settings: EtcdSettings
         await asyncio.gather(*(client.backend.get(f"k{number}") for number in range(40)))
         return client.pipeline.statistics().read_requests
 
-    policies = Policies(queue=QueueLimits(waiting=2))
+    transport = TransportPolicies(streams=StreamLimits(streams=3))
+    policies = Policies(queue=QueueLimits(waiting=2), transport=transport)
     async with kvorum.connect(settings, policies=policies) as client:
         with_a_short_queue = await requests_for_reads(client)
+        assert client.connection.policies is transport
     async with kvorum.connect(settings) as client:
         by_default = await requests_for_reads(client)
 

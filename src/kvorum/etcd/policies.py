@@ -10,6 +10,7 @@ import msgspec
 
 from kvorum.etcd.outcomes import SearchLimits
 from kvorum.etcd.pipeline import QueueLimits, QuotaTiming, RefusalLimits
+from kvorum.etcd.transport import TransportPolicies
 from kvorum.etcd.watch import WatchTiming
 
 
@@ -19,6 +20,7 @@ class Policies(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         close_timeout: seconds that closing a client may take. An embedded server may have to be
             killed first; everything else closes within milliseconds.
+        transport: of servers, tokens, members and streams.
         queue: of each of the pipeline's two queues.
         quota: of the pipeline's questions about alarms.
         refusals: of the pipeline's memory of calls that were refused.
@@ -27,6 +29,7 @@ class Policies(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     close_timeout: float = 15.0
+    transport: TransportPolicies = TransportPolicies()
     queue: QueueLimits = QueueLimits()
     quota: QuotaTiming = QuotaTiming()
     refusals: RefusalLimits = RefusalLimits()

@@ -135,7 +135,9 @@ class Session:
             self.settings = msgspec.structs.replace(
                 self.settings, endpoints=self._embedded.endpoints
             )
-        connection = Connection(self.settings, self._supervisor, self._observer)
+        connection = Connection(
+            self.settings, self._supervisor, self._observer, self.policies.transport
+        )
         # Closed in reverse: tasks end before the channels that they use.
         self._stack.push_async_callback(connection.aclose)
         self._stack.push_async_callback(self._supervisor.aclose)
