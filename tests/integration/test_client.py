@@ -43,7 +43,7 @@ def nothing_left(kvorum_etcd: EmbeddedEtcd) -> Callable[[], Awaitable[None]]:
         here = asyncio.current_task()
 
         def is_nothing_left() -> bool:
-            gc.collect()  # a call that was cut off holds its connection in a cycle
+            gc.collect()  # a cancelled call refers to its connection in a cycle
             return tasks_here() <= {here} and connections_to(port) <= before
 
         await until(is_nothing_left)
@@ -252,8 +252,7 @@ async def test_closing_a_client_ends_its_calls_with_an_error_and_not_with_a_canc
             else ("cancelled" if call.cancelled() else call.exception())
             for name, call in calls.items()
         }
-        # Writes of one key follow each other in the pipeline: those that were not sent have done
-        # nothing.
+        # Writes of one key wait for each other in the pipeline: those not sent did nothing.
         may_wait = {"create", "swap", "delete", "commit"} if pipeline else set()
         sent = {"set", "create", "swap", "delete", "commit", "revoke"} - may_wait
         for name, error in errors.items():
@@ -322,7 +321,7 @@ async def test_entering_may_be_cancelled_at_any_point(
             with anyio.fail_after(DEADLINE):
                 await asyncio.wait([entering])
             assert entering.cancelled()
-            del entering  # its traceback holds all that it was about
+            del entering  # its traceback refers to the client
         else:
             async with anyio.create_task_group() as group:
                 group.start_soon(enter)

@@ -107,7 +107,7 @@ async def test_a_server_that_says_nothing_is_an_error_within_the_timeout() -> No
 
 
 async def test_a_server_on_a_long_link_is_reached(kvorum_etcd: EmbeddedEtcd) -> None:
-    """A round trip of 0.3 s is the other side of the world, not an outage, and leaves most of the timeout."""
+    """A round trip of 0.3 s is a distant server, not an outage, and leaves most of the timeout."""
     host, _, port = kvorum_etcd.endpoints[0].partition(":")
 
     async def pass_on(source: anyio.abc.ByteStream, target: anyio.abc.ByteStream) -> None:
@@ -179,8 +179,7 @@ async def test_a_paused_server_is_unavailable_to_reads_and_leaves_writes_unknown
         elapsed = time.monotonic() - started
         await server.resume()
 
-        # Of the writes of one key one was sent, and the others waited for it: that those did
-        # nothing is known.
+        # Writes of one key wait for each other, so only one was sent: the others did nothing.
         sent, may_wait = {"set", "revoke"}, {"create", "swap", "delete", "commit"}
         for name, outcome in zip(USES, outcomes, strict=True):
             expected = OutcomeUnknownError if name in sent else UnavailableError
@@ -254,9 +253,7 @@ async def test_a_dead_server_is_unavailable_and_its_watches_wait_for_it(
                     await anext(watch)
             with pytest.raises(UnavailableError):
                 await store.get("a")
-            with pytest.raises(
-                UnavailableError
-            ):  # not unknown: there is no connection that it could be sent on
+            with pytest.raises(UnavailableError):  # not unknown: there is no connection to send on
                 await store.set("a", b"1")
             with pytest.raises(UnavailableError):
                 await store.watch("").open()

@@ -71,9 +71,9 @@ FORKED = """
     async def use_in_child():
         kept = store
         for call in (
-            lambda: client.backend.get("a"), lambda: kept.set("a", b"2"), lambda: kept.list(""), client.ping,
-            client.health, lambda: kept.watch("").open(), lambda: anext(watch), watch.aclose, client.aclose,
-            connect_again,
+            lambda: client.backend.get("a"), lambda: kept.set("a", b"2"), lambda: kept.list(""),
+            client.ping, client.health, lambda: kept.watch("").open(), lambda: anext(watch),
+            watch.aclose, client.aclose, connect_again,
         ):
             await refused(call)
         async with kvorum.connect("memory://") as other:
@@ -159,7 +159,8 @@ FORKED_INSIDE = """
             child = os.fork()
             if child == 0:
                 another = kvorum.connect(sys.argv[1])
-                for call in (lambda: client.backend.get("a"), client.ping, client.aclose, another.__aenter__):
+                get = lambda: client.backend.get("a")
+                for call in (get, client.ping, client.aclose, another.__aenter__):
                     try:
                         await call()
                     except kvorum.ClientClosedError as exc:
@@ -189,7 +190,7 @@ async def test_a_process_that_was_forked_off_in_the_middle_of_a_coroutine_is_tol
     sys.platform != "linux", reason="other systems do not tell the names of threads"
 )
 async def test_threads_of_grpc_are_known_by_their_names(kvorum_client: kvorum.Client) -> None:
-    """Another version of gRPC may call them otherwise, and a fork would not notice that they are there."""
+    """If another version of gRPC names them differently, a fork would not notice them."""
     await kvorum_client.backend.get("a")
 
     assert await anyio.to_thread.run_sync(fork._has_threads)
