@@ -26,7 +26,7 @@ settings.load_profile("kvorum")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--single", action="store_true", help="send each call by itself, as with the pipeline off"
+        "--single", action="store_true", help="send each call alone, as with the pipeline off"
     )
     parser.addoption(
         "--long", action="store_true", help="run the tests in tests/faults as long as documented"
@@ -43,7 +43,7 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def calls_ride_or_not(request: pytest.FixtureRequest) -> Iterator[None]:
+def calls_are_batched_or_not(request: pytest.FixtureRequest) -> Iterator[None]:
     """Switch batching off for all clients, if `--single` is given."""
     with pytest.MonkeyPatch.context() as patch:
         if request.config.getoption("--single"):

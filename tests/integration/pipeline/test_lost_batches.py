@@ -29,7 +29,7 @@ async def test_of_a_batch_whose_answer_is_lost_the_outcome_of_each_write_is_foun
             for n in range(20)
         ),
         *(client.backend.create(f"n{n}", token % n, unique=True) for n in range(10)),
-        *(client.backend.set(f"plain-{n}", b"anybody's") for n in range(10)),
+        *(client.backend.set(f"plain-{n}", b"not unique") for n in range(10)),
     ]
     pending = asyncio.gather(*calls, return_exceptions=True)
     await proxy.wait(lambda now: now.dropped > 0)

@@ -166,7 +166,7 @@ def _add_permission_probe(request: rpc.TxnRequest, batch: Batch) -> None:
     etcd's apply_auth.go, 3.4 to 3.7). A range at the top level would not do: before 3.7.0 all
     members but the one that serves the client drop those before they check permissions
     (`removeNeedlessRangeReqs`). That one would refuse what the others apply, and they would differ
-    for ever.
+    permanently.
     """
     probe = request.compare.add()
     probe.key, probe.target, probe.result, probe.version = next(iter(batch)), _VERSION, _GREATER, -1

@@ -45,7 +45,7 @@ class KeyOrder:
         return False
 
     def release_free(self, keys: Iterable[bytes]) -> list[bytes]:
-        """End the first write of each key behind which no other waits, as mostly.
+        """End the first write of each key, unless another one waits behind it.
 
         Return the other keys, for `release`.
         """
