@@ -1,7 +1,8 @@
-"""What goes through the log of a cluster takes a form that each of its members is known to take."""
+"""Writes are batched only if every member is known to apply them the same way."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,175 +10,208 @@ import anyio
 import grpc
 import pytest
 import trustme
+from aetcd import rpc
 
 import kvorum
-from kvorum import EmbeddedEtcd, EtcdSettings, ServerTls
-from kvorum.etcd.transport.members import UNKNOWN, Known, Members, known_of, version_by_http
-from kvorum.etcd.transport.versions import Version
+from kvorum import EmbeddedEtcd, EtcdSettings, Observer, ServerTls
+from kvorum.etcd.policies import Policies
+from kvorum.etcd.transport import MembersTiming, TransportPolicies
+from kvorum.etcd.transport.members import version_by_http
+from kvorum.etcd.transport.versions import Version, text_of
+from kvorum.observer import Call
 from kvorum.testing import FaultProxy
 
-OLD, CHECKS, COUNTS = (
-    (3, 5, 16),
-    (3, 5, 30),
-    (3, 5, 33),
-)  # the second checks roles in a batch, the third counts it, too
+# The second checks roles within a batch; the third counts it towards the quota, too.
+OLD, CHECKS, COUNTS = (3, 5, 16), (3, 5, 30), (3, 5, 33)
 
 pytestmark = pytest.mark.timeout(120)
+
+
+class Told(Observer):
+    """Changes what members tell, and remembers what the client has read.
+
+    Attributes:
+        versions: by endpoint, what a member tells in place of its version.
+        refused: the type of a request about the members that is refused, and with what.
+        is_holding: whether requests about the members are never sent.
+        lists: when the list of members was requested.
+        asked: requests about the members, as type and endpoint.
+    """
+
+    def __init__(self) -> None:
+        self.versions: dict[str, Version] = {}
+        self.refused: tuple[type, kvorum.KvorumError] | None = None
+        self.is_holding = False
+        self.lists: list[float] = []
+        self.asked: set[tuple[type, str]] = set()
+        self._read: Sequence[Version | None] | None = None
+        self._changed = anyio.Event()
+
+    async def before_request(self, call: Call, endpoint: str, message: object) -> None:
+        if call.operation != "members":
+            return
+        self.asked.add((type(message), endpoint))
+        if isinstance(message, rpc.MemberListRequest) and message.linearizable:
+            self.lists.append(anyio.current_time())
+        if self.is_holding:
+            await anyio.sleep_forever()
+        if self.refused and isinstance(message, self.refused[0]):
+            raise self.refused[1]
+
+    async def after_request(self, call: Call, endpoint: str, answer: Any) -> None:
+        if isinstance(answer, rpc.StatusResponse) and call.operation == "members":
+            version = self.versions.get(endpoint)
+            if version is not None:
+                answer.version = text_of(version)
+
+    def members_read(self, versions: Sequence[Version | None]) -> None:
+        self._read = versions
+        changed, self._changed = self._changed, anyio.Event()
+        changed.set()
+
+    async def until(self, versions: Sequence[Version | None]) -> None:
+        """Wait until the client has read these versions of the members, in any order."""
+        with anyio.fail_after(20):
+            while self._read is None or Counter(self._read) != Counter(versions):
+                await self._changed.wait()
 
 
 class Cluster:
     """A cluster with users, whose members tell the versions that a test wants to hear."""
 
-    def __init__(self, etcd: EmbeddedEtcd) -> None:
+    def __init__(self, etcd: EmbeddedEtcd, told: Told) -> None:
         self.etcd = etcd
-        self.versions: dict[str, Version] = dict.fromkeys(etcd.endpoints, CHECKS)
-        self.client = kvorum.connect(self.settings)
+        self.told = told
+        self.tell(CHECKS)
+        self.client = self.connect(MembersTiming())
 
-    @property
-    def settings(self) -> EtcdSettings:
-        first = self.etcd.endpoints[:1]
-        return EtcdSettings(
-            endpoints=first, prefix="lab", user="root", password="a secret", timeout=20
+    def connect(self, timing: MembersTiming) -> kvorum.Client:
+        settings = EtcdSettings(
+            endpoints=self.etcd.endpoints[:1],
+            prefix="lab",
+            user="root",
+            password="a secret",
+            timeout=20,
         )
+        policies = Policies(transport=TransportPolicies(members=timing))
+        return kvorum.connect(settings, observer=self.told, policies=policies)
 
-    async def batches(self) -> bool:
-        """Write at once; tell whether it took fewer requests than writes."""
-        before = self.client.pipeline.statistics()
-        await asyncio.gather(
-            *(self.client.backend.create(f"{before.writes}-{n}", b"1") for n in range(50))
-        )
-        now = self.client.pipeline.statistics()
-        return now.write_requests - before.write_requests < now.writes - before.writes
+    def tell(self, version: Version, *, only: int | None = None) -> None:
+        """Have all members tell that version, or one of them."""
+        for endpoint in self.etcd.endpoints if only is None else [self.etcd.endpoints[only]]:
+            self.told.versions[endpoint] = version
 
-    async def until_known(self, known: Known | None = None) -> None:
-        await until(self.client, known or known_of(list(self.versions.values())))
+    async def until_read(self) -> None:
+        """Wait until the client knows what the members tell."""
+        await self.told.until(list(self.told.versions.values()))
 
 
-async def until(client: kvorum.Client, known: Known) -> None:
-    """Wait until a client knows this of the members."""
-    members = client.pipeline._members
-    with anyio.fail_after(20):
-        while members.known != known or (known == UNKNOWN and not members._fresh_until):  # noqa: ASYNC110 - nobody tells
-            await anyio.sleep(0.01)
+async def batches(client: kvorum.Client) -> bool:
+    """Write concurrently; return whether that took fewer requests than writes."""
+    before = client.pipeline.statistics()
+    await asyncio.gather(*(client.backend.create(f"{before.writes}-{n}", b"1") for n in range(50)))
+    now = client.pipeline.statistics()
+    return now.write_requests - before.write_requests < now.writes - before.writes
+
+
+@pytest.fixture
+def told() -> Told:
+    return Told()
 
 
 @pytest.fixture
 async def cluster(
-    kvorum_etcd: EmbeddedEtcd,
-    roles_of: Callable[[kvorum.Client], Any],
-    monkeypatch: pytest.MonkeyPatch,
+    kvorum_etcd: EmbeddedEtcd, roles_of: Callable[[kvorum.Client], Any], told: Told
 ) -> AsyncIterator[Cluster]:
     flags = ["--bcrypt-cost=4", "--auth-token=simple"]
     async with EmbeddedEtcd(binary=kvorum_etcd.binary, members=3, arguments=flags) as etcd:
         async with kvorum.connect(etcd.url) as client:
             await roles_of(client).enable("a secret")
-        cluster = Cluster(etcd)
-
-        async def version_of(_: Members, server: Any, _deadline: float) -> Version:
-            return cluster.versions[server.address]
-
-        monkeypatch.setattr(Members, "_version_of", version_of)
-        yield cluster
+        yield Cluster(etcd, told)
 
 
-async def test_a_user_writes_together_if_every_member_checks(cluster: Cluster) -> None:
-    cluster.versions = dict.fromkeys(cluster.versions, COUNTS)
+async def test_a_user_s_writes_are_batched_if_every_member_checks(cluster: Cluster) -> None:
+    cluster.tell(COUNTS)
     async with cluster.client:
-        await cluster.until_known()
-        assert await cluster.batches()
+        await cluster.until_read()
+        assert await batches(cluster.client)
 
 
-async def test_a_user_writes_singly_if_a_member_that_it_never_talks_to_does_not_check(
+async def test_a_user_s_writes_are_not_batched_if_a_member_it_never_talks_to_does_not_check(
     cluster: Cluster,
 ) -> None:
-    """That one would apply what the others refuse.
+    """That member would apply what the others refuse.
 
-    The client has to know all of them, not those that it asked.
+    The client has to know all members, not just those that it has asked.
     """
-    cluster.versions[cluster.etcd.endpoints[2]] = OLD
+    cluster.tell(OLD, only=2)
     async with cluster.client:
-        await cluster.until_known()
-        assert not await cluster.batches()
+        await cluster.until_read()
+        assert not await batches(cluster.client)
 
 
-async def test_a_user_writes_singly_while_a_member_cannot_be_asked(cluster: Cluster) -> None:
-    """It may come back as another version, and applies then what it has missed."""
-    cluster.versions = dict.fromkeys(cluster.versions, COUNTS)
+async def test_a_user_s_writes_are_not_batched_while_a_member_cannot_be_asked(
+    cluster: Cluster, told: Told
+) -> None:
+    """It may come back as another version, and then apply what it has missed."""
+    cluster.tell(COUNTS)
     await cluster.etcd.kill(2)
     async with cluster.client:
-        await until(cluster.client, known_of([COUNTS, COUNTS, None]))
-        assert not await cluster.batches()
+        await told.until([COUNTS, COUNTS, None])
+        assert not await batches(cluster.client)
 
 
-async def test_members_are_asked_again_when_a_connection_was_made_anew(cluster: Cluster) -> None:
-    cluster.versions = dict.fromkeys(cluster.versions, COUNTS)
-    async with cluster.client:
-        await cluster.until_known()
-        cluster.versions[cluster.etcd.endpoints[1]] = OLD  # it was restarted
-        server = cluster.client.connection.cluster.current
-        cluster.client.connection.cluster.leave(server)
-        await cluster.client.backend.get("a")
+async def test_members_are_read_again_after_a_new_connection(cluster: Cluster) -> None:
+    cluster.tell(COUNTS)
+    async with cluster.client as client:
+        await cluster.until_read()
+        cluster.tell(OLD, only=1)  # it was restarted
+        client.connection.cluster.leave(client.connection.cluster.current)
+        await client.backend.get("a")
 
-        assert not await cluster.batches()
-        await cluster.until_known()
-        assert not await cluster.batches()
+        assert not await batches(client)
+        await cluster.until_read()
+        assert not await batches(client)
 
 
-async def test_what_was_known_does_not_count_for_ever(
-    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+async def test_an_answer_about_the_members_counts_for_a_limited_time(
+    cluster: Cluster, told: Told
 ) -> None:
-    """Nobody answers any more: what may have happened in the meantime nobody knows."""
-    cluster.versions = dict.fromkeys(cluster.versions, COUNTS)
-    async with cluster.client:
-        await cluster.until_known()
-        members = cluster.client.pipeline._members
-
-        async def ask() -> Known:
-            await anyio.sleep_forever()
-            raise AssertionError
-
-        monkeypatch.setattr(members, "_ask", ask)
-        members._fresh_until = 0.0
-        assert not await cluster.batches()
+    """Without further answers, a member may have changed since."""
+    cluster.tell(COUNTS)
+    async with cluster.connect(MembersTiming(fresh=0)) as client:
+        await cluster.until_read()
+        told.is_holding = True
+        assert not await batches(client)
 
 
-async def test_members_are_not_asked_without_a_pause(
-    kvorum_client: kvorum.Client, monkeypatch: pytest.MonkeyPatch
+async def test_members_are_not_read_without_a_pause(kvorum_url: str, told: Told) -> None:
+    """However often connections are replaced: that happens most where there is trouble already."""
+    async with kvorum.connect(kvorum_url, observer=told) as client:
+        with anyio.fail_after(10):
+            while len(told.lists) < 2:
+                client.connection.cluster.on_change()
+                await anyio.sleep(0.01)
+
+    assert told.lists[1] - told.lists[0] > 0.9
+
+
+async def test_writes_of_a_user_that_may_not_list_the_members_are_not_batched(
+    cluster: Cluster, told: Told
 ) -> None:
-    """However often a connection is made anew: that happens most where there is trouble already."""
-    members = kvorum_client.pipeline._members
-    asked: list[float] = []
-    ask = members._ask
-
-    async def counted() -> Known:
-        asked.append(anyio.current_time())
-        return await ask()
-
-    monkeypatch.setattr(members, "_ask", counted)
-    with anyio.fail_after(10):
-        while len(asked) < 2:
-            members.forget()
-            await anyio.sleep(0.01)
-
-    assert asked[1] - asked[0] > 0.9
-
-
-async def test_who_may_not_ask_for_the_members_writes_singly(
-    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def refuse(*_: object) -> Any:
-        raise kvorum.PermissionDeniedError("members of the cluster")
-
-    monkeypatch.setattr(Members, "_list", refuse)
+    told.refused = rpc.MemberListRequest, kvorum.PermissionDeniedError("members of the cluster")
     async with cluster.client:
-        await cluster.until_known(UNKNOWN)
-        assert not await cluster.batches()
+        await told.until([])
+        assert not await batches(cluster.client)
+
+
+# --- addresses ------------------------------------------------------------------------------------
 
 
 class Stranger(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no types
     """A server at an address that a member advertises by mistake.
 
-    It takes no token, and remembers its calls.
+    It accepts no token, and remembers its calls.
     """
 
     def __init__(self) -> None:
@@ -191,55 +225,66 @@ class Stranger(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no t
         await context.abort(grpc.StatusCode.UNAUTHENTICATED, "etcdserver: invalid auth token")
 
 
+def advertising(kvorum_etcd: EmbeddedEtcd, address: str) -> EmbeddedEtcd:
+    """A server that advertises an address which is not its own."""
+    arguments = [f"--advertise-client-urls=http://{address}", "--auth-token=simple"]
+    return EmbeddedEtcd(binary=kvorum_etcd.binary, arguments=arguments)
+
+
 async def test_the_password_does_not_go_to_an_address_that_a_member_advertises(
-    cluster: Cluster,
+    kvorum_etcd: EmbeddedEtcd, roles_of: Callable[[kvorum.Client], Any], told: Told
 ) -> None:
     """It may lead to any server, such as another one on `localhost`."""
     stranger, server = Stranger(), grpc.aio.server()
     server.add_generic_rpc_handlers((stranger,))
-    endpoint = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
-    async with cluster.client as client:
-        await client.pipeline._members._ask_at(endpoint, 1, {}, anyio.current_time() + 5)
-        assert await client.backend.set("a", b"1")
+    async with advertising(kvorum_etcd, address) as etcd:
+        async with kvorum.connect(etcd.url) as client:
+            await roles_of(client).enable("a secret")
+        told.refused = rpc.StatusRequest, kvorum.UnavailableError(address, "a test")
+        settings = EtcdSettings(endpoints=etcd.endpoints, user="root", password="a secret")
+        async with kvorum.connect(settings, observer=told) as client:
+            await told.until([None])
+            assert await client.backend.set("a", b"1")
     await server.stop(0)
 
     assert {*stranger.calls} == {"/etcdserverpb.Cluster/MemberList"}
 
 
+async def test_an_address_where_another_cluster_answers_tells_nothing_of_a_member(
+    kvorum_etcd: EmbeddedEtcd, told: Told
+) -> None:
+    other = kvorum_etcd.endpoints[0]
+    async with advertising(kvorum_etcd, other) as etcd:
+        told.refused = rpc.StatusRequest, kvorum.UnavailableError(etcd.endpoints[0], "a test")
+        async with kvorum.connect(etcd.url, observer=told):
+            await told.until([None])
+
+    assert (rpc.MemberListRequest, other) in told.asked
+    assert (rpc.StatusRequest, other) not in told.asked
+
+
 async def test_the_versions_of_all_members_are_known_from_one_of_them(
-    kvorum_etcd: EmbeddedEtcd,
+    kvorum_etcd: EmbeddedEtcd, told: Told
 ) -> None:
     async with (
         EmbeddedEtcd(binary=kvorum_etcd.binary, members=3) as etcd,
-        kvorum.connect(EtcdSettings(endpoints=etcd.endpoints[:1])) as client,
+        kvorum.connect(EtcdSettings(endpoints=etcd.endpoints[:1]), observer=told) as client,
     ):
-        await until(client, known_of([client.connection.version] * 3))
+        await told.until([client.connection.version] * 3)
 
 
-async def test_a_member_that_advertises_an_address_of_no_use_is_known_by_the_one_in_the_settings(
-    kvorum_etcd: EmbeddedEtcd,
+async def test_a_member_that_advertises_an_unusable_address_is_known_by_the_one_in_the_settings(
+    kvorum_etcd: EmbeddedEtcd, told: Told
 ) -> None:
-    """As `localhost`, or a container's address: there may be nobody, or another server."""
-    arguments = ["--advertise-client-urls=http://127.0.0.1:1"]
+    """As `localhost`, or a container's address: nothing may answer there, or another server."""
     async with (
-        EmbeddedEtcd(binary=kvorum_etcd.binary, arguments=arguments) as etcd,
+        advertising(kvorum_etcd, "127.0.0.1:1") as etcd,
         FaultProxy(etcd.endpoints[0]) as proxy,
-        kvorum.connect(EtcdSettings(endpoints=(proxy.endpoint,))) as client,
+        kvorum.connect(EtcdSettings(endpoints=(proxy.endpoint,)), observer=told) as client,
     ):
-        await until(client, known_of([client.connection.version]))
-
-
-async def test_an_address_where_another_cluster_answers_tells_nothing_of_a_member(
-    kvorum_etcd: EmbeddedEtcd,
-) -> None:
-    async with EmbeddedEtcd(binary=kvorum_etcd.binary) as etcd, kvorum.connect(etcd.url) as client:
-        versions: dict[int, Version] = {}
-        await client.pipeline._members._ask_at(
-            kvorum_etcd.endpoints[0], 1, versions, anyio.current_time() + 5
-        )
-
-    assert versions == {}
+        await told.until([client.connection.version])
 
 
 async def test_asking_leaves_nothing_behind_when_the_client_is_closed(
@@ -254,13 +299,10 @@ async def test_asking_leaves_nothing_behind_when_the_client_is_closed(
 
 
 @pytest.mark.parametrize("tls", [False, True])
-async def test_anybody_may_ask_for_the_version_by_http(
+async def test_the_version_can_be_read_by_http_without_a_user(
     kvorum_etcd: EmbeddedEtcd, tmp_path: Path, *, tls: bool
 ) -> None:
-    """Some versions tell it to root alone by gRPC.
-
-    Also where a client has to show a certificate.
-    """
+    """By gRPC some versions tell it to root only. With TLS, a client shows its certificate."""
     server = None
     ca = trustme.CA()
     if tls:

@@ -111,13 +111,15 @@ class Members:
             self._again = again = anyio.Event()
             earliest = self._loop.time() + self._timing.least
             try:
-                known = await self._ask()
+                versions = await self._ask()
             except Exception:  # noqa: BLE001 - a background task must not end the client
                 _log.exception("the members of the cluster could not be read")
-                known = UNKNOWN
+                versions = ()
             if not again.is_set():  # otherwise a member may have changed meanwhile
-                self.known, self._fresh_until = known, self._loop.time() + self._timing.fresh
+                self._fresh_until = self._loop.time() + self._timing.fresh
+                self.known = known_of(versions)
                 self._tell()
+                self._connection.observer.members_read(versions)
             self._asked.set()
             with anyio.move_on_after(self._pause):
                 await again.wait()
@@ -125,12 +127,7 @@ class Members:
 
     # --- one reading --------------------------------------------------------------------------
 
-    async def _ask(self) -> Known:
-        versions = await self._versions()
-        self._connection.observer.members_read(versions)
-        return known_of(versions)
-
-    async def _versions(self) -> Sequence[Version | None]:
+    async def _ask(self) -> Sequence[Version | None]:
         """Read the member list, and the version of each member; empty if the list is unknown."""
         self._pause = self._timing.period
         current = self._connection.cluster.current
