@@ -1,7 +1,8 @@
 """Users, their tokens, and what they may do."""
 
 import logging
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,11 +25,13 @@ from kvorum import (
     ConfigurationError,
     EmbeddedEtcd,
     EtcdSettings,
+    Observer,
     Operation,
     PermissionDeniedError,
 )
-from kvorum.etcd.transport.errors import error_for
-from kvorum.etcd.transport.server import Server
+from kvorum.etcd.policies import Policies
+from kvorum.etcd.transport import TokenTiming, TransportPolicies
+from kvorum.observer import Call
 from kvorum.testing import FaultProxy
 
 ROOT = "a secret of root"
@@ -39,7 +42,7 @@ pytestmark = pytest.mark.timeout(120)  # etcd hashes passwords slowly on purpose
 
 
 def jwt_flags(folder: Path) -> list[str]:
-    """Return the flag that has etcd sign tokens which end soon."""
+    """Return the flag for signed tokens that end soon."""
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     private, public = folder / "token.key", folder / "token.pub"
     private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
@@ -88,27 +91,45 @@ async def root(guarded: EmbeddedEtcd) -> AsyncIterator[kvorum.Client]:
         yield client
 
 
+class Tokens(Observer):
+    """Keeps the operations whose token a server refused; may hold requests for a token.
+
+    Attributes:
+        refused: those operations.
+        fetching: set once a request for a token is held.
+        fetch: lets it through; None to hold none.
+        fetched: awaited whenever a token was fetched.
+    """
+
+    def __init__(self) -> None:
+        self.refused: list[str] = []
+        self.fetching = anyio.Event()
+        self.fetch: anyio.Event | None = None
+        self.fetched: Callable[[], Awaitable[None]] | None = None
+
+    async def before_request(self, call: Call, _endpoint: str, _message: object) -> None:
+        if self.fetch is not None and call.operation == "authenticate":
+            self.fetching.set()
+            await self.fetch.wait()
+
+    def request_failed(self, call: Call, _endpoint: str, error: kvorum.KvorumError) -> None:
+        if isinstance(error, AuthenticationError):
+            self.refused.append(call.operation)
+
+    async def after_authentication(self, _endpoint: str) -> None:
+        if self.fetched is not None:
+            await self.fetched()
+
+
 @pytest.fixture
-async def alice(guarded: EmbeddedEtcd) -> AsyncIterator[kvorum.Client]:
-    async with kvorum.connect(settings(guarded, "alice", ALICE)) as client:
+def tokens() -> Tokens:
+    return Tokens()
+
+
+@pytest.fixture
+async def alice(guarded: EmbeddedEtcd, tokens: Tokens) -> AsyncIterator[kvorum.Client]:
+    async with kvorum.connect(settings(guarded, "alice", ALICE), observer=tokens) as client:
         yield client
-
-
-@pytest.fixture
-def refusals(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The calls for which a server did not take the token."""
-    refused: list[str] = []
-    send = Server.call
-
-    async def watch(self: Server, stub: Any, request: Any, call: Any, *rest: Any) -> Any:
-        try:
-            return await send(self, stub, request, call, *rest)
-        except AuthenticationError:
-            refused.append(call.operation)
-            raise
-
-    monkeypatch.setattr(Server, "call", watch)
-    return refused
 
 
 # --- what a user may do ---------------------------------------------------------------------------
@@ -161,36 +182,29 @@ async def test_what_a_user_may_not_do_is_named_with_its_key_and_is_not_done(
 async def test_a_user_that_may_read_nothing_there_is_answered_all_the_same(
     alice: kvorum.Client,
 ) -> None:
-    """A readiness probe asks whether etcd answers; that it says no is an answer."""
+    """A readiness probe asks whether etcd answers; a refusal is an answer."""
     assert await alice.ping() > 0
     assert (await alice.health()).is_healthy
 
 
-@pytest.fixture
-def secretive(guarded: EmbeddedEtcd, monkeypatch: pytest.MonkeyPatch) -> EmbeddedEtcd:
-    """The server, from now on one that tells nobody but root how they are, as etcd 3.6.9 does."""
-    send = Server.call
+class Secretive(Observer):
+    """Refuses questions about the server, as etcd 3.6.9 does to all users but root."""
 
-    async def refuse(self: Server, stub: Any, request: Any, call: Any, *rest: Any) -> Any:
-        if call.operation not in {"status", "alarms"}:
-            return await send(self, stub, request, call, *rest)
-        _, metadata = rest
-        code, words = StatusCode.PERMISSION_DENIED, "etcdserver: permission denied"
-        if "token" not in dict(metadata):
-            code, words = StatusCode.INVALID_ARGUMENT, "etcdserver: user name is empty"
-        error = AioRpcError(code, Metadata(), Metadata(), details=words)
-        raise error_for(error, call, self.address) from error
+    def __init__(self, code: StatusCode, words: str) -> None:
+        self._error = AioRpcError(code, Metadata(), Metadata(), details=words)
 
-    monkeypatch.setattr(Server, "call", refuse)
-    return guarded
+    async def before_request(self, call: Call, _endpoint: str, _message: object) -> None:
+        if call.operation in {"status", "alarms"}:
+            raise self._error
 
 
 @pytest.mark.parametrize("kind", ["simple"], indirect=True)
 async def test_a_server_that_tells_only_root_how_it_is_serves_others_all_the_same(
-    secretive: EmbeddedEtcd,
+    guarded: EmbeddedEtcd,
 ) -> None:
-    """Which version it is stays unknown, so it is trusted with no more than the oldest that does that."""
-    async with kvorum.connect(settings(secretive, "alice", ALICE)) as client:
+    """Its version stays unknown, so it is taken for the oldest one that does that."""
+    secretive = Secretive(StatusCode.PERMISSION_DENIED, "etcdserver: permission denied")
+    async with kvorum.connect(settings(guarded, "alice", ALICE), observer=secretive) as client:
         await client.backend.set("mine/a", b"1")
 
         health = await client.health()
@@ -202,13 +216,14 @@ async def test_a_server_that_tells_only_root_how_it_is_serves_others_all_the_sam
 
 
 @pytest.mark.parametrize("kind", ["simple"], indirect=True)
-async def test_a_server_that_tells_nobody_how_it_is_lets_nobody_in(secretive: EmbeddedEtcd) -> None:
+async def test_a_client_without_a_user_cannot_open_at_such_a_server(guarded: EmbeddedEtcd) -> None:
+    secretive = Secretive(StatusCode.INVALID_ARGUMENT, "etcdserver: user name is empty")
     with pytest.raises(AuthenticationError):
-        async with kvorum.connect(EtcdSettings(endpoints=secretive.endpoints)):
+        async with kvorum.connect(EtcdSettings(endpoints=guarded.endpoints), observer=secretive):
             pass
 
 
-# --- who is let in --------------------------------------------------------------------------------
+# --- logging in ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["simple"], indirect=True)
@@ -221,8 +236,10 @@ async def test_a_wrong_password_is_refused_at_once(guarded: EmbeddedEtcd) -> Non
 
 
 @pytest.mark.parametrize("kind", ["simple"], indirect=True)
-async def test_nobody_is_told_that_a_user_is_wanted(guarded: EmbeddedEtcd) -> None:
-    """Where it tells its version to root alone, it refuses the first question."""
+async def test_a_client_without_a_user_learns_that_the_server_requires_one(
+    guarded: EmbeddedEtcd,
+) -> None:
+    """A server that tells its version to root only refuses the first request."""
     with pytest.raises(AuthenticationError):
         async with kvorum.connect(EtcdSettings(endpoints=guarded.endpoints)) as client:
             await client.backend.get("a")
@@ -232,7 +249,7 @@ async def test_nobody_is_told_that_a_user_is_wanted(guarded: EmbeddedEtcd) -> No
 async def test_a_user_does_no_harm_before_the_server_checks_users(
     etcd: EmbeddedEtcd, roles_of: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One sets up the services first, and switches authentication on then."""
+    """Services are often set up before authentication is enabled."""
     async with kvorum.connect(settings(etcd, "root", ROOT)) as client:
         await client.backend.set("a", b"1")
         assert "authentication is not enabled" in caplog.text
@@ -246,7 +263,7 @@ async def test_a_user_does_no_harm_before_the_server_checks_users(
 async def test_a_password_comes_from_a_file_and_is_read_again_when_it_is_needed(
     guarded: EmbeddedEtcd, root: kvorum.Client, roles_of: Callable[..., Any], tmp_path: Path
 ) -> None:
-    """Secrets that are mounted into containers change while the process runs."""
+    """Mounted secrets change while the process runs."""
     path = tmp_path / "password"
     path.write_text(f"{ALICE}\n")
     given = EtcdSettings(
@@ -295,9 +312,9 @@ def test_half_a_user_is_refused_before_anything_is_opened(
 
 @pytest.mark.parametrize("kind", ["simple"], indirect=True)
 async def test_a_server_that_has_forgotten_the_token_gets_another(
-    guarded: EmbeddedEtcd, alice: kvorum.Client, refusals: list[str]
+    guarded: EmbeddedEtcd, alice: kvorum.Client, tokens: Tokens
 ) -> None:
-    """Simple tokens live in the server's memory. Sixteen calls at once authenticate once."""
+    """Simple tokens are in the server's memory. Sixteen concurrent calls authenticate once."""
     store = alice.backend
     await store.set("mine/a", b"1")
     token = alice.connection.cluster.tokens.token
@@ -311,34 +328,30 @@ async def test_a_server_that_has_forgotten_the_token_gets_another(
             group.start_soon(store.set, f"mine/{number}", b"2")
 
     assert alice.connection.cluster.tokens.token != token
-    assert 0 < len(refusals) <= 16
+    assert 0 < len(tokens.refused) <= 16
     assert await store.count("mine/") == 17
 
 
 @pytest.mark.parametrize("kind", ["simple"], indirect=True)
 async def test_a_call_waits_for_the_token_of_another_task_no_longer_than_its_own_deadline(
-    alice: kvorum.Client,
+    alice: kvorum.Client, tokens: Tokens
 ) -> None:
-    tokens = alice.connection.cluster.tokens
-    tokens.metadata = (("token", "forgotten.1"),)
-    started = anyio.current_time()
-
-    async def wait() -> None:
-        with anyio.fail_after(5), kvorum.deadline(0.2), pytest.raises(kvorum.UnavailableError):
+    alice.connection.cluster.tokens.metadata = (("token", "forgotten.1"),)
+    tokens.fetch = anyio.Event()
+    async with anyio.create_task_group() as group:
+        group.start_soon(alice.backend.get, "mine/a")  # it has more time, and fetches a token
+        with anyio.fail_after(5):
+            await tokens.fetching.wait()
+        with anyio.fail_after(2), kvorum.deadline(0.2), pytest.raises(kvorum.UnavailableError):
             await alice.backend.get("mine/a")
+        tokens.fetch.set()
 
-    async with (
-        tokens._renewing,
-        anyio.create_task_group() as group,
-    ):  # the task that fetches one has more time
-        group.start_soon(wait)
-    assert anyio.current_time() - started < 2
     assert await alice.backend.get("mine/a") is None
 
 
 @pytest.mark.parametrize("kind", ["simple"], indirect=True)
 async def test_a_watch_gets_another_token_too(guarded: EmbeddedEtcd, alice: kvorum.Client) -> None:
-    """Old servers call it a lack of permission when they do not know the token of a watch."""
+    """Old servers report a lack of permission when they do not know the token of a watch."""
     await guarded.restart()
     async with alice.backend.watch("mine/") as watch:
         revision = await alice.backend.set("mine/a", b"1")
@@ -348,12 +361,10 @@ async def test_a_watch_gets_another_token_too(guarded: EmbeddedEtcd, alice: kvor
 
 
 @pytest.mark.parametrize("kind", ["jwt"], indirect=True)
-async def test_a_token_that_ends_is_renewed_before(
-    alice: kvorum.Client, refusals: list[str]
-) -> None:
-    """Three lives of a token long, calls go on, and so does a watch; not one call is refused."""
-    store = alice.backend
-    tokens = {alice.connection.cluster.tokens.token}
+async def test_a_token_that_ends_is_renewed_before(alice: kvorum.Client, tokens: Tokens) -> None:
+    """Calls and a watch continue for three lives of a token, and no call is refused."""
+    store, used = alice.backend, alice.connection.cluster.tokens
+    seen = {used.token}
     shown = 0
     async with store.watch("mine/") as watch:
         with anyio.move_on_after(3 * JWT_TTL):
@@ -361,54 +372,63 @@ async def test_a_token_that_ends_is_renewed_before(
                 revision = await store.set("mine/a", b"1")
                 (change,) = await anext(watch)
                 assert change.revision == revision
-                tokens.add(alice.connection.cluster.tokens.token)
+                seen.add(used.token)
                 shown += 1
                 await anyio.sleep(0.02)
     assert shown > 50
-    assert len(tokens) >= 3
-    assert refusals == []
+    assert len(seen) >= 3
+    assert tokens.refused == []
 
 
-@pytest.mark.parametrize("kind", ["jwt"], indirect=True)
-async def test_a_token_that_ended_while_nobody_looked_is_renewed(
-    alice: kvorum.Client, monkeypatch: pytest.MonkeyPatch, refusals: list[str]
-) -> None:
-    """As it is when the clocks of server and client differ."""
-    tokens = alice.connection.cluster.tokens
-    monkeypatch.setattr(tokens, "_ends", float("inf"))
-    spent = tokens.token
+# As seen by a client whose clock is an hour behind: it renews no token before a server refuses it.
+LATE = Policies(
+    transport=TransportPolicies(tokens=TokenTiming(wall_clock=lambda: time.time() - 3600))
+)
+
+
+async def until_refused(client: kvorum.Client, tokens: Tokens) -> None:
+    """Call until the token has ended."""
     with anyio.fail_after(20):
-        while not refusals:
-            await alice.backend.set("mine/a", b"1")
+        while not tokens.refused:
+            await client.backend.exists("mine/a")
             await anyio.sleep(0.1)
-    assert tokens.token != spent
-
-    monkeypatch.setattr(tokens, "token", spent)
-    monkeypatch.setattr(tokens, "metadata", (("hasleader", "true"), ("token", spent)))
-    async with alice.backend.watch("mine/") as watch:
-        await alice.backend.set("mine/b", b"1")
-        await anext(watch)
 
 
 @pytest.mark.parametrize("kind", ["jwt"], indirect=True)
-async def test_a_watch_that_is_cut_off_when_its_token_has_ended_goes_on(
-    guarded: EmbeddedEtcd, root: kvorum.Client, monkeypatch: pytest.MonkeyPatch, refusals: list[str]
+async def test_a_token_is_renewed_when_it_ended_by_the_clock_of_the_server_alone(
+    guarded: EmbeddedEtcd, tokens: Tokens
 ) -> None:
-    """etcd looks at the token when a watch begins; the one that takes over needs another."""
+    """For calls and for watches."""
+    given = settings(guarded, "alice", ALICE)
+    async with kvorum.connect(given, observer=tokens, policies=LATE) as alice:
+        used = alice.connection.cluster.tokens
+        spent, metadata = used.token, used.metadata
+        await until_refused(alice, tokens)
+        assert used.token != spent
+
+        used.token, used.metadata = spent, metadata
+        async with alice.backend.watch("mine/") as watch:
+            await alice.backend.set("mine/b", b"1")
+            await anext(watch)
+
+
+@pytest.mark.parametrize("kind", ["jwt"], indirect=True)
+async def test_a_watch_that_is_cut_off_when_its_token_has_ended_continues(
+    guarded: EmbeddedEtcd, root: kvorum.Client, tokens: Tokens
+) -> None:
+    """etcd checks the token when a watch begins, so the stream that resumes it needs another."""
     async with FaultProxy(guarded.endpoints[0]) as proxy:
         given = msgspec.structs.replace(
             settings(guarded, "alice", ALICE), endpoints=(proxy.endpoint,)
         )
-        async with kvorum.connect(given) as client, client.backend.watch("mine/") as watch:
-            tokens = client.connection.cluster.tokens
-            monkeypatch.setattr(tokens, "_ends", float("inf"))
-            spent, metadata = tokens.token, tokens.metadata
-            with anyio.fail_after(20):
-                while not refusals:
-                    await client.backend.exists("mine/a")
-                    await anyio.sleep(0.1)
-            monkeypatch.setattr(tokens, "token", spent)
-            monkeypatch.setattr(tokens, "metadata", metadata)
+        async with (
+            kvorum.connect(given, observer=tokens, policies=LATE) as client,
+            client.backend.watch("mine/") as watch,
+        ):
+            used = client.connection.cluster.tokens
+            spent, metadata = used.token, used.metadata
+            await until_refused(client, tokens)
+            used.token, used.metadata = spent, metadata
             proxy.cut()
 
             revision = await root.backend.set("mine/a", b"1")
@@ -419,36 +439,31 @@ async def test_a_watch_that_is_cut_off_when_its_token_has_ended_goes_on(
 
 
 @pytest.mark.parametrize("kind", ["jwt"], indirect=True)
-async def test_users_that_change_while_a_token_is_fetched_disturb_nobody_either(
-    alice: kvorum.Client,
-    root: kvorum.Client,
-    roles_of: Callable[..., Any],
-    monkeypatch: pytest.MonkeyPatch,
+async def test_users_that_change_while_a_token_is_fetched_disturb_no_call(
+    alice: kvorum.Client, root: kvorum.Client, roles_of: Callable[..., Any], tokens: Tokens
 ) -> None:
-    """That takes as long as hashing a password.
+    """Fetching one takes as long as hashing a password.
 
-    A JWT is of one state of the list, and may be old by then.
+    A JWT belongs to one revision of the users, and may be old by then.
     """
-    tokens = alice.connection.cluster.tokens
     await roles_of(root).add_user("first", "a secret")
-    renew, changed = tokens.renew, 0
+    changed = 0
 
-    async def renew_and_change(*arguments: Any) -> None:
+    async def change() -> None:
         nonlocal changed
-        await renew(*arguments)
         if changed < 2:
             await roles_of(root).add_user(f"user-{changed}", "a secret")
             changed += 1
 
-    monkeypatch.setattr(tokens, "renew", renew_and_change)
+    tokens.fetched = change
     await alice.backend.set("mine/a", b"1")
     assert changed == 2
 
 
-async def test_a_change_of_the_users_disturbs_nobody(
+async def test_a_change_of_the_users_disturbs_no_call(
     alice: kvorum.Client, root: kvorum.Client, roles_of: Callable[..., Any]
 ) -> None:
-    """Each moves the revision of etcd's list of users, and tokens and requests of an older one are refused."""
+    """Each raises the revision of etcd's users; tokens and requests of an older one are refused."""
     done: list[int] = []
 
     async def write() -> None:

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.timeout(60)
 
 
 class Found:
-    """A client of one server, and another address of that, which its cluster names as that of a member, or does not."""
+    """A client of one server, and a second address of it, which the member list names or not."""
 
     def __init__(self, client: kvorum.Client, address: str) -> None:
         self.cluster: Cluster = client.connection.cluster
