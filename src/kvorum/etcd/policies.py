@@ -24,7 +24,6 @@ class Policies(msgspec.Struct, frozen=True, kw_only=True):
         queue: of each of the pipeline's two queues.
         quota: of the pipeline's questions about alarms.
         refusals: of the pipeline's memory of calls that were refused.
-        transport: of servers, tokens, members and connections.
         watches: of watches.
         searches: of searches for the outcome of a write.
     """
@@ -34,7 +33,6 @@ class Policies(msgspec.Struct, frozen=True, kw_only=True):
     queue: QueueLimits = QueueLimits()
     quota: QuotaTiming = QuotaTiming()
     refusals: RefusalLimits = RefusalLimits()
-    transport: TransportPolicies = TransportPolicies()
     watches: WatchTiming = WatchTiming()
     searches: SearchLimits = SearchLimits()
 
