@@ -138,27 +138,31 @@ def check_options(problems: list[str | None]) -> None:
 def problem_of_seconds(name: str, value: object, *, most: int = MAX_SECONDS) -> str | None:
     """Return what is wrong with a number of seconds, or None."""
     if not isinstance(value, int | float) or isinstance(value, bool):
-        return f"{name} must be a number of seconds, not {shown(value)}"
+        return f"{name} must be a number of seconds, not {short_repr(value)}"
     if not value > 0:  # not `value <= 0`: NaN is to be refused, too
-        return f"{name} must be greater than 0, not {shown(value)}"
-    return f"{name} must be at most {most:,} seconds, not {shown(value)}" if value > most else None
+        return f"{name} must be greater than 0, not {short_repr(value)}"
+    return (
+        f"{name} must be at most {most:,} seconds, not {short_repr(value)}"
+        if value > most
+        else None
+    )
 
 
 def problem_of_count(name: str, value: object) -> str | None:
     """Return what is wrong with a size or a count, or None."""
     if type(value) is not int:
-        return f"{name} must be an int, not {shown(value)}"
+        return f"{name} must be an int, not {short_repr(value)}"
     if value < 1:
-        return f"{name} must be greater than 0, not {shown(value)}"
-    return f"{name} must be at most {MAX_INT}, not {shown(value)}" if value > MAX_INT else None
+        return f"{name} must be greater than 0, not {short_repr(value)}"
+    return f"{name} must be at most {MAX_INT}, not {short_repr(value)}" if value > MAX_INT else None
 
 
 def problem_of_text(name: str, value: object) -> str | None:
     """Return that a value is not text, or None if it is."""
-    return None if isinstance(value, str) else f"{name} must be text, not {shown(value)}"
+    return None if isinstance(value, str) else f"{name} must be text, not {short_repr(value)}"
 
 
-def shown(value: object) -> str:
+def short_repr(value: object) -> str:
     """Return any value for a message, cut short."""
     if isinstance(value, int) and value.bit_length() > 128:
         # Python refuses to convert ints of more than 4300 digits to text.
@@ -168,5 +172,5 @@ def shown(value: object) -> str:
 
 def _check_int(subject: str, name: str, what: str, least: int, value: object) -> None:
     if not (type(value) is int and least <= value <= MAX_INT):
-        problem = f"{name} must be {what} from {least} to {MAX_INT}, not {shown(value)}"
+        problem = f"{name} must be {what} from {least} to {MAX_INT}, not {short_repr(value)}"
         raise InvalidResourceError(subject, problem)

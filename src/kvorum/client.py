@@ -6,7 +6,7 @@ from typing import Literal, Self, TypeVar
 
 import anyio
 
-from kvorum.arguments import shown
+from kvorum.arguments import short_repr
 from kvorum.embedded import EmbeddedEtcd
 from kvorum.errors import ClientClosedError, ConfigurationError, PermissionDeniedError
 from kvorum.etcd.admin import Admin, health_of
@@ -61,7 +61,7 @@ def connect(
         return _on_etcd(target, observer, policies)
     if not isinstance(target, str):
         raise ConfigurationError(
-            f"connect takes a URL, an EtcdSettings or a storage backend, not {shown(target)}"
+            f"connect takes a URL, an EtcdSettings or a storage backend, not {short_repr(target)}"
         )
     scheme, _, rest = target.partition("://")
     base = settings or EtcdSettings()

@@ -8,7 +8,7 @@ from typing import Final
 
 import anyio
 
-from kvorum.arguments import MAX_SECONDS, problem_of_seconds, shown
+from kvorum.arguments import MAX_SECONDS, problem_of_seconds, short_repr
 from kvorum.errors import ConfigurationError
 
 _deadline: Final[ContextVar[float | None]] = ContextVar("kvorum_deadline", default=None)
@@ -39,7 +39,7 @@ def deadline(seconds: float) -> Iterator[None]:
     """
     if problem_of_seconds("a deadline", seconds):
         rule = f"a number of seconds, more than 0 away and at most {MAX_SECONDS:,}"
-        raise ConfigurationError(f"a deadline must be {rule}, not {shown(seconds)}")
+        raise ConfigurationError(f"a deadline must be {rule}, not {short_repr(seconds)}")
     mine, outer = anyio.current_time() + seconds, _deadline.get()
     token = _deadline.set(mine if outer is None else min(mine, outer))
     try:

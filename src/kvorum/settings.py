@@ -15,7 +15,7 @@ from kvorum.arguments import (
     problem_of_count,
     problem_of_seconds,
     problem_of_text,
-    shown,
+    short_repr,
 )
 from kvorum.errors import ConfigurationError
 
@@ -85,14 +85,14 @@ class EtcdSettings(msgspec.Struct, frozen=True, kw_only=True):
         yield problem_of_count("page_size", self.page_size)
         for name in ("pipeline", "tls"):
             if not isinstance(value := getattr(self, name), bool):
-                yield f"{name} must be True or False, not {shown(value)}"
+                yield f"{name} must be True or False, not {short_repr(value)}"
         for name in ("server_name", "user", "password"):
             value = getattr(self, name)
             if not isinstance(value, str | None):  # not shown: it may be a secret
                 yield f"{name} must be text, not {type(value).__name__}"
         for name in ("cacert", "cert", "key", "password_file"):
             if not isinstance(value := getattr(self, name), str | PathLike | None):
-                yield f"{name} must be a path, not {shown(value)}"
+                yield f"{name} must be a path, not {short_repr(value)}"
 
     def _problems_of_place(self) -> Iterator[str]:
         endpoints: object = self.endpoints
@@ -113,7 +113,7 @@ class EtcdSettings(msgspec.Struct, frozen=True, kw_only=True):
                 "letters, digits, '.', '_', '~', '-' and single slashes between, "
                 f"at most {_MAX_PREFIX} characters"
             )
-            yield f"prefix {shown(self.prefix)} is not made of {rule}"
+            yield f"prefix {short_repr(self.prefix)} is not made of {rule}"
 
     def check(self) -> None:
         """Refuse a combination of values that no connection can be made with.

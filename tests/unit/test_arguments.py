@@ -22,7 +22,7 @@ from kvorum import (
     MemoryStorageBackend,
     Repository,
 )
-from kvorum.arguments import MAX_INT, shown
+from kvorum.arguments import MAX_INT, short_repr
 
 NO_REVISIONS: list[Any] = [True, 5.0, float("nan"), float("inf"), "5", b"5", 2**63, -1, [5]]
 
@@ -46,7 +46,7 @@ async def test_a_watch_says_what_since_must_be(tasks: Repository[Task], since: A
 
     assert (
         str(caught.value)
-        == f"tasks/: since must be a revision: an int from 0 to {MAX_INT}, not {shown(since)}"
+        == f"tasks/: since must be a revision: an int from 0 to {MAX_INT}, not {short_repr(since)}"
     )
 
 
@@ -165,7 +165,7 @@ def test_a_time_is_a_number_of_seconds_within_thirty_years(seconds: Any, complai
         with pytest.raises(ConfigurationError, match=re.escape(f"{name} {complaint}")):
             EtcdSettings(**{name: seconds})
     rule = "a number of seconds, more than 0 away and at most 1,000,000,000"
-    complaint = f"a deadline must be {rule}, not {shown(seconds)}"
+    complaint = f"a deadline must be {rule}, not {short_repr(seconds)}"
     with pytest.raises(ConfigurationError, match=re.escape(complaint)), kvorum.deadline(seconds):
         pass
 
@@ -276,7 +276,7 @@ def test_a_value_is_shown_in_a_few_words_whatever_it_is() -> None:
         task(),
         sys,
     ):
-        assert 0 < len(shown(value)) < 100
+        assert 0 < len(short_repr(value)) < 100
 
 
 def test_all_of_these_are_errors_of_kvorum_and_of_values() -> None:

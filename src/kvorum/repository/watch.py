@@ -7,7 +7,7 @@ from typing import Any, Generic, Self, TypeVar, get_args
 import anyio
 import msgspec
 
-from kvorum.arguments import check_start, shown
+from kvorum.arguments import check_start, short_repr
 from kvorum.errors import InvalidResourceError
 from kvorum.repository.event_queue import DEFAULT_POLICY, EventQueue, Read, WatchPolicy
 from kvorum.repository.events import Corrupt, WatchEvent
@@ -209,7 +209,7 @@ def watch_of(
         raise InvalidResourceError(query.prefix, "a watch has either `initial` or `since`")
     if on_corrupt not in get_args(OnCorruptEvent):
         raise InvalidResourceError(
-            query.prefix, f"on_corrupt is 'raise' or 'event', not {shown(on_corrupt)}"
+            query.prefix, f"on_corrupt is 'raise' or 'event', not {short_repr(on_corrupt)}"
         )
     watch_class = Watch if on_corrupt == "raise" else TolerantWatch
     watch: Watch[R] | TolerantWatch[R] = watch_class(

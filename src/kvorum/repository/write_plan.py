@@ -16,7 +16,7 @@ from typing import Any, Final, Generic, Self, TypeVar
 
 import msgspec
 
-from kvorum.arguments import check_given_revision, check_uid, shown
+from kvorum.arguments import check_given_revision, check_uid, short_repr
 from kvorum.encoding import Codec, Draft
 from kvorum.errors import ConflictError, InvalidResourceError
 from kvorum.resources import AnyResource, Metadata, Stored, resource_key
@@ -220,7 +220,7 @@ def _check_fields(codec: Codec[R], resource: R) -> None:
         raise InvalidResourceError(kind.plural, f"a {type(resource).__name__} is not a {kind.name}")
     if not isinstance(resource.metadata, Metadata):
         raise InvalidResourceError(
-            kind.plural, f"metadata must be a Metadata, not {shown(resource.metadata)}"
+            kind.plural, f"metadata must be a Metadata, not {short_repr(resource.metadata)}"
         )
     parts: list[tuple[msgspec.Struct, type[msgspec.Struct]]] = [
         (resource, codec.resource_type),

@@ -9,7 +9,7 @@ Source: Kubernetes, "Object Names and IDs" and "Labels and Selectors" (syntax an
 import re
 from functools import lru_cache
 
-from kvorum.arguments import shown
+from kvorum.arguments import short_repr
 
 MAX_SUBDOMAIN = 253
 MAX_LABEL = 63
@@ -29,7 +29,7 @@ def problems_of_subdomain(value: object, what: str = "name") -> list[str]:
     Lower case letters, digits, `-` and `.`, at most 253 characters.
     """
     if not isinstance(value, str):
-        return [f"{what} must be text, not {shown(value)}"]
+        return [f"{what} must be text, not {short_repr(value)}"]
     if is_subdomain(value):
         return []
     if len(value) > MAX_SUBDOMAIN:
@@ -48,7 +48,7 @@ def is_subdomain(value: str) -> bool:
 def problems_of_label(value: object, what: str = "namespace") -> list[str]:
     """Check a DNS-1123 label: lower case letters, digits and `-`, at most 63 characters."""
     if not isinstance(value, str):
-        return [f"{what} must be text, not {shown(value)}"]
+        return [f"{what} must be text, not {short_repr(value)}"]
     if len(value) > MAX_LABEL:
         return [f"{what} has {len(value)} characters, at most {MAX_LABEL} are allowed"]
     if not _LABEL.fullmatch(value):
@@ -60,7 +60,7 @@ def problems_of_label(value: object, what: str = "namespace") -> list[str]:
 def problems_of_qualified_name(value: object, what: str) -> list[str]:
     """Check `name` or `prefix/name`: the keys of labels and annotations, and finalizers."""
     if not isinstance(value, str):
-        return [f"{what} must be text, not {shown(value)}"]
+        return [f"{what} must be text, not {short_repr(value)}"]
     if value and is_label_value(value):  # most have no prefix
         return []
     prefix, slash, name = value.rpartition("/")

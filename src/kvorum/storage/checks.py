@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Sequence
 
-from kvorum.arguments import shown
+from kvorum.arguments import short_repr
 from kvorum.errors import InvalidResourceError, OutcomeUnknownError
 from kvorum.selectors import LabelSelector
 from kvorum.storage.stored_labels import labels_of
@@ -36,7 +36,8 @@ def check_operations(operations: Sequence[Operation]) -> None:
     for operation in operations:
         if not isinstance(operation, Operation):
             raise InvalidResourceError(
-                "the transaction", f"it must be a list of Operations, not of {shown(operation)}"
+                "the transaction",
+                f"it must be a list of Operations, not of {short_repr(operation)}",
             )
     keys = [operation.key for operation in operations]
     problems = []

@@ -4,7 +4,7 @@ import fnmatch
 import re
 from typing import Final
 
-from kvorum.arguments import shown
+from kvorum.arguments import short_repr
 from kvorum.errors import InvalidResourceError
 from kvorum.resources import prefix_end
 
@@ -68,7 +68,7 @@ class KeySpace:
         # Checked after the fact, since this runs for each call.
         except (AttributeError, TypeError) as exc:
             raise InvalidResourceError(
-                self.prefix, f"a key must be text, not {shown(text)}"
+                self.prefix, f"a key must be text, not {short_repr(text)}"
             ) from exc
 
 
@@ -84,7 +84,7 @@ class KeyPattern:
 
     def __init__(self, pattern: str) -> None:
         if not isinstance(pattern, str):
-            raise InvalidResourceError("keys", f"a pattern must be text, not {shown(pattern)}")
+            raise InvalidResourceError("keys", f"a pattern must be text, not {short_repr(pattern)}")
         self.prefix: str = re.split(r"[*?\[]", pattern, maxsplit=1)[0]
         self._pattern = re.compile(fnmatch.translate(pattern))
 
