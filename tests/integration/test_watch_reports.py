@@ -112,8 +112,9 @@ async def test_a_watch_reports_when_it_opens_buffers_breaks_and_resumes(
 async def test_a_creation_that_an_observer_refuses_is_retried_like_one_that_a_server_refuses(
     client: kvorum.Client, recorder: Recorder
 ) -> None:
+    revision = await client.backend.set("a", b"")
     recorder.error = UnavailableError("server", "refused by a test")
-    async with client.backend.watch("", since=1):
+    async with client.backend.watch("", since=revision):
         pass
 
     assert [report for report, _ in recorder.reports] == ["before", "before", "opened"]
