@@ -13,7 +13,6 @@ from tests.faults.followers import END, KINDS, WORKLOAD, Follower
 
 import kvorum
 from kvorum import EmbeddedEtcd, EtcdSettings
-from kvorum.etcd.admin import compact
 from kvorum.testing import (
     FaultProxy,
     History,
@@ -174,7 +173,7 @@ class Soak:
         """Compact everything, once it has been read."""
         await self.read_server_history()
         self._compacted = self.server_history.end
-        await compact(self.client.connection, self._compacted)
+        await self.client.admin.compact(self._compacted)
 
     async def leader(self) -> int:
         """Return who leads, as soon as there is somebody: the last fault may have been its end."""

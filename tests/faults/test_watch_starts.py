@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 
 import kvorum
 from kvorum import EmbeddedEtcd, EtcdSettings, Operation
-from kvorum.etcd.admin import compact
 from kvorum.testing import FaultProxy
 
 RECENT: Final = 100  # revisions
@@ -77,7 +76,7 @@ class Scene:
         """Forget what lies before the start, and nothing after it."""
         if self.compacted < self.start:
             self.compacted = self.start
-            await compact(self.writing.connection, self.start)
+            await self.writing.admin.compact(self.start)
 
 
 ACTIONS: Final[Mapping[str, Callable[[Scene], Awaitable[None]]]] = MappingProxyType(

@@ -24,7 +24,6 @@ from kvorum import (
     UnavailableError,
 )
 from kvorum.cli import main
-from kvorum.etcd.admin import compact
 from kvorum.lab import LabWorker, LabWorkerRepository
 from kvorum.testing import (
     FAULTS,
@@ -467,7 +466,7 @@ async def test_a_truth_that_was_compacted_is_none(kvorum_etcd: kvorum.EmbeddedEt
     ):
         await client.backend.set("a", b"1")
         revision = await client.backend.set("a", b"2")
-        await compact(client.connection, revision)
+        await client.admin.compact(revision)
 
         with pytest.raises(HistoryLostError):
             await read_server_history(etcd.endpoints[0], client.settings.prefix)

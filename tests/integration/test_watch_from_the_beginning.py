@@ -10,7 +10,6 @@ import anyio
 import pytest
 
 import kvorum
-from kvorum.etcd.admin import compact
 from kvorum.testing.conformance.probes import take
 
 pytestmark = pytest.mark.anyio
@@ -31,7 +30,7 @@ async def store(
         client = await stack.enter_async_context(kvorum.connect(etcd.url))
 
         async def forget(revision: int) -> None:
-            await compact(client.connection, revision)
+            await client.admin.compact(revision)
 
         yield client.backend, forget
 

@@ -11,7 +11,6 @@ from typing_extensions import override
 
 import kvorum
 from kvorum import EmbeddedEtcd, EtcdSettings, HistoryLostError, Observer
-from kvorum.etcd.admin import compact
 from kvorum.etcd.transport import _rpc as rpc
 from kvorum.etcd.transport.versions import EVENTS_LOST, has_hazard
 from kvorum.lab import LabWorker, LabWorkerRepository
@@ -72,7 +71,7 @@ async def test_what_a_server_leaves_out_of_a_slow_stream_is_said_to_be_lost(
         written += [
             await direct.backend.create(f"{number}", bytes(100_000)) for number in range(200)
         ]
-        await compact(direct.connection, written[-1])
+        await direct.admin.compact(written[-1])
         # The queue at the server moves on, after the compaction.
         await followed.until(len(followed.shown) + 8)
         written += [await direct.backend.create(f"after/{number}", b"") for number in range(3)]
@@ -112,7 +111,7 @@ async def test_a_consumer_that_is_behind_when_history_is_compacted_loses_nothing
     """They are queued for it. That they can no longer be read at their revisions is no loss."""
     async with client.backend.watch("") as watch:
         written = [await direct.backend.create(f"{number}", b"") for number in range(84)]
-        await compact(direct.connection, written[-1])
+        await direct.admin.compact(written[-1])
         followed = Followed(watch)
         await followed.until(len(written))
         followed.task.cancel()
@@ -130,7 +129,7 @@ async def test_a_quiet_watch_outlives_the_compaction_of_all_that_happened_elsewh
         followed = Followed(watch)
         for number in range(1, 4):
             loud = [await direct.backend.set("loud", b"") for _ in range(3)][-1]
-            await compact(direct.connection, loud)
+            await direct.admin.compact(loud)
             await direct.backend.create(f"quiet/{number}", b"")
             await followed.until(number)
         followed.task.cancel()
@@ -222,7 +221,7 @@ async def test_a_start_that_is_compacted_is_refused_with_the_oldest_revision_the
     direct: kvorum.Client,
 ) -> None:
     written = [await direct.backend.set("a", b"") for _ in range(5)]
-    await compact(direct.connection, written[3])
+    await direct.admin.compact(written[3])
 
     with pytest.raises(HistoryLostError) as caught:
         await direct.backend.watch("", since=written[0]).open()

@@ -21,7 +21,6 @@ from kvorum import (
     Operation,
     UnavailableError,
 )
-from kvorum.etcd.admin import compact
 from kvorum.etcd.transport import StreamLimits
 from kvorum.etcd.transport import _rpc as rpc
 from kvorum.lab import LabWorkerRepository
@@ -131,7 +130,7 @@ async def test_a_deletion_just_after_the_start_is_not_lost_if_it_is_compacted_at
         async with kvorum.connect(f"{etcd.url}/lab", observer=deletion) as client:
             watch = client.backend.watch("")
             await watch.open()
-            await compact(direct.connection, deletion.revision)
+            await direct.admin.compact(deletion.revision)
             await direct.backend.set("b", b"1")
             shown = 0
             # It is delivered, or said to be lost.

@@ -15,7 +15,6 @@ from tests.backups import back_up, put_back
 
 import kvorum
 from kvorum import EmbeddedEtcd, EtcdSettings, FutureRevisionError, HistoryLostError, Operation
-from kvorum.etcd.admin import compact
 from kvorum.lab import LabWorker, LabWorkerRepository
 from kvorum.testing import FaultProxy
 
@@ -334,7 +333,7 @@ async def test_history_that_is_compacted_meanwhile_is_said_once_and_the_watch_en
 
         async def forget() -> None:
             await direct.backend.set("a", b"2")
-            await compact(direct.connection, await direct.backend.set("a", b"3"))
+            await direct.admin.compact(await direct.backend.set("a", b"3"))
 
         await cut_off_while(proxy, forget)
 
@@ -358,7 +357,7 @@ async def test_a_deletion_at_the_very_revision_of_a_compaction_is_not_lost_in_si
 
         async def forget() -> None:
             change = await direct.backend.delete("a")
-            await compact(direct.connection, change.revision)
+            await direct.admin.compact(change.revision)
 
         await cut_off_while(proxy, forget)
         await direct.backend.set("c", b"1")
@@ -377,7 +376,7 @@ async def test_a_compaction_of_what_was_shown_already_disturbs_nobody(
         waiting = await idle(watch)
 
         async def forget() -> None:
-            await compact(direct.connection, deleted)
+            await direct.admin.compact(deleted)
 
         await cut_off_while(proxy, forget)
         later = await direct.backend.set("b", b"1")
@@ -433,7 +432,7 @@ async def test_a_consumer_that_lags_behind_a_compaction_sees_all_or_is_told(
     shown: list[int] = []
     async with client.backend.watch("", since=start) as watch:
         shown += await revisions_of(watch, 10)
-        await compact(direct.connection, written[-1])
+        await direct.admin.compact(written[-1])
         with anyio.fail_after(DEADLINE), pytest.raises(HistoryLostError) as caught:
             await follow(watch, shown)
 
@@ -496,7 +495,7 @@ async def change_and_forget(direct: kvorum.Client) -> None:
     await there.add(LabWorker.new("replaced", lab_track="x"))
     await there.patch("changed", {"metadata": {"labels": {"a": "b"}}})
     await there.add(LabWorker.new("new", lab_track="x"))
-    await compact(direct.connection, await direct.backend.set("elsewhere", b""))
+    await direct.admin.compact(await direct.backend.set("elsewhere", b""))
 
 
 async def test_a_watch_with_initial_and_a_selector_tells_who_no_longer_matches(
@@ -514,7 +513,7 @@ async def test_a_watch_with_initial_and_a_selector_tells_who_no_longer_matches(
         async def forget() -> None:
             other = {"metadata": {"labels": {"lab-track": "y"}}, "spec": {"labTrack": "y"}}
             left = await there.patch("leaves", other)
-            await compact(direct.connection, left.metadata.resource_version)
+            await direct.admin.compact(left.metadata.resource_version)
 
         await cut_off_while(proxy, forget)
         with anyio.fail_after(DEADLINE):
@@ -536,7 +535,7 @@ async def test_a_watch_without_initial_does_not_list(
             added = [
                 await repository.add(LabWorker.new(name, lab_track="x")) for name in ("a", "b")
             ]
-            await compact(direct.connection, added[-1].metadata.resource_version)
+            await direct.admin.compact(added[-1].metadata.resource_version)
 
         await cut_off_while(proxy, forget)
         with anyio.fail_after(DEADLINE), pytest.raises(HistoryLostError):
@@ -591,7 +590,7 @@ async def test_a_quiet_watch_goes_on_from_its_bookmark_when_older_history_is_com
         with anyio.fail_after(DEADLINE):
             while watch.statistics().position < last:  # noqa: ASYNC110 - nobody is told
                 await anyio.sleep(0.01)
-        await compact(direct.connection, last)
+        await direct.admin.compact(last)
         proxy.cut()
         await resumed(watch)
         revision = await direct.backend.set("quiet/a", b"")
