@@ -75,6 +75,16 @@ def test_the_same_revision_with_another_value_is_a_change() -> None:
     assert known(first).replace([second], 9) == [changed(second, first)]
 
 
+def test_the_same_value_of_a_key_with_another_history_is_no_change_but_is_kept() -> None:
+    """What is kept is compared with the store later, so it must be what the store has."""
+    first, second = entry(created=1), entry(created=3)
+    it = known(first)
+
+    assert it.unchanged(second) is None
+    assert it.replace([second], 9) == []
+    assert it.get("a") is second
+
+
 def test_an_unreadable_value_is_a_change_once_and_deletes_nothing() -> None:
     first, bad = entry(), entry(revision=5, value=b"?")
     it = known(first)

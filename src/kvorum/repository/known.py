@@ -37,14 +37,12 @@ class Known:
         self._unreadable[key] = revision
 
     def unchanged(self, entry: Entry) -> Entry | None:
-        """Return the known entry that a listed one equals; None if it is new or changed.
+        """Return the known entry that a listed one equals in all respects; None if there is none.
 
         To keep the known one instead saves a second copy of the value while the list is read.
         """
         last = self._entries.get(entry.key)
-        if last is None or entry.key in self._unreadable:
-            return None
-        return last if _is_same(last, entry) else None
+        return last if last == entry and entry.key not in self._unreadable else None
 
     def replace(
         self, listed: Sequence[Entry], revision: int, *, unreadable: Collection[str] = ()
@@ -82,7 +80,8 @@ class Known:
     def _is_news(self, entry: Entry, unreadable: Collection[str]) -> bool:
         if entry.key in unreadable:
             return self._unreadable.get(entry.key) != entry.mod_revision
-        return self.unchanged(entry) is None
+        last = self._entries.get(entry.key)
+        return last is None or entry.key in self._unreadable or not _is_same(last, entry)
 
     def _previous(self, entry: Entry, unreadable: Collection[str]) -> Entry | None:
         if entry.key in unreadable or entry.key in self._unreadable:
