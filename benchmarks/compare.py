@@ -1,12 +1,12 @@
-"""Compare the calls of this checkout with those of another one, on the same etcd, in alternating rounds.
+"""Compare this checkout with another one, on the same etcd, in alternating rounds.
 
     uv run python -m benchmarks.compare ../before
     uv run python -m benchmarks.compare ../before --rounds 15 --verbs get,update --tasks 64,256
 
-Each checkout runs in a process of its own, with the Python of its own `.venv`, and makes the same
-calls in turn. The table shows the median of the ratios of rates, round by round: above 1.00 this
-checkout is faster. CPU is the ratio of the processor time that the process itself spends on a call:
-below 1.00 this checkout needs less.
+Each checkout runs in its own process, with the Python of its own `.venv`; they make the same calls
+in turn. The table shows the median of the ratios of rates, round by round: above 1.00 this checkout
+is faster. CPU is the ratio of the processor time that the process itself spends on a call: below
+1.00 this checkout needs less.
 """
 
 import argparse
@@ -29,13 +29,13 @@ CALLS = {
     "get": 60,
     "set": 40,
     "update": 20,
-}  # for each task; with few tasks more, so that a round takes long enough
+}  # for each task; more with few tasks, so that a round is long enough
 
 Call = Callable[[int], Awaitable[object]]
 Figure = tuple[float, float]  # calls per second, and CPU seconds of a call
 
 
-# --- one checkout, in a process of its own: reads lines as `["get", 64]`, answers with a figure ---
+# --- one checkout, in its own process: reads lines as `["get", 64]`, answers with a figure ---
 
 
 async def serve(endpoint: str, prefix: str) -> None:
@@ -124,7 +124,7 @@ def checkouts(other: Path, endpoint: str) -> Iterator[tuple[Checkout, Checkout]]
 
 
 def compare(pair: tuple[Checkout, Checkout], verb: str, tasks: int, rounds: int) -> str:
-    """Return a row of the table: medians over the rounds, of which the first does not count."""
+    """Return a row of the table: medians over the rounds except the first."""
     figures: list[tuple[Figure, Figure]] = []
     for number in range(rounds + 1):
         mine, theirs = pair if number % 2 else pair[::-1]
@@ -143,9 +143,7 @@ def compare(pair: tuple[Checkout, Checkout], verb: str, tasks: int, rounds: int)
 
 async def main(options: argparse.Namespace) -> None:
     async with kvorum.EmbeddedEtcd(binary=options.etcd_bin) as etcd:
-        print(
-            "| call | tasks | rate, 1/s | ratio of rates (quartiles) | CPU of a call, µs | ratio of CPU |"
-        )
+        print("| call | tasks | rate, 1/s | ratio of rates (quartiles) | CPU, µs | ratio of CPU |")
         print("|---|---|---|---|---|---|")
 
         def run() -> None:

@@ -1,9 +1,9 @@
-"""What all benchmarks share: one server, the contenders, and the races between them.
+"""Fixtures of all benchmarks: one server, the contenders, and the races between them.
 
-pytest-benchmark knows no coroutines (it would time the making of one, never awaited), and runs all
-rounds of one benchmark before those of the next. So `run` runs coroutines on one event loop that
-lives as long as the session; `compete` lets the contenders take turns, and hands pytest-benchmark
-the timings of each afterwards.
+pytest-benchmark does not support coroutines (it would time their creation), and runs all rounds of
+one benchmark before those of the next. So `run` runs coroutines on one event loop for the session;
+`compete` lets the contenders take turns, and passes the timings of each to pytest-benchmark
+afterwards.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
     for item in items:
         if item.path.is_relative_to(here):
-            item.add_marker(pytest.mark.timeout(300))  # whoever asks first runs the race for all
+            item.add_marker(pytest.mark.timeout(300))  # the first request runs the race for all
             if item.config.getoption("--quick") and _params(item).get("tasks") in {16, 256}:
                 item.add_marker(pytest.mark.skip(reason="--quick"))
 
@@ -75,7 +75,7 @@ def rounds(is_quick: bool) -> int:
     return 3 if is_quick else 5
 
 
-# --- who takes part ---
+# --- contenders ---
 
 
 @pytest.fixture(scope="session")
@@ -86,10 +86,7 @@ def run() -> Iterator[Run]:
 
 @pytest.fixture(scope="session")
 def settings(run: Run, request: pytest.FixtureRequest) -> Iterator[kvorum.EtcdSettings]:
-    """Start the server; return where it is.
-
-    Its writes wait for the disk, as those of any etcd that keeps its data.
-    """
+    """Start the server; return its address. Its writes wait for the disk, as in production."""
     etcd = kvorum.EmbeddedEtcd(binary=request.config.getoption("--kvorum-etcd-bin"), fsync=True)
     run(etcd.__aenter__())
     version = ".".join(map(str, etcd.version))
@@ -129,10 +126,7 @@ def compete(
     rounds: int,
     request: pytest.FixtureRequest,
 ) -> Compete:
-    """Run the race of an operation and a column, unless it has been run.
-
-    Then report one contender's part in it.
-    """
+    """Run the race of an operation and a column once, and report one contender's result."""
 
     def compete(operation: str, column: str, name: str, heats: Heats) -> None:
         if (operation, column) not in results:
@@ -148,7 +142,7 @@ def compete(
 
 
 def _report(benchmark: Any, result: Result) -> None:
-    """Hand pytest-benchmark what was measured already. It has no public way to take it."""
+    """Pass timings to pytest-benchmark, which has no public way to accept them."""
     benchmark._mode = "a race"
     stats = benchmark._make_stats(result.heats[0].calls)
     for heat in result.heats:

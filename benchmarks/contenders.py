@@ -1,7 +1,7 @@
-"""The contenders: Kvorum, and what else a Python service could talk to etcd with. All keep the same bytes.
+"""The contenders: Kvorum, and other Python clients of etcd. All store the same bytes.
 
-Each method that takes an item is one call of the kind that its name says; it checks what it got, as
-cheaply as can be. Those of a client that blocks are not async, and are called from threads.
+Each method that takes an item is one call of the kind that its name says, with a minimal check of
+the result. Methods of blocking clients are not async, and are called from threads.
 """
 
 import asyncio
@@ -21,8 +21,7 @@ from google.protobuf import descriptor_pool
 import kvorum
 from kvorum.lab import LabWorker
 
-# Both aetcd and etcd3 bring etcd's messages under the same names, which one pool refuses to hold
-# twice.
+# aetcd and etcd3 define etcd's messages under the same names, which one pool refuses.
 with mock.patch.object(descriptor_pool, "Default", return_value=descriptor_pool.DescriptorPool()):
     import etcd3
 
@@ -30,28 +29,30 @@ Pair: TypeAlias = tuple[bytes, bytes]
 Opened: TypeAlias = Callable[[], None]
 Seen: TypeAlias = Callable[[int], None]
 
-_UNLIMITED = {"grpc.max_receive_message_length": -1}  # else a list, or a catch-up, ends at 4 MiB
+_UNLIMITED = {
+    "grpc.max_receive_message_length": -1
+}  # otherwise a list or a catch-up is limited to 4 MiB
 
-# Kvorum, with the settings in which it is not as it comes.
+# Kvorum, with non-default settings.
 VARIANTS: dict[str, dict[str, Any]] = {"kvorum": {}, "kvorum single": {"pipeline": False}}
 
 NAMES = [*VARIANTS, "aetcd", "etcd3", "etcd-client-py"]
 
 
 class Contender(Protocol):
-    """Somebody who keeps workers in etcd.
+    """A client that stores workers in etcd.
 
     Attributes:
-        prefix: what all its keys start with.
+        prefix: the prefix of all its keys.
         get: reads a worker.
-        add: stores one.
-        update: reads one, changes it, and stores it if it is still what was read.
-        increment: does so until it succeeds, and counts up by one.
-        list: reads all, and returns how many there are.
-        turn: reads how far a worker was counted up.
-        follow: (events, since, opened, seen) watches what comes after a revision, or after now,
-            with previous values, until so many events have been seen; calls `opened` once it
-            watches, and `seen` with the revision of each.
+        add: stores a worker.
+        update: reads a worker, changes it, and stores it if it is unchanged.
+        increment: retries until it has counted up by one.
+        list: reads all, and returns their number.
+        turn: reads how often a worker was counted up.
+        follow: (events, since, opened, seen) watches from a revision, or from now, with previous
+            values, until `events` events were seen; calls `opened` once it watches, and `seen` with
+            the revision of each.
         can_go_back: whether `follow` can start in the past.
     """
 
@@ -66,12 +67,12 @@ class Contender(Protocol):
     can_go_back: bool
 
     def item(self, number: int) -> Any:
-        """Make what the calls take, before the clock runs."""
+        """Prepare the arguments of the calls, before the clock runs."""
         ...
 
 
 class Kvorum:
-    """Typed workers, by the public API."""
+    """Typed workers, through the public API."""
 
     can_go_back = True
 
@@ -102,7 +103,7 @@ class Kvorum:
         assert (await self._workers.add(item)).metadata.resource_version
 
     async def set(self, item: LabWorker) -> None:
-        """Store a worker as peers do: its bytes as they are, whatever was there."""
+        """Store a worker like the other clients: its bytes, unconditionally."""
         name = item.metadata.name
         assert await self._backend.set(
             f"{sample.PLURAL}/{name}", sample.stored_form_of(sample.number_of(name))
@@ -134,7 +135,7 @@ class Kvorum:
     async def follow_with_previous(
         self, events: int, since: int | None, opened: Opened, seen: Seen
     ) -> None:
-        """Do as `follow` does, and ask each event for the previous worker, which is decoded only then."""
+        """Do as `follow` does, and read the previous worker of each event, which decodes it."""
         async with self._workers.watch(since=since) as watch:
             opened()
             async for event in watch:
@@ -151,7 +152,7 @@ def _count_up(worker: LabWorker) -> None:
 
 
 class _Untyped:
-    """What those have in common that know bytes alone."""
+    """The common part of clients that store bytes."""
 
     can_go_back = True
 
@@ -267,8 +268,8 @@ class Etcd3(_Untyped):
 class EtcdClientPy(_Untyped):
     """etcd-client-py, a binding of the Rust client.
 
-    It tells no revisions, so it compares values; and its watches know neither a revision to start
-    after nor previous values.
+    It exposes no revisions, so it compares values. Its watches support neither a start revision nor
+    previous values.
     """
 
     can_go_back = False
@@ -311,10 +312,8 @@ class EtcdClientPy(_Untyped):
     async def follow(self, events: int, _: int | None, opened: Opened, seen: Seen) -> None:
         ready = etcd_client.CondVar()
         watch = self._client.watch_prefix(self.prefix.encode(), ready_event=ready)
-        waiting = asyncio.ensure_future(ready.wait())  # only those who wait already are told
-        first = asyncio.ensure_future(
-            anext(watch)
-        )  # it starts with the first event that is asked for
+        waiting = asyncio.ensure_future(ready.wait())  # only current waiters are woken
+        first = asyncio.ensure_future(anext(watch))  # it starts with the first requested event
         await waiting
         opened()
         await first
@@ -328,7 +327,7 @@ class EtcdClientPy(_Untyped):
 async def lineup(
     settings: kvorum.EtcdSettings, shared: str | None = None
 ) -> AsyncIterator[dict[str, Contender]]:
-    """Open all contenders on one server, each with a prefix of its own, or all with the one that they share."""
+    """Open all contenders on one server, each with its own prefix, or all with the same one."""
     endpoint = settings.endpoints[0]
     opening: dict[str, AbstractAsyncContextManager[Any]] = {
         name: Kvorum.open(settings, shared or name.replace(" ", "-"), **variant)

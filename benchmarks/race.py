@@ -1,7 +1,7 @@
-"""A race: the contenders take turns, round by round, so that what else the machine does hits all of them alike.
+"""A race: the contenders take turns, so that a disturbance of the machine affects all alike.
 
-A heat is one turn of one contender. Figures are medians over the rounds, and a ratio is the median
-of the ratios of pairs: of the heats that two contenders ran in the same round.
+A heat is one turn of one contender. Figures are medians over the rounds; a ratio is the median of
+the ratios of two contenders' heats in the same round.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeAlias
 
 Call: TypeAlias = Callable[[Any], Any]  # async or not
-Step: TypeAlias = tuple[Call, Any]  # a call, and what it takes
+Step: TypeAlias = tuple[Call, Any]  # a call, and its arguments
 Run: TypeAlias = Callable[..., Any]  # runs a coroutine on the session's event loop
 
 
@@ -23,9 +23,9 @@ class Heat(NamedTuple):
     """One turn of one contender.
 
     Attributes:
-        seconds: how long all of it took.
-        calls: how many calls, events or workers that was.
-        latencies: how long each single call took, in seconds; empty if there was but one.
+        seconds: the total time.
+        calls: the number of calls, events or workers.
+        latencies: the time of each call, in seconds; empty for a single call.
     """
 
     seconds: float
@@ -64,16 +64,16 @@ class Result:
 
 
 def race(contenders: Mapping[str, Callable[[], Heat]], rounds: int) -> Mapping[str, Result]:
-    """Let each run once to warm up, which does not count, and then once in every round, a different one first."""
+    """Run each once to warm up, then once in every round, starting with another one each time."""
     gc.collect()
-    # what is loaded by now is no concern of a heat, and would make each collection take long
+    # loaded modules would make each collection slow
     gc.freeze()
     names = list(contenders)
     heats: dict[str, list[Heat]] = {name: [] for name in names}
     for number in range(rounds + 1):
         first = number % len(names)
         for name in names[first:] + names[:first]:
-            gc.collect()  # of what the one before has left
+            gc.collect()  # garbage of the previous heat
             heat = contenders[name]()
             if number > 0:
                 heats[name].append(heat)
@@ -84,10 +84,10 @@ def race(contenders: Mapping[str, Callable[[], Heat]], rounds: int) -> Mapping[s
 
 
 def at_once(steps: Sequence[Step], tasks: int, run: Run) -> Heat:
-    """Make all calls, from so many tasks at once, or from so many threads if they are not async.
+    """Make all calls from `tasks` tasks at once, or threads if they are not async.
 
-    Each task makes its calls one after the other. Steps whose places differ by a multiple of
-    `tasks` share a task.
+    Each task makes one call at a time. Steps whose indexes differ by a multiple of `tasks` share a
+    task.
     """
     shares = [steps[place::tasks] for place in range(tasks)]
     if inspect.iscoroutinefunction(steps[0][0]):
@@ -113,10 +113,7 @@ async def _in_tasks(shares: Sequence[Sequence[Step]]) -> Heat:
 
 
 def beside(lone: Sequence[Step], others: Sequence[Step], tasks: int, run: Run) -> Heat:
-    """Make calls one after the other, while so many tasks make others all the time.
-
-    Measure the lone ones only.
-    """
+    """Make single calls while `tasks` tasks make others; measure the single ones only."""
     heat: Heat = run(_beside(lone, others, tasks))
     return heat
 
@@ -145,7 +142,7 @@ def _in_threads(shares: Sequence[Sequence[Step]]) -> Heat:
 
     with ThreadPoolExecutor(len(shares)) as pool:
         started = time.perf_counter()
-        for _ in pool.map(make, shares):  # raises what a call has raised
+        for _ in pool.map(make, shares):  # raises the error of a call
             pass
         seconds = time.perf_counter() - started
     return Heat(seconds, len(latencies), latencies)

@@ -1,8 +1,4 @@
-"""A referee.
-
-Fills the store before a race, and looks, on a connection of its own, whether the work was really
-done.
-"""
+"""A referee: fills the store before a race, and checks independently that the work was done."""
 
 import asyncio
 from collections.abc import Sequence
@@ -18,7 +14,7 @@ Pair = tuple[bytes, bytes]  # key, value
 
 
 class Referee:
-    """Somebody who is no contender. All methods but `write` are for while no clock runs."""
+    """A client that does not compete. All methods but `write` run while no clock runs."""
 
     def __init__(self, endpoint: str, run: Run) -> None:
         host, _, port = endpoint.partition(":")
@@ -35,12 +31,12 @@ class Referee:
         self._run(self._client.close())
 
     def revision(self) -> int:
-        """Return the store's revision: each write, of one key or of many, moves it by one."""
+        """Return the store's revision: each write, of one key or many, increases it by one."""
         answer = self._call("Range", rpc.RangeRequest(key=b"\0", count_only=True))
         return int(answer.header.revision)
 
     def count(self, prefix: str) -> int:
-        """Return how many keys there are under a prefix."""
+        """Return the number of keys under a prefix."""
         start = prefix.encode()
         return int(
             self._call(
@@ -49,16 +45,13 @@ class Referee:
         )
 
     def writes(self, prefix: str) -> int:
-        """Return how often the keys under a prefix have been written.
-
-        Those that ride together share a revision.
-        """
+        """Return how often keys under a prefix were written. Batched writes share a revision."""
         start = prefix.encode()
         request = rpc.RangeRequest(key=start, range_end=prefix_end(start), keys_only=True)
         return sum(kv.version for kv in self._call("Range", request).kvs)
 
     def wipe(self, prefix: str) -> None:
-        """Remove what lies under a prefix, and all history, so that no race runs in a larger store than another."""
+        """Delete a prefix and compact all history, so that all races run in equal stores."""
         start = prefix.encode()
         answer = self._call(
             "DeleteRange", rpc.DeleteRangeRequest(key=start, range_end=prefix_end(start))
@@ -69,7 +62,7 @@ class Referee:
             )
 
     def fill(self, pairs: Sequence[Pair], *, together: int = 100) -> None:
-        """Write them, so many in a transaction, and thereby at one revision."""
+        """Write them, `size` in a transaction, which is one revision."""
         parts = [pairs[start : start + together] for start in range(0, len(pairs), together)]
 
         async def fill(share: Sequence[Sequence[Pair]]) -> None:
@@ -91,7 +84,7 @@ class Referee:
         await self._client.kvstub.Txn(rpc.TxnRequest(success=puts))
 
     def _call(self, method: str, request: Any) -> Any:
-        async def call() -> Any:  # grpc.aio wants to be called on a running loop
+        async def call() -> Any:  # grpc.aio needs a running loop
             return await getattr(self._client.kvstub, method)(request)
 
         return self._run(call())

@@ -1,7 +1,4 @@
-"""The workers that are stored.
-
-About 0.9 KB each, with a turn in them that an update changes and its size does not.
-"""
+"""The stored workers, about 0.9 KB each. An update changes their turn, and not their size."""
 
 from functools import lru_cache
 
@@ -10,7 +7,7 @@ from kvorum.lab import LabWorker
 
 PLURAL = LabWorker.kind.plural
 TURN = "turn"
-LEAST = 800  # bytes; what is smaller is none of these
+LEAST = 800  # bytes; a smaller value is not one of these
 
 
 def name_of(number: int) -> str:
@@ -22,7 +19,7 @@ def number_of(name: str) -> int:
 
 
 def worker_of(number: int) -> LabWorker:
-    """Make a worker whose stored form has about 0.9 KB."""
+    """Return a worker whose stored form has about 0.9 KB."""
     worker = LabWorker.new(name_of(number), lab_track=f"track-{number % 20:02}")
     worker.metadata.labels |= {"region": "us-east-1", "tier": "standard", "serial": str(number)}
     worker.metadata.annotations |= {"note": "x" * 250, TURN: text_of(0)}
@@ -31,12 +28,12 @@ def worker_of(number: int) -> LabWorker:
 
 @lru_cache(maxsize=32_768)
 def stored_form_of(number: int) -> bytes:
-    """Return the bytes that Kvorum would store for it: what peers store, too."""
+    """Return the bytes that Kvorum stores for it; other clients store the same."""
     return codec_for(LabWorker).draft_new(worker_of(number)).stored.value
 
 
 def pair_of(prefix: str, number: int) -> tuple[bytes, bytes]:
-    """Return key and value of a worker."""
+    """Return the key and value of a worker."""
     return f"{prefix}{name_of(number)}".encode(), stored_form_of(number)
 
 
@@ -53,14 +50,11 @@ def set_turn(worker: LabWorker, turn: int) -> None:
 
 
 def turn_in(value: bytes) -> int:
-    """Read the turn of an untyped value.
-
-    Its last eight bytes, whatever they were before the first one.
-    """
+    """Read the turn of an untyped value from its last eight bytes."""
     text = value[-8:]
     return int(text) if text.isdigit() else 0
 
 
 def with_turn(value: bytes, turn: int) -> bytes:
-    """Change an untyped value as cheaply as can be."""
+    """Change an untyped value at minimal cost."""
     return value[:-8] + text_of(turn).encode()

@@ -1,21 +1,18 @@
-"""What comes out.
-
-A table for each operation, in Markdown, so that it can go into the documentation as it is.
-"""
+"""The results: a table for each operation, in Markdown, ready for the documentation."""
 
 from collections.abc import Mapping, Sequence
 
 from benchmarks.contenders import NAMES
 from benchmarks.race import Result
 
-BASELINE = "aetcd"  # what all others are compared with
+BASELINE = "aetcd"  # the reference for all others
 
 
 class Scoreboard:
     """The results of all races of a run.
 
     Attributes:
-        header: what all of them have in common: the server, the machine, the size of the values.
+        header: the common conditions: the server, the machine, the size of the values.
     """
 
     def __init__(self) -> None:
@@ -29,9 +26,9 @@ class Scoreboard:
         self._tables.setdefault(operation, {})[column] = results
 
     def lines(self) -> list[str]:
-        """Return all tables in alphabetical order, their columns in that of the number they start with.
+        """Return all tables in alphabetical order; columns are ordered by their leading number.
 
-        A contender that has no means for something has a dash there.
+        A dash marks what a contender does not support.
         """
         lines = [
             self.header,

@@ -1,6 +1,6 @@
-"""Single calls, from 1 to 256 tasks: get, add, update (read, change, compare-and-swap), nine gets to one update.
+"""Single calls from 1 to 256 tasks: get, add, update, and nine gets to one update.
 
-And a lone get beside so many tasks that update.
+An update reads, changes and compares-and-swaps. Also: a single get beside tasks that update.
 """
 
 import inspect
@@ -15,7 +15,7 @@ from benchmarks.contenders import NAMES, Contender, Kvorum
 from benchmarks.race import Heat, Run, Step, at_once, beside, wait_for
 from benchmarks.referee import Referee
 
-KEYS = 1024  # a multiple of each number of tasks, so that no two of them update the same key
+KEYS = 1024  # a multiple of each number of tasks, so that each key has one writer
 
 Steps = Callable[[Contender, int], Sequence[Step]]  # (contender, calls)
 
@@ -26,10 +26,7 @@ pytestmark = [
 
 
 class Course:
-    """What the races of this module run on.
-
-    Each contender has 1,024 workers, and the referee counts the writes.
-    """
+    """The setup of this module's races: 1,024 workers for each contender, and a referee."""
 
     def __init__(
         self, contenders: Mapping[str, Contender], referee: Referee, run: Run, *, is_quick: bool
@@ -88,7 +85,7 @@ class Course:
         return heat
 
     def _look_at(self, contender: Contender, done: Sequence[Step]) -> None:
-        """Look at some of those that were written, by the contender's own means."""
+        """Read some of the written workers with the contender's own client."""
         for call, item in done[-20:]:
             turn = self._run(wait_for(contender.turn, item))
             assert turn > 0 or call != contender.update
@@ -108,9 +105,7 @@ def test_get(compete: Compete, course: Course, name: str, tasks: int) -> None:
 
 def test_add(compete: Compete, course: Course, referee: Referee, name: str, tasks: int) -> None:
     def steps(contender: Contender, calls: int) -> Sequence[Step]:
-        there = referee.count(
-            contender.prefix
-        )  # so many have been added: those before this heat, and all new
+        there = referee.count(contender.prefix)  # those before this heat, and all new ones
         assert there % calls == KEYS % calls
         return [(contender.add, contender.item(there + number)) for number in range(calls)]
 
@@ -118,7 +113,7 @@ def test_add(compete: Compete, course: Course, referee: Referee, name: str, task
 
 
 def test_set(compete: Compete, course: Course, referee: Referee, name: str, tasks: int) -> None:
-    """The same bytes for all: what is left of `add` without types."""
+    """The same bytes for all: `add` without types."""
 
     def steps(contender: Contender, calls: int) -> Sequence[Step]:
         there = referee.count(contender.prefix)
@@ -149,9 +144,9 @@ def test_nine_gets_to_one_update(compete: Compete, course: Course, name: str, ta
 
 
 def test_a_lone_get(compete: Compete, course: Course, name: str, tasks: int) -> None:
-    """What a caller gets who comes alone while others keep the client busy with updates.
+    """The latency of a single caller while others keep the client busy with updates.
 
-    Threads would not share it.
+    Threads would not share the client.
     """
     if tasks == 1:
         pytest.skip("there are no others")

@@ -1,7 +1,4 @@
-"""Listing all workers.
-
-Beside the peers' lists, beside raw ranges with decoding, and beside one get for each key.
-"""
+"""Lists of all workers, compared with other clients, raw ranges with decoding, and single gets."""
 
 import asyncio
 import time
@@ -24,7 +21,7 @@ from kvorum.lab import LabWorker, LabWorkerRepository
 from kvorum.resources.keys import prefix_end
 
 FEW, MANY = 2_000, 20_000
-TOO_MANY_FOR = {"etcd-client-py": MANY}  # it takes 4 MiB at once, and knows no pages
+TOO_MANY_FOR = {"etcd-client-py": MANY}  # limited to 4 MiB, without pages
 
 DECODED = "stub and decoding"
 LABEL, FIELD = "kvorum, one by label", "kvorum, one by field"
@@ -35,7 +32,7 @@ EACH_AT_ONCE, EACH = "kvorum, get each at once", "kvorum, get each in turn"
 def open_filled(
     settings: kvorum.EtcdSettings, referee: Referee, run: Run
 ) -> Iterator[Callable[[int], tuple[kvorum.Client, dict[str, Contender]]]]:
-    """Fill a prefix, and open all contenders and one more client on it."""
+    """Fill a prefix, and open all contenders and another client on it."""
     closing: list[Any] = []
 
     def open_filled(number: int) -> tuple[kvorum.Client, dict[str, Contender]]:
@@ -96,7 +93,7 @@ def test_list(
 
 
 async def _stub_and_decoding(client: kvorum.Client) -> int:
-    """Read the same pages by the bare stub, decode each value into the very same structs, and do nothing else."""
+    """Read the same pages with the bare stub and decode each value into the same structs."""
     decoder = codec_for(LabWorker)._decoder
     prefix = f"/{client.settings.prefix}/{sample.PLURAL}/".encode()
     kv = client.connection.cluster.current.calls.kv
@@ -120,12 +117,12 @@ async def _stub_and_decoding(client: kvorum.Client) -> int:
 async def _selected(
     client: kvorum.Client, *, labels: str | None = None, fields: str | None = None
 ) -> int:
-    """List one. Of the others a label needs the labels alone; a field needs all of the value."""
+    """List one worker. Of the others, a label needs the labels only, a field the whole value."""
     return len(await LabWorkerRepository(client).list(labels=labels, fields=fields))
 
 
 async def _each(client: kvorum.Client) -> int:
-    """Get one after the other, as the seed design did."""
+    """Get one after the other, as the first design did."""
     return len([await LabWorkerRepository(client).get(name) for name in await _names(client)])
 
 

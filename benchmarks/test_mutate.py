@@ -1,7 +1,4 @@
-"""Counting up one worker from several writers.
-
-Read, change, compare-and-swap, and again for whoever was too late.
-"""
+"""Increments of one worker by several writers, with retries after conflicts."""
 
 from collections.abc import Callable, Mapping
 from functools import partial

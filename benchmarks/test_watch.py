@@ -1,4 +1,4 @@
-"""Watching all workers: catching up with what has happened, and following what happens now."""
+"""Watches of all workers: catching up with the past, and following the present."""
 
 import asyncio
 import functools
@@ -22,7 +22,7 @@ WITH_PREVIOUS = "kvorum, previous decoded"
 
 @pytest.fixture(scope="module")
 def watchers(run: Run, settings: kvorum.EtcdSettings) -> Iterator[dict[str, Contender]]:
-    """All contenders, on the same keys: each sees the same events."""
+    """All contenders on the same keys, so that each sees the same events."""
     opening = lineup(settings, PREFIX)
     yield run(opening.__aenter__())
     run(opening.__aexit__(None, None, None))
@@ -46,10 +46,10 @@ def test_catch_up(
     name: str,
     together: int,
 ) -> None:
-    """The workers have been written again and again, so that all events have previous values.
+    """The workers were written repeatedly, so all events have previous values.
 
-    etcd sends at most 1,000 revisions every 100 ms to a watch that catches up. With an event each
-    that is what bounds all contenders, at 10,000 events a second; with a hundred each they are.
+    etcd sends at most 1,000 revisions every 100 ms to a watch that catches up. With one event each,
+    that limits all contenders to 10,000 events a second; with a hundred each, it limits none.
     """
     events = (2_000 if is_quick else 5_000) if together == 1 else (5_000 if is_quick else 20_000)
 
@@ -88,10 +88,9 @@ def test_live(
     name: str,
     together: int,
 ) -> None:
-    """One writer, the same for all, writes one transaction after the other. Latencies are from sending it to the event.
+    """One writer for all writes one transaction at a time. Latency is from sending to the event.
 
-    One worker at a time, that is how long an event is under way. A hundred at a time, it is how
-    fast events are taken.
+    With one worker at a time it measures the latency of an event, with a hundred the throughput.
     """
     events = (100 if is_quick else 1_000) * (1 if together == 1 else 10)
 

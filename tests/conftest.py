@@ -18,9 +18,8 @@ from kvorum.etcd.transport.errors import Call
 
 pytest_plugins = ["pytester", "tests.slow"]
 
-settings.register_profile(
-    "kvorum", deadline=None
-)  # how long an example takes says more about the machine
+# The duration of an example says more about the machine.
+settings.register_profile("kvorum", deadline=None)
 settings.load_profile("kvorum")
 
 
@@ -29,11 +28,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--single", action="store_true", help="send each call alone, as with the pipeline off"
     )
     parser.addoption(
-        "--long", action="store_true", help="run the tests in tests/faults as long as documented"
+        "--long",
+        action="store_true",
+        help="run the tests in tests/faults with the documented numbers",
     )
-    parser.addoption(
-        "--soak-seed", type=int, default=1, help="what the faults of the soak are drawn from"
-    )
+    parser.addoption("--soak-seed", type=int, default=1, help="the seed of the faults of the soak")
 
 
 @pytest.fixture(scope="session")
@@ -55,7 +54,7 @@ def calls_are_batched_or_not(request: pytest.FixtureRequest) -> Iterator[None]:
 def nothing_blocks_the_loop() -> Iterator[BlockBuster]:
     """Fail a test in which Kvorum's code blocks the event loop.
 
-    Once for the session: patching what may block takes longer than most tests.
+    Installed once for the session: patching the blocking functions takes longer than most tests.
     """
     with blockbuster_ctx("kvorum") as guard:
         # grpc.aio joins its polling thread when the last channel of the process goes, which takes

@@ -1,7 +1,4 @@
-"""How etcd is used.
-
-How it knows its clients, how many members there are, and whether calls share requests.
-"""
+"""Deployments of etcd: authentication, number of members, and with or without batching."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
@@ -23,7 +20,7 @@ PASSWORD: Final = "a secret"
 
 
 class Deployment:
-    """A cluster, and the settings of two clients: a user's, and of one that may do everything."""
+    """A cluster, and the settings of two clients: a user, and an operator with all rights."""
 
     def __init__(self, etcd: EmbeddedEtcd, user: EtcdSettings, operator: EtcdSettings) -> None:
         self.etcd = etcd
@@ -32,7 +29,7 @@ class Deployment:
 
 
 class Deployments:
-    """Those that were asked for. Each is started once, and runs until the end of the session."""
+    """The deployments in use. Each is started once and runs until the end of the session."""
 
     def __init__(
         self, binary: Path, folder: Path, roles_of: Callable[[kvorum.Client], Any]
@@ -71,12 +68,12 @@ class Deployments:
         await self.stack.enter_async_context(etcd)
         cacert = None if tls is None else self._cacert
         cert, key = self._client if client_ca else (None, None)
-        anybody = EtcdSettings(
+        any_user = EtcdSettings(
             endpoints=etcd.endpoints, prefix=PREFIX, cacert=cacert, cert=cert, key=key
         )
         if security != "tls-and-roles":
-            return Deployment(etcd, anybody, anybody)
-        async with kvorum.connect(anybody) as client:
+            return Deployment(etcd, any_user, any_user)
+        async with kvorum.connect(any_user) as client:
             roles = self._roles_of(client)
             await roles.add_role("worker", readwrite=f"/{PREFIX}/")
             await roles.add_user("worker", PASSWORD, "worker")
@@ -91,9 +88,9 @@ class Deployments:
 
 
 def chosen(version: tuple[int, ...], *, is_long: bool) -> list[tuple[str, int, bool]]:
-    """Return what to run on.
+    """Return the deployments to test.
 
-    All, or as much as shows each pair of security, size, pipeline and version together.
+    All of them, or enough to cover each pair of security, size, pipeline and version.
     """
     if is_long:
         return [
@@ -123,10 +120,7 @@ def start_deployment(
     tmp_path_factory: pytest.TempPathFactory,
     roles_of: Callable[[kvorum.Client], Any],
 ) -> Iterator[Callable[[str, int], Deployment]]:
-    """Start one, or return it if it runs.
-
-    On a loop in a thread of its own, as the server of the session.
-    """
+    """Start a deployment, or return the running one. It runs on an event loop in its own thread."""
     made = Deployments(kvorum_etcd.binary, tmp_path_factory.mktemp("certificates"), roles_of)
     with start_blocking_portal() as portal, portal.wrap_async_context_manager(made.stack):
         yield lambda security, members: portal.call(made.get, security, members)

@@ -1,7 +1,4 @@
-"""The same steps on etcd and in memory: whatever one answers, the other answers, too.
-
-A difference is a bug in one.
-"""
+"""The same steps on etcd and in memory give the same answers. A difference is a bug in one."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -28,12 +25,13 @@ from kvorum import (
 from kvorum.storage.values import Selection
 
 DEADLINE = 10.0
+ALL_SYNCED = "\netcd_debugging_mvcc_slow_watcher_total 0\n"
 KEYS = ["a", "a/b", "a\0", "\udcff"]
 PREFIXES = ["", "a", "a/", "\udcff", "x"]
 LEASES = 2
 
-# What of an error the port leaves open: which lease of a transaction was missing, how far the store
-# was compacted, and the words of a problem, which may name keys as they are in the store.
+# Facts of errors that the port leaves open: the missing lease of a transaction, the compacted
+# revision, and the text of a problem, which may contain keys as they are stored.
 UNTOLD = frozenset({"lease", "compact_revision", "problems"})
 LABELLED = [
     b'{"metadata":{"labels":{"a":"1"}}}',
@@ -43,14 +41,14 @@ LABELLED = [
 
 
 class World:
-    """A backend, and the names that its revisions and leases have in both worlds."""
+    """A backend, and names for its revisions and leases that are the same in both worlds."""
 
     def __init__(self, backend: StorageBackend, start: int) -> None:
         self.backend = backend
         self.start = start
         self.leases: list[int] = []
         self.watches: list[StorageWatch] = []
-        self.shown: list[list[Any]] = []  # by each of them
+        self.shown: list[list[Any]] = []  # by each watch
 
     async def compact(self, revision: int) -> None:
         raise NotImplementedError
@@ -63,14 +61,14 @@ class World:
     def lease(self, number: int | None) -> int | None:
         """Turn a number into a lease.
 
-        None keeps one, 0 is none, 1 and more are those that were granted, or unknown.
+        None keeps the current one, 0 is none, the others are granted leases, or an unknown one.
         """
         if not number:
             return number
         return self.leases[number - 1] if number <= len(self.leases) else 0x7E57
 
     def plain(self, value: Any) -> Any:  # noqa: PLR0911 - one for each kind of answer
-        """Make an answer comparable with the other world's."""
+        """Convert an answer to a form that is comparable with the other world."""
         match value:
             case Entry():
                 lease = self.leases.index(value.lease) + 1 if value.lease else 0
@@ -116,7 +114,7 @@ class World:
         return type(error).__name__, facts
 
     async def run(self, step: tuple[Any, ...]) -> Any:
-        """Return what a step answers: a result or an error."""
+        """Return the answer of a step: a result or an error."""
         try:
             return self.plain(await STEPS[step[0]](self, *step[1:]))
         except KvorumError as exc:
@@ -194,10 +192,10 @@ class World:
         await self.backend.revoke_lease(self.lease(number) or 0)
 
     async def forget(self, relative: int) -> Any:
-        """Compact, if that is possible at all: how it is refused is no matter of the port.
+        """Compact if possible: the port does not define how an impossible compaction is refused.
 
-        The watches are read first: how much of what is forgotten a slow one still shows is up to
-        the store.
+        The watches are read first: what a slow one still shows of compacted history is up to the
+        store.
         """
         current = (await self.backend.list("", limit=1)).revision
         if self.start < self.revision(relative) <= current:
@@ -212,7 +210,7 @@ class World:
         return watch.revision - self.start
 
     async def catch_up(self) -> None:
-        """Note all that the watches show by now."""
+        """Record everything that the watches have shown by now."""
         last = await self.backend.commit(
             [Operation.put(f"{prefix}zz-end", b"") for prefix in PREFIXES]
         )
@@ -220,7 +218,7 @@ class World:
             shown.extend(await self.read(watch, last))
 
     async def read(self, watch: StorageWatch, last: int) -> list[Any]:
-        """Return all that a watch shows up to a revision that changes a key of every prefix."""
+        """Return everything that a watch shows up to a revision with a change of every prefix."""
         shown: list[Any] = []
         with anyio.fail_after(DEADLINE):
             while watch.revision < last:
@@ -261,14 +259,11 @@ class EtcdWorld(World):
         self._host, _, self._port = client.settings.endpoints[0].partition(":")
 
     async def compact(self, revision: int) -> None:
-        """Compact once all watches have caught up.
-
-        Else they lose history or do not, as it happens.
-        """
+        """Compact once all watches are in sync: only then is it defined that they lose nothing."""
         with anyio.fail_after(DEADLINE):
-            while "\netcd_debugging_mvcc_slow_watcher_total 0\n" not in await self._metrics():  # noqa: ASYNC110 - no event tells
+            while ALL_SYNCED not in await self._metrics():  # noqa: ASYNC110 - it has no event
                 await anyio.sleep(0.01)
-        with suppress(kvorum.HistoryLostError):  # it has been done
+        with suppress(kvorum.HistoryLostError):  # already compacted
             await self._client.admin.compact(revision)
 
     async def _metrics(self) -> str:
@@ -287,17 +282,17 @@ class MemoryWorld(World):
             await self.backend.compact(revision)
 
 
-# --- what may happen ------------------------------------------------------------------------------
+# --- possible steps ------------------------------------------------------------------------------
 
 _key = st.sampled_from(KEYS)
 _prefix = st.sampled_from(PREFIXES)
 _value = st.one_of(st.binary(max_size=3), st.sampled_from(LABELLED))
-_lease = st.integers(0, LEASES + 1)  # one more than there are
+_lease = st.integers(0, LEASES + 1)  # one more than exist
 _past = st.integers(1, 15)
 _at = st.none() | st.integers(0, 15)
 _since = st.none() | st.integers(
     -1, 15
-)  # counted from the start: in memory, where that is 1, -1 is revision 0
+)  # relative to the start, which is 1 in memory: -1 is revision 0
 _expected = st.one_of(st.just("current"), st.just("current"), st.just("created"), st.just(0), _past)
 _part = st.tuples(
     st.sampled_from(["put", "create", "swap", "delete", "check"]),
@@ -339,7 +334,7 @@ def runner() -> Iterator[asyncio.Runner]:
 
 @pytest.fixture(scope="module")
 def client(runner: asyncio.Runner, pytestconfig: pytest.Config) -> Iterator[kvorum.Client]:
-    """A client of a server that nobody else writes to: else its revisions would say nothing."""
+    """A client of a dedicated server: other writers would change its revisions."""
     etcd = kvorum.EmbeddedEtcd(binary=pytestconfig.getoption("--kvorum-etcd-bin"))
     runner.run(etcd.__aenter__())
     client = runner.run(kvorum.connect(etcd.url).__aenter__())
@@ -441,7 +436,7 @@ def test_etcd_and_memory_answer_the_same(check: Callable[..., None]) -> None:
     check(MemoryStorageBackend, 250)
 
 
-# --- and the check would find it if they did not --------------------------------------------------
+# --- planted faults --------------------------------------------------
 
 
 class SetKeepsLeases(MemoryStorageBackend):

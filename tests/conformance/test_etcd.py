@@ -1,4 +1,4 @@
-"""The suite of the storage port, on etcd; and what is etcd's own."""
+"""The conformance suite on etcd, and tests of etcd only."""
 
 import asyncio
 import re
@@ -39,7 +39,7 @@ class EtcdStore(Store):
 
 
 class TestEtcdStorageBackend(StorageConformance):
-    """On each way to deploy etcd: see `conftest`."""
+    """On each deployment: see `conftest`."""
 
     @pytest.fixture
     def open_store(
@@ -59,10 +59,7 @@ class TestEtcdStorageBackend(StorageConformance):
 async def test_a_slow_reader_of_a_long_backlog_has_a_bounded_buffer(
     kvorum_client: kvorum.Client,
 ) -> None:
-    """The server keeps what its reader does not take.
-
-    100,000 changes cost the client a few thousand.
-    """
+    """The server keeps unread changes: 100,000 cost the client a few thousand."""
     backend = kvorum_client.backend
     start = await backend.set("a", b"")
     limiter = anyio.Semaphore(64)
@@ -85,8 +82,8 @@ async def test_a_slow_reader_of_a_long_backlog_has_a_bounded_buffer(
                     found = re.search(r"(\d+) buffered", repr(watch))
                     assert found is not None
                     buffered.append(int(found[1]))
-                    await asyncio.sleep(0)  # let whoever reads ahead do so
+                    await asyncio.sleep(0)  # let the reader buffer ahead
 
     assert shown == sorted(set(shown))
-    assert max(buffered) <= 1_000 + 1_000 * 20  # one message of etcd's holds up to 1000 revisions
+    assert max(buffered) <= 1_000 + 1_000 * 20  # a message of etcd has up to 1000 revisions
     assert max(buffered) > 0

@@ -1,4 +1,4 @@
-"""The suite of the storage port, on the backend in memory."""
+"""The conformance suite on the memory backend."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

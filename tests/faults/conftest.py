@@ -1,9 +1,9 @@
-"""Faults: short in the suite, long with `--long`."""
+"""Tests under faults: short in the suite, long with `--long`."""
 
 import pytest
 
 
 @pytest.fixture
 def is_long(request: pytest.FixtureRequest) -> bool:
-    """Whether there is time for the numbers that the documentation names."""
+    """Whether to run with the documented numbers."""
     return bool(request.config.getoption("--long"))

@@ -34,9 +34,9 @@ class Item(Resource[ItemSpec, ItemStatus]):
 
 
 def value_of(key: str, unique: str) -> bytes:
-    """Make an item.
+    """Return the stored form of an item.
 
-    Now and then it comes to match a selector, ceases to, or is another one of the same name.
+    Some items start or cease to match a selector, or replace another one of the same name.
     """
     draw = random.Random(zlib.crc32(unique.encode()))
     name = key.rpartition("/")[2]
@@ -74,14 +74,14 @@ WORKLOAD: Final = Workload(
 
 
 class Follower:
-    """One watch after the other, each going on where the one before had got to, and what they showed.
+    """Watches in sequence, each of which resumes where the previous one ended.
 
     Attributes:
-        proxies: what stands before each server, for this one only.
-        chains: what was shown; a new chain begins where history was lost, with a list.
-        lost: the revisions that it was told are lost.
-        is_held: whether it reads nothing for now.
-        watch: the one that is open.
+        proxies: the proxies before each server, for this follower only.
+        chains: what was shown; a new chain starts where history was lost, with a list.
+        lost: the revisions that were reported lost.
+        is_held: whether it is not reading.
+        watch: the open watch.
     """
 
     matches: Callable[[Entry], bool] = staticmethod(lambda _: True)
@@ -116,12 +116,12 @@ class Follower:
 
     @property
     def position(self) -> int:
-        """Up to where it has read."""
+        """The revision up to which it has read."""
         return 0 if self.watch is None else self.watch.statistics().position
 
     @property
     def shown(self) -> int:
-        """Up to where it has shown everything."""
+        """The revision up to which everything was shown."""
         if self.watch is None:
             return 0
         return (
@@ -146,7 +146,7 @@ class Follower:
             except UnavailableError:
                 await anyio.sleep(
                     0.05
-                )  # only while a new one is opened: one that is open waits by itself
+                )  # raised by opening only; an open watch reconnects by itself
 
     async def _list(self) -> None:
         while True:
@@ -181,7 +181,7 @@ class Follower:
         async for events in watch.revisions():
             stream.add_events(events)
 
-    # --- what is done to it ---
+    # --- faults ---
 
     def cut(self) -> None:
         for proxy in self.proxies:
@@ -208,7 +208,7 @@ class ByEvent(Follower):
 
 
 class Labelled(Follower):
-    options = {"labels": "on=yes"}  # noqa: RUF012 - nobody changes it
+    options = {"labels": "on=yes"}  # noqa: RUF012 - never changed
     matches = staticmethod(lambda entry: b'"on":"yes"' in entry.value)
 
 
@@ -222,13 +222,13 @@ class InitialByField(Follower):
 
 
 class Bookmarked(Follower):
-    """With bookmarks, which come ten times a second from a server that can be told to (3.5)."""
+    """With bookmarks: ten a second, from servers with that option (3.5)."""
 
     options = {"bookmarks": True}  # noqa: RUF012
 
 
 class Impatient(Follower):
-    """Cancels its waits, in asyncio's own way."""
+    """Cancels its waits by asyncio's timeouts."""
 
     async def consume(self, watch: kvorum.Watch[Item], stream: WatchedStream) -> None:
         while True:
@@ -240,7 +240,7 @@ class Impatient(Follower):
 
 
 class Restarting(Follower):
-    """Leaves within a revision now and then, and goes on from the checkpoint."""
+    """Leaves in the middle of a revision, and resumes from the checkpoint."""
 
     async def consume(self, watch: kvorum.Watch[Item], stream: WatchedStream) -> None:
         held: list[kvorum.WatchEvent[Item]] = []
@@ -254,7 +254,7 @@ class Restarting(Follower):
             if not left:
                 break
         if watch.checkpoint > self._since_of(stream):
-            stream.add_events([kvorum.Bookmark(watch.checkpoint)])  # that is what a checkpoint says
+            stream.add_events([kvorum.Bookmark(watch.checkpoint)])  # a checkpoint says so
         self._since = watch.checkpoint
 
     @staticmethod
@@ -264,7 +264,7 @@ class Restarting(Follower):
 
 
 class Slow(Follower):
-    """Reads nothing while it is held, and slowly else."""
+    """Does not read while it is held, and slowly otherwise."""
 
     async def consume(self, watch: kvorum.Watch[Item], stream: WatchedStream) -> None:
         while True:
@@ -280,7 +280,7 @@ class SlowInitial(Slow):
 
 
 class OfTheStorage(Follower):
-    """Beneath the types."""
+    """A watch of the storage backend."""
 
     def open(self) -> StorageWatch:
         return self._client.backend.watch("items/", since=self._since)

@@ -29,16 +29,16 @@ WAIT_LIMIT: Final = 60.0  # seconds: a watch must be up to date by then once all
 
 
 class Soak:
-    """Writers, followers, and what is done to them.
+    """Writers, followers, and the faults injected between them.
 
     Attributes:
-        history: what the writers did, and the faults.
-        followers: who watches.
-        server_history: what has happened, as far as it was read.
-        counts: what the faults brought about.
-        in_flight: how many writes were under way at each fault.
-        violations: what is wrong, after `run`.
-        wait_limit: how many seconds a watch may take to be up to date in the end.
+        history: the calls of the writers, and the faults.
+        followers: the watches.
+        server_history: the server's history, as far as it was read.
+        counts: what the faults caused.
+        in_flight: how many writes were in flight at each fault.
+        violations: the findings, after `run`.
+        wait_limit: how many seconds a watch may take to catch up at the end.
     """
 
     def __init__(self, etcd: EmbeddedEtcd, client: kvorum.Client, seed: int) -> None:
@@ -59,9 +59,11 @@ class Soak:
         changes = sum(len(each) for each in self.server_history.revisions.values())
         shown = sum(follower.events for follower in self.followers)
         faults = Counter(fault.name for fault in self.history.faults)
+        version = ".".join(map(str, self.etcd.version))
+        revisions = len(self.server_history.revisions)
         lines = [
-            f"etcd {'.'.join(map(str, self.etcd.version))}, {len(self.etcd.endpoints)} members, seed {self.seed}",
-            f"{len(self.history.faults)} faults, {changes:,} events in {len(self.server_history.revisions):,} revisions",
+            f"etcd {version}, {len(self.etcd.endpoints)} members, seed {self.seed}",
+            f"{len(self.history.faults)} faults, {changes:,} events in {revisions:,} revisions",
             f"shown {shown:,} times by {len(self.followers)} watches",
             f"writes under way at a fault: {min(self.in_flight)} to {max(self.in_flight)}",
             ", ".join(f"{number} {name}" for name, number in sorted(self.counts.items())),
@@ -71,7 +73,7 @@ class Soak:
         return "\n  ".join(lines + [str(violation) for violation in self.violations[:10]])
 
     async def run(self, faults: Sequence[FaultOfSoak]) -> None:
-        """Do all of that to watches while writers write; then judge what was shown."""
+        """Inject the faults while writers write; then judge what the watches showed."""
         self.server_history = ServerHistory((), end=await self.now())
         problem: Exception | None = None
         async with AsyncExitStack() as stack:
@@ -80,7 +82,7 @@ class Soak:
                 self.followers.append(await stack.enter_async_context(opened))
             try:
                 await self.follow(faults)
-            except Exception as exc:  # noqa: BLE001 - raised below: else it would come in a group for each proxy
+            except Exception as exc:  # noqa: BLE001 - raised below, outside all groups
                 problem = exc
         if problem is not None:
             raise problem
@@ -104,8 +106,8 @@ class Soak:
                 writers_stop.set()
             with kvorum.deadline(WAIT_LIMIT):
                 end = await self.client.backend.set("items/end", END)
-            with anyio.move_on_after(self.wait_limit):  # what is missing then is lost
-                while not all(follower.shown >= end for follower in self.followers):  # noqa: ASYNC110
+            with anyio.move_on_after(self.wait_limit):  # what is missing afterwards is lost
+                while any(follower.shown < end for follower in self.followers):  # noqa: ASYNC110
                     await anyio.sleep(0.01)
             self.count_up()
             group.cancel_scope.cancel()
@@ -120,18 +122,18 @@ class Soak:
             follower.chains[-1][-1].complete_to = self.server_history.end
             for chain in follower.chains:
                 self.violations += check_resumed(chain, self.server_history)
-            # One that says that history is lost must not say so in vain.
+            # History that is reported lost must have been compacted.
             for revision in follower.lost:
                 if not 0 < revision <= self._compacted:
                     self.violations.append(
                         Violation(Rule.LOST_EVENT, f"{revision} is not lost, as {follower} said")
                     )
 
-    # --- means of those who do it ---
+    # --- tools of the faults ---
 
     async def until(self, holds: Callable[[], bool]) -> None:
         with anyio.move_on_after(WAIT_LIMIT):
-            while not holds():  # noqa: ASYNC110 - whoever follows tells nobody
+            while not holds():  # noqa: ASYNC110 - followers have no event
                 await anyio.sleep(0.01)
             return
         raise AssertionError(
@@ -139,25 +141,25 @@ class Soak:
         )
 
     async def now(self) -> int:
-        """Return the store's revision, as soon as it can be told."""
+        """Return the store's revision, as soon as the store answers."""
         with kvorum.deadline(WAIT_LIMIT):
             return (await self.client.backend.list("", limit=1)).revision
 
     async def some_more(self, number: int) -> int:
-        """Wait until there are so many more revisions; return where the store is then."""
+        """Wait for `number` more revisions; return the revision then."""
         until = await self.now() + number
-        while (now := await self.now()) < until:  # noqa: ASYNC110 - a store tells nobody
+        while (now := await self.now()) < until:  # noqa: ASYNC110 - a store has no event
             await anyio.sleep(0.02)
         return now
 
     async def strike(self, name: str) -> None:
-        """Take note of a fault that comes next, at a moment when writes are under way."""
+        """Record a fault that is injected next, at a moment with writes in flight."""
         await self.until(lambda: self.history.writes_in_flight > 0)
         self.in_flight.append(self.history.writes_in_flight)
         self.history.mark(name)
 
     def some(self, *, least: Sequence[Follower] = ()) -> list[Follower]:
-        """Draw whom to do it to."""
+        """Choose the followers to hit."""
         drawn = self.random.sample(
             self.followers, self.random.randrange(1, len(self.followers) + 1)
         )
@@ -170,13 +172,13 @@ class Soak:
         self.server_history = self.server_history.followed_by(later)
 
     async def forget(self) -> None:
-        """Compact everything, once it has been read."""
+        """Compact the whole history, after reading it."""
         await self.read_server_history()
         self._compacted = self.server_history.end
         await self.client.admin.compact(self._compacted)
 
     async def leader(self) -> int:
-        """Return who leads, as soon as there is somebody: the last fault may have been its end."""
+        """Return the index of the leader, as soon as there is one."""
         with anyio.fail_after(WAIT_LIMIT):
             while True:
                 with kvorum.deadline(WAIT_LIMIT):
@@ -191,7 +193,7 @@ class Soak:
 async def follower_of(
     etcd: EmbeddedEtcd, kind: type[Follower], seed: int
 ) -> AsyncIterator[Follower]:
-    """Open a client for a follower, through proxies of its own."""
+    """Open a client for a follower, through its own proxies."""
     async with AsyncExitStack() as stack:
         proxies = [
             await stack.enter_async_context(FaultProxy(endpoint)) for endpoint in etcd.endpoints

@@ -20,7 +20,7 @@ HANDSHAKE: Final = 4_000  # bytes; connecting, the version check and creating a 
 
 
 def in_the_network(name: str, act: Callable[[FaultProxy, random.Random], object]) -> FaultOfSoak:
-    """Make a fault of some connections, until they are healed."""
+    """Make a fault of some connections that lasts until they are healed."""
 
     async def fault(soak: Soak) -> None:
         chosen = soak.some()
@@ -36,7 +36,7 @@ def in_the_network(name: str, act: Callable[[FaultProxy, random.Random], object]
 
 
 def cut_in_a_request(proxy: FaultProxy, draw: random.Random) -> None:
-    proxy.cut()  # what is sent next connects again, and creates the watch
+    proxy.cut()  # the next bytes reconnect and recreate the watch
     proxy.cut_after(draw.randrange(1, 800), "requests")
 
 
@@ -51,7 +51,7 @@ async def refuse(soak: Soak) -> None:
 
 
 async def cut_in_a_batch(soak: Soak) -> None:
-    """Cut connections again while they bring what has been missed, which etcd sends in one message."""
+    """Cut connections again during the catch-up, which etcd sends in one message."""
     chosen = [each for each in soak.some() if not isinstance(each, Restarting | Slow)]
     for follower in chosen:
         await follower.cut_off()
@@ -64,7 +64,7 @@ async def cut_in_a_batch(soak: Soak) -> None:
 
 
 async def resume_in_a_batch(soak: Soak, follower: Follower, target: int, size: int) -> None:
-    """Heal one, cut it within its next batch, and count that if it was so and it went on."""
+    """Heal a follower, cut it within its next batch, and count that if it resumed from there."""
     before = follower.resumes
     first = sum(proxy.statistics().replies for proxy in follower.proxies)
     cuts = [proxy.statistics().cuts for proxy in follower.proxies]
@@ -78,8 +78,8 @@ async def resume_in_a_batch(soak: Soak, follower: Follower, target: int, size: i
         )
 
     await soak.until(lambda: is_cut() or follower.shown >= target)
-    # It was created again, has got more than a handshake, and yet not all that it had missed: so it
-    # was cut in that.
+    # It was recreated and received more than a handshake, but not all that it had missed: so it
+    # was cut within the catch-up.
     resumes, passed = (
         follower.resumes,
         sum(proxy.statistics().replies for proxy in follower.proxies) - first,
@@ -91,10 +91,7 @@ async def resume_in_a_batch(soak: Soak, follower: Follower, target: int, size: i
 
 
 def paused(seconds: Callable[[random.Random], float], *, cut: bool, name: str) -> FaultOfSoak:
-    """Make a pause of a server, the leader if there are several.
-
-    Count who had to take over because of it.
-    """
+    """Make a pause of a server, the leader if there are several. Count the watches that resumed."""
 
     async def fault(soak: Soak) -> None:
         member = await soak.leader()
@@ -126,7 +123,7 @@ async def restart(soak: Soak) -> None:
 
 
 async def kill(soak: Soak) -> None:
-    """Kill a server, the leader if there are several, and start it again after a while."""
+    """Kill a server, the leader if there are several, and restart it later."""
     member = await soak.leader()
     await soak.strike("kill")
     await soak.etcd.kill(member)
@@ -147,7 +144,7 @@ async def compact_during_a_disconnect(soak: Soak) -> None:
 
 
 async def compact_while_one_lags(soak: Soak) -> None:
-    """Compact what lies between a consumer that does not read and the present."""
+    """Compact between a consumer that does not read and the present."""
     lagging = [follower for follower in soak.followers if isinstance(follower, Slow)]
     for follower in lagging:
         follower.is_held = True
@@ -163,7 +160,7 @@ async def compact_while_one_lags(soak: Soak) -> None:
 
 
 async def compact_behind_a_slow_link(soak: Soak) -> None:
-    """Compact history that is on its way to some, over links that have become slow."""
+    """Compact history that slow links have not delivered yet."""
     chosen = soak.some(least=[each for each in soak.followers if each.is_initial])
     for follower in chosen:
         for proxy in follower.proxies:
@@ -181,10 +178,10 @@ async def compact_behind_a_slow_link(soak: Soak) -> None:
 
 
 async def hand_over(soak: Soak) -> None:
-    """Let the leader hand over to the next member."""
+    """Transfer leadership to the next member."""
     operator = Operator(soak.etcd.endpoints, soak.etcd.peer_endpoints)
     await soak.strike("leader handed over")
-    with suppress(OperatorError):  # it leads no more
+    with suppress(OperatorError):  # it is no longer the leader
         await operator.move_leader()
 
 
@@ -226,10 +223,7 @@ def shuffled(faults: Sequence[FaultOfSoak], seed: int) -> list[FaultOfSoak]:
 def faults_for(
     version: tuple[int, ...], members: int, seed: int, *, is_long: bool
 ) -> list[FaultOfSoak]:
-    """Return what to do. 3.5.1 is not killed.
-
-    It loses committed entries then, which no watch can show.
-    """
+    """Return the faults. 3.5.1 is not killed: it loses committed entries then."""
     kills = [kill] if version < (3, 5) or version >= (3, 5, 3) else [restart]
     servers = [restart, *kills, SHORT_PAUSE, PAUSE_AND_CUT]
     compactions = [compact_during_a_disconnect, compact_while_one_lags, compact_behind_a_slow_link]

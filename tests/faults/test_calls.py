@@ -1,7 +1,7 @@
-"""Each kind of call under each fault: what its caller is told, how long that takes, and that nothing is written twice.
+"""Each kind of call under each fault: its outcomes, their time, and no duplicate write.
 
-`pytest -s tests/faults/test_calls.py` prints what "What each kind of call sees" in docs/failures.md
-is made of.
+`pytest -s tests/faults/test_calls.py` prints the table "What each kind of call sees" of
+docs/failures.md.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
@@ -42,7 +42,7 @@ pytestmark = pytest.mark.timeout(120)
 
 
 class Site:
-    """Servers, a client in trouble, and one that has none of it."""
+    """Servers, a client behind faults, and one without."""
 
     def __init__(
         self, etcd: EmbeddedEtcd, proxy: FaultProxy, troubled: kvorum.Client, sound: kvorum.Client
@@ -53,7 +53,7 @@ class Site:
         self.sound = sound
 
 
-# --- faults: each says that it has begun, and ends by itself --------------------------------------
+# --- faults: each reports its start, and ends by itself -------------------------------------------
 
 Began = TaskStatus[None]
 
@@ -66,7 +66,7 @@ async def answers_are_lost(site: Site, *, task_status: Began) -> None:
 
 
 async def requests_are_late(site: Site, *, task_status: Began) -> None:
-    """Later than their callers wait for."""
+    """Later than their callers wait."""
     site.proxy.hold("requests")
     task_status.started()
     await site.proxy.wait(lambda now: now.held > 0)
@@ -75,7 +75,7 @@ async def requests_are_late(site: Site, *, task_status: Began) -> None:
 
 
 async def connections_are_cut(site: Site, *, task_status: Began) -> None:
-    """With the requests that are on them."""
+    """With the requests in flight."""
     site.proxy.hold("requests")
     task_status.started()
     await site.proxy.wait(lambda now: now.held > 0)
@@ -91,7 +91,7 @@ async def the_server_hangs(site: Site, *, task_status: Began) -> None:
 
 
 async def the_server_is_killed(site: Site, *, task_status: Began) -> None:
-    """With the requests that it has got, and started again within the deadline."""
+    """With the requests that it received; restarted within the deadline."""
     await site.etcd.pause()
     task_status.started()
     await anyio.sleep(0.1 * TIMEOUT)
@@ -109,7 +109,7 @@ async def the_quorum_is_lost(site: Site, *, task_status: Began) -> None:
 
 
 async def the_quota_is_used_up(site: Site, *, task_status: Began) -> None:
-    """And stays so."""
+    """Permanently."""
     filler = kvorum.EtcdStorageBackend(site.sound, "filler")
     while not await is_full(filler):
         pass
@@ -140,7 +140,7 @@ FAULTS: Final[dict[str, Callable[..., Coroutine[Any, Any, None]]]] = {
     "the token is forgotten": the_token_is_forgotten,
 }
 
-# --- calls, and what may come of them -------------------------------------------------------------
+# --- calls, and their possible outcomes -----------------------------------------------------------
 
 
 def unmistakable(name: str) -> bytes:
@@ -148,7 +148,7 @@ def unmistakable(name: str) -> bytes:
 
 
 class Before:
-    """What is there before the fault: a key for each call, and a lease."""
+    """The state before the fault: a key for each call, and a lease."""
 
     def __init__(self, revision: int, lease: int) -> None:
         self.revision = revision
@@ -241,7 +241,7 @@ async def opened(
 
 
 class Told:
-    """What callers were told, and after how many seconds."""
+    """The outcomes of the callers, and how many seconds they took."""
 
     def __init__(self) -> None:
         self.answers: dict[str, tuple[str, float]] = {}
@@ -256,7 +256,7 @@ class Told:
 
 
 async def follow(watch: kvorum.StorageWatch, stream: WatchedStream, *, until: str) -> None:
-    """Note what a watch shows, until a key is deleted."""
+    """Record what a watch shows until a key is deleted."""
     async for changes in watch:
         stream.add_changes(changes)
         if (changes[0].key, changes[0].entry) == (until, None):
@@ -292,10 +292,10 @@ async def test_every_kind_of_call_is_told_what_the_documentation_says(
                 await trouble.start(FAULTS[fault], site)
                 for name, call in CALLS.items():
                     group.start_soon(told.by, name, call(store, before))
-            while len(told.answers) < len(CALLS):  # noqa: ASYNC110 - there is no event for it
+            while len(told.answers) < len(CALLS):  # noqa: ASYNC110 - it has no event
                 await anyio.sleep(0.01)
-            with kvorum.deadline(20):  # after a lost quorum it may take some elections
-                await sound.revoke_lease(last)  # that, too, a full server lets pass
+            with kvorum.deadline(20):  # after a lost quorum it may take several elections
+                await sound.revoke_lease(last)  # a full server accepts that, too
             await told.by("watch", follow(watch, stream, until="last"))
         if fault == "the token is forgotten":
             await roles_of(site.sound)._call("AuthDisable", rpc.AuthDisableRequest())

@@ -1,6 +1,6 @@
-"""Counting on one resource while answers are lost and requests come late.
+"""Increments of one resource while replies are lost and requests are late.
 
-Each count is made once, and known.
+Each increment is applied once, and its caller knows.
 """
 
 from collections.abc import AsyncIterator
@@ -39,7 +39,7 @@ async def troubled(proxy: FaultProxy, kvorum_url: str) -> AsyncIterator[kvorum.C
 
 
 class Counting:
-    """Tasks that count on one resource until it is enough, and what they were told."""
+    """Tasks that increment one resource, and their results."""
 
     def __init__(self, counters: kvorum.Repository[Counter], enough: int) -> None:
         self.counters = counters
@@ -66,7 +66,7 @@ class Counting:
                 self._news = anyio.Event()
 
     async def some_more(self, number: int) -> None:
-        """Wait until so many more are counted."""
+        """Wait for `number` more increments."""
         until = min(self.acknowledged + number, self.enough)
         while self.acknowledged < until:
             await self._news.wait()
@@ -77,7 +77,7 @@ class Counting:
 
 
 async def lose_answers(proxy: FaultProxy) -> None:
-    """Let requests be done, and nobody learn of it."""
+    """Let requests take effect and lose their replies."""
     before = proxy.statistics().dropped
     proxy.drop("replies")
     await proxy.wait(lambda now: now.dropped > before)
@@ -85,10 +85,10 @@ async def lose_answers(proxy: FaultProxy) -> None:
 
 
 async def hold_requests_back(proxy: FaultProxy) -> None:
-    """Let requests arrive after their callers have given up on them."""
+    """Deliver requests after their callers gave up."""
     proxy.hold("requests")
     await proxy.wait(lambda now: now.held > 0)
-    await anyio.sleep(1.2 * TIMEOUT)  # the point is that time passes: the callers' deadlines
+    await anyio.sleep(1.2 * TIMEOUT)  # the callers' deadlines pass
     await proxy.heal()
 
 
@@ -96,7 +96,7 @@ async def hold_requests_back(proxy: FaultProxy) -> None:
 async def test_increments_end_at_exactly_the_number_that_was_acknowledged_or_proven(
     proxy: FaultProxy, troubled: kvorum.Client, kvorum_client: kvorum.Client, *, is_long: bool
 ) -> None:
-    """Sixteen tasks; half of the faults lose answers, half deliver requests late."""
+    """Sixteen tasks; half of the faults lose replies, half delay requests."""
     enough, faults = (10_000, 500) if is_long else (400, 20)
     counters = kvorum_client.repository(Counter)
     await counters.add(
@@ -121,7 +121,8 @@ async def test_increments_end_at_exactly_the_number_that_was_acknowledged_or_pro
         proven += 1
     counter = await counters.get("c")
     print(
-        f"{counter.spec.number} counted: {counting.acknowledged} acknowledged, {proven} proven later, {made} faults"
+        f"{counter.spec.number} counted: {counting.acknowledged} acknowledged,"
+        f" {proven} proven later, {made} faults"
     )
     assert counter.spec.number == counting.acknowledged + proven
     assert made >= faults

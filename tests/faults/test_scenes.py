@@ -1,7 +1,4 @@
-"""Scenes: clusters in the long run, with clients at work.
-
-Each plays in its short form, and finds a planted fault.
-"""
+"""Each scene passes in its short form, and finds a planted fault."""
 
 import os
 from collections.abc import Callable
@@ -49,7 +46,7 @@ async def test_nothing_is_lost_or_wrong_in_a_scene(
     assert verdict.is_right, str(verdict)
 
 
-# --- the scenes find what is planted --------------------------------------------------------------
+# --- planted faults --------------------------------------------------------------
 
 set_ = EtcdStorageBackend.set
 get = EtcdStorageBackend.get
@@ -59,7 +56,7 @@ replace_known = Known.replace
 
 
 class Every:
-    """Tells the Nth time of a call, again and again."""
+    """True at every nth call."""
 
     def __init__(self, number: int) -> None:
         self._number = number
@@ -71,7 +68,7 @@ class Every:
 
 
 def what_is_stored_is_refused_for_want_of_room(patch: pytest.MonkeyPatch) -> None:
-    """As etcd says it of the write that crosses the quota; whether one does in a play is chance."""
+    """As etcd answers the write that crosses the quota; whether one does is chance."""
     is_it = Every(7)
 
     async def believed(self: EtcdStorageBackend, key: str, value: bytes, **rest: Any) -> int:
@@ -115,10 +112,7 @@ def what_was_written_is_sent_again(patch: pytest.MonkeyPatch) -> None:
 
 
 def a_read_that_is_refused_splits_the_members(patch: pytest.MonkeyPatch) -> None:
-    """The real thing.
-
-    A transaction of a limited user that reads what it may not, beside a write.
-    """
+    """The real bug: in one batch, a limited user reads a forbidden key and another one writes."""
 
     async def split(self: Stage, name: str) -> Any:
         cluster, root = self.operator, self.operator.credentials
@@ -146,12 +140,12 @@ def a_client_stays_with_a_learner(patch: pytest.MonkeyPatch) -> None:
 
 
 def any_cluster_will_do(patch: pytest.MonkeyPatch) -> None:
-    """The real thing: nobody looks at the id of the cluster."""
+    """The real bug: the id of the cluster is not checked."""
     patch.setattr(Floor, "is_foreign", lambda *_: False)
 
 
 def revisions_are_taken_for_identities(patch: pytest.MonkeyPatch) -> None:
-    """The real thing: what was read is compared by its revision alone, and that has come again."""
+    """The real bug: only the revision is compared, and the revision has recurred."""
     patch.setattr(EtcdStorageBackend, "may_recur", lambda *_: False)
 
 
@@ -198,20 +192,18 @@ PLANTED: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], set[Rule]]] = {
 async def test_a_scene_finds_a_planted_fault(
     kvorum_etcd: EmbeddedEtcd, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """Else it would prove nothing.
+    """Otherwise a scene would prove nothing.
 
-    To upgrade to the same version restarts the members, which is enough here.
+    An upgrade to the same version restarts the members, which suffices here.
     """
     plant, rules = PLANTED[name]
     plant(monkeypatch)
     for module in (stage, operator):
-        monkeypatch.setattr(module, "WAIT_LIMIT", 3.0)  # for what does not come
+        monkeypatch.setattr(module, "WAIT_LIMIT", 3.0)  # for an event that does not happen
     monkeypatch.setattr(crowd, "WRITES", 100)
 
     found: set[Rule] = set()
-    for _ in range(
-        5
-    ):  # some need a chance or two: which writes are under way when the server is hit
+    for _ in range(5):  # some need several attempts: it depends on the writes in flight
         try:
             verdict = await play_scene(
                 SCENES[name], binary=kvorum_etcd.binary, newer=kvorum_etcd.binary

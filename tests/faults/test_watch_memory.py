@@ -1,7 +1,4 @@
-"""What watches cost that nobody reads.
-
-A fixed amount of memory, whatever waits for them, and nobody else's time.
-"""
+"""The cost of unread watches: a bounded amount of memory, and no time of others."""
 
 import sys
 from collections.abc import Awaitable, Callable, Mapping
@@ -19,7 +16,7 @@ WATCHERS = 50
 PER_REVISION = 4
 
 # Bounds that the documentation names, in MiB.
-NEVER_READ = 16  # for all of them
+NEVER_READ = 16
 # for each: a message of a thousand revisions, of four changes of 0.4 KB with what was before
 PER_READ_AHEAD = 16
 
@@ -36,7 +33,7 @@ def events(*, is_long: bool) -> int:
 
 @pytest.fixture
 async def backlog(kvorum_client: kvorum.Client, events: int) -> tuple[int, int]:
-    """Write it, in changes of 0.4 KB. Return the revision before it, and its last one."""
+    """Write the backlog, in changes of 0.4 KB. Return the revision before it, and its last one."""
     backend = kvorum_client.backend
     start = await backend.set("first", b"")
     limiter = anyio.Semaphore(16)
@@ -70,9 +67,9 @@ def measured(
 async def test_fifty_watches_that_nobody_reads_cost_a_fixed_amount_of_memory(
     measured: Measured, events: int
 ) -> None:
-    """One that is read gets everything meanwhile; so do the others as soon as they are read.
+    """A watch that is read gets everything meanwhile; the others, as soon as they are read.
 
-    How long that takes is printed, not asserted: it depends on what else the machine does.
+    The time that this takes is printed, not asserted: it depends on the load of the machine.
     """
     figures = await measured(WATCHERS, 0)
 
@@ -86,10 +83,7 @@ async def test_fifty_watches_that_nobody_reads_cost_a_fixed_amount_of_memory(
 async def test_a_watch_that_is_not_read_any_more_costs_a_message_of_etcd(
     measured: Measured, events: int
 ) -> None:
-    """Of a catch-up that is a thousand revisions, however large.
-
-    Etcd makes messages of them, which come whole.
-    """
+    """For a catch-up, a thousand revisions of any size: etcd sends them in whole messages."""
     figures = await measured(10, 1)
 
     assert figures["idle"] < 10 * PER_READ_AHEAD

@@ -36,7 +36,7 @@ def seed(request: pytest.FixtureRequest) -> int:
 def open_soak(
     kvorum_etcd: EmbeddedEtcd, seed: int
 ) -> Callable[[int], AbstractAsyncContextManager[Soak]]:
-    """Open one on servers of its own, so many."""
+    """Open a soak on its own servers."""
 
     @asynccontextmanager
     async def opened(members: int) -> AsyncIterator[Soak]:
@@ -59,7 +59,7 @@ async def test_watches_lose_nothing_under_random_faults(
 ) -> None:
     async with open_soak(1) as soak:
         await soak.run(faults_for(soak.etcd.version, 1, soak.seed, is_long=is_long))
-        with anyio.fail_after(10):  # nothing is left there of all those that took over
+        with anyio.fail_after(10):  # no resumed watch is left on the server
             while await count_watchers(soak.etcd):  # noqa: ASYNC110 - a metric has no event
                 await anyio.sleep(0.01)
 
@@ -88,7 +88,7 @@ async def test_watches_lose_nothing_while_leaders_fail(open_soak: Opened, *, is_
 async def take_over_at_the_header(
     feed: WatchReader, connection: Connection, since: int, deadline: float
 ) -> Any:
-    """The classical mistake: the header of what etcd answers first is the store's revision."""
+    """The classic mistake: the header of the first response has the store's revision."""
     stream = await create(feed, connection, since, deadline)
     if feed.is_open:
         feed.position = max(feed.position, stream.created.header.revision)
@@ -108,17 +108,14 @@ async def take_over_one_earlier(
 ) -> Any:
     stream = await create(feed, connection, since, deadline)
     feed.position -= feed.is_open
-    feed._last.change = None  # else it finds out that this is not what it has read, and says so
+    feed._last.change = None  # otherwise it detects the difference and reports it
     return stream
 
 
 async def take_over_without_one_event(
     feed: WatchReader, connection: Connection, since: int, deadline: float
 ) -> Any:
-    """Drop one event of the first message that comes.
-
-    The last one, which may be the last of several of a revision.
-    """
+    """Drop the last event of the first message, which may be one of several of its revision."""
     stream: Any = await create(feed, connection, since, deadline)
     read = stream.read
 
@@ -146,7 +143,7 @@ PLANTED: Final = {
 async def test_the_soak_finds_a_planted_fault(
     open_soak: Opened, monkeypatch: pytest.MonkeyPatch, fault: Any
 ) -> None:
-    """Else it would prove nothing."""
+    """Otherwise the soak would prove nothing."""
     monkeypatch.setattr(WatchReader, "_create", fault)
     async with open_soak(1) as soak:
         soak.wait_limit = 2

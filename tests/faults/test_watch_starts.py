@@ -1,7 +1,4 @@
-"""From any start, whatever happens on the way, a watch shows what came after it.
-
-Drawn by Hypothesis.
-"""
+"""From any start, whatever happens, a watch shows every later change. Drawn by Hypothesis."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -27,7 +24,7 @@ pytestmark = pytest.mark.timeout(900)
 
 
 class Scene:
-    """A server, one client behind a proxy and one that is not, and what the second has written."""
+    """A server, a client behind a proxy, a direct one, and the changes that the latter wrote."""
 
     def __init__(
         self, etcd: EmbeddedEtcd, proxy: FaultProxy, watching: kvorum.Client, writing: kvorum.Client
@@ -41,7 +38,7 @@ class Scene:
         self.compacted = 0
 
     async def write(self) -> None:
-        """Write one to three keys at one revision, or delete those of them that are there."""
+        """Write one to three keys at one revision, or delete existing ones."""
         number = len(self.written)
         keys = [f"k{number % 7 + n}" for n in range(number % 3 + 1)]
         there = [entry.key for entry in (await self.writing.backend.list("k")).entries]
@@ -51,7 +48,7 @@ class Scene:
         ]
         self.written[await self.writing.backend.commit(operations)] = set(keys)
 
-    # --- what can happen ---
+    # --- events ---
 
     async def cut(self) -> None:
         self.proxy.cut()
@@ -73,7 +70,7 @@ class Scene:
         await self.etcd.restart()
 
     async def compact(self) -> None:
-        """Forget what lies before the start, and nothing after it."""
+        """Compact everything before the start, and nothing after it."""
         if self.compacted < self.start:
             self.compacted = self.start
             await self.writing.admin.compact(self.start)
@@ -105,10 +102,7 @@ async def a_scene(binary: Path) -> AsyncIterator[Scene]:
 
 
 async def follow(scene: Scene, back: int, events: Mapping[int, str]) -> list[tuple[int, set[str]]]:
-    """Watch from so many revisions ago, while more are written.
-
-    Before some of these something happens.
-    """
+    """Watch from `back` revisions ago, while more are written, with events between them."""
     while sum(revision >= scene.compacted for revision in scene.written) <= back:
         await scene.write()
     scene.start = sorted(scene.written)[-1 - back]
@@ -139,12 +133,12 @@ async def follow(scene: Scene, back: int, events: Mapping[int, str]) -> list[tup
 def test_from_any_start_a_watch_shows_what_came_after_it(
     kvorum_etcd: EmbeddedEtcd, *, is_long: bool
 ) -> None:
-    """Since any of the last hundred revisions, over cut connections and restarts, while older history is compacted."""
+    """From the last hundred revisions, over cuts and restarts, while older history is compacted."""
     happenings = st.dictionaries(
         st.integers(0, LATER - 1), st.sampled_from(sorted(ACTIONS)), max_size=5
     )
 
-    # In a task of a thread of its own, which enters and leaves the proxy.
+    # In one task of its own thread, which enters and leaves the proxy.
     opened = a_scene(kvorum_etcd.binary)
     with start_blocking_portal() as portal, portal.wrap_async_context_manager(opened) as scene:
 

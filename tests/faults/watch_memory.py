@@ -1,7 +1,7 @@
-"""Measure what watches cost that nobody reads. Run by `test_watch_memory.py`, in a process that does nothing else.
+"""Measure the cost of unread watches. Run by `test_watch_memory.py`, in a separate process.
 
-Arguments: the URL, the process id of the server, the revision before the backlog, its last one, how
-many watches nobody reads, and how many revisions each of them reads before that. It prints its
+Arguments: the URL, the process id of the server, the revision before the backlog, its last one, the
+number of unread watches, and the number of revisions that each reads before that. It prints its
 figures as JSON: memory in MiB, time in seconds.
 """
 
@@ -23,10 +23,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 async def settled(pid: int) -> float:
-    """Wait until the server has done what it can for watches that are not read.
-
-    It makes a message for each of them.
-    """
+    """Wait until the server has prepared a message for each unread watch."""
     started, last = time.perf_counter(), -1.0
     while cpu_seconds(pid) - last > 0.02:
         last = cpu_seconds(pid)
@@ -40,14 +37,14 @@ def resident() -> float:
 
 
 class Reading:
-    """Reads a watch to the end of the backlog, and checks that nothing is left out."""
+    """Reads a watch to the end of the backlog, and checks that nothing is missing."""
 
     def __init__(self, end: int) -> None:
         self.end = end
         self.most = 0.0
 
     async def read(self, watch: kvorum.StorageWatch, last: int) -> int:
-        """Return how many changes there were."""
+        """Return the number of changes."""
         number = 0
         while last < self.end:
             changes = await anext(watch)

@@ -1,4 +1,4 @@
-"""Workloads on real stores, recorded and judged; and that the judgement is worth something."""
+"""Workloads on real stores, recorded and judged; faulty stores are found."""
 
 import asyncio
 import sys
@@ -83,7 +83,7 @@ async def test_a_healthy_server_is_found_right(endpoint: str, kvorum_client: kvo
 async def test_a_server_behind_a_bad_network_is_found_right(
     endpoint: str, kvorum_url: str, seed: int
 ) -> None:
-    """Nothing is lost, invented or applied twice; what is not known is said to be unknown."""
+    """Nothing is lost, invented or applied twice; unknown outcomes are reported as unknown."""
     prefix = kvorum_url.rpartition("/")[2]
     async with FaultProxy(endpoint) as proxy:
         settings = kvorum.EtcdSettings(endpoints=(proxy.endpoint,), prefix=prefix, timeout=1.0)
@@ -101,7 +101,7 @@ async def test_a_server_behind_a_bad_network_is_found_right(
 async def test_a_write_that_arrives_after_everybody_has_given_it_up_is_told_from_a_wrong_one(
     endpoint: str, kvorum_url: str
 ) -> None:
-    """Under way for long, unknown, read as absent, and then there: late is not wrong."""
+    """In flight for long, unknown, read as absent, then present: late is not wrong."""
     prefix = kvorum_url.rpartition("/")[2]
     history = History()
     async with FaultProxy(endpoint) as proxy, kvorum.connect(kvorum_url) as direct:
@@ -127,7 +127,7 @@ async def test_a_write_that_arrives_after_everybody_has_given_it_up_is_told_from
 
 
 async def test_a_trial_needs_an_empty_prefix(endpoint: str, kvorum_client: kvorum.Client) -> None:
-    """What was there before is nobody's, and would be taken for invented."""
+    """Earlier data belongs to no call and would be taken for invented."""
     await kvorum_client.backend.set("k0", b"")
 
     with pytest.raises(kvorum.InvalidResourceError, match="nothing in it"):
@@ -135,9 +135,9 @@ async def test_a_trial_needs_an_empty_prefix(endpoint: str, kvorum_client: kvoru
 
 
 async def test_a_workload_is_repeated_by_its_seed() -> None:
-    """What each client asks for, that is; how they meet is up to the store.
+    """The requests of each client, that is; how they interleave is up to the store.
 
-    One alone meets nobody.
+    A single client meets no other.
     """
 
     async def asked_for(seed: int) -> list[str]:
@@ -184,7 +184,7 @@ async def test_every_fault_of_a_script_is_healed(
                         await anyio.sleep(0.01)
 
 
-# --- wrong stores are found out -------------------------------------------------------------------
+# --- faulty stores are found ----------------------------------------------------------------------
 
 
 def truth_of(backend: MemoryStorageBackend) -> ServerHistory:
@@ -227,7 +227,7 @@ class LosesUpdates(MemoryStorageBackend):
 
 
 class RemembersReads(MemoryStorageBackend):
-    """A cache that nobody keeps current."""
+    """A cache that is never updated."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -256,7 +256,7 @@ class ListsLag(MemoryStorageBackend):
 
 
 class WritesTwice(MemoryStorageBackend):
-    """A retry of what was applied."""
+    """A retry of a write that was applied."""
 
     async def set(self, key: str, value: bytes, *, lease: int = 0, unique: bool = False) -> int:
         await super().set(key, value, lease=lease, unique=unique)
@@ -277,7 +277,7 @@ class RefusesWhatItDoes(MemoryStorageBackend):
 
 
 class TearsCommits(MemoryStorageBackend):
-    async def commit(self, operations: list[Operation]) -> int:  # type: ignore[override]  # narrower, for short
+    async def commit(self, operations: list[Operation]) -> int:  # type: ignore[override]
         for operation in operations[1:]:
             if operation.writes:
                 await super().commit([operation])
@@ -356,7 +356,8 @@ async def test_what_becomes_of_a_call_that_fails_is_recorded_as_what_its_client_
     class Failing(MemoryStorageBackend):
         error: BaseException = UnavailableError("nowhere", "down")
 
-        async def set(self, key: str, value: bytes, *, lease: int = 0, unique: bool = False) -> int:  # noqa: ARG002 - the port's
+        async def set(self, key: str, value: bytes, *, lease: int = 0, unique: bool = False) -> int:
+            del key, value, lease, unique
             raise self.error
 
     history, store = History(), Failing()
@@ -376,7 +377,8 @@ async def test_what_becomes_of_a_call_that_fails_is_recorded_as_what_its_client_
 
 async def test_a_read_that_fails_is_recorded_with_what_it_was_about() -> None:
     class Failing(MemoryStorageBackend):
-        async def get(self, key: str, *, revision: int | None = None) -> Entry | None:  # noqa: ARG002 - the port's
+        async def get(self, key: str, *, revision: int | None = None) -> Entry | None:
+            del key, revision
             raise UnavailableError("nowhere", "down")
 
     history = History()
@@ -421,7 +423,7 @@ async def test_a_repository_is_held_to_what_it_returned() -> None:
         await workers.delete("v")
 
         assert check_revisions(history, truth_of(store), is_complete=False) == []
-        assert check_linearizability(history) != []  # it says nothing about who wrote what
+        assert check_linearizability(history) != []  # it says nothing about the authors of writes
         spoilt = msgspec.structs.replace(history.calls[3], observation=history.calls[0].observation)
         history.calls[3] = spoilt
         assert {
@@ -429,7 +431,7 @@ async def test_a_repository_is_held_to_what_it_returned() -> None:
         } == {Rule.STALE_READ}
 
 
-# --- the server history ------------------------------------------------------------------------------------
+# --- the server's history -------------------------------------------------------------------------
 
 
 async def test_the_truth_is_the_whole_history_of_a_prefix(

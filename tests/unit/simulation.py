@@ -27,13 +27,14 @@ from kvorum.testing.evidence.history import (
     Write,
 )
 from kvorum.testing.evidence.server_history import ServerHistory
-from kvorum.testing.evidence.violation import Rule
+from kvorum.testing.evidence.violation import Rule, Violation
 
 KEYS = ["a", "b", "c/1"]
+NAMES = ["get", "get", "list", "count", "set", "swap", "delete", "commit"]
 
 
 class Simulation:
-    """Clients and a store in a time of its own. Everything that it makes is right."""
+    """Clients and a store in simulated time. Everything that it produces is correct."""
 
     def __init__(self, seed: int, *, clients: int = 3, calls: int = 25) -> None:
         self.rng = random.Random(seed)
@@ -42,7 +43,7 @@ class Simulation:
         self.log: list[tuple[Change, ...]] = []
         self.numbers = itertools.count(1)
         self.values = itertools.count(1)
-        self._known: dict[str, int] = {}  # what some client has seen of a key
+        self._known: dict[str, int] = {}  # the revision of a key that some client has seen
         self._ties = itertools.count()
         self._agenda: list[tuple[float, int, Callable[[float], None]]] = []
         for client in range(clients):
@@ -61,7 +62,7 @@ class Simulation:
                 return
             made = getattr(
                 self,
-                f"_{self.rng.choice(['get', 'get', 'list', 'count', 'set', 'swap', 'delete', 'commit'])}",
+                f"_{self.rng.choice(NAMES)}",
             )()
             number = next(self.numbers)
             is_unknown = bool(made.requested) and self.rng.random() < 0.15
@@ -88,7 +89,7 @@ class Simulation:
                 if self.rng.random() < 0.5:
                     self._at(
                         effect + 5 * self.rng.random(), act
-                    )  # perhaps long after the client has given up
+                    )  # perhaps long after the client gave up
             else:
                 self._at(effect, act)
             self._at(end, finish)
@@ -204,5 +205,5 @@ class Simulation:
         return stream
 
 
-def rules(violations: Iterable[object]) -> set[Rule]:
-    return {violation.rule for violation in violations}  # type: ignore[attr-defined]  # all are violations
+def rules(violations: Iterable[Violation]) -> set[Rule]:
+    return {violation.rule for violation in violations}

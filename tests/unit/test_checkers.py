@@ -44,7 +44,7 @@ def test_right_histories_pass(part: int) -> None:
 
 
 def test_the_simulation_has_everything_in_it() -> None:
-    """Else the tests below would pass for nothing."""
+    """Otherwise the tests below would prove nothing."""
     calls = [call for seed in range(20) for call in Simulation(seed).history.calls]
 
     assert {call.outcome for call in calls} == set(Outcome)
@@ -74,7 +74,7 @@ def unknown(name: str, started: int, *requested: Write) -> Call:
 
 @pytest.mark.parametrize("in_order", [True, False])
 def test_of_two_lost_deletions_the_one_that_fits_is_taken_for_the_author(*, in_order: bool) -> None:
-    """They look alike: neither carries a value by which it would be known again."""
+    """They look alike: neither has a value that would identify it."""
     one, two = Entry("a", b"1", 2, 2, 1), Entry("b", b"2", 4, 4, 1)
     creation = Call(
         client="c", name="set", started=1, ended=2, revision=2, requested=(Write("a", b"1"),)
@@ -108,10 +108,7 @@ Plant = Callable[["Case"], bool]
 
 
 class Case:
-    """A right history, about to be spoilt.
-
-    A plant returns False where there is nothing to spoil.
-    """
+    """A correct history, about to be spoilt. A plant returns False if there is nothing to spoil."""
 
     def __init__(self, seed: int) -> None:
         simulation = Simulation(seed)
@@ -142,7 +139,7 @@ def a_done_write_never_happened(case: Case) -> bool:
     return True
 
 
-def something_happened_that_nobody_wanted(case: Case) -> bool:
+def a_change_was_made_that_no_call_requested(case: Case) -> bool:
     entry = Entry("a", b"from nowhere", case.end + 1, case.end + 1, 1)
     case.log.append((Change("a", case.end + 1, entry, case.server_history.entry("a", case.end)),))
     case.end += 1
@@ -408,7 +405,7 @@ def a_deletion_was_told_another_last_value(case: Case) -> bool:
 
 BY_REVISIONS: list[tuple[Plant, set[Rule]]] = [
     (a_done_write_never_happened, {Rule.LOST_WRITE}),
-    (something_happened_that_nobody_wanted, {Rule.INVENTED_WRITE}),
+    (a_change_was_made_that_no_call_requested, {Rule.INVENTED_WRITE}),
     (a_done_write_happened_twice, {Rule.APPLIED_TWICE}),
     (a_write_was_told_the_next_revision, {Rule.LOST_WRITE, Rule.WRONG_VALUE}),
     (a_write_was_told_a_revision_beyond_the_end, {Rule.LOST_WRITE}),
@@ -476,10 +473,7 @@ def test_a_planted_fault_is_found_by_search(plant: Plant) -> None:
 def test_calls_of_one_revision_of_which_each_checked_what_the_other_wrote_are_found(
     checkers: str, expected: set[Rule]
 ) -> None:
-    """All find what they expect in the state before the revision.
-
-    But no order of two who both check explains them.
-    """
+    """Each finds what it expects in the state before, but no order of two checks explains both."""
     before = tuple(Change(key, 2, Entry(key, b"0", 2, 2, 1), None) for key in "ab")
     after = tuple(
         Change(change.key, 3, Entry(change.key, b"1", 3, 2, 2), change.entry) for change in before
@@ -551,9 +545,9 @@ def test_a_write_of_unknown_outcome_may_have_happened_or_not() -> None:
     for calls, is_right in (
         ([unknown, absent], True),
         ([unknown, seen], True),
-        ([unknown, absent, seen], True),  # it came late
-        ([unknown, seen, again], False),  # it cannot be taken back
-        ([absent, seen], False),  # nobody wrote it
+        ([unknown, absent, seen], True),  # it took effect late
+        ([unknown, seen, again], False),  # it cannot be undone
+        ([absent, seen], False),  # no call wrote it
     ):
         history = History()
         history.calls = list(calls)

@@ -23,7 +23,7 @@ Shown_ = tuple[ShownChange, ...]
 
 Spoil = Callable[
     [WatchedStream, int, int], bool | None
-]  # a place, and the one after it; False: nothing to spoil
+]  # an index, and the next one; False: nothing to spoil
 
 
 def events_at(stream: WatchedStream, place: int) -> Shown_:
@@ -180,7 +180,7 @@ def test_a_watch_that_begins_with_all_there_is_is_checked_against_it() -> None:
 
 
 def difference(server_history: ServerHistory, before: int, at: int) -> tuple[ShownChange, ...]:
-    """Return what a watch shows that has shown the state at one revision, and lists at another."""
+    """Return what a watch shows that has shown one revision and relists at another."""
     was = {key: entry for key in KEYS if (entry := server_history.entry(key, before)) is not None}
     now = {key: entry for key in KEYS if (entry := server_history.entry(key, at)) is not None}
     gone = [
@@ -197,8 +197,8 @@ def difference(server_history: ServerHistory, before: int, at: int) -> tuple[Sho
     return (*gone, *sorted(others, key=lambda event: event.revision))
 
 
-def listing_again(simulation: Simulation) -> tuple[WatchedStream, int]:
-    """Return a stream that begins with a list and has listed again in its middle, and the place of that."""
+def relisting(simulation: Simulation) -> tuple[WatchedStream, int]:
+    """Return a stream with an initial list and a relist, and the index of the relist."""
     server_history = simulation.server_history
     first, lost, again = (
         server_history.end // 4,
@@ -234,7 +234,7 @@ def entries(server_history: ServerHistory, revision: int) -> list[Entry]:
 def test_a_watch_that_lists_again_shows_the_difference() -> None:
     for seed in range(40):
         simulation = Simulation(seed)
-        stream, _ = listing_again(simulation)
+        stream, _ = relisting(simulation)
         assert check_watch(stream, simulation.server_history) == [], seed
 
 
@@ -265,7 +265,7 @@ def test_a_planted_fault_in_a_difference_is_found(name: str) -> None:
     planted = 0
     for seed in range(40):
         simulation = Simulation(seed)
-        stream, place = listing_again(simulation)
+        stream, place = relisting(simulation)
         listing = stream.shown[place]
         assert isinstance(listing, Relist)
         for number, event in enumerate(listing.events):
@@ -279,7 +279,7 @@ def test_a_planted_fault_in_a_difference_is_found(name: str) -> None:
 
 def test_a_list_again_at_an_older_revision_is_found() -> None:
     simulation = Simulation(3)
-    stream, place = listing_again(simulation)
+    stream, place = relisting(simulation)
     listing = stream.shown[place]
     assert isinstance(listing, Relist)
     stream.shown.append(listing)
@@ -322,8 +322,8 @@ def test_resumed_watches_neither_leave_out_nor_repeat() -> None:
     simulation = Simulation(2)
     whole = simulation.stream().shown
     whole = [each for each in whole if not isinstance(each, BookmarkSeen)]
-    middle = whole[len(whole) // 2][0].revision  # type: ignore[index]  # no marks
-    front = [each for each in whole if each[0].revision <= middle]  # type: ignore[index]  # no marks
+    middle = whole[len(whole) // 2][0].revision  # type: ignore[index]
+    front = [each for each in whole if each[0].revision <= middle]  # type: ignore[index]
     first = WatchedStream(prefix="", since=0, shown=front)
     for since, is_right in ((middle, True), (middle + 1, False), (middle - 1, False)):
         second = simulation.stream(since=since)

@@ -1,7 +1,4 @@
-"""Wrong histories, each with the rule that it breaks.
-
-A checker that accepts one of them proves nothing.
-"""
+"""Incorrect histories, each with the rule that it breaks."""
 
 import msgspec
 import pytest
@@ -57,7 +54,7 @@ def rules(violations: list[Violation]) -> set[Rule]:
 
 
 def reads_at(revision: int) -> list[Call]:
-    """Return reads of the past, each of them over before "b" was begun to be written."""
+    """Return reads of the past, each of which ended before "b" was written."""
     entry = TWO_KEYS.entry("b", revision)
     return [
         Call(
@@ -87,7 +84,7 @@ def test_nothing_can_be_read_beyond_the_end(read: Call) -> None:
 
 
 def test_revisions_do_not_go_back_from_one_key_to_another() -> None:
-    """Each key by itself is right: the order that clients see is over all keys."""
+    """Each key alone is correct: clients see one order over all keys."""
     made = history(done("set", 1, Write("a", b"1"), 10), done("set", 3, Write("b", b"2"), 5))
 
     assert rules(check_linearizability(made)) == {Rule.REAL_TIME}
@@ -135,7 +132,7 @@ def test_a_swap_is_not_refused_at_the_revision_that_it_expects() -> None:
 
 
 async def leased(ttl: float) -> tuple[History, StorageBackend, Entry]:
-    """Return the record of a key that was put on a lease, and the key."""
+    """Return the record of a key with a lease, and the key."""
     made = History()
     recording = RecordingBackend(MemoryStorageBackend(), made, "x")
     await recording.set("a", b"1", lease=await recording.grant_lease(ttl))
@@ -167,7 +164,7 @@ async def test_a_key_is_not_gone_before_its_lease_is_revoked() -> None:
     await recording.set("b", b"2")
     told = msgspec.structs.replace(made.calls[-1], started=100, ended=101, revision=after + 1)
     made.calls[-1] = told
-    made._numbers = iter(range(200, 300))  # type: ignore[assignment]  # what comes now comes after all that
+    made._numbers = iter(range(200, 300))  # type: ignore[assignment]
     await recording.revoke_lease(entry.lease)
     written = Change("b", after + 1, Entry("b", b"2", after + 1, after + 1, 1), None)
     server_history = ServerHistory([*gone(entry).revisions.values(), (written,)], end=after + 1)
@@ -204,7 +201,7 @@ async def test_a_key_does_not_outlive_its_lease() -> None:
 async def test_a_key_is_on_the_lease_that_was_asked_for() -> None:
     made, _, entry = await leased(3600)
     without = msgspec.structs.replace(entry, lease=0)
-    made.calls.pop()  # the read, which saw it
+    made.calls.pop()  # the read that observed it
     server_history = ServerHistory(
         [(Change("a", entry.mod_revision, without, None),)], end=entry.mod_revision
     )
@@ -226,7 +223,7 @@ async def test_a_swap_keeps_the_lease_unless_it_is_given_another() -> None:
 
 async def test_a_lease_that_is_there_is_not_missing() -> None:
     made, recording, entry = await leased(3600)
-    await recording._backend.revoke_lease(entry.lease)  # type: ignore[attr-defined]  # behind the record's back
+    await recording._backend.revoke_lease(entry.lease)  # type: ignore[attr-defined]  # unrecorded
     with pytest.raises(kvorum.LeaseNotFoundError):
         await recording.set("b", b"2", lease=entry.lease)
 

@@ -75,7 +75,7 @@ async def receive(stream: SocketStream, size: int) -> bytes:
 
 
 async def receive_all(stream: SocketStream) -> tuple[bytes, str]:
-    """Return what comes until the end, and how it ended."""
+    """Return all bytes until the end, and how the connection ended."""
     data = b""
     with anyio.fail_after(DEADLINE):
         while True:
@@ -88,7 +88,7 @@ async def receive_all(stream: SocketStream) -> tuple[bytes, str]:
 
 
 async def comes_nothing(stream: SocketStream) -> bool:
-    """Tell whether a byte does not come although everything that could bring it has had its turn."""
+    """Tell whether no byte arrives although everything that could deliver it has run."""
     with anyio.move_on_after(0.05):
         await stream.receive(1)
         return False
@@ -124,12 +124,12 @@ async def test_many_bytes_pass_in_their_order(pair: Pair) -> None:
 
 
 async def test_the_end_of_what_the_server_sends_reaches_the_client(pair: Pair) -> None:
-    """A proxy that swallows it makes every test of a resumed watch pass for nothing."""
+    """A proxy that swallows it would make every test of a resumed watch pass."""
     await pair.server.send(b"last")
     await pair.server.send_eof()
 
     assert await receive_all(pair.client) == (b"last", "end")
-    await pair.client.send(b"still here")  # the other direction is open yet
+    await pair.client.send(b"still here")  # the other direction is still open
     assert await receive(pair.server, 10) == b"still here"
 
 
@@ -159,7 +159,7 @@ async def test_a_reset_reaches_the_other_side_as_one(pair: Pair) -> None:
 
 
 async def test_a_server_that_is_not_there_ends_the_connection() -> None:
-    with socket.socket() as unused:  # bound, but nobody listens
+    with socket.socket() as unused:  # bound, but not listening
         unused.bind(("127.0.0.1", 0))
         async with (
             FaultProxy(f"127.0.0.1:{unused.getsockname()[1]}") as proxy,
@@ -253,7 +253,7 @@ async def test_held_requests_arrive_later_and_in_their_order(pair: Pair) -> None
 
 
 async def test_a_held_request_arrives_also_if_its_sender_is_gone(pair: Pair) -> None:
-    """The write that everybody has given up, and that happens all the same."""
+    """A write that its client gave up on, and that takes effect anyway."""
     pair.proxy.hold("requests")
     await pair.client.send(b"late")
     await pair.client.aclose()
