@@ -195,7 +195,7 @@ async def test_a_write_that_was_applied_is_found_when_it_was_deleted_since(
     assert await WRITES[name](store, first) == first + 1
 
 
-async def test_a_client_that_has_not_heard_for_long_looks_for_a_key_only_so_often(
+async def test_the_search_for_a_key_reads_a_limited_number_of_revisions(
     client: kvorum.Client, other: StorageBackend, full: Full
 ) -> None:
     """A key that is gone is looked for at each revision since then, up to a limit."""
@@ -313,10 +313,10 @@ class FirstGrantLost(Observer):
                 raise kvorum.UnavailableError(endpoint, "the answer is lost")
 
 
-async def test_a_lease_whose_grant_got_no_answer_is_granted_anew_under_another_id(
+async def test_a_lease_whose_grant_got_no_answer_is_granted_under_another_id(
     kvorum_url: str, kvorum_etcd: kvorum.EmbeddedEtcd, ask_etcd: Callable[..., str]
 ) -> None:
-    """The first one may be old by now, so it is left to expire. etcd refuses to grant its id again."""
+    """The first one may be old by now, so it expires. etcd does not grant its id again."""
     lost = FirstGrantLost()
     async with kvorum.connect(kvorum_url, observer=lost) as client:
         lease = await client.backend.grant_lease(60)
@@ -374,7 +374,7 @@ class Filling:
 
 @pytest.mark.parametrize("pipeline", [False, True], ids=["alone", "together"])
 @pytest.mark.parametrize("verb", ["create", "set", "swap"])
-async def test_each_write_that_fills_the_store_is_done_or_refused_as_it_was_told(
+async def test_each_write_that_fills_the_store_is_applied_or_refused_as_reported(
     pytestconfig: pytest.Config, verb: str, *, pipeline: bool
 ) -> None:
     """No write is reported as refused and yet applied."""

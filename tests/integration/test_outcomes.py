@@ -1,7 +1,4 @@
-"""What becomes of calls whose answers are lost.
-
-They are sent again where that is safe, and never applied twice.
-"""
+"""Calls whose answers are lost: they are sent again where that is safe, and never applied twice."""
 
 from collections.abc import AsyncIterator
 
@@ -51,7 +48,7 @@ def prefix(kvorum_url: str) -> str:
 
 @pytest.fixture
 async def troubled(proxy: FaultProxy, prefix: str) -> AsyncIterator[kvorum.Client]:
-    """A client behind the proxy, with little patience."""
+    """A client behind the proxy, with a short timeout."""
     settings = kvorum.EtcdSettings(endpoints=(proxy.endpoint,), prefix=prefix, timeout=TIMEOUT)
     async with kvorum.connect(settings) as client:
         yield client
@@ -59,7 +56,7 @@ async def troubled(proxy: FaultProxy, prefix: str) -> AsyncIterator[kvorum.Clien
 
 @pytest.fixture
 def lost(troubled: kvorum.Client) -> kvorum.StorageBackend:
-    """The backend whose answers get lost."""
+    """The backend whose answers are lost."""
     return troubled.backend
 
 
@@ -72,9 +69,9 @@ def sound(kvorum_client: kvorum.Client) -> kvorum.StorageBackend:
 async def once_dropped(proxy: FaultProxy, number: int = 1) -> None:
     """Heal the proxy when so many bytes are lost.
 
-    What is lost first may be what gRPC sends for itself. A request that has not left yet as the
-    connection breaks is sent again by gRPC. So a test that must lose one waits for as many bytes as
-    only a request has: `A_REQUEST`.
+    The first bytes may be gRPC's own, and gRPC resends a request that has not been sent when the
+    connection breaks. A test that must lose a request waits for `A_REQUEST` bytes, which only a
+    request has.
     """
     with anyio.fail_after(10):
         await proxy.wait(lambda now: now.dropped >= number)
@@ -82,7 +79,7 @@ async def once_dropped(proxy: FaultProxy, number: int = 1) -> None:
 
 
 async def once_applied(proxy: FaultProxy, sound: kvorum.StorageBackend, since: int) -> None:
-    """Heal the proxy when something was done after a revision, and the answer is lost."""
+    """Heal the proxy when a write after a revision was applied, and its answer is lost."""
     with anyio.fail_after(10):
         async with sound.watch("", since=since) as watch:
             await anext(watch)
@@ -107,10 +104,10 @@ async def test_a_swap_whose_answer_was_lost_is_known_to_have_been_applied(
     assert (entry.value, entry.mod_revision, entry.version) == (UNMISTAKABLE % 2, revision, 2)
 
 
-async def test_a_swap_whose_answer_was_lost_and_that_somebody_has_written_over_is_known_too(
+async def test_a_swap_whose_answer_was_lost_and_that_was_overwritten_is_known_too(
     proxy: FaultProxy, lost: kvorum.StorageBackend, sound: kvorum.StorageBackend
 ) -> None:
-    """The value is gone; the history of the key still has it."""
+    """The value is overwritten; the history of the key still has it."""
     first = await lost.set("a", b"1")
 
     async def write_over() -> None:
@@ -145,7 +142,7 @@ async def test_a_swap_that_never_arrived_is_sent_again(
     assert (entry.mod_revision, entry.version) == (revision, 2)
 
 
-async def test_a_swap_that_somebody_was_faster_than_is_a_conflict_although_its_answer_was_lost(
+async def test_a_swap_that_another_write_preceded_is_a_conflict_although_its_answer_was_lost(
     proxy: FaultProxy, lost: kvorum.StorageBackend, sound: kvorum.StorageBackend
 ) -> None:
     first = await lost.set("a", b"1")
@@ -162,7 +159,7 @@ async def test_a_swap_that_somebody_was_faster_than_is_a_conflict_although_its_a
 async def test_a_swap_that_never_arrived_and_expects_another_value_is_a_conflict(
     proxy: FaultProxy, lost: kvorum.StorageBackend, sound: kvorum.StorageBackend
 ) -> None:
-    """The revision is the one that it expects, in a store that was put back, and the value never will be."""
+    """In a store that was put back: the revision is as expected, but the value never will be."""
     first = await lost.set("a", b"1")
     proxy.drop("requests")
     async with anyio.create_task_group() as group:
@@ -175,12 +172,12 @@ async def test_a_swap_that_never_arrived_and_expects_another_value_is_a_conflict
     assert caught.value.current == await sound.get("a") == kvorum.Entry("a", b"1", first, first, 1)
 
 
-async def test_a_value_that_anybody_could_have_written_proves_nothing(
+async def test_a_value_that_another_client_could_have_written_proves_nothing(
     proxy: FaultProxy, lost: kvorum.StorageBackend, sound: kvorum.StorageBackend
 ) -> None:
-    """Two who count from 1 to 2 write the same bytes.
+    """Two clients that count from 1 to 2 write the same bytes.
 
-    To take the other's for one's own would lose an increment.
+    A client that took the other's write for its own would lose an increment.
     """
     first = await lost.set("a", b"1")
     proxy.drop("replies")
@@ -224,13 +221,10 @@ async def test_a_swap_that_stays_without_an_answer_is_unknown_after_two_deadline
     assert anyio.current_time() - started < 4 * TIMEOUT
 
 
-async def test_finding_out_goes_on_for_the_whole_deadline_while_connections_break(
+async def test_the_search_is_retried_until_the_deadline_while_connections_break(
     proxy: FaultProxy, lost: kvorum.StorageBackend, sound: kvorum.StorageBackend
 ) -> None:
-    """The value is written over, so history has to tell.
-
-    Each attempt to read that breaks for a while.
-    """
+    """The value is overwritten, so history has to tell, and each read of it breaks for a while."""
     first = await lost.set("a", b"1")
 
     async def write_over_and_break() -> None:
@@ -277,7 +271,7 @@ async def test_a_create_or_set_whose_answer_was_lost_is_known_by_its_value(
 async def test_a_create_or_set_that_never_arrived_is_not_sent_again(
     proxy: FaultProxy, lost: kvorum.StorageBackend, sound: kvorum.StorageBackend, verb: str
 ) -> None:
-    """It may still come; that it is not there proves nothing."""
+    """It may still arrive; its absence proves nothing."""
     await lost.set("other", b"")
     proxy.drop("requests")
     async with anyio.create_task_group() as group:
@@ -291,7 +285,7 @@ async def test_a_create_or_set_that_never_arrived_is_not_sent_again(
 async def test_a_set_that_never_arrived_is_not_known_by_the_same_bytes_from_before(
     proxy: FaultProxy, lost: kvorum.StorageBackend, sound: kvorum.StorageBackend
 ) -> None:
-    """They were written, restored from a copy, say, before this client was connected."""
+    """They were written before this client connected, for example by a restore."""
     first = await sound.set("a", UNMISTAKABLE % 1, unique=True)
     await lost.get("a")
     proxy.drop("requests")
@@ -353,10 +347,7 @@ async def test_a_deletion_that_never_arrived_is_sent_again(
 async def test_a_deletion_whose_answer_was_lost_stays_unknown(
     proxy: FaultProxy, lost: kvorum.StorageBackend, sound: kvorum.StorageBackend
 ) -> None:
-    """A tombstone carries no token.
-
-    Of two who delete the same revision nobody can tell whose it was.
-    """
+    """A tombstone has no token: if two clients delete the same revision, nothing tells which."""
     first = await lost.set("a", b"1")
     proxy.drop("replies")
     async with anyio.create_task_group() as group:
@@ -366,7 +357,7 @@ async def test_a_deletion_whose_answer_was_lost_stays_unknown(
 
 
 @pytest.mark.parametrize("verb", ["delete", "commit"])
-async def test_a_deletion_that_is_compacted_at_its_own_revision_is_not_taken_for_one_that_never_was(
+async def test_a_deletion_that_is_compacted_at_its_own_revision_is_not_taken_for_a_refused_one(
     proxy: FaultProxy,
     lost: kvorum.StorageBackend,
     sound: kvorum.StorageBackend,
@@ -375,7 +366,7 @@ async def test_a_deletion_that_is_compacted_at_its_own_revision_is_not_taken_for
 ) -> None:
     """Old versions forget the tombstone, and let a watch start there.
 
-    What it shows first is another's creation.
+    The first change that it delivers is another client's creation.
     """
     first = await lost.set("a", b"1")
     steps = [Operation.delete("a", expected=first), Operation.put("b", b"")]
@@ -423,7 +414,7 @@ async def test_a_commit_is_known_by_a_value_that_is_there_although_history_is_lo
     assert entry.mod_revision == revision
 
 
-async def test_a_deletion_that_somebody_wrote_before_is_a_conflict(
+async def test_a_deletion_that_another_write_preceded_is_a_conflict(
     proxy: FaultProxy, lost: kvorum.StorageBackend, sound: kvorum.StorageBackend
 ) -> None:
     first = await lost.set("a", b"1")
@@ -440,10 +431,7 @@ async def test_a_deletion_that_somebody_wrote_before_is_a_conflict(
 async def test_a_commit_is_known_by_any_of_its_values(
     proxy: FaultProxy, lost: kvorum.StorageBackend, sound: kvorum.StorageBackend
 ) -> None:
-    """The key that is compared is deleted, and says nothing.
-
-    The one that is written with it does.
-    """
+    """The deleted key tells nothing; the key that is written with it does."""
     first = await lost.set("a", b"1")
     proxy.drop("replies")
     async with anyio.create_task_group() as group:
@@ -461,7 +449,7 @@ async def test_a_commit_is_known_by_any_of_its_values(
     assert not await sound.exists("a")
 
 
-async def test_a_commit_that_somebody_was_faster_than_is_a_conflict(
+async def test_a_commit_that_another_write_preceded_is_a_conflict(
     proxy: FaultProxy, lost: kvorum.StorageBackend, sound: kvorum.StorageBackend
 ) -> None:
     first = await lost.set("a", b"1")
@@ -483,10 +471,10 @@ async def test_a_commit_that_somebody_was_faster_than_is_a_conflict(
     assert entry.value == UNMISTAKABLE % 7
 
 
-async def test_a_commit_that_another_key_stands_in_the_way_of_is_a_conflict(
+async def test_a_commit_whose_other_comparison_fails_for_good_is_a_conflict(
     proxy: FaultProxy, lost: kvorum.StorageBackend, sound: kvorum.StorageBackend
 ) -> None:
-    """The key that fences it has not moved; the other has, for good."""
+    """The key that fences it is unchanged; the other key has changed for good."""
     first, second = await lost.set("a", b"1"), await lost.set("b", b"1")
     third = await sound.set("b", b"2")
     proxy.drop("requests")
@@ -500,10 +488,10 @@ async def test_a_commit_that_another_key_stands_in_the_way_of_is_a_conflict(
     assert caught.value.current == kvorum.Entry("b", b"2", third, second, 2)
 
 
-async def test_a_commit_that_a_key_stands_in_the_way_of_which_may_go_again_stays_unknown(
+async def test_a_commit_whose_other_comparison_may_hold_later_stays_unknown(
     proxy: FaultProxy, lost: kvorum.StorageBackend, sound: kvorum.StorageBackend
 ) -> None:
-    """Once that key is deleted, the first copy may arrive and be applied."""
+    """Once the other key is deleted, the first copy may arrive and be applied."""
     first = await lost.set("a", b"1")
     await sound.set("b", b"here")
     proxy.drop("requests")
@@ -534,7 +522,7 @@ async def test_a_lease_whose_revocation_got_no_answer_is_gone(
 async def test_what_was_unknown_can_be_settled_later(
     proxy: FaultProxy, lost: kvorum.StorageBackend, sound: kvorum.StorageBackend
 ) -> None:
-    """The error carries what was to be written; once the network is sound, it can be told."""
+    """The error has the operations, so the outcome can be found once the network is sound."""
     first = await lost.set("a", b"1")
     proxy.drop("replies")
     with pytest.raises(OutcomeUnknownError) as caught:
@@ -548,7 +536,7 @@ async def test_what_was_unknown_can_be_settled_later(
     entry = await sound.get("a")
     assert entry is not None
     assert (entry.value, entry.mod_revision, entry.version) == (UNMISTAKABLE % 2, revision, 2)
-    assert await sound.settle(caught.value) == revision  # as often as one likes
+    assert await sound.settle(caught.value) == revision  # any number of times
 
 
 async def test_what_was_unknown_and_never_arrived_is_written_by_settling_it(
@@ -593,10 +581,10 @@ async def test_what_cannot_be_settled_stays_unknown(
 async def test_a_swap_that_arrives_after_a_later_read_is_not_taken_for_lost(
     proxy: FaultProxy, lost: kvorum.StorageBackend, sound: kvorum.StorageBackend
 ) -> None:
-    """The case that a look cannot decide: nothing is there, and then it comes.
+    """A read cannot decide this case: it finds nothing, and then the write arrives.
 
-    Who gave up on the request has cancelled it, and the server may see that first: then it never
-    comes, and there is another try. What `settle` finds out is right in both cases.
+    The client cancels the request when it gives up. If the server sees that first, the write never
+    arrives, and the test tries once more. `settle` is right in both cases.
     """
     arrived = False
     for number in range(20):
@@ -648,7 +636,7 @@ class Overload(Observer):
             )
 
 
-async def test_a_server_that_has_too_much_to_do_is_waited_for(
+async def test_calls_to_an_overloaded_server_are_retried(
     kvorum_url: str, sound: kvorum.StorageBackend
 ) -> None:
     """etcd refuses before it proposes, so even a write may be retried."""
@@ -664,10 +652,10 @@ async def test_a_server_that_has_too_much_to_do_is_waited_for(
     assert entry.version == 1
 
 
-# --- what has done nothing ------------------------------------------------------------------------
+# --- calls that had no effect ---------------------------------------------------------------------
 
 
-async def test_a_read_is_tried_again_until_it_is_answered(
+async def test_a_read_is_retried_until_it_is_answered(
     proxy: FaultProxy, lost: kvorum.StorageBackend
 ) -> None:
     await lost.set("a", b"1")
@@ -708,7 +696,7 @@ async def test_a_server_that_stays_away_is_unavailable_at_the_deadline(
 
 
 class Counting:
-    """Tasks that count on one resource, and what they were told."""
+    """Tasks that increment one resource, and the outcomes that they were given."""
 
     def __init__(self, counters: kvorum.Repository[Counter]) -> None:
         self.counters = counters
@@ -747,7 +735,7 @@ async def test_no_increment_is_lost_or_counted_twice_on_a_bad_network(
     prefix: str,
     kvorum_etcd: kvorum.EmbeddedEtcd,
 ) -> None:
-    """Sixteen tasks count on one resource while answers are dropped and requests held back."""
+    """Sixteen tasks increment one resource while answers are dropped and requests delayed."""
     history = History()
     start = (await kvorum_client.backend.list("", limit=1)).revision
     counter = Counter(metadata=Metadata(name="c"), spec=CounterSpec(), status=CounterStatus())

@@ -88,7 +88,7 @@ async def lease_of(store: kvorum.StorageBackend, key: str) -> int:
 
 
 async def until(leases: Count, number: int) -> None:
-    """Wait until there are so many."""
+    """Wait until there is this number of leases."""
     with anyio.fail_after(DEADLINE):
         while len(await leases()) != number:  # noqa: ASYNC110 - the server sends no event
             await anyio.sleep(0.02)
@@ -153,7 +153,7 @@ async def test_another_client_ends_the_lease_as_well(
     assert await leases() == set()
 
 
-async def test_a_lease_that_anybody_may_use_stays(
+async def test_a_lease_that_is_not_for_one_key_stays(
     notes: Repository[Note], store: kvorum.StorageBackend, leases: Count
 ) -> None:
     """Its holder may attach more keys to it."""
@@ -388,7 +388,7 @@ async def test_a_lease_is_ended_of_an_add_that_has_spent_its_deadline(
     assert not await notes.exists("a")
 
 
-async def test_a_user_who_may_not_see_what_is_on_the_lease_can_delete(
+async def test_a_user_without_permission_to_inspect_the_lease_can_delete(
     kvorum_etcd: EmbeddedEtcd, roles_of: Callable[[kvorum.Client], Any]
 ) -> None:
     """The deletion is done, and does not fail because the lease cannot be revoked."""

@@ -47,16 +47,16 @@ class Followed:
             self.error = exc
 
     async def until(self, number: int) -> None:
-        """Wait until so many were shown, or it has ended."""
+        """Wait until so many were delivered, or the watch has ended."""
         with anyio.fail_after(DEADLINE):
-            while len(self.shown) < number and not self.task.done():  # noqa: ASYNC110 - nobody is told
+            while len(self.shown) < number and not self.task.done():  # noqa: ASYNC110 - there is no event
                 await anyio.sleep(0.01)
 
 
 # --- a slow link ----------------------------------------------------------------------------------
 
 
-async def test_what_a_server_leaves_out_of_a_slow_stream_is_said_to_be_lost(
+async def test_what_a_server_omits_from_a_slow_stream_is_reported_as_lost(
     client: kvorum.Client, direct: kvorum.Client, proxy: FaultProxy
 ) -> None:
     """Old servers continue after a compaction as if nothing were missing.
@@ -86,7 +86,7 @@ async def test_what_a_server_leaves_out_of_a_slow_stream_is_said_to_be_lost(
         assert followed.error.compact_revision == written[200]
 
 
-async def test_a_watch_goes_on_whose_last_value_takes_longer_over_the_link_than_a_call_may(
+async def test_a_watch_resumes_although_its_last_value_takes_longer_over_the_link_than_a_call_may(
     proxy: FaultProxy, direct: kvorum.Client
 ) -> None:
     """It needs no value to recognise its history."""
@@ -105,7 +105,7 @@ async def test_a_watch_goes_on_whose_last_value_takes_longer_over_the_link_than_
     assert followed.shown == written
 
 
-async def test_a_consumer_that_is_behind_when_history_is_compacted_loses_nothing_that_its_server_has_sent(
+async def test_a_consumer_that_lags_behind_a_compaction_loses_nothing_that_its_server_has_sent(
     client: kvorum.Client, direct: kvorum.Client
 ) -> None:
     """They are queued for it. That they can no longer be read at their revisions is no loss."""
@@ -149,7 +149,7 @@ class Checks(Observer):
         self.number += isinstance(message, rpc.RangeRequest) and call.revision > 0
 
 
-async def test_servers_that_leave_nothing_out_are_not_asked(etcd: EmbeddedEtcd) -> None:
+async def test_servers_that_omit_nothing_are_not_asked(etcd: EmbeddedEtcd) -> None:
     checks = Checks()
     async with (
         kvorum.connect(f"{etcd.url}/lab", observer=checks) as client,
@@ -231,7 +231,7 @@ async def test_a_start_that_is_compacted_is_refused_with_the_oldest_revision_the
 # --- another history ------------------------------------------------------------------------------
 
 
-async def test_a_watch_does_not_go_on_in_a_store_that_was_put_back_and_has_come_to_the_same_revision_again(
+async def test_a_watch_does_not_resume_in_a_store_that_was_put_back_to_an_older_state(
     etcd: EmbeddedEtcd, proxy: FaultProxy, client: kvorum.Client, tmp_path: Path
 ) -> None:
     """Only the content of a revision tells that it is another one."""
@@ -275,7 +275,7 @@ async def test_a_watch_notices_another_value_at_the_very_revision_that_it_read_l
             await direct.backend.set("a", b"gone")
             await followed.until(1)
         if reads_on:
-            watch._reader.position += 1  # type: ignore[attr-defined]  # as a notification does after ten minutes
+            watch._reader.position += 1  # type: ignore[attr-defined]  # as a progress notification does
         await proxy.refuse()
         proxy.cut()
         await put_back(etcd, tmp_path / "backup")
@@ -338,5 +338,5 @@ async def test_a_watch_with_initial_leaves_no_ghost_of_a_store_that_was_put_back
 
 async def until(holds: Callable[[], bool]) -> None:
     with anyio.fail_after(DEADLINE):
-        while not holds():  # noqa: ASYNC110 - nobody is told
+        while not holds():  # noqa: ASYNC110 - there is no event
             await anyio.sleep(0.01)

@@ -123,7 +123,7 @@ class Deletion(Observer):
 async def test_a_deletion_just_after_the_start_is_not_lost_if_it_is_compacted_at_once(
     etcd: EmbeddedEtcd,
 ) -> None:
-    """etcd forgets a deletion whose own revision is compacted, and still lets a watch start there."""
+    """etcd forgets a deletion whose revision is compacted, and still lets a watch start there."""
     async with kvorum.connect(f"{etcd.url}/lab") as direct:
         await direct.backend.set("a", b"1")
         deletion = Deletion(direct.backend)
@@ -214,7 +214,7 @@ class Fragments(Observer):
             self.received.append((events[0].kv.mod_revision, events[-1].kv.mod_revision))
 
 
-async def test_a_catch_up_that_broke_without_news_comes_in_pieces_and_is_put_together(
+async def test_a_catch_up_that_broke_without_news_is_sent_in_fragments_and_put_together(
     kvorum_etcd: EmbeddedEtcd,
 ) -> None:
     """etcd may cut in the middle of a revision.
@@ -260,7 +260,7 @@ async def test_a_catch_up_that_broke_without_news_comes_in_pieces_and_is_put_tog
 
 @pytest.fixture
 async def narrow(kvorum_etcd: EmbeddedEtcd) -> AsyncIterator[EmbeddedEtcd]:
-    """A server that takes eight streams on a connection."""
+    """A server that allows eight streams on a connection."""
     told = await anyio.run_process([str(kvorum_etcd.binary), "--help"], stderr=STDOUT, check=False)
     if b"--max-concurrent-streams" not in told.stdout:
         pytest.skip("this version has no limit of streams that could be set")
@@ -292,7 +292,7 @@ async def test_more_watches_than_a_connection_takes_are_put_on_others(narrow: Em
             assert server.streams.total == 0
 
 
-async def test_a_watch_that_finds_no_place_says_how_many_there_are(
+async def test_a_watch_that_finds_no_free_slot_says_how_many_others_there_are(
     narrow: EmbeddedEtcd,
 ) -> None:
     """The server stays in use, the open watches continue, and a slot that is left is reused."""
@@ -324,7 +324,7 @@ async def test_a_watch_that_finds_no_place_says_how_many_there_are(
 
 
 @pytest.mark.parametrize("others", [False, True])
-async def test_a_watch_shows_nothing_of_another_cluster_at_the_same_address(
+async def test_a_watch_delivers_nothing_of_another_cluster_at_the_same_address(
     etcd: EmbeddedEtcd, proxy: FaultProxy, caplog: pytest.LogCaptureFixture, others: bool
 ) -> None:
     """It resumes at a server of its own cluster, and ends if there is none."""

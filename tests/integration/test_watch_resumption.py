@@ -1,7 +1,4 @@
-"""Watches whose connection breaks: they go on where they were, whole, in order, once.
-
-Or say what is lost.
-"""
+"""Watches whose connection breaks: they resume whole, in order and once, or report a loss."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -40,7 +37,7 @@ async def revisions_of(watch: kvorum.StorageWatch, number: int) -> list[int]:
 
 async def resumed(watch: kvorum.StorageWatch, number: int = 1) -> None:
     with anyio.fail_after(DEADLINE):
-        while watch.statistics().resumes < number:  # noqa: ASYNC110 - nobody tells a consumer that it was resumed
+        while watch.statistics().resumes < number:  # noqa: ASYNC110 - a consumer has no event for it
             await anyio.sleep(0.01)
 
 
@@ -51,13 +48,13 @@ async def idle(watch: kvorum.StorageWatch) -> asyncio.Task[Any]:
     return task
 
 
-# --- goes on --------------------------------------------------------------------------------------
+# --- resuming -------------------------------------------------------------------------------------
 
 
-async def test_a_watch_goes_on_over_a_cut_connection(
+async def test_a_watch_resumes_after_a_cut_connection(
     client: kvorum.Client, direct: kvorum.Client, proxy: FaultProxy
 ) -> None:
-    """What happens meanwhile is shown afterwards: once, in order."""
+    """Changes in the meantime are delivered afterwards: once, and in order."""
     async with client.backend.watch("") as watch:
         written = [await direct.backend.set("a", b"1")]
         shown = await revisions_of(watch, 1)
@@ -74,7 +71,7 @@ async def test_a_watch_goes_on_over_a_cut_connection(
 
 
 @pytest.mark.parametrize("size", [1, 10, 100, 1_000, 10_000, 60_000])
-async def test_a_watch_goes_on_when_it_is_cut_in_the_middle_of_a_batch(
+async def test_a_watch_resumes_when_it_is_cut_in_the_middle_of_a_batch(
     client: kvorum.Client, direct: kvorum.Client, proxy: FaultProxy, size: int
 ) -> None:
     start = await direct.backend.set("a", b"")
@@ -91,7 +88,7 @@ async def test_a_watch_goes_on_when_it_is_cut_in_the_middle_of_a_batch(
     assert all(len(changes) == 3 for changes in shown)
 
 
-async def test_a_watch_goes_on_over_a_restarted_server(
+async def test_a_watch_resumes_after_a_restart_of_its_server(
     etcd: EmbeddedEtcd, direct: kvorum.Client
 ) -> None:
     async with direct.backend.watch("") as watch:
@@ -103,10 +100,10 @@ async def test_a_watch_goes_on_over_a_restarted_server(
         assert await revisions_of(watch, 1) == [second]
 
 
-async def test_a_watch_goes_on_over_a_killed_server(
+async def test_a_watch_resumes_after_its_server_is_killed(
     etcd: EmbeddedEtcd, direct: kvorum.Client
 ) -> None:
-    """One without load: that is no claim about what a killed 3.5.1 keeps."""
+    """Without load: under load, 3.5.1 loses data when it is killed."""
     async with direct.backend.watch("") as watch:
         first = await direct.backend.set("a", b"1")
         assert await revisions_of(watch, 1) == [first]
@@ -121,13 +118,10 @@ async def test_a_watch_goes_on_over_a_killed_server(
     assert change.revision == second
 
 
-async def test_a_server_that_says_nothing_is_noticed_and_the_watch_goes_on(
+async def test_a_silent_server_is_noticed_and_the_watch_resumes(
     direct: kvorum.Client, proxy: FaultProxy
 ) -> None:
-    """Its connections stay open: keep-alive finds out about one, a deadline about the other.
-
-    Within 15 seconds.
-    """
+    """Its connections stay open. Keep-alive detects one, a deadline the other, in 15 seconds."""
     settings = EtcdSettings(endpoints=(proxy.endpoint,), prefix="lab")
     async with kvorum.connect(settings) as client, client.backend.watch("") as watch:
         await direct.backend.set("a", b"1")
@@ -149,7 +143,7 @@ async def test_a_server_that_says_nothing_is_noticed_and_the_watch_goes_on(
 
 
 @pytest.mark.parametrize("victim", ["the leader", "the one it watches"])
-async def test_a_watch_goes_on_when_a_member_of_three_dies(
+async def test_a_watch_resumes_when_a_member_of_three_dies(
     kvorum_etcd: EmbeddedEtcd, victim: str
 ) -> None:
     async with (
@@ -183,7 +177,7 @@ async def test_a_watch_goes_on_when_a_member_of_three_dies(
 
 
 async def test_a_watch_leaves_a_member_that_has_lost_its_leader(kvorum_etcd: EmbeddedEtcd) -> None:
-    """Such a member would keep a silent stream open; it is told not to."""
+    """Such a member would keep a silent stream open if it were not asked for a leader."""
     async with (
         EmbeddedEtcd(binary=kvorum_etcd.binary, members=3) as etcd,
         kvorum.connect(etcd.url) as client,
@@ -208,16 +202,16 @@ async def test_a_watch_leaves_a_member_that_has_lost_its_leader(kvorum_etcd: Emb
 
 
 async def resumed_or_left(client: kvorum.Client, endpoint: str) -> None:
-    """Wait until the client has given up on a server."""
+    """Wait until the client has left a server."""
     with anyio.fail_after(DEADLINE):
-        while client.connection.endpoint == endpoint:  # noqa: ASYNC110 - nobody tells
+        while client.connection.endpoint == endpoint:  # noqa: ASYNC110 - there is no event
             await anyio.sleep(0.01)
 
 
-async def test_a_server_that_refuses_everybody_is_not_asked_in_a_hot_loop(
+async def test_a_server_that_refuses_all_connections_is_not_asked_in_a_hot_loop(
     client: kvorum.Client, proxy: FaultProxy, direct: kvorum.Client
 ) -> None:
-    """Waits grow to a second; and once it is back, the watch is within about one."""
+    """Waits grow to a second, and so the watch resumes about a second after the server is back."""
     async with client.backend.watch("") as watch:
         await direct.backend.set("a", b"1")
         await revisions_of(watch, 1)
@@ -236,7 +230,7 @@ async def test_a_server_that_refuses_everybody_is_not_asked_in_a_hot_loop(
     assert change.revision == revision
 
 
-async def test_the_consumer_is_told_of_all_that_by_statistics_only(
+async def test_only_the_statistics_tell_the_consumer_that_its_watch_was_resumed(
     client: kvorum.Client, proxy: FaultProxy, direct: kvorum.Client
 ) -> None:
     async with client.backend.watch("") as watch:
@@ -256,7 +250,7 @@ async def test_the_consumer_is_told_of_all_that_by_statistics_only(
 async def test_cancelling_a_wait_while_the_watch_is_interrupted_loses_nothing(
     client: kvorum.Client, proxy: FaultProxy, direct: kvorum.Client
 ) -> None:
-    """asyncio's own timeout around `anext`, again and again, while connections are cut."""
+    """With asyncio's own timeout around each `anext`, while connections are cut."""
     written: list[int] = []
     shown: list[int] = []
     async with client.backend.watch("") as watch:
@@ -287,7 +281,7 @@ async def test_a_watch_that_ends_while_it_is_interrupted_leaves_nothing(
     count_watchers: Callable[[EmbeddedEtcd], Awaitable[int]],
     how: str,
 ) -> None:
-    """It must not take over after all, once the server is there again."""
+    """It must not resume when the server is back."""
     tasks = asyncio.all_tasks()
     watch = client.backend.watch("")
     await watch.open()
@@ -308,7 +302,7 @@ async def test_a_watch_that_ends_while_it_is_interrupted_leaves_nothing(
         while any("watch" in task.get_name() for task in asyncio.all_tasks() - tasks):  # noqa: ASYNC110
             await anyio.sleep(0.01)
     await proxy.heal()
-    await client.backend.set("a", b"")  # it is there again
+    await client.backend.set("a", b"")  # the server is back
     assert await count_watchers(etcd) == 0
 
 
@@ -316,14 +310,14 @@ async def test_a_watch_that_ends_while_it_is_interrupted_leaves_nothing(
 
 
 async def cut_off_while(proxy: FaultProxy, happens: Callable[[], Awaitable[Any]]) -> None:
-    """Let something happen while nobody gets through."""
+    """Run something while the proxy lets nothing through."""
     await proxy.refuse()
     proxy.cut()
     await happens()
     await proxy.heal()
 
 
-async def test_history_that_is_compacted_meanwhile_is_said_once_and_the_watch_ends(
+async def test_history_that_is_compacted_meanwhile_is_reported_once_and_the_watch_ends(
     client: kvorum.Client, proxy: FaultProxy, direct: kvorum.Client
 ) -> None:
     async with client.backend.watch("") as watch:
@@ -348,7 +342,7 @@ async def test_history_that_is_compacted_meanwhile_is_said_once_and_the_watch_en
 async def test_a_deletion_at_the_very_revision_of_a_compaction_is_not_lost_in_silence(
     client: kvorum.Client, proxy: FaultProxy, direct: kvorum.Client
 ) -> None:
-    """etcd forgets it, and takes a watch that starts there without a word."""
+    """etcd forgets it, and accepts a watch that starts there without an error."""
     await direct.backend.set("a", b"1")
     async with client.backend.watch("") as watch:
         await direct.backend.set("b", b"1")
@@ -366,7 +360,7 @@ async def test_a_deletion_at_the_very_revision_of_a_compaction_is_not_lost_in_si
             await waiting
 
 
-async def test_a_compaction_of_what_was_shown_already_disturbs_nobody(
+async def test_a_compaction_of_what_was_already_delivered_disturbs_no_watch(
     client: kvorum.Client, proxy: FaultProxy, direct: kvorum.Client
 ) -> None:
     async with client.backend.watch("") as watch:
@@ -405,10 +399,7 @@ async def test_a_store_that_was_put_back_to_an_older_state_is_not_waited_for(
 async def test_a_watch_says_that_there_is_another_cluster(
     client: kvorum.Client, proxy: FaultProxy, direct: kvorum.Client, kvorum_etcd: EmbeddedEtcd
 ) -> None:
-    """As after a restore under a new cluster id.
-
-    What is there is none of what the watch has read so far.
-    """
+    """As after a restore under a new cluster id: none of its data are what the watch has read."""
     async with (
         EmbeddedEtcd(binary=kvorum_etcd.binary) as another,
         client.backend.watch("") as watch,
@@ -423,10 +414,10 @@ async def test_a_watch_says_that_there_is_another_cluster(
             await waiting
 
 
-async def test_a_consumer_that_lags_behind_a_compaction_sees_all_or_is_told(
+async def test_a_consumer_that_lags_behind_a_compaction_sees_all_or_an_error(
     client: kvorum.Client, direct: kvorum.Client
 ) -> None:
-    """It has seen a part; what comes next is either complete, or said to be lost."""
+    """It has seen a part; the rest is either complete, or reported as lost."""
     start = await direct.backend.set("a", b"")
     written = [await direct.backend.set(f"k{number % 50}", bytes(2_000)) for number in range(3_000)]
     shown: list[int] = []
@@ -443,16 +434,16 @@ async def test_a_consumer_that_lags_behind_a_compaction_sees_all_or_is_told(
 
 async def follow(watch: kvorum.StorageWatch, shown: list[int]) -> None:
     async for changes in watch:
-        shown.append(changes[0].revision)  # noqa: PERF401 - what was shown before it fails counts
+        shown.append(changes[0].revision)  # noqa: PERF401 - what was delivered before the error counts
 
 
-# --- lists again ----------------------------------------------------------------------------------
+# --- listing again --------------------------------------------------------------------------------
 
 
 async def test_a_watch_with_initial_shows_the_difference_when_history_is_lost(
     client: kvorum.Client, proxy: FaultProxy, direct: kvorum.Client
 ) -> None:
-    """Who is gone, who was replaced, who is new, who is another; and then it goes on."""
+    """What was deleted, replaced, added and modified; and then the watch continues."""
     there = LabWorkerRepository(direct)
     for name in ("gone", "replaced", "changed", "same"):
         await there.add(LabWorker.new(name, lab_track="x"))
@@ -498,7 +489,7 @@ async def change_and_forget(direct: kvorum.Client) -> None:
     await direct.admin.compact(await direct.backend.set("elsewhere", b""))
 
 
-async def test_a_watch_with_initial_and_a_selector_tells_who_no_longer_matches(
+async def test_a_watch_with_initial_and_a_selector_tells_what_no_longer_matches(
     client: kvorum.Client, proxy: FaultProxy, direct: kvorum.Client
 ) -> None:
     there = LabWorkerRepository(direct)
@@ -547,9 +538,9 @@ async def test_a_watch_without_initial_does_not_list(
 # --- bookmarks ------------------------------------------------------------------------------------
 
 
-async def test_bookmarks_lie_between_the_events(kvorum_etcd: EmbeddedEtcd) -> None:
-    """They never go back, are at least every event before them, and less than every event after."""
-    # 3.4 has no flag for it, and sends one after ten minutes: so none comes.
+async def test_bookmarks_are_between_the_events(kvorum_etcd: EmbeddedEtcd) -> None:
+    """They never go back, are at or after each event before them, and before each event after."""
+    # 3.4 has no flag for the interval of ten minutes, so none arrives.
     arguments = [OFTEN] if kvorum_etcd.version >= (3, 5) else []
     async with (
         EmbeddedEtcd(binary=kvorum_etcd.binary, arguments=arguments) as etcd,
@@ -572,10 +563,10 @@ async def test_bookmarks_lie_between_the_events(kvorum_etcd: EmbeddedEtcd) -> No
     assert sum(isinstance(event, kvorum.Bookmark) for event in seen) == (4 if arguments else 0)
 
 
-async def test_a_quiet_watch_goes_on_from_its_bookmark_when_older_history_is_compacted(
+async def test_a_quiet_watch_resumes_from_its_bookmark_when_older_history_is_compacted(
     kvorum_etcd: EmbeddedEtcd,
 ) -> None:
-    """Nothing happens under its prefix for long; without them its place would be compacted away."""
+    """Nothing happens under its prefix; without bookmarks its position would be compacted."""
     if kvorum_etcd.version < (3, 5):
         return  # see above
     async with (
@@ -588,7 +579,7 @@ async def test_a_quiet_watch_goes_on_from_its_bookmark_when_older_history_is_com
         waiting = await idle(watch)
         last = [await direct.backend.set("loud", b"") for _ in range(10)][-1]
         with anyio.fail_after(DEADLINE):
-            while watch.statistics().position < last:  # noqa: ASYNC110 - nobody is told
+            while watch.statistics().position < last:  # noqa: ASYNC110 - there is no event
                 await anyio.sleep(0.01)
         await direct.admin.compact(last)
         proxy.cut()

@@ -158,7 +158,7 @@ async def test_a_watch_opens_while_its_user_is_changed_again_and_again(
 
 
 @pytest.mark.parametrize("times", [3, 6])
-async def test_a_watch_goes_on_while_its_user_is_changed_again_and_again(
+async def test_a_watch_resumes_while_its_user_is_changed_again_and_again(
     etcd: EmbeddedEtcd, changes: Changes, times: int
 ) -> None:
     async with (

@@ -1,4 +1,4 @@
-"""The rules by which history is read, on responses as etcd sends them."""
+"""The rules for reading history, on responses as etcd sends them."""
 
 from itertools import groupby
 from typing import Any
@@ -28,10 +28,7 @@ def revisions(news: list[Any]) -> list[tuple[int, int]]:
 
 
 def test_the_revision_in_the_header_of_events_is_no_position() -> None:
-    """During a catch-up it is the store's.
-
-    A stream that went on from it would lose all that lies between.
-    """
+    """During a catch-up it is the store's: resuming from it would lose everything in between."""
     reading = Reading(5)
 
     assert revisions(reading.news_of(response(6, 6, 7, header=900))) == [(6, 2), (7, 1)]
@@ -64,7 +61,7 @@ def test_a_stream_from_the_beginning_does_not_start_now() -> None:
 def test_a_response_in_pieces_says_what_it_says_as_a_whole(
     sizes: list[int], data: st.DataObject
 ) -> None:
-    """Cut anywhere, also within a revision, each revision comes whole."""
+    """Each revision is whole, wherever the response is cut, even within a revision."""
     whole = [revision for revision, size in enumerate(sizes, start=11) for _ in range(size)]
     cuts = sorted(data.draw(st.sets(st.integers(0, len(whole)))) | {len(whole)})
     reading, shown = Reading(10), []
@@ -84,7 +81,7 @@ def test_a_piece_whose_stream_broke_is_read_again() -> None:
     assert revisions(reading.news_of(response(11, 12, 12))) == [(12, 2)]
 
 
-# --- servers that leave events out without a sign -------------------------------------------------
+# --- servers that omit events without a sign ------------------------------------------------------
 
 
 def test_an_idle_watch_is_checked_once_a_burst_and_shown_at_once() -> None:
@@ -110,7 +107,7 @@ def test_a_busy_watch_is_checked_once_for_many_responses() -> None:
 
 
 def test_what_follows_a_full_queue_waits_for_a_check_that_succeeds() -> None:
-    """A check that fails proves nothing, and those that came after its start are not proven by it."""
+    """A failed check proves nothing, and no check proves responses that arrived after its start."""
     gapless = Gapless(0.0)
     for _ in range(Gapless.QUEUE):
         gapless.count()
@@ -126,10 +123,7 @@ def test_what_follows_a_full_queue_waits_for_a_check_that_succeeds() -> None:
 
 
 def test_a_check_that_failed_is_not_repeated_at_each_response() -> None:
-    """Each keeps the reader waiting for as long as it takes.
-
-    So one a second, and events come in between.
-    """
+    """Each delays the reader, so there is one a second, and events arrive in between."""
     gapless = Gapless(0.0)
     for _ in range(40):
         gapless.count()

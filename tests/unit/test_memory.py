@@ -1,4 +1,4 @@
-"""What is the memory backend's own: its clock, its bounds, and its end.
+"""What only the memory backend has: its clock, its bounds, and its end.
 
 The rest is in the suite of the port.
 """
@@ -24,7 +24,7 @@ DEADLINE = 5.0
 
 
 class Clock:
-    """Time that stands still until it is moved."""
+    """A clock that is moved by hand."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -86,7 +86,7 @@ async def test_a_watch_hears_of_an_expired_lease_when_the_clock_was_moved(
 
 
 async def test_a_watch_that_waits_hears_of_a_lease_that_was_granted_meanwhile() -> None:
-    """By the real clock: nobody asks anything of the backend, and still it expires."""
+    """By the real clock: the lease expires without any call to the backend."""
     backend = MemoryStorageBackend()
     async with backend.watch("a") as watch:
         waiting = asyncio.create_task(take(watch))
@@ -146,7 +146,7 @@ async def test_history_is_kept_up_to_twice_its_limit() -> None:
 async def test_a_watch_keeps_what_it_has_not_read_of_what_is_compacted(
     backend: MemoryStorageBackend,
 ) -> None:
-    """As a client of etcd has what it had read ahead."""
+    """As a client of etcd keeps what it has read ahead."""
     async with backend.watch("a") as watch:
         revisions = []
         for number in range(4):
@@ -249,13 +249,13 @@ async def test_a_watch_that_waits_learns_once_that_the_backend_was_closed(
 
 
 async def test_a_call_that_was_cancelled_has_done_nothing(backend: MemoryStorageBackend) -> None:
-    for patience in range(3):
-        task = asyncio.create_task(backend.create(f"k{patience}", b""))
-        for _ in range(patience):
+    for steps in range(3):
+        task = asyncio.create_task(backend.create(f"k{steps}", b""))
+        for _ in range(steps):
             await asyncio.sleep(0)
         task.cancel()
         (done,), _ = await asyncio.wait([task])
-        assert await backend.exists(f"k{patience}") == (not done.cancelled())
+        assert await backend.exists(f"k{steps}") == (not done.cancelled())
 
 
 def test_its_state_shows() -> None:

@@ -405,7 +405,7 @@ class EtcdStorageBackend(StorageBackend):
     def _fill(
         self, put: rpc.PutRequest, operation: Operation, key: bytes, settings: EtcdSettings
     ) -> None:
-        """Fill in a put. With `lease=None` the key keeps the lease that a plain put would detach."""
+        """Fill in a put. With `lease=None` the key keeps its lease, which a plain put detaches."""
         value, lease = operation.value or b"", operation.lease
         if len(value) > settings.max_value_size:
             raise ResourceTooLargeError(

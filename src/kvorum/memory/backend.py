@@ -117,7 +117,7 @@ class MemoryStorageBackend(StorageBackend):
         self._store.expire()
 
     async def _turn(self) -> None:
-        """Yield to other tasks, as a call to a server does. The caller must not yield afterwards."""
+        """Yield to other tasks, as a call to a server does. The caller must not yield again."""
         await anyio.lowlevel.checkpoint()
         self._store.check_open()
 

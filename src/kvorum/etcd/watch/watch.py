@@ -1,8 +1,8 @@
 """A stream of changes from etcd.
 
 Each watch has a gRPC stream of its own. HTTP/2's flow control then holds back each one separately:
-a slow consumer delays only itself, and a rejected watch cannot take the place of another (etcd 3.5.1
-does that on shared streams).
+a slow consumer delays only itself, and a rejected watch cannot take the place of another. On shared
+streams, etcd 3.5.1 does that.
 
 One task reads the stream, because cancelling a pending `read()` of grpc.aio cancels the whole call:
 a consumer with a timeout must not do that. The task and the consumer share a `WatchReader`. Only
