@@ -148,6 +148,15 @@ async def the_lab_repository_is_typed(client: kvorum.Client) -> None:
     assert_type(LabWorker.new("w", lab_track="x"), LabWorker)
 
 
+async def what_operators_get_is_typed(client: kvorum.Client) -> None:
+    assert_type(client.admin, kvorum.Admin)
+    assert_type(await client.admin.status(), tuple[kvorum.EndpointStatus, ...])
+    assert_type(await client.admin.members(), tuple[kvorum.Member, ...])
+    assert_type(await client.admin.alarms(), tuple[kvorum.Alarm, ...])
+    assert_type(await client.admin.hash(1), tuple[kvorum.EndpointHash, ...])
+    assert_type(await client.health(), kvorum.Health)
+
+
 async def what_must_be_refused(client: kvorum.Client) -> None:
     client.repository(int)  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]
     Queue(metadata=kvorum.Metadata(name="q"), spec="text", status=QueueStatus())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
