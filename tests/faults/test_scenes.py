@@ -16,9 +16,8 @@ from kvorum.etcd.watch.watch import EtcdStorageWatch
 from kvorum.repository.known import Known
 from kvorum.storage.values import Change, Entry
 from kvorum.testing import Rule
-from kvorum.testing.faults import operator
 from kvorum.testing.faults.operator import OperatorError
-from kvorum.testing.scenes import SCENES, Stage, UnplayableError, crowd, play_scene, stage, users
+from kvorum.testing.scenes import SCENES, SceneLimits, Stage, UnplayableError, play_scene, users
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -198,15 +197,13 @@ async def test_a_scene_finds_a_planted_fault(
     """
     plant, rules = PLANTED[name]
     plant(monkeypatch)
-    for module in (stage, operator):
-        monkeypatch.setattr(module, "WAIT_LIMIT", 3.0)  # for an event that does not happen
-    monkeypatch.setattr(crowd, "WRITES", 100)
+    limits = SceneLimits(wait=3.0, burst=100)  # a fault makes some waits fail
 
     found: set[Rule] = set()
     for _ in range(5):  # some need several attempts: it depends on the writes in flight
         try:
             verdict = await play_scene(
-                SCENES[name], binary=kvorum_etcd.binary, newer=kvorum_etcd.binary
+                SCENES[name], binary=kvorum_etcd.binary, newer=kvorum_etcd.binary, limits=limits
             )
         except UnplayableError as exc:
             pytest.skip(str(exc))

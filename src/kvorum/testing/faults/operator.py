@@ -39,16 +39,20 @@ class Operator:
     Args:
         endpoints: `host:port` of each member, for clients.
         peers: `host:port` of each member, for peers.
+        wait: how many seconds to wait for a state of the cluster.
 
     Attributes:
         credentials: the name and password of a user with all rights, once authentication is
             enabled.
     """
 
-    def __init__(self, endpoints: tuple[str, ...], peers: tuple[str, ...]) -> None:
+    def __init__(
+        self, endpoints: tuple[str, ...], peers: tuple[str, ...], *, wait: float = WAIT_LIMIT
+    ) -> None:
         self.endpoints: tuple[str, ...] = endpoints
         self.peers: tuple[str, ...] = peers
         self.credentials: tuple[str, str] | None = None
+        self._wait = wait
 
     async def ask(self, path: str, *, member: int = 0, **body: Any) -> Any:
         """Send a request to a member and return the answer.
@@ -100,7 +104,7 @@ class Operator:
     async def leader(self) -> int:
         """Return the index of the leader, as soon as there is one."""
         ids = await self.ids()
-        with anyio.fail_after(WAIT_LIMIT):
+        with anyio.fail_after(self._wait):
             while True:
                 leader = int((await self.ask("maintenance/status")).get("leader", 0))
                 if leader in ids:
@@ -121,7 +125,7 @@ class Operator:
 
     async def promote(self, learner: int) -> None:
         """Promote a learner as soon as it has caught up."""
-        with anyio.fail_after(WAIT_LIMIT):
+        with anyio.fail_after(self._wait):
             while True:
                 try:
                     await self.ask("cluster/member/promote", ID=str(learner))
@@ -133,9 +137,9 @@ class Operator:
                     return
 
     async def hashes(self) -> list[Hash]:
-        """Return the hash of each member, as soon as they agree, or after `WAIT_LIMIT`."""
+        """Return the hash of each member, as soon as they agree, or when the wait ends."""
         found: list[Hash] = []
-        with anyio.move_on_after(WAIT_LIMIT):
+        with anyio.move_on_after(self._wait):
             while True:
                 found = [await anyio.to_thread.run_sync(_hash, peer) for peer in self.peers]
                 if len(set(found)) == 1:

@@ -16,7 +16,7 @@ from kvorum.testing.scenes import (
     users,
 )
 from kvorum.testing.scenes.scene import Scene, SceneVerdict, play_scene
-from kvorum.testing.scenes.stage import Stage, UnplayableError
+from kvorum.testing.scenes.stage import SceneLimits, Stage, UnplayableError
 
 SCENES: Final[Mapping[str, Scene]] = {
     "quota": Scene(quota.play, arguments=(f"--quota-backend-bytes={quota.QUOTA}",)),
@@ -34,4 +34,12 @@ SCENES: Final[Mapping[str, Scene]] = {
 }
 """All scenes, by name."""
 
-__all__ = ["SCENES", "Scene", "SceneVerdict", "Stage", "UnplayableError", "play_scene"]
+__all__ = [
+    "SCENES",
+    "Scene",
+    "SceneLimits",
+    "SceneVerdict",
+    "Stage",
+    "UnplayableError",
+    "play_scene",
+]

@@ -24,7 +24,7 @@ from kvorum.testing.evidence import (
     Rule,
     read_server_history,
 )
-from kvorum.testing.faults import WAIT_LIMIT, OperatorError
+from kvorum.testing.faults import OperatorError
 from kvorum.testing.scenes.stage import PREFIX, Stage, UnplayableError
 
 AFTER: Final = 20  # writes after the backup
@@ -153,7 +153,7 @@ async def _watch_is_right(stage: Stage, watched: "_Watched") -> None:
     if watched.error is None and watched.there != there:
         stage.found(
             Rule.LOST_EVENT,
-            f"after {WAIT_LIMIT:g} s a watch shows {watched.there}, not {there}",
+            f"after {stage.limits.wait:g} s a watch shows {watched.there}, not {there}",
         )
     stage.counts[
         "watches that said so" if watched.error is not None else "watches that went on"

@@ -1,17 +1,14 @@
 """Bursts of writes by clients with all rights, few rights and none."""
 
 from itertools import count
-from typing import Final
 
 import anyio
 
 from kvorum.client import Client
 from kvorum.errors import KvorumError
-from kvorum.testing.evidence import History, Outcome, RecordingBackend
+from kvorum.testing.evidence import Outcome, RecordingBackend
 from kvorum.testing.scenes.stage import Stage, UnplayableError
 from kvorum.testing.scenes.users import with_users
-
-WRITES: Final = 1_000  # concurrent
 
 
 async def play(stage: Stage) -> None:
@@ -25,7 +22,7 @@ async def play(stage: Stage) -> None:
         for _ in range(stage.rounds):
             for name, client in (("anonymous", anonymous), ("limited", limited), ("app", app)):
                 await stage.strike(f"a thousand writes of {name}")
-                await crowd(stage.history, name, client)
+                await crowd(stage, name, client)
     _need_all(stage)
 
 
@@ -40,19 +37,19 @@ async def play_upgrade(stage: Stage) -> None:
             await stage.strike("a member is upgraded")
             async with anyio.create_task_group() as group:
                 for name, client in (("anonymous", anonymous), ("limited", limited), ("app", app)):
-                    group.start_soon(crowd, stage.history, name, client)
+                    group.start_soon(crowd, stage, name, client)
                 await stage.etcd.restart(member, binary=stage.newer)
             for name, client in (("anonymous", anonymous), ("limited", limited), ("app", app)):
-                await crowd(stage.history, name, client)
+                await crowd(stage, name, client)
     _need_all(stage)
 
 
 _numbers = count()
 
 
-async def crowd(history: History, name: str, client: Client) -> None:
-    """Write a thousand keys at once."""
-    backend = RecordingBackend(client.backend, history, name)
+async def crowd(stage: Stage, name: str, client: Client) -> None:
+    """Write many keys at once."""
+    backend = RecordingBackend(client.backend, stage.history, name)
 
     async def write(number: int) -> None:
         try:
@@ -61,7 +58,7 @@ async def crowd(history: History, name: str, client: Client) -> None:
             return  # it is recorded
 
     async with anyio.create_task_group() as group:
-        for _ in range(WRITES):
+        for _ in range(stage.limits.burst):
             group.start_soon(write, next(_numbers))
 
 

@@ -10,7 +10,7 @@ from kvorum.embedded import EmbeddedEtcd
 from kvorum.embedded.binary import EtcdBinary
 from kvorum.embedded.member import EtcdMember, command
 from kvorum.embedded.process_group import ProcessGroup
-from kvorum.testing.faults import WAIT_LIMIT, Operator, OperatorError
+from kvorum.testing.faults import Operator, OperatorError
 from kvorum.testing.scenes.stage import Stage
 
 ARGUMENTS = (
@@ -21,7 +21,7 @@ ARGUMENTS = (
 async def play(stage: Stage) -> None:
     """Add a member as a learner, first among the endpoints; keep it so, then promote it."""
     before = await stage.open()
-    newcomer = Newcomer(stage.etcd)
+    newcomer = Newcomer(stage.etcd, stage.limits.wait)
     await stage.enter(newcomer.running())
     async with stage.busy([before], watching=[before]):
         await stage.some_more()
@@ -46,7 +46,8 @@ async def play(stage: Stage) -> None:
 class Newcomer:
     """One more member for a cluster, of the same version."""
 
-    def __init__(self, etcd: EmbeddedEtcd) -> None:
+    def __init__(self, etcd: EmbeddedEtcd, wait: float) -> None:
+        self._wait = wait
         self._etcd = etcd
         self._member = EtcdMember("newcomer", etcd.data_dir)
         self._group = ProcessGroup()
@@ -94,7 +95,7 @@ class Newcomer:
     async def answers(self) -> None:
         """Wait until it answers."""
         operator = Operator((self.endpoint,), (self.peer,))
-        with anyio.fail_after(WAIT_LIMIT):
+        with anyio.fail_after(self._wait):
             while True:
                 try:
                     await operator.ask("maintenance/status")

@@ -9,7 +9,7 @@ import msgspec
 
 from kvorum.embedded import EmbeddedEtcd
 from kvorum.testing.evidence import Outcome, Rule
-from kvorum.testing.scenes.stage import Stage
+from kvorum.testing.scenes.stage import SceneLimits, Stage
 from kvorum.testing.trial import Verdict
 
 
@@ -58,6 +58,7 @@ async def play_scene(
     rounds: int = 1,
     seed: int = 0,
     newer: Path | None = None,
+    limits: SceneLimits | None = None,
 ) -> SceneVerdict:
     """Play a scene on its own etcd and judge the result.
 
@@ -67,6 +68,7 @@ async def play_scene(
         rounds: how often to repeat the operation.
         seed: the seed of random choices.
         newer: another etcd, for scenes that upgrade.
+        limits: waits and sizes; smaller ones make a failing scene end sooner.
 
     Raises:
         UnplayableError: the scene cannot be played here; the message says what is missing.
@@ -76,7 +78,7 @@ async def play_scene(
         EmbeddedEtcd(binary=binary, members=scene.members, arguments=scene.arguments) as etcd,
         AsyncExitStack() as stack,
     ):
-        stage = Stage(etcd, stack, rounds=rounds, seed=seed, newer=newer)
+        stage = Stage(etcd, stack, rounds=rounds, seed=seed, newer=newer, limits=limits)
         await scene.play(stage)
         if scene.is_judged:
             await stage.judge()

@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar
 
 import anyio
 import anyio.to_thread
+import msgspec
 
 import kvorum
 from kvorum.client import Client
@@ -49,6 +50,18 @@ _DEFINITE: Final = (
     "not supported for learner",
     "not capable",
 )
+
+
+class SceneLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """Waits and sizes of scenes.
+
+    Attributes:
+        wait: how many seconds to wait for a state.
+        burst: the number of concurrent writes in a burst.
+    """
+
+    wait: float = WAIT_LIMIT
+    burst: int = 1_000
 
 
 class UnplayableError(Exception):
@@ -121,6 +134,7 @@ class Stage:
         followers: the watches.
         compacted: the last compacted revision.
         newer: another etcd, to upgrade to; None if there is none.
+        limits: waits and sizes.
     """
 
     def __init__(
@@ -131,10 +145,14 @@ class Stage:
         rounds: int,
         seed: int,
         newer: Path | None = None,
+        limits: SceneLimits | None = None,
     ) -> None:
+        self.limits: SceneLimits = limits if limits is not None else SceneLimits()
         self.etcd: EmbeddedEtcd = etcd
         self.newer: Path | None = newer
-        self.operator: Operator = Operator(etcd.endpoints, etcd.peer_endpoints)
+        self.operator: Operator = Operator(
+            etcd.endpoints, etcd.peer_endpoints, wait=self.limits.wait
+        )
         self.rounds: int = rounds
         self.random: random.Random = random.Random(seed)  # noqa: S311 - repeatable
         self.seed: int = seed
@@ -214,7 +232,7 @@ class Stage:
 
     async def _recover(self, client: Client) -> None:
         last: KvorumError | None = None
-        with anyio.move_on_after(WAIT_LIMIT):
+        with anyio.move_on_after(self.limits.wait):
             while True:
                 try:
                     await client.backend.get("recovered")
@@ -223,11 +241,13 @@ class Stage:
                     await anyio.sleep(0.1)
                 else:
                     return
-        self.found(Rule.OUTAGE, f"{client!r} cannot read {WAIT_LIMIT:g} s after the faults: {last}")
+        self.found(
+            Rule.OUTAGE, f"{client!r} cannot read {self.limits.wait:g} s after the faults: {last}"
+        )
 
     async def _catch_up(self) -> None:
         last = max(self.server_history.revisions, default=0)
-        with anyio.move_on_after(WAIT_LIMIT):  # what is missing afterwards is lost
+        with anyio.move_on_after(self.limits.wait):  # what is missing afterwards is lost
             while any(follower.shown < last for follower in self.followers):  # noqa: ASYNC110
                 await anyio.sleep(0.01)
 
@@ -249,8 +269,8 @@ class Stage:
         self.violations.append(Violation(rule, what, call))
 
     async def until(self, holds: Callable[[], bool]) -> None:
-        """Wait until a condition holds, for at most `WAIT_LIMIT`."""
-        with anyio.move_on_after(WAIT_LIMIT):
+        """Wait until a condition holds, for at most `limits.wait`."""
+        with anyio.move_on_after(self.limits.wait):
             while not holds():  # noqa: ASYNC110 - a history has no event
                 await anyio.sleep(0.005)
 
@@ -320,5 +340,6 @@ class Stage:
             return
         if len(set(hashes)) > 1:
             self.found(
-                Rule.MEMBERS_DIFFER, f"{WAIT_LIMIT:g} s after the last write they hold {hashes}"
+                Rule.MEMBERS_DIFFER,
+                f"{self.limits.wait:g} s after the last write they hold {hashes}",
             )
