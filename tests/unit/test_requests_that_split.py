@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import kvorum
-from kvorum import EtcdSettings, Operation
-from kvorum.etcd.backend import EtcdStorageBackend
+from kvorum import Operation
 from kvorum.etcd.pipeline.batch import Batch, request_of_reads, request_of_writes
 from kvorum.etcd.pipeline.calls import AnyCall, PutCall, ReadCall, TxnCall
+from kvorum.etcd.requests import transaction_of
 from kvorum.etcd.transport import _rpc as rpc
+from kvorum.storage import KeySpace
 
 KEYS = ["a", "b", "c", "d"]
 
@@ -88,8 +88,7 @@ def operations_of(draw: Callable[..., Any], keys: list[str]) -> list[Operation]:
 
 
 def transaction(operations: list[Operation], *, prev_kv: bool = False) -> rpc.TxnRequest:
-    backend = EtcdStorageBackend(kvorum.connect("etcd://localhost:1"), "lab")
-    return backend._transaction(operations, EtcdSettings(), prev_kv=prev_kv)
+    return transaction_of(KeySpace("lab"), operations, 1_000_000, prev_kv=prev_kv)
 
 
 def call_of(key: bytes, request: rpc.PutRequest | rpc.TxnRequest | None) -> AnyCall:

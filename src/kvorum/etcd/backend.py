@@ -8,7 +8,6 @@ import math
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Final
 
 from typing_extensions import override
 
@@ -17,12 +16,10 @@ from kvorum.deadlines import deadline_of, now
 from kvorum.errors import (
     AlreadyExistsError,
     ClientClosedError,
-    ConflictError,
     KvorumError,
     LeaseNotFoundError,
     NotFoundError,
     OutcomeUnknownError,
-    ResourceTooLargeError,
     ServerError,
     StorageFullError,
     UnavailableError,
@@ -31,11 +28,11 @@ from kvorum.etcd.entries import entry_of
 from kvorum.etcd.outcomes import LostWrite, SearchLimits
 from kvorum.etcd.own_leases import begin_to_revoke, end_own_lease
 from kvorum.etcd.pipeline import Pipeline
+from kvorum.etcd.requests import fill, first_conflict, transaction_of
 from kvorum.etcd.session import HasSession, Session
 from kvorum.etcd.transport import Connection, first_to_arrive
 from kvorum.etcd.transport import _rpc as rpc
 from kvorum.etcd.watch import EtcdStorageWatch, WatchTiming
-from kvorum.settings import EtcdSettings
 from kvorum.storage import (
     MAX_KEY_SIZE,
     Change,
@@ -49,14 +46,9 @@ from kvorum.storage import (
     any_id,
     check_lost,
     check_operations,
-    has_expected_value,
     id_for,
     is_for,
 )
-
-_EQUAL: Final = int(rpc.Compare.EQUAL)
-_MOD: Final = int(rpc.Compare.MOD)
-_VALUE: Final = int(rpc.Compare.VALUE)
 
 
 class EtcdStorageBackend(StorageBackend):
@@ -209,7 +201,7 @@ class EtcdStorageBackend(StorageBackend):
         operation = Operation.put(key, value, lease=lease, unique=unique)
         pipeline = self.session.pipeline
         put, connection = rpc.PutRequest(), pipeline.connection
-        self._fill(put, operation, self._keys.full(key), connection.settings)
+        fill(put, operation, self._keys.full(key), connection.settings.max_value_size)
         since = connection.revision
         try:
             return await pipeline.put(put)
@@ -263,7 +255,7 @@ class EtcdStorageBackend(StorageBackend):
         operations = [Operation.delete(key, expected=expected, expected_value=expected_value)]
         answer, revision = await self._run(operations, prev_kv=True)
         if not revision:
-            raise self._first_conflict(operations, answer)
+            raise first_conflict(self._keys, operations, answer)
         removed = answer.responses[0].response_delete_range.prev_kvs
         if not removed:
             raise NotFoundError(key)
@@ -284,12 +276,13 @@ class EtcdStorageBackend(StorageBackend):
         operations: Sequence[Operation] = lost.operations
         connection = self.session.connection
         # For a commit, reading the previous value would need more permissions than it had.
-        request = self._transaction(operations, connection.settings, prev_kv=len(operations) == 1)
+        size, prev_kv = connection.settings.max_value_size, len(operations) == 1
+        request = transaction_of(self._keys, operations, size, prev_kv=prev_kv)
         answer, revision = await self._lost(connection, lost, operations, lost.since).find_out(
             request
         )
         if not revision:
-            raise self._first_conflict(operations, answer)
+            raise first_conflict(self._keys, operations, answer)
         for response in answer.responses:
             for removed in response.response_delete_range.prev_kvs:
                 await self._end_lease_of(removed)
@@ -298,7 +291,7 @@ class EtcdStorageBackend(StorageBackend):
     async def _commit(self, operations: Sequence[Operation]) -> int:
         answer, revision = await self._run(operations)
         if not revision:
-            raise self._first_conflict(operations, answer)
+            raise first_conflict(self._keys, operations, answer)
         return revision
 
     async def _run(
@@ -311,7 +304,8 @@ class EtcdStorageBackend(StorageBackend):
         """
         pipeline = self.session.pipeline
         connection = pipeline.connection
-        request = self._transaction(operations, connection.settings, prev_kv=prev_kv)
+        size = connection.settings.max_value_size
+        request = transaction_of(self._keys, operations, size, prev_kv=prev_kv)
         since = connection.revision
         try:
             answer, revision = await self._send(pipeline, request, operations)
@@ -359,63 +353,6 @@ class EtcdStorageBackend(StorageBackend):
         else:
             lost = OutcomeUnknownError(subject, str(exc), tuple(operations), since)
         return LostWrite(connection, self._keys, operations, lost, self._searches)
-
-    def _transaction(
-        self, operations: Sequence[Operation], settings: EtcdSettings, *, prev_kv: bool = False
-    ) -> rpc.TxnRequest:
-        """Build a transaction that applies all operations, or reads the keys that it compared."""
-        transaction = rpc.TxnRequest()
-        for operation in operations:
-            key = self._keys.stored(
-                operation.key, operation.expected if operation.value is None else None
-            )
-            if operation.expected is not None:
-                compare = transaction.compare.add()
-                compare.result, compare.target = _EQUAL, _MOD
-                compare.key, compare.mod_revision = key, operation.expected
-                if operation.expected_value is not None:
-                    compare = transaction.compare.add()
-                    compare.result, compare.target = _EQUAL, _VALUE
-                    compare.key, compare.value = key, operation.expected_value
-                transaction.failure.add().request_range.key = key
-            if not operation.writes:
-                continue
-            if operation.value is None:
-                removal = transaction.success.add().request_delete_range
-                removal.key, removal.prev_kv = key, prev_kv
-            else:
-                self._fill(transaction.success.add().request_put, operation, key, settings)
-        return transaction
-
-    def _first_conflict(
-        self, operations: Sequence[Operation], answer: rpc.TxnResponse
-    ) -> ConflictError:
-        compared = [operation for operation in operations if operation.expected is not None]
-        for operation, response in zip(compared, answer.responses, strict=True):
-            found = response.response_range.kvs
-            current = entry_of(self._keys, found[0]) if found else None
-            revision = current.mod_revision if current else 0
-            if revision != operation.expected or not has_expected_value(operation, current):
-                expected = operation.expected or 0
-                return ConflictError(
-                    operation.key, expected=expected, current=current, found=revision or ""
-                )
-        raise AssertionError("etcd refused a transaction all of whose comparisons hold")
-
-    def _fill(
-        self, put: rpc.PutRequest, operation: Operation, key: bytes, settings: EtcdSettings
-    ) -> None:
-        """Fill in a put. With `lease=None` the key keeps its lease, which a plain put detaches."""
-        value, lease = operation.value or b"", operation.lease
-        if len(value) > settings.max_value_size:
-            raise ResourceTooLargeError(
-                operation.key, size=len(value), limit=settings.max_value_size
-            )
-        put.key, put.value = key, value
-        if lease is None:
-            put.ignore_lease = True
-        elif lease:
-            put.lease = lease
 
     # --- leases ---
 

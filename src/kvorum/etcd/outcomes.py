@@ -18,9 +18,9 @@ Rules:
 5. History counts only if it is whole: see `kvorum.etcd.watch.history`.
 """
 
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import anyio
 import msgspec
@@ -158,7 +158,7 @@ class LostWrite:
 
     # --- deadlines and retries ---
 
-    async def _bounded(self, step: Coroutine[Any, Any, T]) -> T:
+    async def _bounded(self, step: Awaitable[T]) -> T:
         """Wait for a step until the deadline. If it fails, the outcome stays unknown."""
         with anyio.move_on_after(self._deadline - anyio.current_time()):
             try:
