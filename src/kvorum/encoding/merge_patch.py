@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import msgspec
 from msgspec import Raw
@@ -11,7 +10,7 @@ _objects = msgspec.json.Decoder(dict[str, Raw])
 _encoder = msgspec.json.Encoder(order="sorted")
 
 
-def merge_patch(target: bytes, patch: Mapping[str, Any]) -> bytes:
+def merge_patch(target: bytes, patch: Mapping[str, object]) -> bytes:
     """Return `target`, a JSON object, with `patch` applied.
 
     None removes a field, a mapping is merged recursively, any other value replaces the field.
@@ -22,7 +21,7 @@ def merge_patch(target: bytes, patch: Mapping[str, Any]) -> bytes:
     return bytes(_merged(Raw(target), patch))
 
 
-def _merged(target: Raw | None, patch: Any) -> Raw:
+def _merged(target: Raw | None, patch: object) -> Raw:
     if not isinstance(patch, Mapping):
         _check_numbers(msgspec.to_builtins(patch))
         return Raw(_encoder.encode(patch))
@@ -37,7 +36,7 @@ def _merged(target: Raw | None, patch: Any) -> Raw:
     return Raw(_encoder.encode(fields))
 
 
-def _check_numbers(value: Any) -> None:
+def _check_numbers(value: object) -> None:
     """Reject NaN and infinity, which msgspec would encode as null: and null removes a field."""
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"JSON cannot represent the number {value}")

@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import msgspec
 from msgspec import Raw
@@ -60,6 +60,16 @@ class _StoredMetadata(msgspec.Struct, kw_only=True, rename="camel", omit_default
     # Written by hand, it may be any value. It is ignored, and dropped by the next write: etcd's
     # mod_revision is authoritative.
     resource_version: Any = msgspec.UNSET
+
+
+class _Envelope(msgspec.Struct, kw_only=True, rename="camel"):
+    """The stored form as a struct. A codec derives its own, with the types of spec and status."""
+
+    api_version: str
+    kind: str
+    metadata: _StoredMetadata
+    spec: Any
+    status: Any
 
 
 class _Owned(msgspec.Struct, frozen=True):
@@ -111,7 +121,7 @@ class Codec(Generic[R]):
         self.kind: Kind = _kind_of(resource_type)
         envelope = _envelope_of(resource_type)
         self._envelope = envelope
-        self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(envelope)
+        self._decoder = msgspec.json.Decoder(envelope)
         self._plan = unknown_fields_of(envelope)
 
     # --- bytes to resource ---
@@ -142,10 +152,10 @@ class Codec(Generic[R]):
             self._decoder.decode(stored.value), stored.key, stored.value, stored.revision
         )
 
-    def _check(self, envelope: Any, key: str) -> None:
+    def _check(self, envelope: _Envelope, key: str) -> None:
         kind, metadata = self.kind, envelope.metadata
-        if (envelope.kind, envelope.apiVersion) != (kind.name, kind.api_version):
-            found = f"{envelope.kind!r} of {envelope.apiVersion!r}"
+        if (envelope.kind, envelope.api_version) != (kind.name, kind.api_version):
+            found = f"{envelope.kind!r} of {envelope.api_version!r}"
             raise ValueError(f"it is a {found}, not a {kind.name!r} of {kind.api_version!r}")
         if metadata.form_version > FORM_VERSION:
             found = f"{metadata.form_version} - at `$.metadata.formVersion`"
@@ -163,7 +173,7 @@ class Codec(Generic[R]):
                 "no resource can have this key: its name or namespace breaks the rules"
             )
 
-    def _resource(self, envelope: Any, key: str, value: bytes, revision: int) -> R:
+    def _resource(self, envelope: _Envelope, key: str, value: bytes, revision: int) -> R:
         stored = envelope.metadata
         metadata = Metadata(  # field by field for speed: a list makes thousands of them
             name=stored.name,
@@ -236,7 +246,7 @@ class Codec(Generic[R]):
     def _prepared(
         self, resource: R, stored: Stored, over: bytes | None, deleted: datetime | None
     ) -> tuple[Draft[R], R, bool]:
-        """Return an unchecked draft of an update, the old resource, and whether the spec changes."""
+        """Return an unchecked draft of an update, the old resource, and if the spec changes."""
         envelope = self._decoder.decode(stored.value)
         old = self._resource(envelope, stored.key, stored.value, stored.revision)
         is_spec_changed = self._is_spec_changed(stored, old, resource, over)
@@ -296,7 +306,7 @@ class Codec(Generic[R]):
             write_token=token,
         )
         envelope = self._envelope(
-            apiVersion=self.kind.api_version,
+            api_version=self.kind.api_version,
             kind=self.kind.name,
             metadata=metadata,
             spec=resource.spec,
@@ -332,7 +342,7 @@ class Codec(Generic[R]):
 
     # --- patches ---
 
-    def patch(self, stored: Stored, patch: Mapping[str, Any]) -> Draft[R]:
+    def patch(self, stored: Stored, patch: Mapping[str, object]) -> Draft[R]:
         """Prepare an update of `stored` by a JSON merge patch (RFC 7396) of the stored form.
 
         Raises:
@@ -387,21 +397,22 @@ def _kind_of(resource_type: type[AnyResource]) -> Kind:
     return kind
 
 
-def _envelope_of(resource_type: type[AnyResource]) -> type[msgspec.Struct]:
+def _envelope_of(resource_type: type[AnyResource]) -> type[_Envelope]:
     """Make the struct that a resource of this class is stored as."""
     types = {field.name: field.type for field in msgspec.structs.fields(resource_type)}
     _check_parts(resource_type, types)
-    fields: list[Any] = [("apiVersion", str), ("kind", str), ("metadata", _StoredMetadata)]
-    fields += [_defaulted("spec", types["spec"]), _defaulted("status", types["status"])]
+    fields = [_defaulted(name, types[name]) for name in ("spec", "status")]
     try:
-        envelope = msgspec.defstruct(f"Stored{resource_type.__name__}", fields, kw_only=True)
+        envelope = msgspec.defstruct(
+            f"Stored{resource_type.__name__}", fields, bases=(_Envelope,), kw_only=True
+        )
         msgspec.json.Decoder(envelope)
     except TypeError as exc:
         raise ConfigurationError(f"{resource_type.__name__} cannot be stored: {exc}") from exc
-    return envelope
+    return cast("type[_Envelope]", envelope)
 
 
-def _check_parts(resource_type: type[AnyResource], types: Mapping[str, Any]) -> None:
+def _check_parts(resource_type: type[AnyResource], types: Mapping[str, object]) -> None:
     """Reject a class with fields that are not stored: a write would lose them."""
     name, problems = resource_type.__name__, []
     if others := types.keys() - {"metadata", "spec", "status"}:
@@ -451,7 +462,7 @@ def _spec_text(value: bytes) -> bytes:
     return bytes(_objects.decode(value).get("spec", b""))
 
 
-def _check_owned(patch: Mapping[str, Any]) -> None:
+def _check_owned(patch: Mapping[str, object]) -> None:
     metadata = patch.get("metadata", {})
     if not isinstance(metadata, Mapping):
         raise ValueError("metadata can be patched only in parts")  # noqa: TRY004 - see `patch`

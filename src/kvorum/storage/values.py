@@ -170,7 +170,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def check(cls, key: str, *, expected: int) -> Self:
-        """Only check that the key is at `expected` (0: it must not exist); else the commit fails."""
+        """Write nothing; fail the commit unless the key is at `expected` (0: must not exist)."""
         check_given_revision(key, expected)
         return cls(key=key, expected=expected, writes=False)
 
