@@ -26,7 +26,7 @@ def name_of(nodeid: str) -> str:
 def remeasured(
     listed: Iterable[str], seconds: Mapping[str, float], limit: float = LIMIT
 ) -> list[str]:
-    """Return the new list: measured tests by their time, and all others as they were."""
+    """Return the new list: measured tests by their time, and all others unchanged."""
     kept = {name for name in listed if name not in seconds}
     return sorted(kept | {name for name, took in seconds.items() if took > limit})
 
@@ -46,9 +46,14 @@ class Slow:
         self._measure: float | None = config.getoption("--measure-slow")
         self._listed = LIST.read_text().split()
         self._seconds: dict[str, float] = {}
+        self._names: set[str] | None = None  # of all tests, if all are collected
 
     @pytest.hookimpl(tryfirst=True)  # before `-m` selects
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+    def pytest_collection_modifyitems(
+        self, config: pytest.Config, items: list[pytest.Item]
+    ) -> None:
+        if config.args == config.getini("testpaths"):
+            self._names = {name_of(item.nodeid) for item in items}
         listed = frozenset(self._listed)
         for item in items:
             if needs_server(item):
@@ -72,7 +77,8 @@ class Slow:
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         is_worker = hasattr(session.config, "workerinput")  # of xdist: it has a part of the tests
         if self._measure is not None and not is_worker:
-            self._listed = remeasured(self._listed, self._seconds, self._measure)
+            listed = remeasured(self._listed, self._seconds, self._measure)
+            self._listed = [each for each in listed if self._names is None or each in self._names]
             LIST.write_text("".join(f"{name}\n" for name in self._listed))
         if self._too_slow() and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -65,7 +65,7 @@ class Soak:
             f"etcd {version}, {len(self.etcd.endpoints)} members, seed {self.seed}",
             f"{len(self.history.faults)} faults, {changes:,} events in {revisions:,} revisions",
             f"shown {shown:,} times by {len(self.followers)} watches",
-            f"writes under way at a fault: {min(self.in_flight)} to {max(self.in_flight)}",
+            f"writes in flight at a fault: {min(self.in_flight)} to {max(self.in_flight)}",
             ", ".join(f"{number} {name}" for name, number in sorted(self.counts.items())),
             "faults: " + ", ".join(f"{number} {name}" for name, number in sorted(faults.items())),
             f"{len(self.violations)} violations",

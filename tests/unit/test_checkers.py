@@ -258,7 +258,7 @@ def a_read_saw_what_was_over(case: Case) -> bool:
 def a_deleted_key_came_back(case: Case) -> bool:
     """For the store, not for a reader only.
 
-    What was deleted last is there again, and nobody wrote it.
+    The key deleted last exists again, and no call wrote it.
     """
     gone = [change for changes in case.log for change in changes if change.entry is None]
     if not gone or case.server_history.entry(gone[-1].key, case.end) is not None:

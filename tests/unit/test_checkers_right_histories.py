@@ -158,7 +158,7 @@ async def test_a_key_goes_with_its_lease(ends: str) -> None:
     if ends == "revoked":
         await recording.revoke_lease(lease)
     with anyio.fail_after(10):
-        while await recording.get("a") is not None:  # noqa: ASYNC110 - a store tells nobody
+        while await recording.get("a") is not None:  # noqa: ASYNC110 - a store has no event
             await anyio.sleep(0.05)
     again = await recording.create("a", b"2")
     log = [(Change("a", revision, entry, None),), (Change("a", revision + 1, None, entry),)]
@@ -225,7 +225,7 @@ def hopeless() -> History:
     lost += [call("delete", n + 2, 901, Write("a", None, None)) for n in range(0, 60, 2)]
     lost += [call("set", n + 100, 902, Write("a", b"x%d" % n)) for n in range(60)]
     made = history(*lost, *(get(200 + 2 * n, None) for n in range(30)))
-    made.calls.append(get(903, Entry("a", b"nobody's", 77, 77, 1)))
+    made.calls.append(get(903, Entry("a", b"no call's", 77, 77, 1)))
     return made
 
 

@@ -250,7 +250,7 @@ def test_a_revision_that_was_reached_is_not_the_future() -> None:
     assert rules(check_revisions(made, TWO_KEYS)) == {Rule.FALSE_REFUSAL}
 
 
-class Lies(MemoryStorageBackend):
+class FindsNothing(MemoryStorageBackend):
     """Finds nothing."""
 
     async def get(self, key: str, *, revision: int | None = None) -> Entry | None:
@@ -259,7 +259,7 @@ class Lies(MemoryStorageBackend):
 
 
 async def test_a_resource_that_is_there_is_not_missing() -> None:
-    made, store = History(), Lies()
+    made, store = History(), FindsNothing()
     async with kvorum.connect(store) as client:
         workers = RecordingRepository(LabWorkerRepository(client), made, "x")
         worker = await workers.add(LabWorker.new("w", lab_track="t"))

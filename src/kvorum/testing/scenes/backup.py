@@ -156,7 +156,7 @@ async def _watch_is_right(stage: Stage, watched: "_Watched") -> None:
             f"after {stage.limits.wait:g} s a watch shows {watched.there}, not {there}",
         )
     stage.counts[
-        "watches that said so" if watched.error is not None else "watches that went on"
+        "watches that failed" if watched.error is not None else "watches that continued"
     ] += 1
 
 
