@@ -1,4 +1,4 @@
-"""What stands between a client and its server: names, proxies, pauses, and the end of a channel."""
+"""Between a client and its server: names, proxies, pauses, and the end of a channel."""
 
 import asyncio
 import gc
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.timeout(60)
 
 @pytest.fixture
 async def server(kvorum_etcd: EmbeddedEtcd) -> AsyncIterator[EmbeddedEtcd]:
-    """A server of the test's own, of the version that is tested."""
+    """A server of the test's own."""
     async with EmbeddedEtcd(binary=kvorum_etcd.binary) as etcd:
         yield etcd
 
@@ -34,7 +34,7 @@ async def child(
     command: tuple[str, ...] = (),
     environment: Mapping[str, str] | None = None,
 ) -> str:
-    """Run a program in a process of its own; return what it prints."""
+    """Run a program in another process; return its output."""
 
     def run() -> str:
         argv = [*command, sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)]
@@ -74,13 +74,10 @@ NOWHERE = "http://127.0.0.1:9"
 
 @pytest.mark.parametrize("embedded", [False, True], ids=["etcd", "embedded"])
 @pytest.mark.parametrize("variable", ["http_proxy", "https_proxy", "grpc_proxy"])
-async def test_a_proxy_for_the_web_is_not_asked_for_etcd(
+async def test_a_web_proxy_is_not_used_for_etcd(
     variable: str, embedded: bool, kvorum_etcd: EmbeddedEtcd, kvorum_url: str
 ) -> None:
-    """gRPC reads the environment by itself.
-
-    Behind a company's proxy nothing would connect, not even to this host.
-    """
+    """gRPC reads the environment: behind a company's proxy no connection would be made."""
     url = "embedded://" if embedded else kvorum_url
     path = f"{kvorum_etcd.binary.parent}{os.pathsep}{os.environ['PATH']}"
 
@@ -148,10 +145,10 @@ MOVES = """
 """
 
 
-async def test_a_name_that_gets_another_address_is_looked_up_again(
+async def test_a_name_that_gets_another_address_is_resolved_again(
     kvorum_etcd: EmbeddedEtcd,
 ) -> None:
-    """As a container does that was replaced. gRPC would look it up every 30 seconds."""
+    """As for a replaced container. By default gRPC would resolve it every 30 seconds."""
     namespace = ("unshare", "--mount")
     try:
         await anyio.run_process([*namespace, "true"])
@@ -167,10 +164,7 @@ async def test_a_name_that_gets_another_address_is_looked_up_again(
 
 
 async def test_a_pause_of_the_server_costs_no_write_its_outcome(server: EmbeddedEtcd) -> None:
-    """As of a virtual machine that is moved, or a disk that hangs.
-
-    The deadline is what says how long to wait.
-    """
+    """A virtual machine is moved, or a disk hangs. The deadline alone limits the wait."""
     settings = EtcdSettings(endpoints=server.endpoints, timeout=30, pipeline=False)
     async with kvorum.connect(settings) as client:
         await asyncio.gather(
@@ -189,8 +183,8 @@ async def test_a_pause_of_the_server_costs_no_write_its_outcome(server: Embedded
         assert all(await asyncio.gather(*writes))
 
 
-async def set_for_ever(client: kvorum.Client) -> None:
-    """Write until that fails: a signal takes a moment to arrive."""
+async def write_until_it_fails(client: kvorum.Client) -> None:
+    """The signal takes a moment to arrive."""
     while True:
         await client.backend.set("a", b"1")
 
@@ -205,7 +199,7 @@ async def test_a_server_that_stays_stopped_is_noticed_long_before_the_deadline(
         try:
             started = anyio.current_time()
             with pytest.raises(kvorum.OutcomeUnknownError):
-                await set_for_ever(client)
+                await write_until_it_fails(client)
             assert anyio.current_time() - started < 13
         finally:
             os.kill(server.pid, signal.SIGCONT)
@@ -214,13 +208,10 @@ async def test_a_server_that_stays_stopped_is_noticed_long_before_the_deadline(
 # --- the end of a channel -------------------------------------------------------------------------
 
 
-async def test_a_watch_that_is_about_to_be_opened_on_a_closed_connection_is_told_so(
+async def test_a_watch_on_a_connection_that_is_just_being_closed_raises_client_closed(
     kvorum_url: str,
 ) -> None:
-    """What starts a call is within the border, too.
-
-    What a driver says of its channels is for nobody else.
-    """
+    """The start of a call maps the driver's errors, too."""
     async with kvorum.connect(kvorum_url) as client:
         await client.backend.get("a")
         connection = client.connection
@@ -234,7 +225,7 @@ async def test_a_watch_that_is_about_to_be_opened_on_a_closed_connection_is_told
 
 @pytest.fixture
 def no_collector() -> Iterator[None]:
-    """Switch Python's garbage collector off: what refers to itself stays for ever then."""
+    """Switch Python's garbage collector off: reference cycles are then never freed."""
     gc.collect()
     gc.disable()
     yield
@@ -242,19 +233,13 @@ def no_collector() -> Iterator[None]:
 
 
 def readers_of_grpc() -> list[threading.Thread]:
-    """Return the threads in which grpc.aio reads.
-
-    There is one while there is any channel or call.
-    """
+    """Return the threads in which grpc.aio reads: one, while there is any channel or call."""
     return [thread for thread in threading.enumerate() if "_poll_wrapper" in thread.name]
 
 
 @pytest.mark.usefixtures("no_collector")
 async def test_a_closed_client_leaves_nothing_of_grpc(kvorum_url: str) -> None:
-    """Nor do errors that are kept keep it.
-
-    What stays crashes a process that is forked off later.
-    """
+    """Errors that are kept do not keep it, either. What is left would crash a later fork."""
     kept: list[object] = []
     before = len(readers_of_grpc())
     async with kvorum.connect(kvorum_url) as client:
@@ -273,8 +258,8 @@ async def test_a_closed_client_leaves_nothing_of_grpc(kvorum_url: str) -> None:
     kept.extend(await asyncio.gather(*late, return_exceptions=True))
 
     assert not before
-    with anyio.fail_after(5):  # without the collector: what refers to itself would stay for ever
-        while readers_of_grpc():  # noqa: ASYNC110 - threads tell nobody
+    with anyio.fail_after(5):  # without the collector: reference cycles would stay
+        while readers_of_grpc():  # noqa: ASYNC110 - threads have no event
             await anyio.sleep(0.01)
 
 
@@ -301,16 +286,13 @@ def sockets_to(endpoint: str) -> int:
 async def test_channels_that_were_replaced_leave_no_sockets(
     kvorum_etcd: EmbeddedEtcd, pause: float
 ) -> None:
-    """They have some seconds to end what is under way.
-
-    If the client is closed before, they are closed with it.
-    """
+    """Calls on them get some seconds to finish. If the client closes earlier, they close with it."""
     endpoint = kvorum_etcd.endpoints[0]
     async with kvorum.connect(f"etcd://{endpoint}") as client, client.backend.watch(""):
         cluster = client.connection.cluster
         for _ in range(5):
             await client.backend.set("a", b"1")
-            cluster.channels.renew(cluster.current)  # as for a server that says nothing
+            cluster.channels.renew(cluster.current)  # as for a silent server
             await client.backend.set("a", b"1")
         await anyio.sleep(pause)
         assert sockets_to(endpoint) > 2
@@ -323,11 +305,10 @@ async def test_channels_that_were_replaced_leave_no_sockets(
 # --- the end of the tasks of a client -------------------------------------------------------------
 
 
-async def test_a_client_whose_tasks_have_failed_says_why_to_everybody(kvorum_url: str) -> None:
-    """It is a bug.
-
-    What rests on those tasks cannot go on, and no call or watch is to wait in vain, or in the dark.
-    """
+async def test_a_client_whose_tasks_have_failed_names_the_cause_in_every_error(
+    kvorum_url: str,
+) -> None:
+    """It is a bug. Calls and watches that depend on those tasks must not wait for ever."""
 
     async def fail() -> None:
         raise LookupError("a mistake")

@@ -1,4 +1,4 @@
-"""A cluster is its id, not an address; and no answer older than one before it is believed."""
+"""A cluster is its id, not an address; an answer older than an earlier one is rejected."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.timeout(60)
 
 @pytest.fixture
 async def another(kvorum_etcd: EmbeddedEtcd) -> AsyncIterator[EmbeddedEtcd]:
-    """A cluster that is none of the client's."""
+    """A cluster that is not the client's."""
     async with EmbeddedEtcd(binary=kvorum_etcd.binary) as etcd:
         yield etcd
 
@@ -40,8 +40,7 @@ async def proxy(kvorum_etcd: EmbeddedEtcd) -> AsyncIterator[FaultProxy]:
 
 def lead_to(proxy: FaultProxy, etcd: EmbeddedEtcd) -> None:
     """Give the address to another server."""
-    host, _, port = etcd.endpoints[0].partition(":")
-    proxy._upstream = (host, int(port))
+    proxy.redirect(etcd.endpoints[0])
     proxy.cut()
 
 
@@ -56,10 +55,7 @@ async def test_an_address_that_was_given_to_another_cluster_is_not_used(
     kvorum_etcd: EmbeddedEtcd,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Before anything is sent.
-
-    No read says "not found", no write goes there, and the error names both ids.
-    """
+    """That is noticed before anything is sent: no read is "not found", no write goes there."""
     settings = EtcdSettings(endpoints=(proxy.endpoint,), prefix="identity", timeout=2)
     async with kvorum.connect(settings) as client:
         await client.backend.set("mine", b"1")
@@ -79,7 +75,7 @@ async def test_an_address_that_was_given_to_another_cluster_is_not_used(
 
 
 async def settled(client: kvorum.Client) -> kvorum.storage.Entry:
-    """Read once the server at that address is the client's own again."""
+    """Read until the server at that address is the client's own again."""
     with anyio.fail_after(10):
         while True:
             try:
@@ -91,10 +87,10 @@ async def settled(client: kvorum.Client) -> kvorum.storage.Entry:
                 return entry
 
 
-async def test_a_wrong_endpoint_among_right_ones_is_passed_over(
+async def test_a_wrong_endpoint_among_right_ones_is_skipped(
     proxy: FaultProxy, another: EmbeddedEtcd
 ) -> None:
-    """When the right one fails the client looks at the wrong one, and waits for the right one."""
+    """When the right one fails, the client checks the wrong one, and waits for the right one."""
     settings = EtcdSettings(endpoints=(proxy.endpoint,), prefix="identity", timeout=2)
     async with kvorum.connect(settings) as client:
         await client.backend.set("mine", b"1")
@@ -114,9 +110,9 @@ async def test_a_wrong_endpoint_among_right_ones_is_passed_over(
 async def test_an_answer_of_another_cluster_is_never_a_success(
     kvorum_client: kvorum.Client,
 ) -> None:
-    """A connection may be made anew between the look and the call.
+    """A new connection may be made between the check and the call.
 
-    The last check is the answer's own header.
+    The last check is the header of the answer.
     """
     cluster = kvorum_client.connection.cluster
     await kvorum_client.backend.set("a", b"1")
@@ -131,13 +127,11 @@ async def test_an_answer_of_another_cluster_is_never_a_success(
     cluster.floor.cluster_id = right
 
 
-# --- a store that goes back -----------------------------------------------------------------------
+# --- a restored store -----------------------------------------------------------------------------
 
 
-async def test_a_read_of_a_store_that_was_put_back_is_not_believed(
-    etcd: EmbeddedEtcd, tmp_path: Path
-) -> None:
-    """Alone and in batches: it would show what is no more, or not show what was written."""
+async def test_a_read_of_a_restored_store_is_rejected(etcd: EmbeddedEtcd, tmp_path: Path) -> None:
+    """Alone and in batches: it would show old values, or miss what was written."""
     await back_up(etcd, tmp_path / "backup")
     async with kvorum.connect(EtcdSettings(endpoints=etcd.endpoints, timeout=1)) as client:
         last = 0
@@ -159,10 +153,10 @@ async def test_a_read_of_a_store_that_was_put_back_is_not_believed(
         assert caught.value.current < last
 
 
-async def test_a_write_to_a_store_that_was_put_back_is_not_reported_as_done(
+async def test_a_write_to_a_restored_store_is_not_reported_as_done(
     etcd: EmbeddedEtcd, tmp_path: Path
 ) -> None:
-    """Its revision was given before, to another write."""
+    """Its revision was another write's before."""
     await back_up(etcd, tmp_path / "backup")
     async with kvorum.connect(EtcdSettings(endpoints=etcd.endpoints, timeout=1)) as client:
         for _ in range(5):
@@ -178,10 +172,7 @@ async def test_a_write_to_a_store_that_was_put_back_is_not_reported_as_done(
 async def test_a_new_write_at_a_revision_that_was_seen_before_is_not_reported_as_done(
     etcd: EmbeddedEtcd, tmp_path: Path
 ) -> None:
-    """The revision of another write.
-
-    What makes a revision of its own must be above all that were seen.
-    """
+    """A write makes a revision of its own, which must be above all that were seen."""
     await back_up(etcd, tmp_path / "backup")
     async with kvorum.connect(EtcdSettings(endpoints=etcd.endpoints, timeout=1)) as client:
         *_, last = [await client.backend.set("a", b"1") for _ in range(3)]
@@ -201,17 +192,14 @@ async def test_a_new_write_at_a_revision_that_was_seen_before_is_not_reported_as
 async def test_a_member_that_is_behind_is_left_for_one_that_is_not(
     kvorum_etcd: EmbeddedEtcd, proxy: FaultProxy, kvorum_url: str
 ) -> None:
-    """The floor is what another one has told.
-
-    Whoever is below it is asked no more, for this read.
-    """
+    """A revision that one member has reported is the least that another may answer with."""
     prefix = kvorum_url.rpartition("/")[2]
     settings = EtcdSettings(endpoints=(proxy.endpoint,), prefix=prefix, timeout=5)
     async with kvorum.connect(settings) as client:
         revision = await client.backend.set("a", b"1")
         floor = client.connection.cluster.floor
         assert floor.revision == revision
-        floor.revision = revision + 3  # as if another member had told so
+        floor.revision = revision + 3  # as if another member had reported it
         reading = asyncio.create_task(client.backend.get("a"))
         async with kvorum.connect(f"{kvorum_etcd.url}/{prefix}") as other:
             for _ in range(3):
@@ -222,7 +210,7 @@ async def test_a_member_that_is_behind_is_left_for_one_that_is_not(
         assert entry.mod_revision == revision
 
 
-async def test_reads_and_refused_writes_at_the_revision_of_now_are_believed(
+async def test_reads_and_refused_writes_at_the_present_revision_are_accepted(
     kvorum_client: kvorum.Client,
 ) -> None:
     """They make no revision of their own."""

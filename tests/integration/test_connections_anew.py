@@ -65,7 +65,7 @@ async def lose(client: kvorum.Client, proxy: FaultProxy) -> None:
     """Cut the connection of an idle client."""
     proxy.cut()
     with anyio.fail_after(5):
-        while client.connection.cluster.current.calls.is_connected:  # noqa: ASYNC110 - nobody tells
+        while client.connection.cluster.current.calls.is_connected:  # noqa: ASYNC110 - gRPC has no event
             await anyio.sleep(0.01)
 
 
@@ -76,8 +76,8 @@ async def test_no_write_gets_to_another_cluster_while_it_is_looked_at(
     look: Look,
 ) -> None:
     await client.backend.set("mine", b"1")
-    async with EmbeddedEtcd(binary=kvorum_etcd.binary) as stranger:
-        proxy.redirect(stranger.endpoints[0])
+    async with EmbeddedEtcd(binary=kvorum_etcd.binary) as other_cluster:
+        proxy.redirect(other_cluster.endpoints[0])
         await lose(client, proxy)
         look.begin()
         calls: list[asyncio.Task[Any]] = [asyncio.create_task(client.backend.get("mine"))]
@@ -93,7 +93,7 @@ async def test_no_write_gets_to_another_cluster_while_it_is_looked_at(
         ends = await asyncio.gather(*calls, return_exceptions=True)
 
         assert {type(end) for end in ends} <= {AnotherClusterError, kvorum.UnavailableError}
-        async with kvorum.connect(stranger.url) as other:
+        async with kvorum.connect(other_cluster.url) as other:
             answer = await other.connection.range(
                 rpc.RangeRequest(key=b"\0", range_end=b"\0"), "all"
             )

@@ -1,4 +1,4 @@
-"""How long calls may take, for a block of them."""
+"""Deadlines for blocks of calls."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -18,8 +18,8 @@ async def proxy(kvorum_etcd: kvorum.EmbeddedEtcd) -> AsyncIterator[FaultProxy]:
 
 
 @pytest.fixture
-async def patient(proxy: FaultProxy, kvorum_url: str) -> AsyncIterator[kvorum.Client]:
-    """A client that would wait for a minute."""
+async def client(proxy: FaultProxy, kvorum_url: str) -> AsyncIterator[kvorum.Client]:
+    """A client with a timeout of a minute."""
     prefix = kvorum_url.rpartition("/")[2]
     async with kvorum.connect(
         EtcdSettings(endpoints=(proxy.endpoint,), prefix=prefix, timeout=60)
@@ -35,66 +35,65 @@ async def seconds_of(call: object, error: type[kvorum.KvorumError]) -> float:
 
 
 async def test_calls_in_a_block_share_its_deadline(
-    proxy: FaultProxy, patient: kvorum.Client
+    proxy: FaultProxy, client: kvorum.Client
 ) -> None:
-    await patient.backend.set("a", b"1")
+    await client.backend.set("a", b"1")
     proxy.mute()
     started = anyio.current_time()
     with kvorum.deadline(0.3):
-        await seconds_of(patient.backend.get("a"), UnavailableError)
-        assert (
-            await seconds_of(patient.backend.get("a"), UnavailableError) < 0.1
-        )  # there was nothing left
+        await seconds_of(client.backend.get("a"), UnavailableError)
+        # No time was left for this one.
+        assert await seconds_of(client.backend.get("a"), UnavailableError) < 0.1
 
     assert 0.3 <= anyio.current_time() - started < 2
 
 
 async def test_a_write_that_is_not_answered_by_then_is_unknown(
-    proxy: FaultProxy, patient: kvorum.Client
+    proxy: FaultProxy, client: kvorum.Client
 ) -> None:
-    first = await patient.backend.set("a", b"1")
+    first = await client.backend.set("a", b"1")
     proxy.mute()
     with kvorum.deadline(0.3):
-        swap = patient.backend.compare_and_swap("a", b"2", expected=first)
+        swap = client.backend.compare_and_swap("a", b"2", expected=first)
         assert await seconds_of(swap, OutcomeUnknownError) < 2
 
 
 async def test_a_call_after_the_deadline_sends_nothing(
-    proxy: FaultProxy, patient: kvorum.Client
+    proxy: FaultProxy, client: kvorum.Client
 ) -> None:
     with kvorum.deadline(0.01):
         await anyio.sleep(0.02)
         before = proxy.statistics().requests
-        await seconds_of(patient.backend.set("a", b"1"), UnavailableError)
+        await seconds_of(client.backend.set("a", b"1"), UnavailableError)
 
     assert proxy.statistics().requests == before
-    assert not await patient.backend.exists("a")
+    assert not await client.backend.exists("a")
 
 
-async def test_the_earliest_deadline_counts(proxy: FaultProxy, patient: kvorum.Client) -> None:
-    await patient.backend.set("a", b"1")
+async def test_the_earliest_deadline_counts(proxy: FaultProxy, client: kvorum.Client) -> None:
+    await client.backend.set("a", b"1")
     proxy.mute()
     with kvorum.deadline(0.2), kvorum.deadline(60):
-        assert await seconds_of(patient.backend.get("a"), UnavailableError) < 2
+        assert await seconds_of(client.backend.get("a"), UnavailableError) < 2
 
 
 async def test_a_task_that_starts_in_the_block_has_its_deadline(
-    proxy: FaultProxy, patient: kvorum.Client
+    proxy: FaultProxy, client: kvorum.Client
 ) -> None:
-    await patient.backend.set("a", b"1")
+    await client.backend.set("a", b"1")
     proxy.mute()
     with kvorum.deadline(0.2):
-        task = asyncio.create_task(patient.backend.get("a"))
+        task = asyncio.create_task(client.backend.get("a"))
     assert await seconds_of(task, UnavailableError) < 2
 
 
-async def test_a_watch_has_it_for_its_opening_and_not_for_its_events(
-    proxy: FaultProxy, patient: kvorum.Client, kvorum_client: kvorum.Client
+async def test_a_deadline_limits_the_opening_of_a_watch_and_not_its_events(
+    proxy: FaultProxy, client: kvorum.Client, kvorum_client: kvorum.Client
 ) -> None:
     with kvorum.deadline(0.2):
-        watch = patient.backend.watch("")
+        watch = client.backend.watch("")
         await watch.open()
-    await anyio.sleep(0.3)
+    await anyio.sleep(0.3)  # longer than the deadline
     await kvorum_client.backend.set("a", b"1")
     (change,) = await anext(watch)
     assert change.key == "a"
@@ -102,10 +101,12 @@ async def test_a_watch_has_it_for_its_opening_and_not_for_its_events(
 
     proxy.mute()
     with kvorum.deadline(0.2):
-        assert await seconds_of(patient.backend.watch("").open(), UnavailableError) < 2
+        assert await seconds_of(client.backend.watch("").open(), UnavailableError) < 2
 
 
-async def test_it_gives_more_time_than_the_client_does(kvorum_etcd: kvorum.EmbeddedEtcd) -> None:
+async def test_a_deadline_may_be_later_than_the_timeout_of_the_client(
+    kvorum_etcd: kvorum.EmbeddedEtcd,
+) -> None:
     async with (
         FaultProxy(kvorum_etcd.endpoints[0]) as proxy,
         kvorum.connect(EtcdSettings(endpoints=(proxy.endpoint,), timeout=0.2)) as client,
@@ -118,6 +119,6 @@ async def test_it_gives_more_time_than_the_client_does(kvorum_etcd: kvorum.Embed
 
 
 @pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf")])
-async def test_a_deadline_that_is_none_is_refused(seconds: float) -> None:
+async def test_an_invalid_deadline_is_refused(seconds: float) -> None:
     with pytest.raises(ConfigurationError, match="more than 0"), kvorum.deadline(seconds):
         pass

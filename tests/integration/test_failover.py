@@ -1,4 +1,4 @@
-"""Several servers: whoever of them is away, the others are asked."""
+"""Several servers: while one of them is unavailable, the others are used."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -30,7 +30,7 @@ async def client(cluster: EmbeddedEtcd) -> AsyncIterator[kvorum.Client]:
 
 
 async def leader(client: kvorum.Client, cluster: EmbeddedEtcd) -> int:
-    """Return which member leads."""
+    """Return which member is the leader."""
     found = [
         endpoint.endpoint for endpoint in (await client.health()).endpoints if endpoint.is_leader
     ]
@@ -38,12 +38,12 @@ async def leader(client: kvorum.Client, cluster: EmbeddedEtcd) -> int:
 
 
 def used(client: kvorum.Client, cluster: EmbeddedEtcd) -> int:
-    """Return which member the client talks to."""
+    """Return which member the client uses."""
     return cluster.endpoints.index(client.connection.endpoint)
 
 
 async def write(store: kvorum.StorageBackend, number: int) -> None:
-    """Write once, however often it has to be tried; the tokens make each try safe."""
+    """Write once, with retries; the tokens make them safe."""
     value = b'{"metadata":{"writeToken":"%d"}}' % number
     entry = await store.get("a")
     while entry is None or entry.value != value:
@@ -59,10 +59,7 @@ async def write(store: kvorum.StorageBackend, number: int) -> None:
 async def test_calls_survive_the_death_of_any_member(
     client: kvorum.Client, cluster: EmbeddedEtcd, victim: str
 ) -> None:
-    """While one of three is killed, calls go on.
-
-    A new leader is there within its election timeout, half a second.
-    """
+    """While one of three is killed, calls continue. An election takes about half a second."""
     await write(client.backend, 0)
     mine, first = used(client, cluster), await leader(client, cluster)
     chosen = {"the one it talks to": mine, "the leader": first, "another": (mine + 1) % MEMBERS}[
@@ -84,7 +81,7 @@ async def test_calls_survive_the_death_of_any_member(
 async def test_a_client_finds_the_one_member_that_is_left_of_its_list(
     cluster: EmbeddedEtcd,
 ) -> None:
-    """The others were never there, as after a move."""
+    """The other addresses lead nowhere, as after a move."""
     endpoints = ("127.0.0.1:1", "127.0.0.1:2", cluster.endpoints[0])
     for _ in range(5):  # it starts with any of them
         async with kvorum.connect(EtcdSettings(endpoints=endpoints, timeout=3)) as client:
@@ -95,7 +92,7 @@ async def test_a_client_finds_the_one_member_that_is_left_of_its_list(
 async def test_a_member_that_hangs_costs_a_part_of_the_deadline(
     client: kvorum.Client, cluster: EmbeddedEtcd
 ) -> None:
-    """A paused process keeps its connections open and says nothing."""
+    """A paused process keeps its connections open and stays silent."""
     await client.backend.set("a", b"1")
     mine = used(client, cluster)
     await cluster.pause(mine)
@@ -111,10 +108,7 @@ async def test_a_member_that_hangs_costs_a_part_of_the_deadline(
 async def test_a_lost_quorum_is_unavailable_and_over_once_a_member_is_back(
     client: kvorum.Client, cluster: EmbeddedEtcd
 ) -> None:
-    """Paused, not killed.
-
-    What was killed must not come back on 3.5.1, which can lose its entries.
-    """
+    """Members are paused, not killed: on 3.5.1 a killed member can lose entries."""
     await client.backend.set("a", b"1")
     await cluster.pause(0)
     await cluster.pause(1)
@@ -132,7 +126,7 @@ async def test_a_lost_quorum_is_unavailable_and_over_once_a_member_is_back(
     await cluster.resume(1)
 
 
-async def test_no_endpoint_that_answers_is_an_error_that_names_them_all() -> None:
+async def test_if_no_endpoint_answers_the_error_names_them_all() -> None:
     with pytest.raises(UnavailableError) as caught:
         async with kvorum.connect("etcd://127.0.0.1:1,127.0.0.1:2"):
             pass
@@ -141,7 +135,7 @@ async def test_no_endpoint_that_answers_is_an_error_that_names_them_all() -> Non
     assert "127.0.0.1:2" in str(caught.value)
 
 
-async def test_health_tells_of_each_member(client: kvorum.Client, cluster: EmbeddedEtcd) -> None:
+async def test_health_reports_each_member(client: kvorum.Client, cluster: EmbeddedEtcd) -> None:
     await cluster.kill((used(client, cluster) + 1) % MEMBERS)
 
     health = await client.health()
@@ -150,10 +144,10 @@ async def test_health_tells_of_each_member(client: kvorum.Client, cluster: Embed
     assert not health.is_healthy
 
 
-# --- what a member says of the others -------------------------------------------------------------
+# --- discovery ------------------------------------------------------------------------------------
 
 
-async def test_further_members_are_found_by_one(cluster: EmbeddedEtcd) -> None:
+async def test_one_member_leads_to_the_others(cluster: EmbeddedEtcd) -> None:
     settings = EtcdSettings(endpoints=cluster.endpoints[:1], discover_interval=60)
     async with kvorum.connect(settings) as client:
         assert {endpoint.endpoint for endpoint in (await client.health()).endpoints} == set(
@@ -164,7 +158,7 @@ async def test_further_members_are_found_by_one(cluster: EmbeddedEtcd) -> None:
         await write(client.backend, 1)
 
 
-def test_only_addresses_that_this_client_can_use_are_taken_from_what_members_say() -> None:
+def test_only_advertised_addresses_that_this_client_can_use_are_taken() -> None:
     urls = [
         "http://a:1",
         "https://b:2",
@@ -179,13 +173,13 @@ def test_only_addresses_that_this_client_can_use_are_taken_from_what_members_say
 
 
 async def test_a_server_that_is_named_twice_is_one(cluster: EmbeddedEtcd) -> None:
-    """Else each of them would have less of the time."""
+    """Otherwise each of them would get less of the time."""
     async with kvorum.connect(EtcdSettings(endpoints=cluster.endpoints[:1] * 3)) as client:
         assert len((await client.health()).endpoints) == 1
 
 
-async def test_members_are_not_looked_for_unless_asked(cluster: EmbeddedEtcd) -> None:
-    """What they say of themselves may be of no use from here."""
+async def test_members_are_not_discovered_unless_asked(cluster: EmbeddedEtcd) -> None:
+    """Advertised addresses may not be reachable from here."""
     async with kvorum.connect(EtcdSettings(endpoints=cluster.endpoints[:1])) as client:
         assert len((await client.health()).endpoints) == 1
 
@@ -193,7 +187,7 @@ async def test_members_are_not_looked_for_unless_asked(cluster: EmbeddedEtcd) ->
 async def test_a_member_that_joins_later_is_found(
     kvorum_etcd: EmbeddedEtcd, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The list is read again and again, also after a time in which nobody answered."""
+    """The list is read periodically, also after a time without answers."""
     async with (
         EmbeddedEtcd(binary=kvorum_etcd.binary) as etcd,
         FaultProxy(etcd.endpoints[0]) as proxy,

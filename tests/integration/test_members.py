@@ -208,7 +208,7 @@ async def test_writes_of_a_user_that_may_not_list_the_members_are_not_batched(
 # --- addresses ------------------------------------------------------------------------------------
 
 
-class Stranger(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no types
+class OtherServer(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no types
     """A server at an address that a member advertises by mistake.
 
     It accepts no token, and remembers its calls.
@@ -235,8 +235,8 @@ async def test_the_password_does_not_go_to_an_address_that_a_member_advertises(
     kvorum_etcd: EmbeddedEtcd, roles_of: Callable[[kvorum.Client], Any], told: Told
 ) -> None:
     """It may lead to any server, such as another one on `localhost`."""
-    stranger, server = Stranger(), grpc.aio.server()
-    server.add_generic_rpc_handlers((stranger,))
+    other, server = OtherServer(), grpc.aio.server()
+    server.add_generic_rpc_handlers((other,))
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
     async with advertising(kvorum_etcd, address) as etcd:
@@ -249,7 +249,7 @@ async def test_the_password_does_not_go_to_an_address_that_a_member_advertises(
             assert await client.backend.set("a", b"1")
     await server.stop(0)
 
-    assert {*stranger.calls} == {"/etcdserverpb.Cluster/MemberList"}
+    assert {*other.calls} == {"/etcdserverpb.Cluster/MemberList"}
 
 
 async def test_an_address_where_another_cluster_answers_tells_nothing_of_a_member(

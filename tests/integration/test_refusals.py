@@ -12,19 +12,19 @@ import pytest
 from aetcd import rpc
 
 import kvorum
-from kvorum import EmbeddedEtcd, EtcdSettings, UnavailableError
+from kvorum import EmbeddedEtcd, EtcdSettings, Observer, UnavailableError
 from kvorum.deadlines import deadline_of
 from kvorum.etcd.transport import _rpc
-from kvorum.etcd.transport.errors import Call
+from kvorum.observer import Call
 from kvorum.testing import FaultProxy
 
 pytestmark = pytest.mark.timeout(60)
 
 
 class Stub(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no types
-    """A server that tells its status, if it is to, and refuses all else.
+    """A server that reports its status, if told to, and refuses everything else.
 
-    It counts what it was asked by callers.
+    It counts requests.
     """
 
     def __init__(self) -> None:
@@ -65,7 +65,7 @@ class Stub(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no types
 
 @pytest.fixture
 async def stub(kvorum_client: kvorum.Client) -> AsyncIterator[Stub]:
-    """It says that it is of the same cluster as etcd."""
+    """It claims to be of the same cluster as etcd."""
     stub, server = Stub(), grpc.aio.server()
     stub.status.header.cluster_id = kvorum_client.connection.cluster.floor.cluster_id
     server.add_generic_rpc_handlers((stub,))
@@ -76,7 +76,7 @@ async def stub(kvorum_client: kvorum.Client) -> AsyncIterator[Stub]:
 
 
 def prefer(client: kvorum.Client, endpoint: str) -> None:
-    """Have the next call go there."""
+    """Send the next call there."""
     cluster = client.connection.cluster
     cluster.current = next(server for server in cluster.servers if server.address == endpoint)
 
@@ -96,7 +96,7 @@ REFUSALS = [
 async def test_what_a_member_cannot_do_another_one_does(
     stub: Stub, kvorum_etcd: EmbeddedEtcd, code: grpc.StatusCode, detail: str
 ) -> None:
-    """Reads, writes and watches alike: nothing was done, so nothing is unknown."""
+    """For reads, writes and watches: a refused request did nothing, so no outcome is unknown."""
     stub.code, stub.detail = code, detail
     settings = EtcdSettings(
         endpoints=(kvorum_etcd.endpoints[0], stub.endpoint), prefix="refusals", timeout=5
@@ -115,13 +115,10 @@ async def test_what_a_member_cannot_do_another_one_does(
 
 
 @pytest.mark.parametrize(("code", "detail"), REFUSALS)
-async def test_a_member_that_is_busy_is_passed_by_and_not_looked_at_anew(
+async def test_a_busy_member_is_skipped_and_need_not_be_prepared_again(
     stub: Stub, kvorum_etcd: EmbeddedEtcd, code: grpc.StatusCode, detail: str
 ) -> None:
-    """Its refusal is an answer.
-
-    One that cannot serve at all is left, and says what it is before it is used again.
-    """
+    """Its refusal is an answer. One that cannot serve at all is prepared before it is used again."""
     stub.code, stub.detail = code, detail
     is_busy = any(words in detail for words in ("no leader", "dropped", "too many requests"))
     settings = EtcdSettings(
@@ -137,10 +134,7 @@ async def test_a_member_that_is_busy_is_passed_by_and_not_looked_at_anew(
 
 
 async def test_overload_is_not_made_worse(stub: Stub) -> None:
-    """One server that refuses.
-
-    No other requests than those of the callers, and calls that come together stay so.
-    """
+    """The client adds no requests to those of its callers, and batches stay batches."""
     stub.code, stub.detail = grpc.StatusCode.RESOURCE_EXHAUSTED, "etcdserver: too many requests"
     async with kvorum.connect(EtcdSettings(endpoints=(stub.endpoint,), timeout=5)) as client:
         with kvorum.deadline(0.5):
@@ -153,7 +147,7 @@ async def test_overload_is_not_made_worse(stub: Stub) -> None:
     assert stub.asked["MemberList"] <= 2
 
 
-async def test_a_learner_is_left_as_soon_as_it_says_that_it_is_one(
+async def test_a_learner_is_left_as_soon_as_it_reports_that_it_is_one(
     stub: Stub, kvorum_etcd: EmbeddedEtcd
 ) -> None:
     stub.status.isLearner = True
@@ -165,12 +159,12 @@ async def test_a_learner_is_left_as_soon_as_it_says_that_it_is_one(
     assert not stub.asked["Range"]
 
 
-async def test_an_endpoint_that_is_no_etcd_keeps_nobody_out(
+async def test_an_endpoint_that_is_not_etcd_keeps_no_client_from_opening(
     stub: Stub, kvorum_etcd: EmbeddedEtcd
 ) -> None:
     stub.has_status, stub.detail = False, "Method not found!"
     settings = EtcdSettings(endpoints=(stub.endpoint, kvorum_etcd.endpoints[0]), timeout=5)
-    for _ in range(6):  # it begins with either
+    for _ in range(6):  # it starts with either
         async with kvorum.connect(settings) as client:
             await client.backend.get("a")
 
@@ -184,7 +178,7 @@ async def test_a_refusal_by_all_members_ends_at_the_deadline(stub: Stub) -> None
             await client.backend.create("a", b"1")
 
 
-# --- patience -------------------------------------------------------------------------------------
+# --- deadlines and slow servers -------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -197,7 +191,7 @@ async def proxies(kvorum_etcd: EmbeddedEtcd) -> AsyncIterator[list[FaultProxy]]:
 
 def settings_of(proxies: list[FaultProxy], timeout: float) -> EtcdSettings:
     return EtcdSettings(
-        endpoints=tuple(proxy.endpoint for proxy in proxies), prefix="patience", timeout=timeout
+        endpoints=tuple(proxy.endpoint for proxy in proxies), prefix="slow", timeout=timeout
     )
 
 
@@ -207,7 +201,7 @@ async def test_a_spent_deadline_changes_nothing_for_others(
 ) -> None:
     """Nothing is sent, so it is no evidence about the server.
 
-    No connection is made anew, and no watch is cut.
+    No connection is replaced, and no watch is interrupted.
     """
     async with (
         kvorum.connect(settings_of(proxies[:number], 0.5)) as client,
@@ -300,10 +294,10 @@ async def test_a_read_from_a_server_that_hangs_is_answered_by_another_one(
         await hung.heal()
 
 
-async def test_a_batch_is_answered_by_no_server_of_another_version(
+async def test_a_batch_is_not_sent_to_a_server_of_another_version(
     stub: Stub, kvorum_etcd: EmbeddedEtcd
 ) -> None:
-    """Its form is made for the version of the one that hangs."""
+    """The request was made for the version of the server that hangs."""
     stub.status.version = "3.5.17"
     async with FaultProxy(kvorum_etcd.endpoints[0]) as proxy:
         settings = EtcdSettings(
@@ -332,27 +326,30 @@ async def test_a_batch_is_answered_by_no_server_of_another_version(
 
 
 async def test_opening_waits_for_a_server_that_is_still_starting(kvorum_etcd: EmbeddedEtcd) -> None:
+    class Failed(Observer):
+        def __init__(self) -> None:
+            self.came = anyio.Event()
+
+        def request_failed(self, _call: Call, _endpoint: str, _error: kvorum.KvorumError) -> None:
+            self.came.set()
+
     async with FaultProxy(kvorum_etcd.endpoints[0]) as proxy:
         await proxy.refuse()
+        failed = Failed()
 
         async def start() -> None:
-            # How long it takes to start.
-            await asyncio.sleep(0.3)
+            await failed.came.wait()
             await proxy.heal()
 
         async with asyncio.TaskGroup() as group:
             group.create_task(start())
-            async with kvorum.connect(
-                EtcdSettings(endpoints=(proxy.endpoint,), timeout=5)
-            ) as client:
+            settings = EtcdSettings(endpoints=(proxy.endpoint,), timeout=5)
+            async with kvorum.connect(settings, observer=failed) as client:
                 await client.backend.get("a")
 
 
 async def test_opening_ends_at_its_deadline_however_many_servers_hang() -> None:
-    """They take connections, and say nothing.
-
-    Nor is more time spent on what may be wrong with TLS.
-    """
+    """They accept connections and stay silent. The diagnosis of TLS takes no extra time."""
     with ExitStack() as stack:
         endpoints = []
         for _ in range(3):
@@ -369,7 +366,7 @@ async def test_opening_ends_at_its_deadline_however_many_servers_hang() -> None:
 
 
 async def test_found_members_that_are_gone_are_forgotten(kvorum_etcd: EmbeddedEtcd) -> None:
-    """Those of the settings stay, whatever the list says."""
+    """Servers from the settings stay in any case."""
     async with FaultProxy(kvorum_etcd.endpoints[0]) as proxy:
         settings = EtcdSettings(endpoints=(proxy.endpoint,), discover_interval=60)
         async with kvorum.connect(settings) as client:

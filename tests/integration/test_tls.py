@@ -1,4 +1,4 @@
-"""Talking TLS: who is trusted, who is not, and what is said about it."""
+"""TLS: which certificates are trusted, and what errors say about those that are not."""
 
 import datetime as dt
 import itertools
@@ -34,7 +34,7 @@ class Files:
     def issue(
         self, name: str, *identities: str, ca: trustme.CA | None = None, expired: bool = False
     ) -> tuple[str, str]:
-        """Issue a certificate; return the paths of it and of its key."""
+        """Issue a certificate; return its path and that of its key."""
         until = YESTERDAY if expired else None
         path = f"{name}-{next(self._numbers)}"
         issued = (ca or self.ca).issue_cert(*identities, common_name=name, not_after=until)
@@ -60,14 +60,14 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 
 @pytest.fixture(scope="module")
 async def tls(files: Files, kvorum_etcd: EmbeddedEtcd) -> AsyncIterator[EmbeddedEtcd]:
-    """A server that talks TLS to anybody."""
+    """A server with TLS that requires no client certificate."""
     async with EmbeddedEtcd(binary=kvorum_etcd.binary, tls=files.server()) as etcd:
         yield etcd
 
 
 @pytest.fixture(scope="module")
 async def mutual(files: Files, kvorum_etcd: EmbeddedEtcd) -> AsyncIterator[EmbeddedEtcd]:
-    """A server that wants to know its clients."""
+    """A server that requires client certificates."""
     async with EmbeddedEtcd(binary=kvorum_etcd.binary, tls=files.server(wants_client=True)) as etcd:
         yield etcd
 
@@ -82,7 +82,7 @@ def settings(
 
 
 async def refusal(settings: EtcdSettings) -> str:
-    """Return why there is no connection."""
+    """Return the reason why connecting fails."""
     started = anyio.current_time()
     with pytest.raises(TlsError) as caught:
         async with kvorum.connect(settings):
@@ -111,7 +111,7 @@ async def test_a_client_that_trusts_the_ca_reads_writes_and_watches(
         assert (await client.health()).is_healthy
 
 
-async def test_a_client_with_a_certificate_is_let_in(mutual: EmbeddedEtcd, files: Files) -> None:
+async def test_a_client_with_a_certificate_is_accepted(mutual: EmbeddedEtcd, files: Files) -> None:
     async with kvorum.connect(
         settings(mutual, files.cacert, files.issue("client", "client"))
     ) as client:
@@ -120,7 +120,7 @@ async def test_a_client_with_a_certificate_is_let_in(mutual: EmbeddedEtcd, files
         assert await client.backend.exists("a")
 
 
-async def test_a_server_that_is_known_by_another_name_is_asked_for_by_that(
+async def test_the_name_in_a_certificate_may_differ_from_the_address(
     files: Files, kvorum_etcd: EmbeddedEtcd
 ) -> None:
     """Behind a tunnel or a port-forward the address is not the one in the certificate."""
@@ -150,7 +150,7 @@ async def test_a_plain_client_learns_that_the_server_talks_tls(tls: EmbeddedEtcd
     assert "etcds://" in reason
 
 
-async def test_a_plain_client_learns_that_the_server_talks_tls_also_if_that_wants_a_certificate(
+async def test_a_plain_client_learns_that_the_server_requires_tls_and_a_certificate(
     mutual: EmbeddedEtcd,
 ) -> None:
     assert "the server talks TLS" in await refusal(
@@ -203,14 +203,14 @@ async def test_a_client_whose_certificate_has_expired_learns_that(
 async def test_a_client_of_another_ca_learns_that_its_certificate_is_not_accepted(
     mutual: EmbeddedEtcd, files: Files
 ) -> None:
-    pair = files.issue("stranger", "client", ca=trustme.CA())
+    pair = files.issue("other-client", "client", ca=trustme.CA())
 
     reason = await refusal(settings(mutual, files.cacert, pair))
     assert "does not accept the client's certificate" in reason
     assert pair[0] in reason
 
 
-async def test_a_server_that_is_away_is_no_matter_of_tls(files: Files) -> None:
+async def test_an_unavailable_server_is_not_reported_as_a_problem_of_tls(files: Files) -> None:
     away = EtcdSettings(endpoints=("127.0.0.1:1",), cacert=files.cacert, timeout=2)
     with pytest.raises(kvorum.UnavailableError) as caught:
         async with kvorum.connect(away):
@@ -221,7 +221,7 @@ async def test_a_server_that_is_away_is_no_matter_of_tls(files: Files) -> None:
 
 @pytest.mark.parametrize("part", ["cacert", "cert", "key"])
 @pytest.mark.parametrize("fault", ["missing", "nonsense"])
-async def test_a_file_that_cannot_be_used_is_named(
+async def test_an_unusable_file_is_named(
     files: Files, tmp_path: Path, part: str, fault: str
 ) -> None:
     cert, key = files.issue("client", "client")
@@ -258,7 +258,7 @@ def test_half_a_pair_is_refused_before_anything_is_opened() -> None:
 async def test_certificates_that_were_replaced_on_disk_are_used_by_the_next_connection(
     tmp_path: Path, kvorum_etcd: EmbeddedEtcd
 ) -> None:
-    """The CA changes, as it does in the life of a cluster; nobody restarts the client."""
+    """The CA changes during the life of a cluster; the client is not restarted."""
     folders = [tmp_path / "old", tmp_path / "new"]
     for folder in folders:
         folder.mkdir()
@@ -286,7 +286,7 @@ async def test_certificates_that_were_replaced_on_disk_are_used_by_the_next_conn
 async def test_a_certificate_that_expires_while_the_client_runs_is_named(
     tmp_path: Path, kvorum_etcd: EmbeddedEtcd
 ) -> None:
-    """The usual end of a certificate that nobody has replaced; gRPC calls it corrupted data."""
+    """That of a certificate which was not replaced; gRPC calls it corrupted data."""
     mine = Files(tmp_path)
     cert, key = mine.issue("client", "client")
     async with (
@@ -313,7 +313,7 @@ async def test_a_certificate_that_expires_while_the_client_runs_is_named(
 async def test_certificates_that_are_half_replaced_do_not_disturb(
     tmp_path: Path, kvorum_etcd: EmbeddedEtcd, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One file comes after the other, and a connection may be lost in between."""
+    """Files are replaced one after the other, and a connection may be lost meanwhile."""
     mine = Files(tmp_path)
     certificates = mine.server(wants_client=True)
     cert, key = mine.issue("client", "client")

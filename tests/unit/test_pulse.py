@@ -18,7 +18,7 @@ PAUSE = 0.01
 
 
 class Silent:
-    """A server that owes its answers for ever, and another one that gives them.
+    """A server that never answers, and another one that does.
 
     Attributes:
         calls: those under way here.
@@ -76,7 +76,7 @@ async def pulse(server: Silent) -> AsyncIterator[Pulse]:
 
 async def until(holds: Callable[[], bool]) -> None:
     with anyio.fail_after(2):
-        while not holds():  # noqa: ASYNC110 - no event tells
+        while not holds():  # noqa: ASYNC110 - there is no event
             await anyio.sleep(0.001)
 
 
@@ -94,7 +94,9 @@ async def test_the_answer_of_another_server_ends_the_call_to_a_silent_one(
     assert server.dead.is_set()
 
 
-async def test_an_answer_that_is_there_is_not_waited_for(server: Silent, pulse: Pulse) -> None:
+async def test_an_answer_of_another_server_is_not_waited_for_again(
+    server: Silent, pulse: Pulse
+) -> None:
     """It came while the call had ended, and a token was fetched for the next one.
 
     That one would never end.
@@ -121,7 +123,7 @@ async def test_a_server_that_is_slow_and_alive_is_asked_alone(server: Silent, pu
     assert (server.elsewhere, server.dead.is_set()) == (0, False)
 
 
-async def test_what_is_answered_in_time_has_nobody_asked(server: Silent, pulse: Pulse) -> None:
+async def test_an_answer_in_time_causes_no_question(server: Silent, pulse: Pulse) -> None:
     owed = server.owed()
     pulse.enter(owed)
     pulse.leave(owed)
@@ -130,7 +132,7 @@ async def test_what_is_answered_in_time_has_nobody_asked(server: Silent, pulse: 
     assert server.questions == 0
 
 
-async def test_a_call_that_is_done_ends_the_question_to_another_server(
+async def test_a_call_that_is_done_cancels_the_request_to_another_server(
     server: Silent, pulse: Pulse
 ) -> None:
     owed = server.owed()

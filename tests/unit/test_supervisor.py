@@ -11,7 +11,7 @@ from kvorum.etcd.supervisor import Supervisor
 
 
 class Child:
-    """A task that says where it stands, and runs until it is cancelled."""
+    """A task that reports its state, and runs until it is cancelled."""
 
     def __init__(self) -> None:
         self.started = anyio.Event()
@@ -34,12 +34,12 @@ async def fail(error: Exception) -> None:
 
 
 def supervisors() -> list[asyncio.Task[object]]:
-    """The tasks of supervisors that are still there."""
+    """The tasks of supervisors that are still running."""
     return [task for task in asyncio.all_tasks() if task.get_name() == "kvorum-supervisor"]
 
 
 async def until(is_true: Callable[[], bool]) -> None:
-    """Let others run until something is true; a test that waits in vain times out."""
+    """Let other tasks run until a condition holds, or fail after a timeout."""
     with anyio.fail_after(5):
         while not is_true():  # there is no event for "that task is gone"
             await anyio.lowlevel.checkpoint()
@@ -157,7 +157,7 @@ async def test_nothing_can_be_spawned_after_the_end() -> None:
 
 
 async def test_nothing_can_be_spawned_while_it_is_being_closed() -> None:
-    """A task that came now would be cancelled before its first step, and nobody would hear of it."""
+    """A task spawned now would be cancelled before its first step, without a trace."""
     supervisor = Supervisor()
     refused: list[ClientClosedError] = []
     started = anyio.Event()
@@ -235,7 +235,7 @@ async def test_the_opening_task_may_be_gone() -> None:
     await supervisor.aclose()
 
 
-async def test_everyone_who_closes_waits_until_all_is_gone() -> None:
+async def test_every_close_waits_until_all_tasks_have_ended() -> None:
     supervisor, child = Supervisor(), Child()
     await supervisor.start()
     supervisor.spawn(child.run, name="child")
@@ -263,8 +263,8 @@ async def test_a_child_may_close_its_supervisor() -> None:
     await supervisor.aclose()
 
 
-async def test_a_cancelled_close_goes_on_by_itself() -> None:
-    """Whoever gives up waiting leaves no task behind."""
+async def test_a_cancelled_close_continues_by_itself() -> None:
+    """A cancelled wait leaves no task behind."""
     supervisor, child = Supervisor(), Child()
     await supervisor.start()
     supervisor.spawn(child.run, name="child")
@@ -296,7 +296,7 @@ async def test_a_start_that_is_cancelled_leaves_no_task() -> None:
 
 
 async def test_after_a_start_that_was_cancelled_it_can_be_closed() -> None:
-    """`Client` does just that. The closing is not cancelled, whatever became of the start."""
+    """As `Client` does. The close is not cancelled with the start."""
     supervisor = Supervisor()
     starting = asyncio.create_task(supervisor.start())
     await until(lambda: supervisors() != [])
@@ -309,7 +309,7 @@ async def test_after_a_start_that_was_cancelled_it_can_be_closed() -> None:
 
 
 async def test_a_start_within_a_cancelled_scope_ends_with_the_scope() -> None:
-    """What comes out is that scope's cancellation, no other.
+    """The cancellation of that scope is raised, and no other.
 
     Else it would get past the scope's end.
     """
@@ -331,7 +331,7 @@ async def test_a_start_within_a_cancelled_scope_ends_with_the_scope() -> None:
 # --- errors of children ---------------------------------------------------------------------------
 
 
-async def test_the_error_of_a_child_comes_out_of_the_close_and_only_once() -> None:
+async def test_the_error_of_a_child_is_raised_by_the_close_and_only_once() -> None:
     supervisor = Supervisor()
     await supervisor.start()
     supervisor.spawn(fail, RuntimeError("boom"), name="child")
@@ -345,7 +345,7 @@ async def test_the_error_of_a_child_comes_out_of_the_close_and_only_once() -> No
 
 
 async def test_the_error_of_a_child_ends_the_others() -> None:
-    """It is a bug; going on without the task that had it would only hide that."""
+    """It is a bug, which continuing without that task would hide."""
     supervisor, child = Supervisor(), Child()
     await supervisor.start()
     supervisor.spawn(child.run, name="child")
@@ -371,7 +371,7 @@ async def test_nothing_can_be_spawned_after_the_error_of_a_child() -> None:
         await supervisor.aclose()
 
 
-async def test_of_several_who_close_one_gets_the_error() -> None:
+async def test_of_several_closes_one_raises_the_error() -> None:
     supervisor = Supervisor()
     await supervisor.start()
     supervisor.spawn(fail, RuntimeError("boom"), name="child")
@@ -382,7 +382,7 @@ async def test_of_several_who_close_one_gets_the_error() -> None:
     assert sorted(type(outcome).__name__ for outcome in outcomes) == ["ExceptionGroup", "NoneType"]
 
 
-async def test_an_error_while_children_are_cancelled_comes_out_too() -> None:
+async def test_an_error_while_children_are_cancelled_is_raised_too() -> None:
     supervisor = Supervisor()
     started = anyio.Event()
 
@@ -403,7 +403,7 @@ async def test_an_error_while_children_are_cancelled_comes_out_too() -> None:
     assert [str(error) for error in caught.value.exceptions] == ["while cleaning up"]
 
 
-async def test_a_task_aside_that_fails_is_logged_and_ends_no_other(
+async def test_a_background_task_that_fails_is_logged_and_ends_no_other(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     supervisor, child = Supervisor(), Child()

@@ -1,4 +1,4 @@
-"""Which version of etcd has which hazard, against the changelogs' words."""
+"""Which version of etcd has which known issue, compared with the changelogs."""
 
 import pytest
 
@@ -33,7 +33,7 @@ from kvorum.etcd.transport.versions import HAZARDS, hazards_of, text_of, version
         ("progress-on-demand", [(3, 4, 30), (3, 5, 12)], [(3, 4, 31), (3, 5, 13), (3, 6, 0)]),
     ],
 )
-def test_a_version_has_a_hazard_until_it_was_mended(
+def test_a_version_has_a_hazard_until_it_was_fixed(
     name: str, has_it: list[tuple[int, int, int]], is_free: list[tuple[int, int, int]]
 ) -> None:
     for version in has_it:
@@ -42,13 +42,13 @@ def test_a_version_has_a_hazard_until_it_was_mended(
         assert name not in {hazard.name for hazard in hazards_of(version)}, version
 
 
-def test_every_hazard_says_what_follows_and_how_that_is_known() -> None:
+def test_every_hazard_has_a_consequence_and_a_source() -> None:
     assert len({hazard.name for hazard in HAZARDS}) == len(HAZARDS)
     assert all(hazard.consequence and hazard.source for hazard in HAZARDS)
 
 
-def test_a_version_that_is_not_released_has_the_hazards_of_the_patch_before() -> None:
-    """What the release mends may have come after it."""
+def test_a_pre_release_has_the_hazards_of_the_patch_before() -> None:
+    """The fixes of the release may have come after it."""
     assert version_of("3.5.30") == (3, 5, 30)
     assert version_of("3.5.30-rc.0") == (3, 5, 29)
     assert {hazard.name for hazard in hazards_of(version_of("3.7.1-rc.0"))} == {
@@ -58,7 +58,9 @@ def test_a_version_that_is_not_released_has_the_hazards_of_the_patch_before() ->
 
 
 @pytest.mark.parametrize("text", ["3.7.0-alpha.0", "3.7.0-beta.0", "3.7.0-rc.1"])
-def test_what_is_mended_in_the_first_release_of_a_minor_version_is_not_before_it(text: str) -> None:
+def test_a_fix_of_the_first_release_of_a_minor_version_is_not_in_its_pre_releases(
+    text: str,
+) -> None:
     names = {hazard.name for hazard in hazards_of(version_of(text))}
 
     assert "nested-transactions-bypass-rbac" in names
@@ -70,7 +72,7 @@ def test_what_is_mended_in_the_first_release_of_a_minor_version_is_not_before_it
     }
 
 
-def test_what_the_first_release_brought_was_there_before_it() -> None:
+def test_an_issue_of_the_first_release_is_in_its_pre_releases() -> None:
     assert "lost-entries" in {hazard.name for hazard in hazards_of(version_of("3.5.0-rc.1"))}
     assert "lost-entries" not in {hazard.name for hazard in hazards_of(version_of("3.5.3"))}
     assert "lost-entries" in {hazard.name for hazard in hazards_of(version_of("3.5.3-rc.0"))}

@@ -35,7 +35,7 @@ def pages_on(
 
 
 def test_latency_does_not_make_pages_smaller() -> None:
-    """It is the same for one key: a list of small pages would only take longer."""
+    """It is the same for one key, so smaller pages would only take longer."""
     sizes = PageSizes(1000, TIMEOUT)
 
     assert pages_on(lambda _: 2.0, sizes, 5) == [1000] * 5
@@ -93,7 +93,7 @@ async def test_if_no_page_arrives_the_last_failure_is_raised() -> None:
 
 
 def test_what_was_learned_longest_ago_is_forgotten() -> None:
-    """Of 256 prefixes something is kept."""
+    """Sizes are kept for 256 prefixes."""
     sizes = PageSizes(most=1000, timeout=5)
     prefixes = [f"/{number}/".encode() for number in range(257)]
     for prefix in prefixes:

@@ -1,4 +1,4 @@
-"""What an error of the driver means: the whole table, for reads and for writes."""
+"""The meaning of the driver's errors: the whole table, for reads and for writes."""
 
 from collections.abc import Callable
 
@@ -35,8 +35,8 @@ WRITE = Call("put", "/lab/lab-workers/a", writes=True)
 
 both = pytest.mark.parametrize("call", [READ, WRITE], ids=["read", "write"])
 
-# What means the same for a read and a write: the server (or our end of the wire) refused, so
-# nothing was applied. The texts are those of etcd's rpctypes/error.go and of gRPC.
+# The same for a read and a write: the server (or gRPC on this side) refused, so nothing was applied.
+# The texts are those of etcd's rpctypes/error.go and of gRPC.
 REFUSED = [
     (
         "UNAVAILABLE",
@@ -96,7 +96,7 @@ REFUSED = [
     ("FAILED_PRECONDITION", "etcdserver: not leader", UnavailableError),
 ]
 
-# What another member may do, as this one did nothing and cannot.
+# Another member may accept these; this one cannot, and did nothing.
 OF_THE_MEMBER = {
     "failed to connect",
     "DNS resolution failed",
@@ -108,7 +108,7 @@ OF_THE_MEMBER = {
 }
 OF_THE_MEMBER_FOR_NOW = {"no leader", "not leader", "too many requests", "raft proposal dropped"}
 
-# What leaves a call open: it may have been applied, or may still be.
+# These leave a call open: it may have been applied, or may still be.
 OPEN = [
     ("UNAVAILABLE", "Socket closed"),
     ("UNAVAILABLE", "recvmsg:Connection reset by peer"),
@@ -162,7 +162,7 @@ def test_a_refusal_means_the_same_for_reads_and_writes(
 def test_a_refusal_is_known_by_its_words_whatever_the_code(
     detail: str, meaning: type[KvorumError], call: Call
 ) -> None:
-    """A proxy of etcd's passes each refusal on with code UNKNOWN."""
+    """etcd's own proxy forwards each refusal with code UNKNOWN."""
     assert type(error_for(rpc_error("UNKNOWN", detail), call, ENDPOINT)) is meaning
 
 
@@ -185,7 +185,7 @@ def test_a_refusal_is_of_the_request_or_of_the_member(code: str, detail: str) ->
 
 @pytest.mark.parametrize(("code", "detail"), OPEN)
 def test_a_deadline_is_told_from_a_failure(code: str, detail: str) -> None:
-    """A caller's patience is no evidence about the server."""
+    """A caller's deadline is no evidence about the server."""
     driver = rpc_error(code, detail)
     error = error_for(driver, WRITE, ENDPOINT)
     error.__cause__ = driver
@@ -198,7 +198,7 @@ def test_an_error_that_no_call_made_is_no_evidence() -> None:
 
 
 @pytest.mark.parametrize(("code", "detail"), OPEN)
-def test_an_open_end_of_a_write_is_an_unknown_outcome(code: str, detail: str) -> None:
+def test_a_write_without_an_answer_has_an_unknown_outcome(code: str, detail: str) -> None:
     error = error_for(rpc_error(code, detail), WRITE, ENDPOINT)
 
     assert isinstance(error, OutcomeUnknownError)
@@ -207,7 +207,7 @@ def test_an_open_end_of_a_write_is_an_unknown_outcome(code: str, detail: str) ->
 
 
 @pytest.mark.parametrize(("code", "detail"), OPEN)
-def test_an_open_end_of_a_read_means_try_again(code: str, detail: str) -> None:
+def test_a_read_without_an_answer_may_be_retried(code: str, detail: str) -> None:
     error = error_for(rpc_error(code, detail), READ, ENDPOINT)
 
     assert isinstance(error, UnavailableError)
@@ -225,7 +225,7 @@ def test_every_code_has_a_meaning(code: grpc.StatusCode, detail: str | None, cal
     error = error_for(rpc_error(code.name, detail), call, ENDPOINT)
 
     listed = {"PERMISSION_DENIED", "UNAUTHENTICATED", "INVALID_ARGUMENT", "FAILED_PRECONDITION"}
-    if code.name == "UNIMPLEMENTED":  # no etcd is there: nothing was done, by this one
+    if code.name == "UNIMPLEMENTED":  # not etcd: this endpoint did nothing
         assert type(error) is UnavailableError
         return
     open_end_of_call = OutcomeUnknownError if call.writes else UnavailableError
@@ -299,7 +299,7 @@ def test_an_error_carries_what_the_call_was_about(
 
 @pytest.mark.parametrize("code", ["FAILED_PRECONDITION"])
 def test_a_server_error_tells_the_code_by_its_name(code: str) -> None:
-    """`ServerError.code` is documented as gRPC's status code by name, so that handlers can compare it."""
+    """`ServerError.code` is documented as the name of gRPC's status code."""
     error = error_for(rpc_error(code, "etcdserver: authentication is not enabled"), WRITE, ENDPOINT)
 
     assert isinstance(error, ServerError)
@@ -319,13 +319,11 @@ def test_a_server_error_tells_the_code_by_its_name(code: str) -> None:
         ),
     ],
 )
-def test_a_call_without_an_answer_has_an_open_end(
-    make: Callable[[], KvorumError], text: str
-) -> None:
+def test_a_call_that_lost_its_answer_is_open(make: Callable[[], KvorumError], text: str) -> None:
     assert str(make()).startswith(text)
 
 
-def test_details_that_are_missing_are_said_to_be() -> None:
+def test_missing_details_are_reported_as_missing() -> None:
     error = error_for(rpc_error("UNAVAILABLE", None), READ, ENDPOINT)
 
     assert str(error) == "etcd at localhost:2379 is unavailable: UNAVAILABLE: no details"
