@@ -64,7 +64,7 @@ class EtcdStorageBackend(StorageBackend):
         searches: the limits of searches for the outcome of a write, instead of the session's.
 
     Attributes:
-        session: what it sends its requests by.
+        session: the session that sends its requests.
 
     Raises:
         ConfigurationError: the client is not on etcd.
