@@ -74,7 +74,7 @@ class Every:
         return self._times % self._number == 0
 
 
-def what_is_stored_is_refused_for_want_of_room(patch: pytest.MonkeyPatch) -> None:
+def a_stored_write_is_reported_as_refused(patch: pytest.MonkeyPatch) -> None:
     """As etcd answers the write that crosses the quota; whether one does is chance."""
     is_it = Every(7)
 
@@ -87,7 +87,7 @@ def what_is_stored_is_refused_for_want_of_room(patch: pytest.MonkeyPatch) -> Non
     patch.setattr(EtcdStorageBackend, "set", believed)
 
 
-def a_watch_leaves_something_out(patch: pytest.MonkeyPatch) -> None:
+def a_watch_omits_an_event(patch: pytest.MonkeyPatch) -> None:
     is_it = Every(40)
 
     async def forgetful(self: EtcdStorageWatch) -> tuple[Change, ...]:
@@ -97,7 +97,7 @@ def a_watch_leaves_something_out(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(EtcdStorageWatch, "__anext__", forgetful)
 
 
-def what_was_dropped_is_called_unknown(patch: pytest.MonkeyPatch) -> None:
+def a_dropped_write_is_reported_as_unknown(patch: pytest.MonkeyPatch) -> None:
     is_it = Every(7)
 
     async def dropped(self: EtcdStorageBackend, key: str, value: bytes, **rest: Any) -> int:
@@ -108,7 +108,7 @@ def what_was_dropped_is_called_unknown(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(EtcdStorageBackend, "set", dropped)
 
 
-def what_was_written_is_sent_again(patch: pytest.MonkeyPatch) -> None:
+def a_done_write_is_sent_again(patch: pytest.MonkeyPatch) -> None:
     is_it = Every(7)
 
     async def twice(self: EtcdStorageBackend, key: str, value: bytes, **rest: Any) -> int:
@@ -146,7 +146,7 @@ def a_client_stays_with_a_learner(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(EtcdStorageBackend, "get", stays)
 
 
-def any_cluster_will_do(patch: pytest.MonkeyPatch) -> None:
+def the_cluster_is_not_checked(patch: pytest.MonkeyPatch) -> None:
     """The real bug: the id of the cluster is not checked."""
     patch.setattr(Floor, "is_foreign", lambda *_: False)
 
@@ -156,7 +156,7 @@ def revisions_are_taken_for_identities(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(EtcdStorageBackend, "may_recur", lambda *_: False)
 
 
-def what_is_other_in_a_new_list_is_not_shown(patch: pytest.MonkeyPatch) -> None:
+def a_relist_shows_no_difference(patch: pytest.MonkeyPatch) -> None:
     listed: list[Known] = []
 
     def silent(self: Known, *args: Any, **options: Any) -> list[Any]:
@@ -181,17 +181,17 @@ def opening_gives_up_at_once(patch: pytest.MonkeyPatch) -> None:
 
 
 PLANTED: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], set[Rule]]] = {
-    "quota": (what_is_stored_is_refused_for_want_of_room, {Rule.FALSE_REFUSAL}),
-    "slow-link": (a_watch_leaves_something_out, {Rule.LOST_EVENT}),
-    "leaders": (what_was_dropped_is_called_unknown, {Rule.NEEDLESS_DOUBT}),
-    "rolling-restart": (what_was_written_is_sent_again, {Rule.APPLIED_TWICE}),
+    "quota": (a_stored_write_is_reported_as_refused, {Rule.FALSE_REFUSAL}),
+    "slow-link": (a_watch_omits_an_event, {Rule.LOST_EVENT}),
+    "leaders": (a_dropped_write_is_reported_as_unknown, {Rule.NEEDLESS_DOUBT}),
+    "rolling-restart": (a_done_write_is_sent_again, {Rule.APPLIED_TWICE}),
     "users": (a_read_that_is_refused_splits_the_members, {Rule.MEMBERS_DIFFER}),
     "crowd": (a_read_that_is_refused_splits_the_members, {Rule.MEMBERS_DIFFER}),
     "rolling-upgrade": (a_read_that_is_refused_splits_the_members, {Rule.MEMBERS_DIFFER}),
     "learner": (a_client_stays_with_a_learner, {Rule.OUTAGE}),
-    "another-cluster": (any_cluster_will_do, {Rule.INVENTED_WRITE, Rule.LOST_WRITE}),
+    "another-cluster": (the_cluster_is_not_checked, {Rule.INVENTED_WRITE, Rule.LOST_WRITE}),
     "backup": (revisions_are_taken_for_identities, {Rule.BROKEN_EXPECTATION}),
-    "backup-bumped": (what_is_other_in_a_new_list_is_not_shown, {Rule.LOST_EVENT}),
+    "backup-bumped": (a_relist_shows_no_difference, {Rule.LOST_EVENT}),
     "starting": (opening_gives_up_at_once, {Rule.OUTAGE}),
 }
 
@@ -246,7 +246,7 @@ def test_a_scene_is_played_by_the_command(
     assert caught.value.code == 0, capsys.readouterr().out
 
 
-def test_a_scene_that_there_is_not_is_named_with_those_that_there_are() -> None:
+def test_an_unknown_scene_is_named_with_the_known_ones() -> None:
     with pytest.raises(SystemExit, match="there is no scene 'opera'; there are: quota"):
         main(["trial", "--scene", "opera"])
 

@@ -64,7 +64,7 @@ def measured(
     return run
 
 
-async def test_fifty_watches_that_nobody_reads_cost_a_fixed_amount_of_memory(
+async def test_fifty_unread_watches_cost_a_fixed_amount_of_memory(
     measured: Measured, events: int
 ) -> None:
     """A watch that is read gets everything meanwhile; the others, as soon as they are read.
@@ -80,7 +80,7 @@ async def test_fifty_watches_that_nobody_reads_cost_a_fixed_amount_of_memory(
     assert figures["woken"] == [events] * (WATCHERS // 10)
 
 
-async def test_a_watch_that_is_not_read_any_more_costs_a_message_of_etcd(
+async def test_a_watch_that_is_no_longer_read_costs_one_message_of_etcd(
     measured: Measured, events: int
 ) -> None:
     """For a catch-up, a thousand revisions of any size: etcd sends them in whole messages."""

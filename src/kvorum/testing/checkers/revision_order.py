@@ -214,55 +214,43 @@ class _RevisionCheck:
         return low
 
     def _first_revision_of_observation(self, call: Call, observation: Observation, low: int) -> int:
+        key = observation.key
         if observation.unlike is not None and observation.revision == observation.unlike:
-            self._found(
-                Rule.FALSE_REFUSAL,
-                call,
-                f"{observation.key!r} was at {observation.unlike}, as expected",
-            )
+            what = f"{key!r} was at {observation.unlike}, as expected"
+            self._found(Rule.FALSE_REFUSAL, call, what)
         if observation.at is not None:
-            if observation.at > self._server_history.end:
-                self._found(
-                    Rule.INVENTED_READ,
-                    call,
-                    f"revision {observation.at} is beyond the end {self._server_history.end}",
-                )
-            elif not self._agrees(
-                observation, self._server_history.entry(observation.key, observation.at)
-            ):
-                self._found(
-                    Rule.WRONG_SNAPSHOT,
-                    call,
-                    f"{observation.key!r} was different at {observation.at}",
-                )
-            return max(
-                low, observation.at
-            )  # a later write gets a higher revision than one that was read
-        if not observation.revision:
-            place = self._server_history.first(
-                observation.key, exists=observation.exists, since=low
-            )
-            if place is None:
-                state = "there" if observation.exists else "absent"
-                self._found(
-                    Rule.STALE_READ, call, f"{observation.key!r} was never {state} from {low} on"
-                )
-            return low if place is None else place
-        change = self._server_history.change(observation.key, observation.revision)
+            self._check_past(call, observation, observation.at)
+            return max(low, observation.at)  # a later write gets a higher revision than this one
+        if observation.revision:
+            return self._first_revision_of_state(call, observation, low)
+        first = self._server_history.first(key, exists=observation.exists, since=low)
+        if first is None:
+            state = "there" if observation.exists else "absent"
+            self._found(Rule.STALE_READ, call, f"{key!r} was never {state} from {low} on")
+        return low if first is None else first
+
+    def _check_past(self, call: Call, observation: Observation, at: int) -> None:
+        """Compare an observation with the state at the requested revision."""
+        history = self._server_history
+        if at > history.end:
+            what = f"revision {at} is beyond the end {history.end}"
+            self._found(Rule.INVENTED_READ, call, what)
+        elif not self._agrees(observation, history.entry(observation.key, at)):
+            self._found(Rule.WRONG_SNAPSHOT, call, f"{observation.key!r} was different at {at}")
+
+    def _first_revision_of_state(self, call: Call, observation: Observation, low: int) -> int:
+        key, revision = observation.key, observation.revision
+        change = self._server_history.change(key, revision)
         if change is None or not self._agrees(observation, change.entry):
-            self._found(
-                Rule.INVENTED_READ,
-                call,
-                f"revision {observation.revision} did not make that of {observation.key!r}",
-            )
+            what = f"revision {revision} did not make that of {key!r}"
+            self._found(Rule.INVENTED_READ, call, what)
             return low
-        if max(low, observation.revision) >= (
-            until := self._server_history.until(observation.key, observation.revision)
-        ):
-            seen = f"{observation.key!r} was at {observation.revision} only until {until}"
+        until = self._server_history.until(key, revision)
+        if max(low, revision) >= until:
+            seen = f"{key!r} was at {revision} only until {until}"
             what = f"{seen}, but {low} was reached before it started"
             self._found(Rule.STALE_READ, call, what)
-        return max(low, observation.revision)
+        return max(low, revision)
 
     def _agrees(self, observation: Observation, entry: Entry | None) -> bool:
         if entry is None or not observation.exists:

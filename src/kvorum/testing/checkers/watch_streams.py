@@ -206,7 +206,7 @@ class _StreamCheck:
             if isinstance(each, BookmarkSeen):
                 self._check_mark(each)
             elif isinstance(each, Relist):
-                self._check_listing(each)
+                self._check_relist(each)
             else:
                 self._check_revision(each)
                 self._keep(each)
@@ -284,41 +284,43 @@ class _StreamCheck:
             else:
                 self._there[event.key] = event.value
 
-    def _check_listing(self, listing: Relist) -> None:
+    def _check_relist(self, relist: Relist) -> None:
         """Compare the shown state, changed by the difference, with the state at the list."""
-        if listing.revision < self._reached:
+        if relist.revision < self._reached:
             self._found(
                 Rule.WRONG_BOOKMARK,
-                f"a list of {listing.revision} goes back: it had shown {self._reached}",
+                f"a list of {relist.revision} goes back: it had shown {self._reached}",
             )
-        state = self._state(listing.revision)
+        state = self._state(relist.revision)
         reached = 0
-        for event in listing.events:
-            self._check_difference(event, listing.revision, state)
+        for event in relist.events:
+            self._check_difference(event, relist.revision, state)
             if event.kind != "deleted" and event.revision < reached:
                 self._found(Rule.EVENT_ORDER, f"{event} was shown after {reached}")
             if event.kind == "deleted" and reached:
                 self._found(Rule.EVENT_ORDER, f"{event} was shown after what is there")
             reached = event.revision if event.kind != "deleted" else reached
             self._keep([event])
+        self._compare_states(relist.revision, state)
+        self._reached = max(self._reached, relist.revision)
+        while self._left and self._left[-1] <= self._reached:
+            self._left.pop()  # covered by the difference
+
+    def _compare_states(self, revision: int, state: dict[str, Entry]) -> None:
+        """Compare the state that the watch shows with the actual one."""
         for key in state.keys() - self._there.keys():
-            self._found(
-                Rule.LOST_EVENT, f"{key!r} existed at {listing.revision}, but was not shown"
-            )
+            self._found(Rule.LOST_EVENT, f"{key!r} existed at {revision}, but was not shown")
         for key in self._there.keys() - state.keys():
             self._found(
                 Rule.LOST_EVENT,
-                f"{key!r} was absent at {listing.revision}, but no deletion was shown",
+                f"{key!r} was absent at {revision}, but no deletion was shown",
             )
         for key in self._there.keys() & state.keys():
             if self._there[key] != state[key].value:
                 self._found(
                     Rule.LOST_EVENT,
-                    f"{key!r} had another value at {listing.revision}, which was not shown",
+                    f"{key!r} had another value at {revision}, which was not shown",
                 )
-        self._reached = max(self._reached, listing.revision)
-        while self._left and self._left[-1] <= self._reached:
-            self._left.pop()  # covered by the difference
 
     def _check_difference(self, event: ShownChange, revision: int, state: dict[str, Entry]) -> None:
         before = self._there.get(event.key)

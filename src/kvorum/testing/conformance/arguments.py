@@ -101,7 +101,7 @@ class ArgumentsConformance:
         ]
 
     @pytest.mark.parametrize("call", _NUMBERS)
-    async def test_what_is_no_whole_number_or_out_of_range_is_refused_to_its_caller_alone(
+    async def test_a_wrong_or_out_of_range_number_fails_its_caller_only(
         self, backend: StorageBackend, call: str
     ) -> None:
         """A number beyond 64 bits once ended the watches of all callers of a client."""

@@ -157,9 +157,7 @@ class WatchEndsConformance:
             with pytest.raises(StopAsyncIteration):
                 await anext(watch)
 
-    async def test_closing_a_watch_ends_the_iteration_of_who_waits(
-        self, backend: StorageBackend
-    ) -> None:
+    async def test_closing_a_watch_ends_a_waiting_iteration(self, backend: StorageBackend) -> None:
         watch = backend.watch("")
         await watch.open()
         shown: list[Change] = []

@@ -50,7 +50,7 @@ class WatchingConformance:
             ((change,),) = await take(watch, 1)
             assert change.revision == revision
 
-    async def test_now_is_when_a_watch_is_first_iterated_if_nobody_enters_it(
+    async def test_now_is_when_a_watch_is_first_iterated_if_it_is_not_entered(
         self, backend: StorageBackend
     ) -> None:
         watch = backend.watch("")

@@ -21,7 +21,7 @@ class WritingConformance:
 
     # --- set and create ---
 
-    async def test_each_write_makes_a_revision_of_its_own_and_returns_it(
+    async def test_each_write_makes_its_own_revision_and_returns_it(
         self, backend: StorageBackend
     ) -> None:
         revisions = [
@@ -36,7 +36,7 @@ class WritingConformance:
         assert all(later > earlier for earlier, later in pairwise(revisions))
         assert await revision_of(backend) >= revisions[-1]
 
-    async def test_a_key_that_comes_again_starts_anew(self, backend: StorageBackend) -> None:
+    async def test_a_recreated_key_starts_over(self, backend: StorageBackend) -> None:
         await backend.set("a", b"1")
         await backend.set("a", b"2")
         await backend.delete("a")
@@ -53,7 +53,7 @@ class WritingConformance:
         assert caught.value.subject == "a"
         assert await backend.get("a") == Entry("a", b"1", revision, revision, 1)
 
-    async def test_of_many_who_create_one_key_one_succeeds(self, backend: StorageBackend) -> None:
+    async def test_of_many_creations_of_one_key_one_succeeds(self, backend: StorageBackend) -> None:
         async def create(number: int) -> int | AlreadyExistsError:
             try:
                 return await backend.create("a", str(number).encode())
@@ -181,7 +181,7 @@ class WritingConformance:
         assert caught.value.current is None
         assert not await backend.exists("a")
 
-    async def test_a_key_that_came_again_is_another_one_to_a_swap(
+    async def test_a_recreated_key_is_a_different_one_to_a_swap(
         self, backend: StorageBackend
     ) -> None:
         """The revision tells them apart; version 1 and an equal value would not."""
