@@ -18,7 +18,7 @@ def put_of(operation: Operation) -> rpc.PutRequest:
 def refusal(*revisions: int) -> rpc.TxnResponse:
     """Return what the compared keys are: at a revision each, or absent at 0."""
     found = [
-        [rpc.KeyValue(key=b"/lab/k", value=b"found", mod_revision=revision)] if revision else []
+        [rpc.KeyValue(key=b"/lab/k", mod_revision=revision)] if revision else []
         for revision in revisions
     ]
     steps = [rpc.ResponseOp(response_range=rpc.RangeResponse(kvs=kvs)) for kvs in found]
@@ -68,7 +68,7 @@ def test_a_conflict_is_the_first_operation_whose_expectation_did_not_hold() -> N
     conflict = first_conflict(KEYS, operations, refusal(5, 8, 9))
 
     assert (conflict.subject, conflict.expected) == ("c", 0)
-    assert conflict.current == Entry("k", b"found", 8, 0, 0)
+    assert conflict.current == Entry("k", b"", 8, 0, 0)
 
 
 def test_a_value_that_differs_at_the_expected_revision_is_a_conflict() -> None:
