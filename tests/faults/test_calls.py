@@ -177,8 +177,8 @@ CALLS: Final[dict[str, Callable[[StorageBackend, Before], Awaitable[object]]]] =
 READS, FENCED, SETTLED_BY_READS = {"get", "list", "count"}, {"swap", "commit"}, {"create", "set"}
 ALL_CALLS = {*CALLS, "watch"}
 UNKNOWN, UNAVAILABLE, FULL = "OutcomeUnknownError", "UnavailableError", "StorageFullError"
-# Of concurrent writes some may have been sent already. No unavailable write was applied: the history
-# is checked.
+# Some of several concurrent writes may have been sent already. No unavailable write was applied:
+# the history is checked.
 TOO_LATE = [
     ({*READS, "grant"}, {UNAVAILABLE}),
     ({*SETTLED_BY_READS, "delete"}, {"done", UNKNOWN, UNAVAILABLE}),

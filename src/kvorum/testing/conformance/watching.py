@@ -257,7 +257,7 @@ class WatchingConformance:
     async def test_a_deletion_at_the_compacted_revision_is_lost_history(
         self, backend: StorageBackend, compact: Compact
     ) -> None:
-        """Etcd compacts this revision, too, and does not say so: the watch would miss a deletion."""
+        """Etcd silently compacts this revision, too: the watch would miss a deletion."""
         old = await backend.set("a", b"1")
         deletion = await backend.delete("a")
         await backend.set("b", b"1")
