@@ -20,6 +20,7 @@ from typing_extensions import override
 import kvorum
 from kvorum import Observer, Operation, OutcomeUnknownError, StorageBackend, StorageFullError
 from kvorum.etcd.outcomes import SearchLimits
+from kvorum.etcd.policies import Policies
 from kvorum.etcd.transport import _rpc as rpc
 from kvorum.observer import Call
 
@@ -196,21 +197,20 @@ async def test_a_write_that_was_applied_is_found_when_it_was_deleted_since(
 
 
 async def test_the_search_for_a_key_reads_a_limited_number_of_revisions(
-    client: kvorum.Client, other: StorageBackend, full: Full
+    kvorum_url: str, other: StorageBackend, full: Full
 ) -> None:
     """A key that is gone is looked for at each revision since then, up to a limit."""
-    store = kvorum.EtcdStorageBackend(
-        client, client.settings.prefix, searches=SearchLimits(revisions=5)
-    )
-    await store.set("a", b"1")
-    for number in range(6):
-        await other.set("beside", b"%d" % number)
-    full.answer(applies=False)
-    with pytest.raises(OutcomeUnknownError):
-        await store.create("new", UNIQUE, unique=True)
-    full.answer(applies=False)
-    with pytest.raises(StorageFullError):
-        await store.create("new", UNIQUE, unique=True)
+    policies = Policies(searches=SearchLimits(revisions=5))
+    async with kvorum.connect(kvorum_url, observer=full, policies=policies) as client:
+        await client.backend.set("a", b"1")
+        for number in range(6):
+            await other.set("beside", b"%d" % number)
+        full.answer(applies=False)
+        with pytest.raises(OutcomeUnknownError):
+            await client.backend.create("new", UNIQUE, unique=True)
+        full.answer(applies=False)
+        with pytest.raises(StorageFullError):
+            await client.backend.create("new", UNIQUE, unique=True)
 
 
 async def test_many_refused_writes_together_have_few_reads_under_way(

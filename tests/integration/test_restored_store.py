@@ -2,13 +2,16 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tests.backups import back_up, put_back
+from typing_extensions import override
 
 import kvorum
+from kvorum import Observer
+from kvorum.etcd.transport import _rpc as rpc
 from kvorum.lab import LabWorker, LabWorkerRepository
+from kvorum.observer import Call
 
 
 def note(text: str) -> Callable[[LabWorker], None]:
@@ -100,27 +103,33 @@ async def test_values_are_compared_only_at_revisions_from_before_the_connection(
         assert client.backend.may_recur(now)
 
 
+class ComparedValues(Observer):
+    """Keeps the values that transactions compare."""
+
+    def __init__(self) -> None:
+        self.values: list[bytes] = []
+
+    @override
+    async def before_request(self, call: Call, endpoint: str, message: object, /) -> None:
+        if isinstance(message, rpc.TxnRequest):
+            self.values += [each.value for each in message.compare if each.value]
+
+
 @pytest.mark.parametrize(("size", "is_compared"), [(65_536, True), (65_537, False)])
 async def test_values_are_compared_up_to_64_kib(
-    client: kvorum.Client, monkeypatch: pytest.MonkeyPatch, size: int, *, is_compared: bool
+    kvorum_url: str, size: int, *, is_compared: bool
 ) -> None:
     """The value is sent with each update, so a larger one is not worth it."""
-    workers = LabWorkerRepository(client)
-    await workers.add(LabWorker.new("w", lab_track="t"))
-    await workers.mutate("w", note("me"))
-    (entry,) = (await client.backend.list("")).entries
-    await workers.mutate("w", note("m" * (size - len(entry.value) + 2)))
-    (entry,) = (await client.backend.list("")).entries
-    assert len(entry.value) == size
-    compared: list[bytes | None] = []
-    swap = type(client.backend).compare_and_swap
+    async with kvorum.connect(kvorum_url) as client:
+        workers = LabWorkerRepository(client)
+        await workers.add(LabWorker.new("w", lab_track="t"))
+        await workers.mutate("w", note("me"))
+        (entry,) = (await client.backend.list("")).entries
+        await workers.mutate("w", note("m" * (size - len(entry.value) + 2)))
+        (entry,) = (await client.backend.list("")).entries
+        assert len(entry.value) == size
+    compared = ComparedValues()
+    async with kvorum.connect(kvorum_url, observer=compared) as client:
+        await LabWorkerRepository(client).mutate("w", note("you"))
 
-    async def recorded(self: Any, key: str, value: bytes, **rest: Any) -> int:
-        compared.append(rest["expected_value"])
-        return await swap(self, key, value, **rest)
-
-    monkeypatch.setattr(type(client.backend), "compare_and_swap", recorded)
-    monkeypatch.setattr(type(client.backend), "may_recur", lambda *_: True)
-    await workers.mutate("w", note("you"))
-
-    assert compared == [entry.value if is_compared else None]
+    assert compared.values == ([entry.value] if is_compared else [])

@@ -15,6 +15,7 @@ from typing_extensions import override
 
 import kvorum
 from kvorum import EmbeddedEtcd, EtcdSettings, Observer
+from kvorum.etcd.policies import Policies
 from kvorum.etcd.transport import _rpc as rpc
 from kvorum.etcd.watch import WatchTiming
 from kvorum.etcd.watch.stream import WatchStream
@@ -253,6 +254,7 @@ async def test_a_watch_waits_a_while_for_the_file_with_its_new_password(
 ) -> None:
     """If it is not updated in time, the watch fails with the error of the user."""
     timing = WatchTiming() if follows else WatchTiming(password=0.2)
+    policies = Policies(watches=timing)
     caplog.set_level("DEBUG", "kvorum.etcd.watch.reader")
     file = tmp_path / "password"
     file.write_text(ALICE)
@@ -261,9 +263,10 @@ async def test_a_watch_waits_a_while_for_the_file_with_its_new_password(
         kvorum.connect(
             msgspec.structs.replace(
                 settings_of(proxy.endpoint), password=None, password_file=str(file)
-            )
+            ),
+            policies=policies,
         ) as client,
-        kvorum.EtcdStorageBackend(client, "lab", watches=timing).watch("") as watch,
+        client.backend.watch("") as watch,
     ):
         waiting = asyncio.ensure_future(anext(watch))
         await roles.change_password("alice", "another")

@@ -25,14 +25,14 @@ from kvorum.errors import (
     UnavailableError,
 )
 from kvorum.etcd.entries import entry_of
-from kvorum.etcd.outcomes import LostWrite, SearchLimits
+from kvorum.etcd.outcomes import LostWrite
 from kvorum.etcd.own_leases import begin_to_revoke, end_own_lease
 from kvorum.etcd.pipeline import Pipeline
 from kvorum.etcd.requests import fill, first_conflict, transaction_of
 from kvorum.etcd.session import HasSession, Session
 from kvorum.etcd.transport import Connection, first_to_arrive
 from kvorum.etcd.transport import _rpc as rpc
-from kvorum.etcd.watch import EtcdStorageWatch, WatchTiming
+from kvorum.etcd.watch import EtcdStorageWatch
 from kvorum.storage import (
     MAX_KEY_SIZE,
     Change,
@@ -60,8 +60,6 @@ class EtcdStorageBackend(StorageBackend):
         client: the client whose connection to use, once it is open. Or a session, which the backend
             then opens and closes.
         prefix: what the keys start with in etcd: key `a` of prefix `lab` is `/lab/a`.
-        watches: the waits of its watches, instead of those of the session.
-        searches: the limits of searches for the outcome of a write, instead of the session's.
 
     Attributes:
         session: the session that sends its requests.
@@ -70,19 +68,10 @@ class EtcdStorageBackend(StorageBackend):
         ConfigurationError: the client is not on etcd.
     """
 
-    def __init__(
-        self,
-        client: HasSession | Session,
-        prefix: str,
-        *,
-        watches: WatchTiming | None = None,
-        searches: SearchLimits | None = None,
-    ) -> None:
+    def __init__(self, client: HasSession | Session, prefix: str) -> None:
         self._is_owner = isinstance(client, Session)
         self.session: Session = client if isinstance(client, Session) else client.session
         self._keys = KeySpace(prefix)
-        self._watches = self.session.policies.watches if watches is None else watches
-        self._searches = self.session.policies.searches if searches is None else searches
 
     def __repr__(self) -> str:
         return f"<EtcdStorageBackend {self._keys.prefix}>"
@@ -352,7 +341,7 @@ class EtcdStorageBackend(StorageBackend):
             lost = OutcomeUnknownError(exc.subject, exc.reason, tuple(operations), since)
         else:
             lost = OutcomeUnknownError(subject, str(exc), tuple(operations), since)
-        return LostWrite(connection, self._keys, operations, lost, self._searches)
+        return LostWrite(connection, self._keys, operations, lost, self.session.policies.searches)
 
     # --- leases ---
 
@@ -438,5 +427,5 @@ class EtcdStorageBackend(StorageBackend):
             prefix,
             since,
             bookmarks=bookmarks,
-            timing=self._watches,
+            timing=self.session.policies.watches,
         )
