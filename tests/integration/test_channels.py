@@ -286,7 +286,7 @@ def sockets_to(endpoint: str) -> int:
 async def test_channels_that_were_replaced_leave_no_sockets(
     kvorum_etcd: EmbeddedEtcd, pause: float
 ) -> None:
-    """Calls on them get some seconds to finish. If the client closes earlier, they close with it."""
+    """Calls on them get some seconds to finish, or less if the client is closed."""
     endpoint = kvorum_etcd.endpoints[0]
     async with kvorum.connect(f"etcd://{endpoint}") as client, client.backend.watch(""):
         cluster = client.connection.cluster

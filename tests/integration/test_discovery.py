@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
 
 import anyio
 import msgspec
@@ -38,15 +37,29 @@ class Found:
 
 
 class Gate(Observer):
-    """Holds requests for a token to one server, once it is told which."""
+    """Holds a server that is being prepared, once it is told which.
+
+    Attributes:
+        held: the endpoint.
+        at: which request is held: one for a token, or the answer to one for the status.
+    """
 
     def __init__(self) -> None:
         self.held: str | None = None
+        self.at = "authenticate"
         self.came = anyio.Event()
         self.open = anyio.Event()
 
     async def before_request(self, call: Call, endpoint: str, _message: object) -> None:
-        if call.operation == "authenticate" and endpoint == self.held:
+        if call.operation == self.at == "authenticate":
+            await self._hold(endpoint)
+
+    async def after_request(self, call: Call, endpoint: str, _answer: object) -> None:
+        if call.operation == self.at == "status":
+            await self._hold(endpoint)
+
+    async def _hold(self, endpoint: str) -> None:
+        if endpoint == self.held:
             self.came.set()
             await self.open.wait()
 
@@ -82,9 +95,11 @@ async def found(
         yield found
 
 
+@pytest.mark.parametrize("at", ["authenticate", "status"])
 async def test_a_call_whose_member_is_forgotten_before_it_is_sent_goes_to_another_one(
-    client: kvorum.Client, found: Found, gate: Gate
+    client: kvorum.Client, found: Found, gate: Gate, at: str
 ) -> None:
+    gate.at = at
     found.cluster.current = found.server
     call = asyncio.create_task(client.backend.set("a", b"1"))
     with anyio.fail_after(5):
@@ -94,6 +109,7 @@ async def test_a_call_whose_member_is_forgotten_before_it_is_sent_goes_to_anothe
         await call
 
     assert not found.server.is_open
+    assert not found.server.is_ready
 
 
 async def test_a_member_that_is_forgotten_while_it_is_asked_ends_no_client(
@@ -121,36 +137,40 @@ async def test_a_forgotten_member_gets_no_channels_again(found: Found) -> None:
     assert not found.server.is_open
 
 
-async def test_a_mistake_in_a_question_of_the_background_is_logged_and_ends_no_client(
-    settings: EtcdSettings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+class Mistaken(Observer):
+    """Raises what no request should, in all requests of the background."""
+
+    def __init__(self) -> None:
+        self.is_on = False
+
+    async def before_request(self, call: Call, _endpoint: str, _message: object) -> None:
+        if self.is_on and call.operation in {"status", "alarms", "members"}:
+            raise ZeroDivisionError("a mistake of ours")
+
+
+async def test_a_bug_in_a_background_task_is_logged_and_ends_no_client(
+    settings: EtcdSettings, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def fail(*_: object) -> Any:
-        raise ZeroDivisionError("a mistake of ours")
-
-    async with kvorum.connect(msgspec.structs.replace(settings, discover_interval=0.01)) as client:
-        cluster, quota = client.connection.cluster, client.pipeline._quota
-        monkeypatch.setattr(cluster._liveness, "is_alive", fail)
-        monkeypatch.setattr(quota, "_ask", fail)
-        monkeypatch.setattr(client.connection, "discover", fail)
+    mistaken = Mistaken()
+    often = msgspec.structs.replace(settings, discover_interval=0.01)
+    async with kvorum.connect(often, observer=mistaken) as client:
+        mistaken.is_on = True
+        cluster = client.connection.cluster
         cluster.pulse_of(cluster.current).ask()
-        quota.look()
-        channel = type(cluster.current.calls)(settings.endpoints[0], {}, None, None)
-        monkeypatch.setattr(channel, "aclose", fail)
-        cluster.channels.close_later(channel)
+        client.pipeline._quota.look()
+        cluster.on_change()
+        expected = {
+            "background task kvorum-liveness failed",
+            "background task kvorum-pipeline-alarms failed",
+            "member list could not be read",
+            "the members of the cluster could not be read",
+        }
         with anyio.fail_after(5):
-            while caplog.text.count("ZeroDivisionError: a mistake of ours") < 5:  # noqa: ASYNC110 - a log has no event
+            while not all(words in caplog.text for words in expected):  # noqa: ASYNC110 - a log has no event
                 await anyio.sleep(0.01)
-        assert await client.backend.get("a") is None
-        monkeypatch.undo()
-        await channel.aclose()
 
-    for words in (
-        "kvorum-liveness",
-        "kvorum-pipeline-alarms",
-        "kvorum-close-channel",
-        "member list could not be read",
-    ):
-        assert words in caplog.text
+        assert await client.backend.get("a") is None
+    assert "ZeroDivisionError: a mistake of ours" in caplog.text
 
 
 # --- the list -------------------------------------------------------------------------------------

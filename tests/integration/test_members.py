@@ -34,6 +34,10 @@ class Told(Observer):
         versions: by endpoint, what a member tells in place of its version.
         refused: the type of a request about the members that is refused, and with what.
         is_holding: whether requests about the members are never sent.
+        read: what the client has accepted.
+        told: how often a member has told its version.
+        answered: set when all members have; None to hold no answer.
+        let_through: lets those answers through.
         lists: when the list of members was requested.
         asked: requests about the members, as type and endpoint.
     """
@@ -44,7 +48,10 @@ class Told(Observer):
         self.is_holding = False
         self.lists: list[float] = []
         self.asked: set[tuple[type, str]] = set()
-        self._read: Sequence[Version | None] | None = None
+        self.read: list[Sequence[Version | None]] = []
+        self.told = 0
+        self.answered: anyio.Event | None = None
+        self.let_through = anyio.Event()
         self._changed = anyio.Event()
 
     async def before_request(self, call: Call, endpoint: str, message: object) -> None:
@@ -63,16 +70,21 @@ class Told(Observer):
             version = self.versions.get(endpoint)
             if version is not None:
                 answer.version = text_of(version)
+            self.told += 1
+            if self.answered is not None and self.told > 1:  # the first member is asked twice
+                if self.told == 1 + len(self.versions):
+                    self.answered.set()
+                await self.let_through.wait()
 
     def members_read(self, versions: Sequence[Version | None]) -> None:
-        self._read = versions
+        self.read.append(versions)
         changed, self._changed = self._changed, anyio.Event()
         changed.set()
 
     async def until(self, versions: Sequence[Version | None]) -> None:
         """Wait until the client has read these versions of the members, in any order."""
         with anyio.fail_after(20):
-            while self._read is None or Counter(self._read) != Counter(versions):
+            while not self.read or Counter(self.read[-1]) != Counter(versions):
                 await self._changed.wait()
 
 
@@ -172,6 +184,22 @@ async def test_members_are_read_again_after_a_new_connection(cluster: Cluster) -
         assert not await batches(client)
         await cluster.until_read()
         assert not await batches(client)
+
+
+async def test_an_answer_from_before_a_change_of_the_members_is_discarded(
+    cluster: Cluster, told: Told
+) -> None:
+    cluster.tell(COUNTS)
+    told.answered = anyio.Event()
+    async with cluster.client as client:
+        with anyio.fail_after(5):
+            await told.answered.wait()
+        client.connection.cluster.on_change()
+        cluster.tell(OLD)
+        told.let_through.set()
+        await cluster.until_read()
+
+    assert told.read == [[OLD] * 3]
 
 
 async def test_an_answer_about_the_members_counts_for_a_limited_time(

@@ -118,7 +118,7 @@ async def test_what_a_member_cannot_do_another_one_does(
 async def test_a_busy_member_is_skipped_and_need_not_be_prepared_again(
     stub: Stub, kvorum_etcd: EmbeddedEtcd, code: grpc.StatusCode, detail: str
 ) -> None:
-    """Its refusal is an answer. One that cannot serve at all is prepared before it is used again."""
+    """Its refusal is an answer. One that cannot serve at all is prepared again before its use."""
     stub.code, stub.detail = code, detail
     is_busy = any(words in detail for words in ("no leader", "dropped", "too many requests"))
     settings = EtcdSettings(

@@ -35,8 +35,8 @@ WRITE = Call("put", "/lab/lab-workers/a", writes=True)
 
 both = pytest.mark.parametrize("call", [READ, WRITE], ids=["read", "write"])
 
-# The same for a read and a write: the server (or gRPC on this side) refused, so nothing was applied.
-# The texts are those of etcd's rpctypes/error.go and of gRPC.
+# The same for a read and a write: the server (or gRPC on this side) refused, so nothing was
+# applied. The texts are those of etcd's rpctypes/error.go and of gRPC.
 REFUSED = [
     (
         "UNAVAILABLE",
