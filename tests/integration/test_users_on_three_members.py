@@ -70,7 +70,7 @@ async def all_of(*calls: Awaitable[Any]) -> list[Any]:
 
 
 class Cluster(NamedTuple):
-    """A cluster that checks users, and a client at each member that was opened before it did, and has no user."""
+    """A cluster that checks users, with a client without a user at each member, opened before."""
 
     etcd: EmbeddedEtcd
     nobodies: list[kvorum.Client]

@@ -184,8 +184,7 @@ class Admin:
             FutureRevisionError: the store has not reached the revision.
             InvalidResourceError: `revision` is no int of 1 or more.
         """
-        check_given_revision("a compaction", revision, "revision", least=1)
-        await self._session.connection.compact(rpc.CompactionRequest(revision=revision))
+        await compact(self._session.connection, revision)
 
     async def defragment(self, endpoint: str, *, timeout: float = DEFRAGMENT_TIMEOUT) -> None:  # noqa: ASYNC109 - it becomes a deadline of the call
         """Rewrite the database of one server, which returns free space to its file system.
@@ -234,6 +233,12 @@ class Admin:
             return EndpointHash(server.address, answer.hash, answer.compact_revision)
 
         return await _from_each(connection, ask)
+
+
+async def compact(connection: Connection, revision: int) -> None:
+    """Discard the history before a revision. See `Admin.compact`, which calls this."""
+    check_given_revision("a compaction", revision, "revision", least=1)
+    await connection.compact(rpc.CompactionRequest(revision=revision))
 
 
 async def health_of(connection: Connection) -> Health:

@@ -304,7 +304,7 @@ class BatchSender:
             queue.limit = queue.limit.for_fewer(batch)
 
     def _settle_failed(self, batch: Batch, error: KvorumError) -> None:
-        """Tell the callers of a failed batch. What had no effect is left to each of them to send."""
+        """Tell the callers of a failed batch. Each sends what had no effect by itself."""
         _log.debug("a batch of %d operations failed: %s", len(batch), error)
         calls = list(calls_of(batch))
         if isinstance(error, StorageFullError):
