@@ -4,6 +4,7 @@
 docs/failures.md.
 """
 
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final
@@ -118,7 +119,8 @@ async def the_quota_is_used_up(site: Site, *, task_status: Began) -> None:
 
 async def is_full(store: StorageBackend) -> bool:
     try:
-        await store.set("a", bytes(900_000))
+        # Unique, so that the outcome of the write that crosses the quota can be found out.
+        await store.set("a", uuid.uuid4().bytes + bytes(900_000), unique=True)
     except StorageFullError:
         return True
     return False

@@ -8,6 +8,8 @@ import heapq
 import itertools
 import random
 from collections.abc import Callable, Iterable
+from copy import copy
+from functools import cache
 
 import msgspec
 
@@ -207,3 +209,17 @@ class Simulation:
 
 def rules(violations: Iterable[Violation]) -> set[Rule]:
     return {violation.rule for violation in violations}
+
+
+_simulations = cache(Simulation)
+
+
+def simulated(seed: int) -> Simulation:
+    """Return a simulation that the caller may change. Each seed is simulated only once."""
+    made, known = copy(_simulations(seed)), _simulations(seed)
+    made.rng = random.Random()
+    made.rng.setstate(known.rng.getstate())
+    made.history = History()
+    made.history.calls += known.history.calls
+    made.log = list(known.log)
+    return made

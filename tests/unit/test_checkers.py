@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import msgspec
 import pytest
-from tests.unit.simulation import KEYS, Simulation, rules
+from tests.unit.simulation import KEYS, Simulation, rules, simulated
 
 from kvorum.storage.values import Change, Entry
 from kvorum.testing.checkers.linearizability import check_linearizability
@@ -45,7 +45,7 @@ def test_right_histories_pass(part: int) -> None:
 
 def test_the_simulation_has_everything_in_it() -> None:
     """Otherwise the tests below would prove nothing."""
-    calls = [call for seed in range(20) for call in Simulation(seed).history.calls]
+    calls = [call for seed in range(20) for call in simulated(seed).history.calls]
 
     assert {call.outcome for call in calls} == set(Outcome)
     assert {call.name for call in calls} == {
@@ -111,7 +111,7 @@ class Case:
     """A correct history, about to be spoilt. A plant returns False if there is nothing to spoil."""
 
     def __init__(self, seed: int) -> None:
-        simulation = Simulation(seed)
+        simulation = simulated(seed)
         self.rng = simulation.rng
         self.history = simulation.history
         self.calls = simulation.history.calls

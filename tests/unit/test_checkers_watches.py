@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import msgspec
 import pytest
-from tests.unit.simulation import KEYS, Simulation, rules
+from tests.unit.simulation import KEYS, Simulation, rules, simulated
 
 from kvorum.storage.values import Change, Entry
 from kvorum.testing.checkers.watch_streams import (
@@ -134,7 +134,7 @@ SPOILT: list[tuple[Spoil, set[Rule]]] = [
 def test_a_planted_fault_in_a_watch_is_found(spoil: Spoil, expected: set[Rule]) -> None:
     planted = 0
     for seed in range(40):
-        simulation = Simulation(seed)
+        simulation = simulated(seed)
         stream = simulation.stream(since=3)
         stream.shown = [each for each in stream.shown if not isinstance(each, BookmarkSeen)]
         place = simulation.rng.randrange(1, len(stream.shown) - 1)
@@ -146,7 +146,7 @@ def test_a_planted_fault_in_a_watch_is_found(spoil: Spoil, expected: set[Rule]) 
 
 
 def test_a_watch_that_begins_with_all_there_is_is_checked_against_it() -> None:
-    simulation = Simulation(1)
+    simulation = simulated(1)
     middle = simulation.server_history.end // 2
     there = [
         entry for key in KEYS if (entry := simulation.server_history.entry(key, middle)) is not None
@@ -233,7 +233,7 @@ def entries(server_history: ServerHistory, revision: int) -> list[Entry]:
 
 def test_a_watch_that_lists_again_shows_the_difference() -> None:
     for seed in range(40):
-        simulation = Simulation(seed)
+        simulation = simulated(seed)
         stream, _ = relisting(simulation)
         assert check_watch(stream, simulation.server_history) == [], seed
 
@@ -264,7 +264,7 @@ def test_a_planted_fault_in_a_difference_is_found(name: str) -> None:
     spoil, expected = SPOILT_DIFFERENCES[name]
     planted = 0
     for seed in range(40):
-        simulation = Simulation(seed)
+        simulation = simulated(seed)
         stream, place = relisting(simulation)
         listing = stream.shown[place]
         assert isinstance(listing, Relist)
@@ -278,7 +278,7 @@ def test_a_planted_fault_in_a_difference_is_found(name: str) -> None:
 
 
 def test_a_list_again_at_an_older_revision_is_found() -> None:
-    simulation = Simulation(3)
+    simulation = simulated(3)
     stream, place = relisting(simulation)
     listing = stream.shown[place]
     assert isinstance(listing, Relist)
@@ -319,7 +319,7 @@ def test_a_selector_makes_coming_in_an_addition_and_going_out_a_deletion() -> No
 
 
 def test_resumed_watches_neither_leave_out_nor_repeat() -> None:
-    simulation = Simulation(2)
+    simulation = simulated(2)
     whole = simulation.stream().shown
     whole = [each for each in whole if not isinstance(each, BookmarkSeen)]
     middle = whole[len(whole) // 2][0].revision  # type: ignore[index]
