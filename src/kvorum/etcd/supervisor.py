@@ -10,7 +10,7 @@ import contextvars
 import logging
 from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any, TypeVarTuple
+from typing import Any, TypeAlias, TypeVar, TypeVarTuple
 
 import anyio
 from anyio.abc import TaskGroup
@@ -20,6 +20,8 @@ from kvorum.errors import ClientClosedError
 _log = logging.getLogger(__name__)
 
 Args = TypeVarTuple("Args")
+T = TypeVar("T")
+Coro: TypeAlias = Coroutine[Any, Any, T]  # what a call of an `async def` returns
 
 
 async def _nothing() -> None:
@@ -36,7 +38,7 @@ class Supervisor:
         failure: the first error that a task has raised; None if there is none.
     """
 
-    def __init__(self, on_failure: Callable[[], Coroutine[Any, Any, None]] = _nothing) -> None:
+    def __init__(self, on_failure: Callable[[], Coro[None]] = _nothing) -> None:
         self.failure: BaseException | None = None
         self._on_failure = on_failure
         self._group: TaskGroup | None = None
@@ -54,9 +56,7 @@ class Supervisor:
             self._stop.set()  # the task ends by itself, and `aclose` can wait for it
             raise
 
-    def spawn(
-        self, run: Callable[[*Args], Coroutine[Any, Any, None]], *args: *Args, name: str
-    ) -> None:
+    def spawn(self, run: Callable[[*Args], Coro[None]], *args: *Args, name: str) -> None:
         """Run `run(*args)` in a task of its own, until it returns or the supervisor is closed.
 
         The task must report its own errors. One that it raises ends all tasks, is the cause in what
@@ -76,9 +76,7 @@ class Supervisor:
             partial(self._group.start_soon, name=name), self._watch_over, run, args
         )
 
-    def spawn_aside(
-        self, run: Callable[[*Args], Coroutine[Any, Any, None]], *args: *Args, name: str
-    ) -> None:
+    def spawn_aside(self, run: Callable[[*Args], Coro[None]], *args: *Args, name: str) -> None:
         """Run a background task that no caller depends on: an error is logged and nothing else.
 
         Raises:
@@ -110,9 +108,7 @@ class Supervisor:
                 self._main = None
                 main.result()
 
-    async def _watch_over(
-        self, run: Callable[..., Coroutine[Any, Any, None]], args: tuple[object, ...]
-    ) -> None:
+    async def _watch_over(self, run: Callable[..., Coro[None]], args: tuple[object, ...]) -> None:
         try:
             await run(*args)
         except asyncio.CancelledError:

@@ -10,9 +10,8 @@ the server is then asked whether it is alive.
 
 import logging
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import anyio
 
@@ -24,7 +23,7 @@ from kvorum.errors import (
     ServerError,
     UnavailableError,
 )
-from kvorum.etcd.supervisor import Supervisor
+from kvorum.etcd.supervisor import Coro, Supervisor
 from kvorum.etcd.transport import _rpc as rpc
 from kvorum.etcd.transport.addresses import addresses_of
 from kvorum.etcd.transport.channels import Channels
@@ -336,7 +335,7 @@ class Cluster:
 
     async def _send_again(
         self,
-        send: Callable[[], Coroutine[Any, Any, Response]],
+        send: Callable[[], Coro[Response]],
         server: Server,
         deadline: float,
         refused: str,

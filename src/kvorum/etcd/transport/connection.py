@@ -5,10 +5,10 @@ write that may have been applied is not: see `kvorum.etcd.outcomes`.
 """
 
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 import anyio
 from tenacity import (
@@ -27,7 +27,7 @@ from kvorum.errors import (
     StaleReadError,
     UnavailableError,
 )
-from kvorum.etcd.supervisor import Supervisor
+from kvorum.etcd.supervisor import Coro, Supervisor
 from kvorum.etcd.transport import _rpc as rpc
 from kvorum.etcd.transport.cluster import Cluster
 from kvorum.etcd.transport.diagnosis import tls_error_of
@@ -46,7 +46,7 @@ _log = logging.getLogger(__name__)
 
 _SEARCHES: Final = 4  # at a time; the others wait until their deadlines
 
-Again: TypeAlias = Callable[[], Coroutine[Any, Any, Response]]
+Again: TypeAlias = Callable[[], Coro[Response]]
 
 
 class Connection:

@@ -1,14 +1,14 @@
 """Whether a server is alive: a cheap question, asked when an answer is overdue."""
 
 import logging
-from collections.abc import Callable, Coroutine
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Protocol
 
 import anyio
 
 from kvorum.deadlines import now
 from kvorum.errors import KvorumError, UnavailableError
-from kvorum.etcd.supervisor import Supervisor
+from kvorum.etcd.supervisor import Coro, Supervisor
 from kvorum.etcd.transport import _rpc as rpc
 from kvorum.etcd.transport.errors import STATUS
 from kvorum.etcd.transport.pulse import Pulse
@@ -62,7 +62,7 @@ class Liveness:
             async def ask() -> bool:
                 return await self.is_alive(server)
 
-            def spawn(run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+            def spawn(run: Callable[[], Coro[None]]) -> None:
                 self._supervisor.spawn_aside(run, name="kvorum-liveness")
 
             pulse = Pulse(
@@ -116,7 +116,7 @@ class Liveness:
             group.start_soon(ask, server.watches)
         return any(answers)
 
-    async def _is_answer(self, server: Server, question: Coroutine[Any, Any, object]) -> bool:
+    async def _is_answer(self, server: Server, question: Coro[object]) -> bool:
         try:
             await question
         except UnavailableError as exc:

@@ -8,7 +8,7 @@ itself that is no evidence about the server.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
@@ -16,6 +16,7 @@ import anyio
 import msgspec
 
 from kvorum.errors import ClientClosedError, KvorumError, UnavailableError
+from kvorum.etcd.supervisor import Coro
 from kvorum.etcd.transport import _rpc as rpc
 
 A = TypeVar("A")
@@ -35,7 +36,7 @@ class Owed(msgspec.Struct, Generic[A], eq=False):
     """
 
     method: Callable[[Any], rpc.Unary[Any, A]]
-    elsewhere: Callable[[], Coroutine[Any, Any, A]]
+    elsewhere: Callable[[], Coro[A]]
     since: float = 0.0
     answer: A | None = None
     scope: anyio.CancelScope | None = None
@@ -85,8 +86,8 @@ class Pulse:
 
     def __init__(
         self,
-        is_alive: Callable[[], Coroutine[Any, Any, bool]],
-        spawn: Callable[[Callable[[], Coroutine[Any, Any, None]]], None],
+        is_alive: Callable[[], Coro[bool]],
+        spawn: Callable[[Callable[[], Coro[None]]], None],
         on_dead: Callable[[], None],
         pause: float,
     ) -> None:
