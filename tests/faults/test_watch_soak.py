@@ -86,37 +86,37 @@ async def test_watches_lose_nothing_while_leaders_fail(open_soak: Opened, *, is_
 
 
 async def take_over_at_the_header(
-    feed: WatchReader, connection: Connection, since: int, deadline: float
+    reader: WatchReader, connection: Connection, since: int, deadline: float
 ) -> Any:
     """The classic mistake: the header of the first response has the store's revision."""
-    stream = await create(feed, connection, since, deadline)
-    if feed.is_open:
-        feed.position = max(feed.position, stream.created.header.revision)
+    stream = await create(reader, connection, since, deadline)
+    if reader.is_open:
+        reader.position = max(reader.position, stream.created.header.revision)
     return stream
 
 
 async def take_over_one_later(
-    feed: WatchReader, connection: Connection, since: int, deadline: float
+    reader: WatchReader, connection: Connection, since: int, deadline: float
 ) -> Any:
-    stream = await create(feed, connection, since, deadline)
-    feed.position += feed.is_open
+    stream = await create(reader, connection, since, deadline)
+    reader.position += reader.is_open
     return stream
 
 
 async def take_over_one_earlier(
-    feed: WatchReader, connection: Connection, since: int, deadline: float
+    reader: WatchReader, connection: Connection, since: int, deadline: float
 ) -> Any:
-    stream = await create(feed, connection, since, deadline)
-    feed.position -= feed.is_open
-    feed._last.change = None  # otherwise it detects the difference and reports it
+    stream = await create(reader, connection, since, deadline)
+    reader.position -= reader.is_open
+    reader._last.change = None  # otherwise it detects the difference and reports it
     return stream
 
 
 async def take_over_without_one_event(
-    feed: WatchReader, connection: Connection, since: int, deadline: float
+    reader: WatchReader, connection: Connection, since: int, deadline: float
 ) -> Any:
     """Drop the last event of the first message, which may be one of several of its revision."""
-    stream: Any = await create(feed, connection, since, deadline)
+    stream: Any = await create(reader, connection, since, deadline)
     read = stream.read
 
     async def read_less() -> Any:
@@ -125,7 +125,7 @@ async def take_over_without_one_event(
         del response.events[-1:]
         return response
 
-    if feed.is_open:
+    if reader.is_open:
         stream.read = read_less
     return stream
 
