@@ -54,12 +54,11 @@ from aetcd.rpc import (
     secure_channel,
 )
 from grpc import ChannelConnectivity, ChannelCredentials, ssl_channel_credentials
-from grpc.aio import EOF, InternalError, UsageError
+from grpc.aio import InternalError, UsageError
 from grpc.aio import StreamStreamCall as Stream
 from grpc.aio import UnaryUnaryMultiCallable as Unary
 
 __all__ = [
-    "EOF",
     "AioRpcError",
     "AlarmRequest",
     "AlarmResponse",
