@@ -4,8 +4,8 @@ The first are known by their fixtures. The second are listed in `slow.txt`, by c
 and without the module, so that moving a test keeps its mark. Two options keep the list true:
 
 - `--measure-slow` rewrites it from the run at hand, for the tests that this run covers.
-- `--slow-limit=SECONDS` fails the run if a test without the mark takes longer. CI sets it well
-  above a tenth of a second, because its machines are busy.
+- `--slow-limit=SECONDS` fails the run if a test without the mark takes longer. CI does not use it:
+  its machines are busy.
 """
 
 from collections.abc import Iterable, Mapping

@@ -1,7 +1,7 @@
 """Kvorum keeps Kubernetes-style resources in etcd, for asyncio.
 
 Typed resources, optimistic concurrency that never loses an update, and watches as async iterators.
-Start with `connect`; everything public can be imported from here.
+Start with `connect`; what applications need can be imported from here.
 """
 
 from kvorum.client import Client, connect

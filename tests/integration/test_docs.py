@@ -5,6 +5,7 @@ import inspect
 import re
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sybil import Document, Example
@@ -32,10 +33,10 @@ def compiled(example: Example, url: str) -> object:
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 async def test_the_examples_of_a_page_run_in_order(path: Path, kvorum_url: str) -> None:
-    async with AsyncExitStack() as stack:
-        # `stack` keeps open, until the end of the page, what one example opens for those after it.
-        namespace: dict[str, object] = {"__name__": path.stem, "stack": stack}
-
+    namespace: dict[str, Any] = {"__name__": path.stem}
+    async with AsyncExitStack() as after:
+        # A page may keep open in `stack` what one example opens for those after it.
+        after.push_async_callback(lambda: namespace.get("stack", AsyncExitStack()).aclose())
         for example in Document.parse(
             str(path), CodeBlockParser("python", lambda _: None)
         ).examples():

@@ -145,10 +145,6 @@ class Watch(_WatchOf[R, WatchEvent[R]]):
     difference in one step, deletions first, at the revision of the list. For that it keeps the
     bytes of what it has delivered.
 
-    Attributes:
-        checkpoint: the last revision that was delivered whole: store it, to resume there with
-            `since`.
-
     Raises:
         HistoryLostError: the next changes have been compacted. List, and watch from there. Not with
             `initial`: the watch lists by itself. (This and the other errors are raised by opening

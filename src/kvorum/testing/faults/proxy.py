@@ -87,7 +87,7 @@ class FaultProxy:
             link.cut()
 
     def cut_after(self, size: int, direction: Direction) -> None:
-        """Reset the connection that carries the next `size`th byte in a direction. Once."""
+        """Reset, once, the connection that carries byte number `size` from now in a direction."""
         self._of(direction).cut_after = size
         self._wake()
 
