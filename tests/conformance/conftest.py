@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -106,9 +107,13 @@ def chosen(version: tuple[int, ...], *, is_long: bool) -> list[tuple[str, int, b
     ]
 
 
+# Cached, because it runs `etcd --version`, and is asked for each of the tests.
+binary_of = cache(find_binary)
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "deployment" in metafunc.fixturenames:
-        binary = find_binary(metafunc.config.getoption("--kvorum-etcd-bin"))
+        binary = binary_of(metafunc.config.getoption("--kvorum-etcd-bin"))
         names = chosen(binary.version, is_long=bool(metafunc.config.getoption("--long")))
         ids = [f"{name}-{members}-{'pipeline' if on else 'single'}" for name, members, on in names]
         metafunc.parametrize("deployment", names, ids=ids, indirect=True)
