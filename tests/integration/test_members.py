@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from aetcd import rpc
 
 import kvorum
 from kvorum import EmbeddedEtcd, EtcdSettings, Observer, ServerTls
+from kvorum.embedded.loopback_port import LoopbackPort
 from kvorum.etcd.policies import Policies
 from kvorum.etcd.transport import MembersTiming, TransportPolicies
 from kvorum.etcd.transport.members import version_by_http
@@ -38,6 +40,8 @@ class Told(Observer):
         told: how often a member has told its version.
         answered: set when all members have; None to hold no answer.
         let_through: lets those answers through.
+        balanced: the endpoint where the member answers which told its version first.
+        member: the id of that one.
         lists: when the list of members was requested.
         asked: requests about the members, as type and endpoint.
     """
@@ -46,6 +50,8 @@ class Told(Observer):
         self.versions: dict[str, Version] = {}
         self.refused: tuple[type, kvorum.KvorumError] | None = None
         self.is_holding = False
+        self.balanced: str | None = None
+        self.member = 0
         self.lists: list[float] = []
         self.asked: set[tuple[type, str]] = set()
         self.read: list[Sequence[Version | None]] = []
@@ -67,6 +73,9 @@ class Told(Observer):
 
     async def after_request(self, call: Call, endpoint: str, answer: Any) -> None:
         if isinstance(answer, rpc.StatusResponse) and call.operation == "members":
+            self.member = self.member or answer.header.member_id
+            if endpoint == self.balanced:
+                answer.header.member_id = self.member
             version = self.versions.get(endpoint)
             if version is not None:
                 answer.version = text_of(version)
@@ -97,9 +106,10 @@ class Cluster:
         self.tell(CHECKS)
         self.client = self.connect(MembersTiming())
 
-    def connect(self, timing: MembersTiming) -> kvorum.Client:
+    def connect(self, timing: MembersTiming, endpoint: str | None = None) -> kvorum.Client:
+        """Return a client of the first member, or at that endpoint."""
         settings = EtcdSettings(
-            endpoints=self.etcd.endpoints[:1],
+            endpoints=(endpoint or self.etcd.endpoints[0],),
             prefix="lab",
             user="root",
             password="a secret",
@@ -231,6 +241,62 @@ async def test_writes_of_a_user_that_may_not_list_the_members_are_not_batched(
     async with cluster.client:
         await told.until([])
         assert not await batches(cluster.client)
+
+
+# --- proxies and balancers ------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def grpc_proxy(etcd: EmbeddedEtcd, folder: Path, *, advertise: str) -> AsyncIterator[str]:
+    """Run etcd's own proxy in front of the first member; yield its address."""
+    port = LoopbackPort()
+    port.lend()
+    process = await asyncio.create_subprocess_exec(
+        *(etcd.binary, "grpc-proxy", "start", f"--endpoints={etcd.endpoints[0]}"),
+        *(f"--listen-addr={port}", f"--advertise-client-url={advertise.format(port=port)}"),
+        cwd=folder,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        yield str(port)
+    finally:
+        process.kill()
+        await process.wait()
+        port.close()
+
+
+async def test_a_user_s_writes_are_not_batched_behind_a_proxy_that_lists_itself_only(
+    cluster: Cluster, told: Told, tmp_path: Path
+) -> None:
+    """Its list has no member, so the version of the one behind it is not that of all."""
+    async with grpc_proxy(cluster.etcd, tmp_path, advertise="{port}") as address:
+        told.versions = {address: COUNTS}
+        async with cluster.connect(MembersTiming(), address) as client:
+            await told.until([])
+            assert not await batches(client)
+
+
+async def test_members_are_known_through_a_proxy_that_passes_their_list_on(
+    cluster: Cluster, told: Told, tmp_path: Path
+) -> None:
+    cluster.tell(COUNTS)
+    async with grpc_proxy(cluster.etcd, tmp_path, advertise="") as address:
+        told.versions[address] = COUNTS
+        async with cluster.connect(MembersTiming(), address) as client:
+            await told.until([COUNTS] * 3)
+            assert await batches(client)
+
+
+async def test_a_version_is_that_of_the_member_which_has_told_it(
+    cluster: Cluster, told: Told
+) -> None:
+    """Behind a balancer that need not be the member which has answered before."""
+    cluster.tell(COUNTS)
+    told.balanced = cluster.etcd.endpoints[1]
+    async with cluster.client as client:
+        await told.until([COUNTS, COUNTS, None])
+        assert not await batches(client)
 
 
 # --- addresses ------------------------------------------------------------------------------------

@@ -1,9 +1,10 @@
 """Which forms of a batch a cluster can be trusted with: by its members, and by the client."""
 
 import pytest
+from aetcd import rpc
 
 from kvorum.etcd.pipeline.capabilities import Capabilities, capabilities_of
-from kvorum.etcd.transport.members import UNKNOWN, known_of
+from kvorum.etcd.transport.members import UNKNOWN, Versions, is_of_cluster, known_of
 from kvorum.etcd.transport.versions import QUOTA, ROLES, Version, names_of
 
 
@@ -78,3 +79,44 @@ def test_members_are_uneven_in_what_one_has_and_another_one_is_free_of() -> None
     assert known_of([(3, 5, 30), (3, 5, 29)]).uneven == {ROLES}
     assert known_of([(3, 5, 30), None]).uneven == UNKNOWN.hazards
     assert known_of([(3, 5, 30), (3, 5, 33)]).uneven == {QUOTA}
+
+
+def list_of(*ids: int, cluster_id: int = 7, member_id: int = 1) -> rpc.MemberListResponse:
+    header = {"cluster_id": cluster_id, "member_id": member_id}
+    return rpc.MemberListResponse(header=header, members=[{"ID": each} for each in ids])
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        list_of(0, cluster_id=0, member_id=0),  # of `etcd grpc-proxy`
+        list_of(0, member_id=0),
+        list_of(1, 2, cluster_id=0),
+        list_of(2, 3),
+        list_of(1, 0),
+        list_of(),
+        rpc.MemberListResponse(),
+    ],
+)
+def test_a_list_without_the_member_that_answers_is_not_that_of_a_cluster(
+    answer: rpc.MemberListResponse,
+) -> None:
+    assert not is_of_cluster(answer)
+
+
+def test_a_list_with_the_member_that_answers_is_that_of_its_cluster() -> None:
+    assert is_of_cluster(list_of(1))
+    assert is_of_cluster(list_of(2, 1, 3))
+
+
+def test_a_version_counts_for_the_member_that_told_it_and_two_make_it_unknown() -> None:
+    versions = Versions(7)
+    versions.note(list_of(member_id=1).header, (3, 5, 30))
+    versions.note(list_of(member_id=1).header, (3, 5, 30))
+    versions.note(list_of(member_id=2, cluster_id=8).header, (3, 5, 30))
+    versions.note(list_of(member_id=0).header, (3, 5, 30))
+    assert [versions.of(each) for each in (0, 1, 2)] == [None, (3, 5, 30), None]
+
+    for version in ((3, 5, 16), (3, 5, 30)):
+        versions.note(list_of(member_id=1).header, version)
+        assert versions.of(1) is None

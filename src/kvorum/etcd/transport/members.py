@@ -59,6 +59,44 @@ def known_of(versions: Sequence[Version | None]) -> Known:
     return Known(of_any, of_any - of_all)
 
 
+def is_of_cluster(answer: rpc.MemberListResponse) -> bool:
+    """Return whether a list of members is the one of a cluster, by one of its members.
+
+    `etcd grpc-proxy` answers with a list that has nothing but the proxy itself.
+    """
+    ids = [member.ID for member in answer.members]
+    return bool(answer.header.cluster_id) and all(ids) and answer.header.member_id in ids
+
+
+class Versions:
+    """The versions that the members of a cluster have told.
+
+    Args:
+        cluster_id: of the cluster.
+
+    Attributes:
+        cluster_id: of the cluster.
+    """
+
+    def __init__(self, cluster_id: int) -> None:
+        self.cluster_id: int = cluster_id
+        self._by_member: dict[int, Version | None] = {}
+
+    def of(self, member_id: int) -> Version | None:
+        """Return the version of a member; None if it is unknown."""
+        return self._by_member.get(member_id)
+
+    def note(self, header: rpc.ResponseHeader, version: Version) -> None:
+        """Note a version as that of the member in the header of the answer which told it.
+
+        A member that tells two is being replaced: its version is unknown.
+        """
+        if header.cluster_id == self.cluster_id and header.member_id:
+            known = self._by_member.setdefault(header.member_id, version)
+            if known != version:
+                self._by_member[header.member_id] = None
+
+
 class Members:
     """What is known about the members of a cluster.
 
@@ -134,32 +172,33 @@ class Members:
         deadline = self._loop.time() + self._timing.limit
         if not current.is_ready:  # `forget` is called when it is
             return ()
-        versions: dict[int, Version] = {}
         try:
             async with self._visit(current.address) as server:
                 answer = await self._list(server, deadline, linearizable=True)
+                if not is_of_cluster(answer):
+                    _log.debug("%s does not list the members of its cluster", server.address)
+                    return ()
+                versions = Versions(answer.header.cluster_id)
                 with suppress(KvorumError, OSError):  # it is retried with the others
-                    versions[answer.header.member_id] = await self._version_of(server, deadline)
+                    await self._ask_server(server, answer.header, versions, deadline)
         except KvorumError as exc:
             _log.debug("the members of the cluster are not known: %s", exc)
             if isinstance(exc, UnavailableError):  # a refusal would be repeated
                 self._pause = self._timing.retry
             return ()
-        if any(member.ID not in versions for member in answer.members):
+        if any(versions.of(member.ID) is None for member in answer.members):
             await self._ask_all(answer, versions)
-        found = [versions.get(member.ID) for member in answer.members]
+        found = [versions.of(member.ID) for member in answer.members]
         if None in found:
             self._pause = self._timing.retry
         return found
 
-    async def _ask_all(self, answer: rpc.MemberListResponse, versions: dict[int, Version]) -> None:
+    async def _ask_all(self, answer: rpc.MemberListResponse, versions: Versions) -> None:
         deadline = self._loop.time() + self._timing.limit
         with anyio.move_on_after(self._timing.limit):
             async with anyio.create_task_group() as group:
                 for address in self._addresses_of(answer):
-                    group.start_soon(
-                        self._ask_at, address, answer.header.cluster_id, versions, deadline
-                    )
+                    group.start_soon(self._ask_at, address, versions, deadline)
 
     def _addresses_of(self, answer: rpc.MemberListResponse) -> Iterable[str]:
         """Return where members may be: by what they advertise, and by the settings."""
@@ -168,9 +207,7 @@ class Members:
         used = [server.address for server in self._connection.cluster.servers]
         return dict.fromkeys([*advertised, *used])
 
-    async def _ask_at(
-        self, address: str, cluster_id: int, versions: dict[int, Version], deadline: float
-    ) -> None:
+    async def _ask_at(self, address: str, versions: Versions, deadline: float) -> None:
         """Read which member is at an address, and its version.
 
         An address may lead to any server, so its answer counts by the ids in its header.
@@ -178,8 +215,8 @@ class Members:
         try:
             async with self._visit(address) as server:
                 header = (await self._list(server, deadline, linearizable=False)).header
-                if header.cluster_id == cluster_id:
-                    versions[header.member_id] = await self._version_of(server, deadline)
+                if header.cluster_id == versions.cluster_id:
+                    await self._ask_server(server, header, versions, deadline)
         except (KvorumError, OSError) as exc:
             _log.debug("the version of etcd at %s is not known: %s", address, exc)
 
@@ -207,15 +244,28 @@ class Members:
             server, lambda channel: channel.cluster.MemberList, request, deadline
         )
 
-    async def _version_of(self, server: Server, deadline: float) -> Version:
+    async def _ask_server(
+        self, server: Server, header: rpc.ResponseHeader, versions: Versions, deadline: float
+    ) -> None:
+        """Ask a server for its version.
+
+        Args:
+            server: where to ask.
+            header: of what was answered there before. A balancer or a proxy may pass the next
+                request to another member.
+            versions: noted there.
+            deadline: until when.
+        """
         try:
             status = await self._call(
                 server, lambda channel: channel.maintenance.Status, rpc.StatusRequest(), deadline
             )
-            return version_of(status.version)
         except PermissionDeniedError:  # some versions tell that to root only
             with anyio.fail_after(max(deadline - self._loop.time(), 0)):
-                return await version_by_http(server.address, self._connection.settings)
+                version = await version_by_http(server.address, self._connection.settings)
+        else:
+            header, version = status.header, version_of(status.version)
+        versions.note(header, version)
 
     async def _call(
         self, server: Server, method: Method[Request, Response], request: Request, deadline: float
