@@ -161,6 +161,10 @@ class HistoryLostError(KvorumError):
         reason: why the history cannot be used, if it was not compacted: the store was restored to
             an older state, or the previous value of a key is further back than a watch searches, or
             takes too long to read.
+
+    Args:
+        advice: for the message: what to do about it, if not to list again. It is then an operator's
+            request that came too late.
     """
 
     def __init__(
@@ -170,6 +174,7 @@ class HistoryLostError(KvorumError):
         compact_revision: int = 0,
         continuation: str | None = None,
         reason: str = "",
+        advice: str | None = None,
     ) -> None:
         self.revision = revision
         self.reason = reason
@@ -179,7 +184,10 @@ class HistoryLostError(KvorumError):
         oldest = f" (the oldest is {compact_revision})" if compact_revision else ""
         resume = ", or with `continuation`, which reads at a newer revision" if continuation else ""
         what = f"cannot be used: {reason}" if reason else f"has been compacted{oldest}"
-        super().__init__(f"the history at {asked} {what}; list again and resume from there{resume}")
+        if advice is not None:
+            what = f"is already compacted{oldest}"
+        todo = advice or f"list again and resume from there{resume}"
+        super().__init__(f"the history at {asked} {what}; {todo}")
 
 
 class FutureRevisionError(KvorumError, ValueError):
@@ -188,12 +196,15 @@ class FutureRevisionError(KvorumError, ValueError):
     Attributes:
         revision: the requested revision.
         current: the store's revision; 0 if unknown.
+        endpoint: the member that has not reached it, if only that one was asked; else empty.
     """
 
-    def __init__(self, *, revision: int, current: int = 0) -> None:
+    def __init__(self, *, revision: int, current: int = 0, endpoint: str = "") -> None:
         self.revision = revision
         self.current = current
-        store = f"the store is at {current}" if current else "the store is behind it"
+        self.endpoint = endpoint
+        who = f"etcd at {endpoint}" if endpoint else "the store"
+        store = f"{who} is at {current}" if current else f"{who} is behind it"
         super().__init__(f"revision {revision} has not been reached: {store}")
 
 

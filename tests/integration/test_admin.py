@@ -2,7 +2,9 @@
 
 from collections.abc import AsyncIterator
 
+import anyio
 import pytest
+from tests.clients import DEADLINE
 
 import kvorum
 from kvorum import (
@@ -15,6 +17,8 @@ from kvorum import (
     StorageFullError,
     UnavailableError,
 )
+from kvorum.observer import Call
+from kvorum.testing import FaultProxy
 
 
 @pytest.fixture
@@ -86,6 +90,70 @@ async def test_compaction_discards_what_is_before_the_revision(server: EmbeddedE
             await client.admin.compact(second + 1000)
         with pytest.raises(InvalidResourceError):
             await client.admin.compact(0)
+
+
+class Compactions(kvorum.Observer):
+    """Loses the reply to the first compaction, if it is told to."""
+
+    def __init__(self, proxy: FaultProxy) -> None:
+        self.proxy = proxy
+        self.loses = False
+        self.sent: list[int] = []
+
+    async def before_request(self, call: Call, _endpoint: str, _message: object, /) -> None:
+        if call.operation == "compact":
+            self.sent.append(call.revision)
+            if self.loses:
+                self.loses = False
+                self.proxy.drop("replies")
+
+
+async def test_a_compaction_whose_reply_was_lost_is_done(server: EmbeddedEtcd) -> None:
+    async with (
+        FaultProxy(server.endpoints[0]) as proxy,
+        kvorum.connect(server.url) as direct,
+        kvorum.connect(f"etcd://{proxy.endpoint}", observer=(seen := Compactions(proxy))) as client,
+    ):
+        first = await client.backend.set("a", b"1")
+        second = await client.backend.set("a", b"2")
+
+        async def is_compacted() -> bool:
+            try:
+                await direct.backend.get("a", revision=first)
+            except HistoryLostError:
+                return True
+            return False
+
+        async with anyio.create_task_group() as group:
+            seen.loses = True
+            group.start_soon(client.admin.compact, second)
+            with anyio.fail_after(DEADLINE):
+                while not await is_compacted():
+                    pass
+            proxy.cut()
+            await proxy.heal()
+
+        assert len(seen.sent) > 1
+        seen.sent.clear()
+        with pytest.raises(HistoryLostError, match=f"at revision {second} is already compacted"):
+            await client.admin.compact(second)
+        assert seen.sent == [second]
+
+
+async def test_what_is_too_early_or_too_late_is_named_with_its_revision(
+    server: EmbeddedEtcd,
+) -> None:
+    async with kvorum.connect(server.url) as client:
+        first = await client.backend.set("a", b"1")
+        second = await client.backend.set("a", b"2")
+        await client.admin.compact(second)
+
+        with pytest.raises(FutureRevisionError, match="revision 1000000000 has not been reached"):
+            await client.admin.compact(10**9)
+        with pytest.raises(HistoryLostError, match="ask for a revision above the last compaction"):
+            await client.admin.hash(first)
+        with pytest.raises(FutureRevisionError, match=f"etcd at {server.endpoints[0]} is behind"):
+            await client.admin.hash(10**9)
 
 
 async def test_defragmenting_returns_the_space_of_what_was_compacted(

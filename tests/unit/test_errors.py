@@ -113,6 +113,16 @@ EXAMPLES: list[tuple[KvorumError, str, dict[str, object]]] = [
         {"revision": 7, "current": 5},
     ),
     (
+        FutureRevisionError(revision=7, endpoint="a:1"),
+        "revision 7 has not been reached: etcd at a:1 is behind it",
+        {"revision": 7, "endpoint": "a:1"},
+    ),
+    (
+        HistoryLostError(revision=7, advice="ask for a later one"),
+        "the history at revision 7 is already compacted; ask for a later one",
+        {"revision": 7, "reason": ""},
+    ),
+    (
         StaleReadError("a:1", revision=7, current=5),
         (
             "etcd at a:1 answered at revision 5, after revision 7 had been seen: it lags behind "

@@ -177,10 +177,13 @@ class Admin:
     async def compact(self, revision: int) -> None:
         """Discard the history before a revision. The state at the revision can still be read.
 
-        Watches and continuations that need older revisions fail with `HistoryLostError`.
+        Watches and continuations that need older revisions fail with `HistoryLostError`. If the
+        reply is lost, the request is sent again, and succeeds if the history is compacted then.
 
         Raises:
-            HistoryLostError: the revision was compacted already.
+            HistoryLostError: the history was compacted there already, before this call.
+            UnavailableError: no reply in time. Call it again: `HistoryLostError` then says that it
+                was done.
             FutureRevisionError: the store has not reached the revision.
             InvalidResourceError: `revision` is no int of 1 or more.
         """
@@ -216,8 +219,8 @@ class Admin:
         """Ask all known servers for the hash of their data at a revision.
 
         Raises:
-            HistoryLostError: the revision was compacted.
-            FutureRevisionError: a server has not reached the revision.
+            HistoryLostError: a server has compacted the revision. Ask for a later one.
+            FutureRevisionError: a server, which it names, has not reached the revision.
             InvalidResourceError: `revision` is no int of 1 or more.
             UnavailableError: a server did not answer. The other hashes are discarded.
         """

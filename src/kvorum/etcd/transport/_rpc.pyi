@@ -263,6 +263,7 @@ class MemberListResponse(Answer):
     members: Sequence[Member]
 
 class CompactionRequest(Message):
+    revision: int
     def __init__(self, *, revision: int, physical: bool = ...) -> None: ...
 
 class CompactionResponse(Answer): ...

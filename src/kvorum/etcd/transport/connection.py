@@ -21,6 +21,7 @@ from tenacity import (
 from kvorum.deadlines import deadline_of, now
 from kvorum.errors import (
     ClientClosedError,
+    HistoryLostError,
     KvorumError,
     OutcomeUnknownError,
     PermissionDeniedError,
@@ -198,11 +199,29 @@ class Connection:
             deadline,
         )
 
-    async def compact(self, request: rpc.CompactionRequest) -> rpc.CompactionResponse:
-        """Forget history. Retried like a read: doing it twice changes nothing."""
-        return await self.send(
-            lambda channel: channel.kv.Compact, request, Call("compact", "the history")
-        )
+    async def compact(self, request: rpc.CompactionRequest) -> None:
+        """Forget history. Retried like a read, since doing it twice changes nothing.
+
+        If the reply was lost, the server tells the second request that the history is compacted:
+        that is what the first one has done, or another one since.
+
+        Raises:
+            HistoryLostError: it was compacted before the first request.
+        """
+        requests = 0
+
+        def method(channel: Channel) -> rpc.Unary[rpc.CompactionRequest, rpc.CompactionResponse]:
+            nonlocal requests
+            requests += 1
+            return channel.kv.Compact
+
+        try:
+            await self.send(
+                method, request, Call("compact", "the history", revision=request.revision)
+            )
+        except HistoryLostError:
+            if requests == 1:
+                raise
 
     async def alarms(self, request: rpc.AlarmRequest) -> rpc.AlarmResponse:
         """Ask for the alarms of the cluster."""

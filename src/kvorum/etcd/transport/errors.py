@@ -119,6 +119,24 @@ def _invalid(call: Call, _endpoint: str, detail: str) -> KvorumError:
     return InvalidResourceError(call.subject, detail)
 
 
+# What an operator does about it; all others list again.
+_ADVICE: Final = {
+    "compact": "nothing is left to discard before it",
+    "hash": "ask for a revision above the last compaction",
+}
+
+
+def _compacted(call: Call, _endpoint: str, _detail: str) -> KvorumError:
+    return HistoryLostError(revision=call.revision, advice=_ADVICE.get(call.operation))
+
+
+def _future(call: Call, endpoint: str, _detail: str) -> KvorumError:
+    # A hash is of one member, which may lag. All else asks for what the cluster has agreed on.
+    return FutureRevisionError(
+        revision=call.revision, endpoint=endpoint if call.operation == "hash" else ""
+    )
+
+
 def _server_error(name: str) -> _Meaning:
     return lambda _call, _endpoint, detail: ServerError(name, detail)
 
@@ -181,12 +199,12 @@ _REFUSALS: Final = (
     # --- the request ---
     _Row(
         "required revision has been compacted",
-        lambda call, *_: HistoryLostError(revision=call.revision),
+        _compacted,
         _REQUEST,
     ),
     _Row(
         "is a future revision",
-        lambda call, *_: FutureRevisionError(revision=call.revision),
+        _future,
         _REQUEST,
     ),
     _Row("too large lease TTL", _invalid, _REQUEST),  # ErrGRPCLeaseTTLTooLarge
