@@ -329,14 +329,15 @@ class mapped_errors:  # noqa: N801 - used as a function
     A class, since it is entered for every call: faster than a generator.
     """
 
-    __slots__ = ("_call", "_server")
+    __slots__ = ("_call", "_cancellations", "_server")
 
     def __init__(self, call: Call, server: HasState) -> None:
         self._call = call
         self._server = server
+        self._cancellations = 0
 
     async def __aenter__(self) -> None:
-        pass
+        self._cancellations = _cancellations()
 
     async def __aexit__(
         self,
@@ -359,7 +360,9 @@ class mapped_errors:  # noqa: N801 - used as a function
         if isinstance(exc, rpc.InternalError):  # gRPC's core rejected a part of a call under way
             raise no_answer(self._call, self._server.address, f"INTERNAL: {exc}") from exc
         if isinstance(exc, asyncio.CancelledError):
-            if not is_cancelled():  # grpc.aio cancels the calls of a channel that is closed
+            # grpc.aio cancels the calls of a channel that is closed. A task that cleans up after
+            # it was cancelled still counts that cancellation, which does not concern this call.
+            if _cancellations() <= self._cancellations:
                 exc.__traceback__ = None
                 error = self._cut_short()
                 raise error from error.__cause__ or exc
@@ -379,6 +382,20 @@ class mapped_errors:  # noqa: N801 - used as a function
         if self._call.writes:
             return no_answer(self._call, self._server.address, "the client was closed")
         return ClientClosedError.closed(self._server.failure)
+
+
+def _cancellations() -> int:
+    """Return how many cancellations the current task has received.
+
+    One that it will receive at its next await does not count.
+    """
+    task = asyncio.current_task()
+    if task is None:
+        return 0
+    count = task.cancelling()
+    if count and getattr(task, "_must_cancel", False):  # asyncio has no public sign of it
+        return count - 1
+    return count
 
 
 def is_cancelled() -> bool:
