@@ -28,9 +28,12 @@ class Call(NamedTuple):
 class Observer:
     """Receives reports from a client. Each method does nothing; override those you need.
 
-    A coroutine method is awaited at the point it names. While it waits, that request waits, and its
-    deadline keeps running. An exception from it is raised by that request. So a test can hold or
-    refuse a request; telemetry must return quickly and catch its own errors.
+    A coroutine method is awaited at the point it names. While it waits, that request waits, until
+    its deadline at most: then a request is not sent, and an answer is lost. What it raises, the
+    request raises, and does not retry; except that a test can speak for the server, with a
+    `KvorumError` or an error of the driver, which are treated as the outcome of the request. What
+    was done cannot be refused any more, so an `UnavailableError` about an answer loses it: the
+    outcome of a write is unknown then. Telemetry must return quickly and catch its own errors.
 
     The other methods must not block and must not raise.
 

@@ -8,6 +8,7 @@ import pytest
 
 import kvorum
 from kvorum import EmbeddedEtcd, KvorumError, Observer, PermissionDeniedError, UnavailableError
+from kvorum.etcd.transport import _rpc as rpc
 from kvorum.observer import Call
 from kvorum.testing import FaultProxy
 
@@ -114,21 +115,6 @@ async def test_an_observer_holds_a_request_as_long_as_it_waits(
     assert await client.backend.exists("a")
 
 
-async def test_a_request_that_is_held_beyond_its_deadline_is_not_sent(
-    client: kvorum.Client, gate: Gate
-) -> None:
-    async def write() -> None:
-        with kvorum.deadline(0.1), pytest.raises(UnavailableError, match="not asked"):
-            await client.backend.set("a", b"1")
-
-    async with anyio.create_task_group() as group:
-        group.start_soon(write)
-        await gate.came.wait()
-        await anyio.sleep(0.2)  # the deadline is what this is about
-        gate.open.set()
-    assert not await client.backend.exists("a")
-
-
 async def test_what_an_observer_raises_is_raised_by_the_request(
     client: kvorum.Client, gate: Gate
 ) -> None:
@@ -146,3 +132,80 @@ async def test_a_request_that_fails_is_reported_with_its_error(kvorum_url: str) 
             await client.backend.get("a", revision=10**9)
 
     assert "FutureRevisionError read" in recorder.reports
+
+
+class Raiser(Observer):
+    """Raises an error when a put is answered."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+        self.answered = 0
+
+    async def after_request(self, call: Call, _endpoint: str, answer: object) -> None:
+        if call.writes and not isinstance(answer, rpc.LeaseGrantResponse):
+            self.answered += 1
+            if self.answered == 1:
+                raise self.error
+
+
+@pytest.mark.parametrize(
+    "error", [asyncio.InvalidStateError("a mistake"), ValueError("a mistake")], ids=repr
+)
+async def test_a_mistake_of_an_observer_is_raised_and_nothing_is_sent_again(
+    kvorum_url: str, error: Exception
+) -> None:
+    """The driver raises some of these errors, too: there they mean that nothing was sent."""
+    async with kvorum.connect(kvorum_url, observer=Raiser(error)) as client:
+        with pytest.raises(type(error), match="a mistake"):
+            await client.backend.set("a", b"1")
+
+        entry = await client.backend.get("a")
+        assert entry is not None
+        assert entry.version == 1
+
+
+async def test_an_answer_that_an_observer_loses_is_no_refusal(kvorum_url: str) -> None:
+    """A write that was done is looked for, and not sent again."""
+    observer = Raiser(UnavailableError("etcd", "the answer is lost"))
+    async with kvorum.connect(kvorum_url, observer=observer) as client:
+        revision = await client.backend.create("a", b"1", unique=True)
+
+        entry = await client.backend.get("a")
+        assert entry is not None
+        assert (entry.version, entry.mod_revision) == (1, revision)
+
+
+@pytest.mark.parametrize("seconds", [0.2, 0.4])
+async def test_a_request_is_held_until_its_deadline_at_most(
+    client: kvorum.Client, gate: Gate, seconds: float
+) -> None:
+    """Then it is not sent, and nothing is said about the server."""
+    with pytest.raises(UnavailableError, match="an observer held"), kvorum.deadline(seconds):
+        await client.backend.set("a", b"1")
+
+    gate.open.set()
+    assert await client.backend.get("a") is None
+
+
+async def test_a_request_that_was_held_is_not_sent_on_another_connection(
+    kvorum_etcd: EmbeddedEtcd, gate: Gate
+) -> None:
+    """What was decided about it may not hold there: another cluster may have the address by now."""
+    async with FaultProxy(kvorum_etcd.endpoints[0]) as proxy:
+        settings = kvorum.EtcdSettings(endpoints=(proxy.endpoint,), prefix="held", timeout=5.0)
+        async with kvorum.connect(settings, observer=gate) as client:
+            async with anyio.create_task_group() as group:
+
+                async def put() -> None:
+                    await client.backend.set("a", b"1")
+
+                group.start_soon(put)
+                await gate.came.wait()
+                server = client.connection.cluster.current
+                proxy.cut()
+                with anyio.fail_after(10):
+                    while server.still_ready():  # noqa: ASYNC110 - gRPC tells nobody
+                        await anyio.sleep(0.01)
+                gate.open.set()
+
+            assert await client.backend.get("a") is not None  # prepared again, then sent

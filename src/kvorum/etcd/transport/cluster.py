@@ -32,6 +32,7 @@ from kvorum.etcd.transport.errors import (
     BehindError,
     Call,
     Cause,
+    HeldError,
     TokenRefusedError,
     cause_of,
     no_answer,
@@ -148,6 +149,8 @@ class Cluster:
             started: when it began.
             deadline: how long it was allowed to take.
         """
+        if isinstance(error, HeldError) or isinstance(error.__cause__, HeldError):
+            return
         cause = cause_of(error)
         if cause in {Cause.MEMBER, Cause.OPEN} or now() - started >= self._settings.timeout:
             self.leave(server)

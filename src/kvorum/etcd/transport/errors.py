@@ -60,6 +60,10 @@ __all__ = [
 ]
 
 
+class HeldError(UnavailableError):
+    """An observer held a request for too long. It was not sent; the server is not to blame."""
+
+
 class TokenRefusedError(AuthenticationError):
     """The server did not accept the token, and did nothing. Retry with a new token."""
 

@@ -21,7 +21,14 @@ from kvorum.errors import (
 from kvorum.etcd.transport import _rpc as rpc
 from kvorum.etcd.transport import fork
 from kvorum.etcd.transport.certificates import Certificates
-from kvorum.etcd.transport.errors import MAX_REQUEST_SIZE, Call, mapped_errors
+from kvorum.etcd.transport.errors import (
+    MAX_REQUEST_SIZE,
+    Call,
+    HeldError,
+    error_for,
+    mapped_errors,
+    no_answer,
+)
 from kvorum.etcd.transport.policies import DEFAULTS, StreamLimits
 from kvorum.etcd.transport.streams import Streams, StreamSlot
 from kvorum.etcd.transport.tokens import Metadata
@@ -263,15 +270,17 @@ class Server:
             OutcomeUnknownError: a write may have been applied.
             KvorumError: the server refused.
         """
+        # The observer is not called in the mapping, which takes the driver's errors for outcomes.
+        is_observed = self._observer is not SILENT
         try:
+            if is_observed:
+                await self._before(call, request, deadline)
             async with mapped_errors(call, self):
-                await self._observer.before_request(call, self.address, request)
                 seconds = deadline - now()
                 if seconds <= 0:
                     raise self.not_asked()
                 answer = await stub(request, timeout=seconds, metadata=metadata)
-                await self._observer.after_request(call, self.address, answer)
-                return answer
+            return await self._after(call, answer, deadline) if is_observed else answer
         except KvorumError as exc:
             error = _with_size(exc, call, request)
             self._observer.request_failed(call, self.address, error)
@@ -280,6 +289,46 @@ class Server:
             raise error from exc.__cause__
         finally:
             del stub  # an error that is kept keeps this frame, but must not keep the channel
+
+    async def _before(self, call: Call, request: "rpc.Message", deadline: float) -> None:
+        """Let the observer hold or refuse a request, until its deadline at most.
+
+        Raises:
+            HeldError: the deadline passed meanwhile, or the connection was lost. What was decided
+                about the request (its form, its token, the identity of the server) may not hold on
+                another connection, so it is not sent.
+        """
+        was_ready = self.still_ready()
+        try:
+            with anyio.CancelScope(deadline=deadline) as scope:
+                await self._observer.before_request(call, self.address, request)
+        except rpc.AioRpcError as exc:  # the observer answers for the server
+            raise error_for(exc, call, self.address) from exc
+        if scope.cancelled_caught:
+            raise HeldError(self.address, "an observer held the request until its deadline")
+        if was_ready and not self.still_ready():
+            raise HeldError(
+                self.address, "its connection was lost while an observer held a request"
+            )
+
+    async def _after(self, call: Call, answer: Response, deadline: float) -> Response:
+        """Let the observer hold an answer, or lose it.
+
+        Raises:
+            OutcomeUnknownError: it lost the answer to a write, or held it until the deadline. It
+                cannot refuse what the server has done: a refusal would be retried.
+        """
+        try:
+            with anyio.CancelScope(deadline=deadline) as scope:
+                await self._observer.after_request(call, self.address, answer)
+        except rpc.AioRpcError as exc:
+            raise error_for(exc, call, self.address) from exc
+        except UnavailableError as exc:
+            raise no_answer(call, self.address, exc.reason) from exc
+        if scope.cancelled_caught:
+            held = HeldError(self.address, "an observer held the answer until the deadline")
+            raise no_answer(call, self.address, held.reason) from held
+        return answer
 
     def not_asked(self) -> UnavailableError:
         """Return the error for a call whose deadline passed before it was sent."""
