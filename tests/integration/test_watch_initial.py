@@ -20,6 +20,7 @@ from kvorum import (
     Repository,
     WatchEvent,
 )
+from kvorum.testing import FaultProxy
 
 Watchers = Callable[[], Awaitable[int]]
 
@@ -154,3 +155,29 @@ async def test_an_initial_loop_that_is_left_at_once_leaves_nothing(tasks: Reposi
     async for events in tasks.watch(initial=True).revisions():
         assert len(events) == 4
         break
+
+
+@pytest.mark.parametrize("by_revision", [False, True])
+async def test_a_bare_loop_survives_an_outage_while_it_handles_what_was_listed(
+    etcd: kvorum.EmbeddedEtcd, proxy: FaultProxy, by_revision: bool
+) -> None:
+    """Its stream is opened before the first event: an open watch waits, however long that is."""
+    settings = kvorum.EtcdSettings(endpoints=(proxy.endpoint,), timeout=0.5)
+    async with kvorum.connect(etcd.url) as other, kvorum.connect(settings) as client:
+        mine = other.repository(Task)
+        await mine.add(task("a"))
+        await mine.add(task("b"))
+        watch = client.repository(Task).watch(initial=True)
+        with anyio.fail_after(10):
+            delivered = list(await watch.next_revision()) if by_revision else [await anext(watch)]
+        proxy.cut()
+        await proxy.refuse()
+        with anyio.move_on_after(2):  # far more than the timeout
+            async for event in watch:
+                delivered.append(event)
+        await mine.add(task("c"))
+        await proxy.heal()
+        delivered += await take(watch, 1)
+
+    assert [type(event) for event in delivered] == [Added, Added, Bookmark, Added]
+    assert (watch.statistics().resumes, watch.statistics().relists) == (1, 0)

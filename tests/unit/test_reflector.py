@@ -130,6 +130,22 @@ async def test_a_store_that_is_away_after_a_relist_is_waited_for(
     assert copies.values == {"pods/a": b"1"}
 
 
+async def test_a_store_that_is_away_after_its_first_list_was_overtaken_is_waited_for_by_steps_only(
+    client: HasBackend, store: FaultyStore
+) -> None:
+    copies = Copies()
+    stepped = Reflector(client, "pods/", copies, lists=True, backoff=Backoff(most=0.001))
+    store.list_errors.extend([LOST] * 3 + [AWAY] * 5)
+    await until(stepped, copies, await store.set("pods/a", b"1"))
+    assert copies.values == {"pods/a": b"1"}
+
+    opened = Reflector(client, "pods/", Copies(), lists=True, backoff=Backoff(most=0.001))
+    store.list_errors.extend([LOST] * 3 + [AWAY])
+    with pytest.raises(UnavailableError):
+        await opened.open()
+    assert opened.is_closed
+
+
 @pytest.mark.parametrize("lists", [True, False])
 async def test_a_store_that_is_away_fails_it_else(
     client: HasBackend, store: FaultyStore, lists: bool

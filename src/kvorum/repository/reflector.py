@@ -19,14 +19,14 @@ typed watch, or a cache. It is a state machine, as in `kube-rs`; `step` acts on 
 3. A reflector that does not list starts in `Listed`. It has no way back to `Empty`: lost history
    fails it.
 4. After the first relist an unavailable store counts as lost history: the reflector keeps listing
-   until the store is back.
+   until the store is back. `open` does not wait for that: it raises the error.
 """
 
 import logging
 import random
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Final, Generic, NamedTuple, NoReturn, Protocol, TypeAlias, TypeVar
+from typing import Final, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import anyio
 import msgspec
@@ -208,6 +208,11 @@ class Reflector(Generic[T]):
         """Whether it was closed or has failed."""
         return isinstance(self._state, _Closed | _Failed)
 
+    @property
+    def is_listed(self) -> bool:
+        """Whether the next step opens a stream after a list, or where it starts without one."""
+        return isinstance(self._state, _Listed)
+
     def statistics(self) -> WatchStatistics:
         """Return what it has done so far, over all its streams."""
         now = self._earlier if self._stream is None else self._stream.statistics()
@@ -222,10 +227,13 @@ class Reflector(Generic[T]):
         while isinstance(self._state, _Listed) or (
             isinstance(self._state, _Empty) and not self._has_listed
         ):
-            await self.step()
+            await self.step(waits=False)
 
-    async def step(self) -> None:
+    async def step(self, *, waits: bool = True) -> None:
         """Act on the current state. A step that is cancelled loses nothing.
+
+        Args:
+            waits: whether an unavailable store is waited for after a relist.
 
         Raises:
             StopAsyncIteration: it is closed.
@@ -242,12 +250,19 @@ class Reflector(Generic[T]):
                     await self._open(state)
                 case _Changed():
                     await self._apply(state)
-                case _Failed(error):
-                    raise error
+                case _Failed():
+                    raise state.error
                 case _Closed():
                     raise StopAsyncIteration
         except KvorumError as exc:
-            await self._recover(exc)
+            if isinstance(self._state, _Closed):
+                return
+            if not self._may_list_again(exc, waits=waits):
+                await self._fail(exc)
+                raise
+            self._list_again(exc)
+        finally:
+            del state  # it may hold the error, whose traceback holds this frame
 
     async def aclose(self) -> None:
         """End it, here and on the server. Idempotent."""
@@ -307,12 +322,7 @@ class Reflector(Generic[T]):
 
     # --- errors ---
 
-    async def _recover(self, error: KvorumError) -> None:
-        """List again, if that is possible; else fail."""
-        if isinstance(self._state, _Closed):
-            return
-        if not self._may_list_again(error):
-            await self._fail(error)
+    def _list_again(self, error: KvorumError) -> None:
         _log.warning("%r lists again: %s", self, error)
         self._earlier = self.statistics()
         self._stream = None  # it has ended with the error
@@ -320,18 +330,17 @@ class Reflector(Generic[T]):
         self._failures += 1
         self._state = _EMPTY
 
-    def _may_list_again(self, error: KvorumError) -> bool:
+    def _may_list_again(self, error: KvorumError, *, waits: bool) -> bool:
         if not self._lists or isinstance(self._state, _Changed | _Failed):
             return False
-        is_away = isinstance(error, UnavailableError) and self._has_listed and self._relists > 0
+        is_away = isinstance(error, UnavailableError) and waits and self._relists > 0
         return is_away or isinstance(error, HistoryLostError)
 
-    async def _fail(self, error: KvorumError) -> NoReturn:
-        """Close, and raise the error. If that is cancelled, the next step raises it."""
+    async def _fail(self, error: KvorumError) -> None:
+        """Close before an error is raised. If that is cancelled, the next step raises it."""
         self._state = _Failed(error)
         await self._close()
         self._state = _CLOSED
-        raise error
 
     async def _close(self) -> None:
         self._store.close()

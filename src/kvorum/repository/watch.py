@@ -66,7 +66,7 @@ class _WatchOf(Generic[R, E]):
         return self
 
     async def __anext__(self) -> E:
-        while not self._queue:
+        while self._has_to_step():
             await self._reflector.step()
         return self._queue.take()
 
@@ -93,9 +93,17 @@ class _WatchOf(Generic[R, E]):
         Raises:
             StopAsyncIteration: the watch has ended. And whatever iterating raises.
         """
-        while not self._queue:
+        while self._has_to_step():
             await self._reflector.step()
         return self._queue.take_all()
+
+    def _has_to_step(self) -> bool:
+        """Tell whether there is no event to deliver yet.
+
+        Listed events are delivered once a stream is open after the list: however long the consumer
+        takes, the watch then waits for a store that is away, as an open one does.
+        """
+        return not self._queue or self._reflector.is_listed
 
     async def __aenter__(self) -> Self:
         try:
