@@ -99,7 +99,7 @@ class WatchBuffer:
         self.events += len(changes)
 
     def put_bookmark(self, revision: int) -> None:
-        """Note that nothing has happened up to a revision. It replaces a bookmark just before."""
+        """Record that nothing has happened up to a revision. It replaces a bookmark just before."""
         if self._revisions and not self._revisions[-1][1]:
             self._revisions.pop()
         self._revisions.append((revision, ()))

@@ -12,7 +12,7 @@ The position is the revision up to which everything has been read.
 4. A revision is delivered whole. A response that etcd sends in fragments may be cut within one, so
    the last revision of a fragment waits for the next fragment.
 5. Old servers can omit, without a sign, events that are compacted while their queue for a stream is
-   full. `Gapless` says how far that is ruled out.
+   full. `GapDetector` says how far that is ruled out.
 
 Most of this is decided without I/O: responses in, revisions out.
 """
@@ -59,7 +59,7 @@ class Reading:
         """Drop the part of a revision that another stream has sent: it is sent again."""
         self._held = []
 
-    def news_of(self, response: rpc.WatchResponse) -> list[Revision]:
+    def take_new_revisions(self, response: rpc.WatchResponse) -> list[Revision]:
         """Return the new revisions of a response, whole and in order; move the position to them."""
         if response.created:
             return []
@@ -119,7 +119,7 @@ async def first_change(
 
 async def _first_event(stream: WatchStream, reading: Reading) -> rpc.Event:
     while True:
-        for _, events in reading.news_of(await stream.read()):
+        for _, events in reading.take_new_revisions(await stream.read()):
             if events:
                 return events[0]
 
@@ -184,7 +184,7 @@ async def with_oldest(
     return HistoryLostError(revision=lost.revision, compact_revision=oldest)
 
 
-class Gapless:
+class GapDetector:
     """Whether a stream is free of gaps, on servers that can omit events without a sign.
 
     etcd before 3.4.31, and from 3.5.0 to 3.5.12, omits events when it is compacted past a watch
@@ -217,12 +217,12 @@ class Gapless:
         self.unproven += 1
 
     @property
-    def is_open(self) -> bool:
+    def may_have_gap(self) -> bool:
         """Whether the last response may follow a gap, so that it must not be delivered."""
         return self.unproven > self.QUEUE
 
     def is_due(self, time: float) -> bool:
-        """Tell whether a check is due: once a burst on an idle watch, less often on a busy one.
+        """Return whether a check is due: once a burst on an idle watch, less often on a busy one.
 
         After a failed check there is a pause, in which events arrive: the check delayed the reader,
         and the next one may, too.
@@ -234,16 +234,16 @@ class Gapless:
         )
 
     def start(self, time: float) -> None:
-        """Note that a check starts, at a position no later than the last delivered response."""
+        """Record that a check starts, at a position no later than the last delivered response."""
         self._started = time
         self._at_start = self.unproven
 
     def succeed(self) -> None:
-        """Note that the check has found nothing compacted: it proves all before its start."""
+        """Record that the check has found nothing compacted: it proves all before its start."""
         self.unproven -= self._at_start
         self._at_start = 0
 
     def fail(self, time: float) -> None:
-        """Note that the check that was started has proven nothing."""
+        """Record that the check that was started has proven nothing."""
         self._failed = time
         self._at_start = 0

@@ -113,7 +113,7 @@ class LastChange:
 
 
 def _is_same(found: rpc.KeyValue | None, known: Entry | None) -> bool:
-    """Tell whether a key is as known. Of the newest entry of a list only the revision is known."""
+    """Return whether a key is as known: of the newest entry of a list, only by its revision."""
     if found is None or known is None:
         return found is None and known is None
     if found.mod_revision != known.mod_revision:
@@ -125,7 +125,7 @@ def _is_same(found: rpc.KeyValue | None, known: Entry | None) -> bool:
 
 
 def _has_values_of(event: rpc.Event, change: Change) -> bool:
-    """Tell whether an event has the values of a change of the same key and revision."""
+    """Return whether an event has the values of a change of the same key and revision."""
     before, entry, previous = event.prev_kv, change.entry, change.previous
     if entry is None or event.type == DELETE:
         return entry is None and event.type == DELETE and _is_value(before, previous)
@@ -133,5 +133,5 @@ def _has_values_of(event: rpc.Event, change: Change) -> bool:
 
 
 def _is_value(kv: rpc.KeyValue, known: Entry | None) -> bool:
-    """Tell whether a previous value is the known one, if it is known and not compacted."""
+    """Return whether a previous value is the known one, if it is known and not compacted."""
     return known is None or not kv.mod_revision or kv.value == known.value

@@ -32,7 +32,7 @@ from kvorum.etcd.transport import (
 from kvorum.etcd.transport import _rpc as rpc
 from kvorum.etcd.watch.buffer import WatchBuffer
 from kvorum.etcd.watch.history import (
-    Gapless,
+    GapDetector,
     Reading,
     check_readable,
     revision_now,
@@ -79,10 +79,10 @@ class WatchReader:
         self._stream: WatchStream | None = None
         self._breaks = 0  # streams that broke since the last news
         self._has_news = False  # whether the stream has brought any
-        self._is_mute = False  # whether the last broken stream had brought none
+        self._was_silent = False  # whether the last broken stream had brought none
         self._reading = Reading()
         # Of the stream; None if its server never omits events without a sign.
-        self._gapless: Gapless | None = None
+        self._gap_detector: GapDetector | None = None
         self._last = LastChange(keys, self.subject)
         # When the user was first rejected, while its password file may still be updated.
         self._refused_since: float | None = None
@@ -97,7 +97,7 @@ class WatchReader:
         self._reading.position = revision
 
     def expect(self, entry: Entry) -> None:
-        """Note the newest entry that was read by other means at the revision to start after."""
+        """Record the newest entry that was read by other means at the revision to start after."""
         self._last.change = Change(entry.key, entry.mod_revision, entry, None)
 
     def end(self) -> None:
@@ -152,9 +152,9 @@ class WatchReader:
                 if self._stream is not None:
                     endpoint = self._stream.server.address
                     connection.observer.watch_interrupted(self.subject, endpoint, exc)
-                if not self._may_pass(connection, exc):
+                if not self._waits_out(connection, exc):
                     raise
-                self._is_mute = not self._has_news
+                self._was_silent = not self._has_news
                 self._drop_stream()
                 await self._resume(connection, exc)
 
@@ -166,15 +166,15 @@ class WatchReader:
             endpoint = self._stream.server.address
             response = await self._read_once(self._stream)
             connection.observer.watch_received(self.subject, endpoint, response)
-            if self._gapless is not None:
-                self._gapless.count()
-                if self._gapless.is_open:
-                    await self._check_gapless(connection, self._gapless)
+            if self._gap_detector is not None:
+                self._gap_detector.count()
+                if self._gap_detector.may_have_gap:
+                    await self._check_for_gap(connection, self._gap_detector)
             self._has_news = True
             self._put(response)
             connection.observer.watch_buffered(self.subject, buffer.size)
-            if self._gapless is not None and self._gapless.is_due(now()):
-                await self._try_gapless(connection, self._gapless)
+            if self._gap_detector is not None and self._gap_detector.is_due(now()):
+                await self._try_check_for_gap(connection, self._gap_detector)
             if buffer.is_full:
                 while not buffer.has_room:
                     await buffer.changed.wait()
@@ -192,7 +192,7 @@ class WatchReader:
         if self.buffer.is_ended:  # while the response was on its way from the event loop
             return
         self._last.compare(response, self.position)
-        for revision, events in self._reading.news_of(response):
+        for revision, events in self._reading.take_new_revisions(response):
             if events:
                 changes = tuple(change_of(self._keys, event) for event in events)
                 self._last.change = changes[-1]
@@ -202,13 +202,13 @@ class WatchReader:
                 self.buffer.put_bookmark(revision)
         self.buffer.notify()
 
-    def _may_pass(self, connection: Connection, error: KvorumError) -> bool:
-        """Tell whether an open watch waits for an error to pass.
+    def _waits_out(self, connection: Connection, error: KvorumError) -> bool:
+        """Return whether an open watch waits for an error to pass.
 
         A rejected user may: a password is not changed in etcd and in its file at the same instant.
         Calls recover from that by themselves; a watch that has ended does not.
         """
-        if _is_passing(connection, error):
+        if _is_transient(connection, error):
             return True
         if (
             not isinstance(error, AuthenticationError | ConfigurationError)
@@ -229,7 +229,7 @@ class WatchReader:
                 try:
                     await self._open_once(connection, deadline)
                 except KvorumError as exc:
-                    if not _is_passing(connection, exc):
+                    if not _is_transient(connection, exc):
                         raise
                     lost = exc
                     self._drop_stream()
@@ -296,7 +296,7 @@ class WatchReader:
             try:
                 stream = await self._resume_once(connection)
             except KvorumError as exc:
-                if not self._may_pass(connection, exc):
+                if not self._waits_out(connection, exc):
                     raise
                 _log.debug("the watch of %s is still interrupted: %s", self.subject, exc)
                 self._drop_stream()
@@ -324,12 +324,12 @@ class WatchReader:
             progress_notify=True,
             # Fragments cost the server time that grows with the square of their number. But a
             # response of more than 2 GiB never arrives in one.
-            fragment=self._is_mute,
+            fragment=self._was_silent,
         )
         self._reading.begin_stream()
         self._stream = await WatchStream.open(connection, create, self.subject, deadline)
         can_omit = has_hazard(self._stream.server.version, EVENTS_LOST)
-        self._gapless = Gapless(now()) if can_omit else None
+        self._gap_detector = GapDetector(now()) if can_omit else None
         self._has_news = False
         return self._stream
 
@@ -364,23 +364,23 @@ class WatchReader:
         if since > current:
             raise FutureRevisionError(revision=since, current=current)
 
-    async def _check_gapless(
-        self, connection: Connection, gapless: Gapless, deadline: float | None = None
+    async def _check_for_gap(
+        self, connection: Connection, detector: GapDetector, deadline: float | None = None
     ) -> None:
         """Make sure that nothing is missing between the position and the last response."""
-        gapless.start(now())
+        detector.start(now())
         await check_readable(
             connection, self._range[0], max(self.position, 1), self.subject, deadline
         )
-        gapless.succeed()
+        detector.succeed()
 
-    async def _try_gapless(self, connection: Connection, gapless: Gapless) -> None:
+    async def _try_check_for_gap(self, connection: Connection, detector: GapDetector) -> None:
         deadline = now() + min(self._timing.check, connection.settings.timeout)
         try:
-            await self._check_gapless(connection, gapless, deadline)
+            await self._check_for_gap(connection, detector, deadline)
         except KvorumError as exc:
             # It proves nothing, and need not yet. The check that must succeed raises the error.
-            gapless.fail(now())
+            detector.fail(now())
             _log.debug(
                 "the watch of %s could not be checked at revision %d: %s",
                 self.subject,
@@ -389,8 +389,8 @@ class WatchReader:
             )
 
 
-def _is_passing(connection: Connection, error: KvorumError) -> bool:
-    """Tell whether a retry may succeed.
+def _is_transient(connection: Connection, error: KvorumError) -> bool:
+    """Return whether a retry may succeed.
 
     A token that is rejected while users are being changed says nothing about the user.
     """

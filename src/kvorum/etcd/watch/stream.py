@@ -111,7 +111,7 @@ class WatchStream:
         raise error
 
     def _learn_limit(self, server: Server, limit: int) -> None:
-        """Note how many streams a server allows on a connection."""
+        """Record how many streams a server allows on a connection."""
         if self.server is server:
             _log.info(
                 "etcd at %s allows %d watches on a connection: more are put on other connections",
