@@ -263,7 +263,7 @@ def _with_port(endpoint: str) -> str:
 
 
 def is_endpoint(endpoint: object) -> bool:
-    """Tell whether this is a string `host:port`."""
+    """Return whether this is a string `host:port`."""
     if not isinstance(endpoint, str):
         return False
     found = _ENDPOINT.fullmatch(endpoint)

@@ -27,11 +27,11 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
     loop.close()
 
 
-def pending(key: bytes, *, writes: bool, is_over: bool = False, size: int = 10) -> AnyCall:
+def pending(key: bytes, *, writes: bool, is_done: bool = False, size: int = 10) -> AnyCall:
     request = rpc.PutRequest(key=key, value=bytes(size))
     call = PutCall(key, 0.0, size, request=request) if writes else ReadCall(key, 0.0, size)
     call.outcome = asyncio.get_event_loop_policy().get_event_loop().create_future()
-    if is_over:
+    if is_done:
         call.outcome.cancel()
     return call
 
@@ -40,7 +40,7 @@ calls = st.builds(
     pending,
     st.sampled_from(KEYS),
     writes=st.booleans(),
-    is_over=st.just(value=False) | st.booleans(),
+    is_done=st.just(value=False) | st.booleans(),
     size=st.just(9),
 )
 queues = st.lists(calls, max_size=12)
@@ -49,11 +49,11 @@ limits = st.builds(Limit, st.integers(1, 6), st.sampled_from([50, 200, 10_000]))
 
 def broken_rules(plan: Planner, waiting: Sequence[AnyCall], limit: Limit) -> set[str]:
     """Return what is wrong with what a planner makes of a queue."""
-    alive = [call for call in waiting if not call.is_over]
+    alive = [call for call in waiting if not call.is_done]
     now, later = plan(waiting, limit)
     sent = [call for group in now.values() for call in group]
     found = set()
-    if Counter(map(id, [*sent, *(call for call in later if not call.is_over)])) != Counter(
+    if Counter(map(id, [*sent, *(call for call in later if not call.is_done)])) != Counter(
         map(id, alive)
     ):
         found.add("a call is lost, doubled, or was over")
@@ -66,7 +66,7 @@ def broken_rules(plan: Planner, waiting: Sequence[AnyCall], limit: Limit) -> set
         passed = [
             each for each in later if each.key == call.key and places[id(each)] < places[id(call)]
         ]
-        if any(not each.is_over for each in passed):
+        if any(not each.is_done for each in passed):
             found.add("a call overtakes another one of its key")
     if len(now) > limit.operations or (
         len(now) > 1 and sum(group[0].size for group in now.values()) > limit.size
@@ -88,9 +88,9 @@ def test_a_plan_keeps_the_rules(waiting: list[AnyCall], limit: Limit) -> None:
 def test_what_has_room_and_no_conflict_leaves_at_once(waiting: list[AnyCall]) -> None:
     now, later = plan_batch(waiting, Limit())
 
-    writes = {call.key for call in waiting if call.is_write and not call.is_over}
+    writes = {call.key for call in waiting if call.is_write and not call.is_done}
     assert {call.key for call in later} <= writes
-    assert set(now) == {call.key for call in waiting if not call.is_over}
+    assert set(now) == {call.key for call in waiting if not call.is_done}
 
 
 def test_reads_of_one_key_are_one_operation() -> None:
@@ -126,7 +126,7 @@ def without_the_rule_of_keys(
     waiting: Sequence[AnyCall], limit: Limit
 ) -> tuple[Batch, list[AnyCall]]:
     """Batch the next calls, whatever they touch."""
-    alive = [call for call in waiting if not call.is_over]
+    alive = [call for call in waiting if not call.is_done]
     now: Batch = {}
     for call in alive[: limit.operations]:
         now.setdefault(call.key, []).append(call)
@@ -144,7 +144,7 @@ def losing(waiting: Sequence[AnyCall], limit: Limit) -> tuple[Batch, list[AnyCal
 
 
 def sending_what_is_over(waiting: Sequence[AnyCall], limit: Limit) -> tuple[Batch, list[AnyCall]]:
-    over = next((call for call in waiting if call.is_over), None)
+    over = next((call for call in waiting if call.is_done), None)
     now, later = plan_batch(waiting, limit)
     return (now if over is None else {over.key: [over]} | now), later
 
@@ -189,12 +189,12 @@ def test_a_limit_is_half_of_what_was_refused_however_often() -> None:
     """Two batches may be refused at once."""
     many, large = batch_of(*[9] * 100), batch_of(*[10_000] * 98)
 
-    assert Limit().for_fewer(many).for_fewer(many).operations == 50
-    assert Limit().for_less(large).for_less(large).size == 98 * 10_064 // 2
-    assert Limit().for_fewer(batch_of(9, 9)).operations == 1
-    assert Limit().for_less(batch_of(9, 9)).size == 65_536
+    assert Limit().halve_operations(many).halve_operations(many).operations == 50
+    assert Limit().halve_bytes(large).halve_bytes(large).size == 98 * 10_064 // 2
+    assert Limit().halve_operations(batch_of(9, 9)).operations == 1
+    assert Limit().halve_bytes(batch_of(9, 9)).size == 65_536
 
 
 def test_a_value_that_is_most_of_a_batch_does_not_lower_the_limit() -> None:
     """The batch may have been refused for this one alone."""
-    assert Limit().for_less(batch_of(9, 9, 900_000)) == Limit()
+    assert Limit().halve_bytes(batch_of(9, 9, 900_000)) == Limit()

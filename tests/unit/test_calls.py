@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from kvorum.etcd.pipeline.batch import answers_to_writes, by_need_of_room, request_of_writes
+from kvorum.etcd.pipeline.batch import answers_to_writes, request_of_writes, split_by_space
 from kvorum.etcd.pipeline.calls import (
     AnyCall,
     PutCall,
@@ -89,8 +89,8 @@ def test_a_swap_that_is_superseded_is_answered_as_etcd_would_refuse_it() -> None
 def test_only_deletions_need_no_room() -> None:
     calls: dict[bytes, list[AnyCall]] = {b"a": [put()], b"b": [swap()], b"c": [delete()]}
 
-    modest, others = by_need_of_room(calls)
-    assert list(modest) == [b"c"]
+    needs_no_space, others = split_by_space(calls)
+    assert list(needs_no_space) == [b"c"]
     assert list(others) == [b"a", b"b"]
 
 

@@ -61,7 +61,7 @@ def test_each_key_has_one_write_at_a_time_and_they_follow_each_other(
             assert gone.outcome is not None
             gone.outcome.cancel()
         elif step == "release" and line:
-            line[:] = [call for call in line[1:] if not call.is_over]
+            line[:] = [call for call in line[1:] if not call.is_done]
             assert order.release(key) is (line[0] if line else None)
     waiting = [call for line in lines.values() for call in line[1:]]
     assert {id(call) for call in order} >= {id(call) for call in waiting}
@@ -109,9 +109,9 @@ class Counted(PutCall):
     looks: int = 0
 
     @property
-    def is_over(self) -> bool:
+    def is_done(self) -> bool:
         self.looks += 1
-        return super().is_over
+        return super().is_done
 
 
 def test_a_write_is_looked_at_once_while_it_waits() -> None:

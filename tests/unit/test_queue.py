@@ -114,9 +114,9 @@ class Counted(PutCall):
     looks: int = 0
 
     @property
-    def is_over(self) -> bool:
+    def is_done(self) -> bool:
         self.looks += 1
-        return super().is_over
+        return super().is_done
 
 
 async def test_waiting_writes_of_one_key_are_looked_at_once_each(server: Server) -> None:

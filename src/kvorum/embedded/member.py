@@ -82,7 +82,7 @@ class EtcdMember:
         self.process = group.spawn(argv, clean_environment(), self.log)
 
     async def is_healthy(self) -> bool:
-        """Tell whether it answers, has a leader, and can read through it.
+        """Return whether it answers, has a leader, and can read through it.
 
         Raises:
             PortTakenError: the process has ended because a port was not free.

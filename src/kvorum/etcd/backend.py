@@ -195,7 +195,7 @@ class EtcdStorageBackend(StorageBackend):
         try:
             return await pipeline.put(put)
         except OutcomeUnknownError as exc:
-            return await self._lost(connection, exc, [operation], since).look()
+            return await self._lost(connection, exc, [operation], since).find_value()
         except StorageFullError as full:
             return await self._lost(connection, full, [operation], since).decide(full)
 
@@ -229,7 +229,7 @@ class EtcdStorageBackend(StorageBackend):
 
     @override
     def may_recur(self, revision: int) -> bool:
-        """Tell whether a revision was reached before the current connection was made.
+        """Return whether a revision was reached before the current connection was made.
 
         That may be to a store that was restored to an older state.
         """
@@ -267,9 +267,9 @@ class EtcdStorageBackend(StorageBackend):
         # For a commit, reading the previous value would need more permissions than it had.
         size, prev_kv = connection.settings.max_value_size, len(operations) == 1
         request = transaction_of(self._keys, operations, size, prev_kv=prev_kv)
-        answer, revision = await self._lost(connection, lost, operations, lost.since).find_out(
-            request
-        )
+        answer, revision = await self._lost(
+            connection, lost, operations, lost.since
+        ).resolve_by_resending(request)
         if not revision:
             raise first_conflict(self._keys, operations, answer)
         for response in answer.responses:
@@ -299,9 +299,11 @@ class EtcdStorageBackend(StorageBackend):
         try:
             answer, revision = await self._send(pipeline, request, operations)
         except OutcomeUnknownError as exc:
-            return await self._lost(connection, exc, operations, since).find_out(request)
+            return await self._lost(connection, exc, operations, since).resolve_by_resending(
+                request
+            )
         except StorageFullError as full:
-            return await self._lost(connection, full, operations, since).decide_or_repeat(
+            return await self._lost(connection, full, operations, since).decide_or_resend(
                 full, request
             )
         return answer, revision if answer.succeeded else 0

@@ -83,7 +83,7 @@ class LostWrite:
 
     # --- questions ---
 
-    async def find_out(self, request: rpc.TxnRequest) -> tuple[rpc.TxnResponse, int]:
+    async def resolve_by_resending(self, request: rpc.TxnRequest) -> tuple[rpc.TxnResponse, int]:
         """Return the outcome of a transaction whose answer was lost.
 
         Args:
@@ -100,10 +100,10 @@ class LostWrite:
         """
         fence = self._fence()
         if fence is None:
-            return rpc.TxnResponse(), await self.look()
+            return rpc.TxnResponse(), await self.find_value()
         return await self._bounded(self._send_again(fence, request))
 
-    async def look(self) -> int:
+    async def find_value(self) -> int:
         """Return the revision of a write whose answer was lost, if one of its values is there.
 
         Raises:
@@ -129,7 +129,7 @@ class LostWrite:
             return revision
         raise full
 
-    async def decide_or_repeat(
+    async def decide_or_resend(
         self, full: StorageFullError, request: rpc.TxnRequest
     ) -> tuple[rpc.TxnResponse, int]:
         """Do the same for a transaction, and retry one that needs no space and was not applied.
@@ -151,7 +151,7 @@ class LostWrite:
                 request, self._lost.subject, deadline=self._deadline
             )
         except OutcomeUnknownError:
-            return await self.find_out(request)
+            return await self.resolve_by_resending(request)
         except StorageFullError as again:  # some versions of etcd refuse deletions, too
             return rpc.TxnResponse(), await self.decide(again)
         return answer, answer.header.revision if answer.succeeded else 0
@@ -378,12 +378,12 @@ def _first(answer: rpc.RangeResponse) -> rpc.KeyValue | None:
 
 
 def _is_of(operation: Operation, kv: rpc.KeyValue) -> bool:
-    """Tell whether an operation would have written this value and lease."""
+    """Return whether an operation would have written this value and lease."""
     return kv.value == operation.value and operation.lease in {None, kv.lease}
 
 
 def _matches(operation: Operation, change: rpc.Event) -> bool:
-    """Tell whether an operation would have made this change."""
+    """Return whether an operation would have made this change."""
     if change.type == DELETE or operation.value is None:
         return change.type == DELETE and operation.value is None
     return _is_of(operation, change.kv)

@@ -63,7 +63,7 @@ async def _end(connection: Connection, key: bytes, lease: int, done: anyio.Event
         with anyio.move_on_after(_LONGEST):
             for pause in _PAUSES:
                 await anyio.sleep(pause)
-                if await _is_done(connection, key, lease, deadline):
+                if await _try_revoke(connection, key, lease, deadline):
                     return
     except KvorumError as exc:
         _log.debug("lease %x of a deleted key could not be revoked and expires: %s", lease, exc)
@@ -71,7 +71,7 @@ async def _end(connection: Connection, key: bytes, lease: int, done: anyio.Event
         done.set()
 
 
-async def _is_done(connection: Connection, key: bytes, lease: int, deadline: float) -> bool:
+async def _try_revoke(connection: Connection, key: bytes, lease: int, deadline: float) -> bool:
     """Revoke the lease if no key is on it; tell whether nothing is left to do."""
     request = rpc.LeaseTimeToLiveRequest(ID=lease, keys=True)
     answer = await connection.lease_time_to_live(request, f"lease {lease:x}", deadline=deadline)

@@ -98,7 +98,7 @@ async def test_the_checkers_find_a_read_that_joins_one_that_was_sent(
     async def join_what_was_sent(self: BatchQueue, call: AnyCall) -> Any:
         for batch in self._in_flight:
             for other in batch.get(call.key, ()):
-                if not call.is_write and other.outcome is not None and not other.is_over:
+                if not call.is_write and other.outcome is not None and not other.is_done:
                     return await asyncio.shield(other.outcome)
         return await join(self, call)
 

@@ -40,7 +40,7 @@ class Admission:
         )
 
     def may_wait(self, call: AnyCall) -> bool:
-        """Tell whether a call may wait for others to share a request with.
+        """Return whether a call may wait for others to share a request with.
 
         A first look, for each call. `is_prepared` and `may_batch` are asked just before a batch is
         sent.
@@ -55,7 +55,7 @@ class Admission:
         return call.is_write and self.capabilities.writes and (quota.is_awaited or quota.is_due)
 
     def may_batch(self, call: AnyCall) -> bool:
-        """Tell whether the servers can be trusted with batches of such calls."""
+        """Return whether the servers can be trusted with batches of such calls."""
         capabilities = self.capabilities
         if not call.is_write:
             return capabilities.reads != "single"

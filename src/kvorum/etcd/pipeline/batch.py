@@ -44,11 +44,11 @@ class Limit(NamedTuple):
     operations: int = MAX_OPERATIONS
     size: int = MAX_BYTES
 
-    def for_fewer(self, refused: Batch) -> "Limit":
+    def halve_operations(self, refused: Batch) -> "Limit":
         """Return half of a batch that had too many operations for the server."""
         return self._replace(operations=min(self.operations, max(len(refused) // 2, 1)))
 
-    def for_less(self, refused: Batch) -> "Limit":
+    def halve_bytes(self, refused: Batch) -> "Limit":
         """Return half of a batch that had too many bytes for the server."""
         sizes = [group[0].size for group in refused.values()]
         if 2 * max(sizes) > sum(sizes):  # it may have been refused for this one alone
@@ -71,7 +71,7 @@ def plan_batch(waiting: Sequence[AnyCall], limit: Limit) -> tuple[Batch, list[An
     passed: set[bytes] = set()  # keys of calls that have to wait
     size = 0
     for index, each in enumerate(waiting):
-        if each.is_over:
+        if each.is_done:
             continue
         key = each.key
         others = now.get(key)
@@ -96,18 +96,18 @@ def halves_of(batch: Batch) -> tuple[Batch, Batch]:
     return dict(operations[:middle]), dict(operations[middle:])
 
 
-def by_need_of_room(batch: Batch) -> tuple[Batch, Batch]:
+def split_by_space(batch: Batch) -> tuple[Batch, Batch]:
     """Split a batch of writes into those that a full store takes (deletions) and the others."""
-    modest: Batch = {}
+    needs_no_space: Batch = {}
     others: Batch = {}
     for key, calls in batch.items():
-        (others if calls[0].needs_room else modest)[key] = calls
-    return modest, others
+        (others if calls[0].needs_space else needs_no_space)[key] = calls
+    return needs_no_space, others
 
 
 def without_finished(batch: Batch) -> Batch:
     """Return a batch without the calls that are over."""
-    live = {key: [each for each in group if not each.is_over] for key, group in batch.items()}
+    live = {key: [each for each in group if not each.is_done] for key, group in batch.items()}
     return {key: group for key, group in live.items() if group}
 
 

@@ -90,7 +90,7 @@ class PendingCall(msgspec.Struct, Generic[Result_co], eq=False):
         return 3 * len(self.key) + self.value_size + _OVERHEAD
 
     @property
-    def is_over(self) -> bool:
+    def is_done(self) -> bool:
         """Whether it has an outcome, or its caller gave up."""
         return self.outcome is not None and self.outcome.done()
 
@@ -107,7 +107,7 @@ class PendingCall(msgspec.Struct, Generic[Result_co], eq=False):
         raise NotImplementedError
 
     @property
-    def needs_room(self) -> bool:
+    def needs_space(self) -> bool:
         """Whether a store without room refuses it."""
         raise NotImplementedError
 
@@ -171,7 +171,7 @@ class ReadCall(PendingCall[rpc.KeyValue | None]):
 
     @property
     @override
-    def needs_room(self) -> bool:
+    def needs_space(self) -> bool:
         return False
 
     @override
@@ -214,7 +214,7 @@ class PutCall(PendingCall[int], kw_only=True):
 
     @property
     @override
-    def needs_room(self) -> bool:
+    def needs_space(self) -> bool:
         return True
 
     @override
@@ -257,7 +257,7 @@ class TxnCall(PendingCall[TxnResult], kw_only=True):
 
     @property
     @override
-    def needs_room(self) -> bool:
+    def needs_space(self) -> bool:
         steps = chain(self.request.success, self.request.failure)
         return any(step.HasField("request_put") or step.HasField("request_txn") for step in steps)
 

@@ -71,7 +71,7 @@ class KeyOrder:
         while line:
             call = line.popleft()
             self.waiting -= 1
-            if call.is_over:
+            if call.is_done:
                 continue
             if call.expected and call.expected < revision:
                 call.settle(Unanswered.SUPERSEDED)

@@ -117,14 +117,14 @@ class BatchQueue:
         return self._limits.slots + self._overdue
 
     def count(self, operations: int) -> None:
-        """Note that a request is sent."""
+        """Record that a request is sent."""
         self.requests += 1
         self.operations += operations
 
     # --- a call that does not wait ---
 
     def begin_single(self, call: AnyCall) -> None:
-        """Note that a call found an idle queue: its caller sends it, and calls `end_single`.
+        """Record that a call found an idle queue: its caller sends it, and calls `end_single`.
 
         Calls that come now wait for it.
         """
@@ -133,7 +133,7 @@ class BatchQueue:
             self._key_order.admit(call)
 
     def end_single(self, call: AnyCall, result: Result) -> None:
-        """Note that it is done, with its result if it was a write; None if there is none."""
+        """Record that it is done, with its result if it was a write; None if there is none."""
         self._singles -= 1
         if call.is_write:
             self._release((call.key,), {call.key: result})
@@ -304,7 +304,7 @@ class BatchQueue:
     async def _run_unbatched(self, call: AnyCall) -> None:
         results: Mapping[bytes, Result] = {}
         try:
-            if not call.is_over:
+            if not call.is_done:
                 results = await self._send({call.key: [call]})
         finally:
             if call.is_write:
@@ -330,7 +330,7 @@ class BatchQueue:
         return True
 
     def remove_slot(self) -> None:
-        """Note that a request that took long is done."""
+        """Record that a request that took long is done."""
         self._overdue -= 1
         self._unbatched.overdue = self._overdue
 
@@ -353,7 +353,7 @@ class BatchQueue:
             self._unbatched,
             *map(calls_of, self._in_flight),
         ):
-            if each.is_over:
+            if each.is_done:
                 continue
             if each.deadline > now:
                 deadlines.append(each.deadline)

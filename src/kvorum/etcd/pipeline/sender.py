@@ -31,12 +31,12 @@ from kvorum.etcd.pipeline.batch import (
     Batch,
     answers_to_reads,
     answers_to_writes,
-    by_need_of_room,
     calls_of,
     first_of_batch,
     halves_of,
     request_of_reads,
     request_of_writes,
+    split_by_space,
     without_finished,
 )
 from kvorum.etcd.pipeline.calls import AnyCall, Result, TxnCall, Unanswered
@@ -116,8 +116,8 @@ class BatchSender:
         try:
             try:
                 if self._quota.is_full and len(batch) > 1 and first_of_batch(batch).is_write:
-                    return await self._settle_by_need_of_room(batch)
-                return await self._settle(batch)
+                    return await self._send_split_by_space(batch)
+                return await self._send_and_settle(batch)
             except OF_ONE_CALL as exc:
                 return await self._halve(batch, exc)
         except KvorumError as exc:
@@ -137,14 +137,14 @@ class BatchSender:
 
     # --- refused batches ---
 
-    async def _settle_by_need_of_room(self, batch: Batch) -> Mapping[bytes, Result]:
+    async def _send_split_by_space(self, batch: Batch) -> Mapping[bytes, Result]:
         """Send first what a full store takes.
 
         With the rest it would be refused, and then nothing would ever make room.
         """
         results: dict[bytes, Result] = {}
-        for part in by_need_of_room(batch):
-            if part and (problem := await self._settle_part(part, results)) is not None:
+        for part in split_by_space(batch):
+            if part and (problem := await self._send_part(part, results)) is not None:
                 results.update(await self._halve(part, problem))
         return results
 
@@ -163,11 +163,11 @@ class BatchSender:
                 self._settle_failed(refused, error)
                 return results
             first, second = halves_of(refused)
-            problem = await self._settle_part(first, results)
+            problem = await self._send_part(first, results)
             if problem is None and len(second) > 1:  # it is in the other half
                 refused = second
                 continue
-            other = await self._settle_part(second, results)
+            other = await self._send_part(second, results)
             if other is None and problem is not None:
                 refused, error = first, problem
                 continue
@@ -176,13 +176,13 @@ class BatchSender:
                     self._settle_failed(part, found)
             return results
 
-    async def _settle_part(self, part: Batch, results: dict[bytes, Result]) -> KvorumError | None:
+    async def _send_part(self, part: Batch, results: dict[bytes, Result]) -> KvorumError | None:
         """Send a part of a refused batch, and add its results.
 
         Return the error if it is refused for one of its calls, too.
         """
         try:
-            results.update(await self._settle(part))
+            results.update(await self._send_and_settle(part))
         except OF_ONE_CALL as exc:
             return exc
         except KvorumError as exc:
@@ -191,7 +191,7 @@ class BatchSender:
 
     # --- one request ---
 
-    async def _settle(self, batch: Batch) -> Mapping[bytes, Result]:
+    async def _send_and_settle(self, batch: Batch) -> Mapping[bytes, Result]:
         """Send a batch once, and settle its calls unless it fails."""
         # What held when they began to wait may not hold now. Nothing else runs from here to the
         # sending.
@@ -230,7 +230,7 @@ class BatchSender:
         for each in calls_of(batch):
             if each.deadline <= now:
                 each.settle(Unanswered.EXPIRED)
-            if each.is_over:
+            if each.is_done:
                 is_whole = False
             else:
                 each.is_sent = True
@@ -299,9 +299,9 @@ class BatchSender:
             return
         queue = self.queue_of(first_of_batch(batch))
         if isinstance(error, ResourceTooLargeError):  # --max-request-bytes
-            queue.limit = queue.limit.for_less(batch)
+            queue.limit = queue.limit.halve_bytes(batch)
         elif "too many operations" in str(error):  # --max-txn-ops
-            queue.limit = queue.limit.for_fewer(batch)
+            queue.limit = queue.limit.halve_operations(batch)
 
     def _settle_failed(self, batch: Batch, error: KvorumError) -> None:
         """Tell the callers of a failed batch. Each sends what had no effect by itself."""
