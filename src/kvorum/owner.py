@@ -8,13 +8,13 @@ from kvorum.errors import ClientClosedError
 _process = object()  # replaced in each child: comparing it needs no system call
 
 
-def _begin() -> None:
+def _after_fork() -> None:
     global _process  # noqa: PLW0603 - one for each process
     _process = object()
 
 
 if hasattr(os, "register_at_fork"):  # Windows has no fork
-    os.register_at_fork(after_in_child=_begin)
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class Owner:

@@ -33,7 +33,7 @@ class Found:
 
     def _name(self, *addresses: str) -> None:
         members = [{"clientURLs": [f"http://{address}"]} for address in addresses]
-        self.cluster.add(rpc.MemberListResponse(members=members))
+        self.cluster.update_members(rpc.MemberListResponse(members=members))
 
 
 class Gate(Observer):

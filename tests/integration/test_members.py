@@ -19,7 +19,7 @@ from kvorum.embedded.loopback_port import LoopbackPort
 from kvorum.etcd.policies import Policies
 from kvorum.etcd.transport import MembersTiming, TransportPolicies
 from kvorum.etcd.transport.members import version_by_http
-from kvorum.etcd.transport.versions import Version, text_of
+from kvorum.etcd.transport.versions import Version, format_version
 from kvorum.observer import Call
 from kvorum.testing import FaultProxy
 
@@ -78,7 +78,7 @@ class Told(Observer):
                 answer.header.member_id = self.member
             version = self.versions.get(endpoint)
             if version is not None:
-                answer.version = text_of(version)
+                answer.version = format_version(version)
             self.told += 1
             if self.answered is not None and self.told > 1:  # the first member is asked twice
                 if self.told == 1 + len(self.versions):

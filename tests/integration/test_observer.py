@@ -204,7 +204,7 @@ async def test_a_request_that_was_held_is_not_sent_on_another_connection(
                 server = client.connection.cluster.current
                 proxy.cut()
                 with anyio.fail_after(10):
-                    while server.still_ready():  # noqa: ASYNC110 - gRPC tells nobody
+                    while server.refresh_ready():  # noqa: ASYNC110 - gRPC tells nobody
                         await anyio.sleep(0.01)
                 gate.open.set()
 

@@ -374,7 +374,7 @@ async def test_found_members_that_are_gone_are_forgotten(kvorum_etcd: EmbeddedEt
             stale = rpc.MemberListResponse(
                 members=[{"clientURLs": [f"http://127.0.0.1:{n}"]} for n in range(1, 41)]
             )
-            cluster.add(stale)
+            cluster.update_members(stale)
             assert len(cluster.servers) >= 41
 
             await client.connection.discover()

@@ -4,8 +4,8 @@ import pytest
 from aetcd import rpc
 
 from kvorum.etcd.pipeline.capabilities import Capabilities, capabilities_of
-from kvorum.etcd.transport.members import UNKNOWN, Versions, is_of_cluster, known_of
-from kvorum.etcd.transport.versions import QUOTA, ROLES, Version, names_of
+from kvorum.etcd.transport.members import UNKNOWN, Versions, is_of_cluster, summarize
+from kvorum.etcd.transport.versions import QUOTA, ROLES, Version, hazard_names
 
 
 def capabilities(
@@ -37,9 +37,9 @@ def capabilities(
 def test_what_a_client_without_a_user_may_send(
     versions: list[Version | None], expected: Capabilities
 ) -> None:
-    hazards = names_of(*filter(None, versions))
+    hazards = hazard_names(*filter(None, versions))
 
-    assert capabilities_of(hazards, known_of(versions), has_identity=False) == expected
+    assert capabilities_of(hazards, summarize(versions), has_identity=False) == expected
 
 
 @pytest.mark.parametrize(
@@ -62,23 +62,23 @@ def test_what_a_client_without_a_user_may_send(
 def test_what_a_client_that_may_be_a_user_may_send(
     versions: list[Version | None], expected: Capabilities
 ) -> None:
-    asked = names_of(
+    asked = hazard_names(
         *(version for version in versions[:1] if version)
     )  # by the client, on connecting
 
-    assert capabilities_of(asked, known_of(versions), has_identity=True) == expected
+    assert capabilities_of(asked, summarize(versions), has_identity=True) == expected
 
 
 def test_a_member_of_an_unknown_version_may_have_every_hazard() -> None:
-    assert known_of([]) == known_of([None]) == UNKNOWN
-    assert known_of([(3, 8, 0), None]).hazards == UNKNOWN.hazards
+    assert summarize([]) == summarize([None]) == UNKNOWN
+    assert summarize([(3, 8, 0), None]).hazards == UNKNOWN.hazards
 
 
 def test_members_are_uneven_in_what_one_has_and_another_one_is_free_of() -> None:
-    assert known_of([(3, 5, 30), (3, 5, 30)]).uneven == frozenset()
-    assert known_of([(3, 5, 30), (3, 5, 29)]).uneven == {ROLES}
-    assert known_of([(3, 5, 30), None]).uneven == UNKNOWN.hazards
-    assert known_of([(3, 5, 30), (3, 5, 33)]).uneven == {QUOTA}
+    assert summarize([(3, 5, 30), (3, 5, 30)]).uneven == frozenset()
+    assert summarize([(3, 5, 30), (3, 5, 29)]).uneven == {ROLES}
+    assert summarize([(3, 5, 30), None]).uneven == UNKNOWN.hazards
+    assert summarize([(3, 5, 30), (3, 5, 33)]).uneven == {QUOTA}
 
 
 def list_of(*ids: int, cluster_id: int = 7, member_id: int = 1) -> rpc.MemberListResponse:

@@ -3,7 +3,7 @@
 import pytest
 
 from kvorum.errors import ServerError
-from kvorum.etcd.transport.versions import HAZARDS, hazards_of, text_of, version_of
+from kvorum.etcd.transport.versions import HAZARDS, format_version, hazards_of, parse_version
 
 
 @pytest.mark.parametrize(
@@ -49,37 +49,37 @@ def test_every_hazard_has_a_consequence_and_a_source() -> None:
 
 def test_a_pre_release_has_the_hazards_of_the_patch_before() -> None:
     """The fixes of the release may have come after it."""
-    assert version_of("3.5.30") == (3, 5, 30)
-    assert version_of("3.5.30-rc.0") == (3, 5, 29)
-    assert {hazard.name for hazard in hazards_of(version_of("3.7.1-rc.0"))} == {
+    assert parse_version("3.5.30") == (3, 5, 30)
+    assert parse_version("3.5.30-rc.0") == (3, 5, 29)
+    assert {hazard.name for hazard in hazards_of(parse_version("3.7.1-rc.0"))} == {
         "nested-puts-bypass-quota"
     }
-    assert version_of("3.7.0-alpha.0") < version_of("3.7.0")
+    assert parse_version("3.7.0-alpha.0") < parse_version("3.7.0")
 
 
 @pytest.mark.parametrize("text", ["3.7.0-alpha.0", "3.7.0-beta.0", "3.7.0-rc.1"])
 def test_a_fix_of_the_first_release_of_a_minor_version_is_not_in_its_pre_releases(
     text: str,
 ) -> None:
-    names = {hazard.name for hazard in hazards_of(version_of(text))}
+    names = {hazard.name for hazard in hazards_of(parse_version(text))}
 
     assert "nested-transactions-bypass-rbac" in names
     assert "nested-transactions-bypass-rbac" not in {
         hazard.name for hazard in hazards_of((3, 7, 0))
     }
     assert "nested-transactions-bypass-rbac" not in {
-        hazard.name for hazard in hazards_of(version_of("3.8.0-alpha.0"))
+        hazard.name for hazard in hazards_of(parse_version("3.8.0-alpha.0"))
     }
 
 
 def test_an_issue_of_the_first_release_is_in_its_pre_releases() -> None:
-    assert "lost-entries" in {hazard.name for hazard in hazards_of(version_of("3.5.0-rc.1"))}
-    assert "lost-entries" not in {hazard.name for hazard in hazards_of(version_of("3.5.3"))}
-    assert "lost-entries" in {hazard.name for hazard in hazards_of(version_of("3.5.3-rc.0"))}
+    assert "lost-entries" in {hazard.name for hazard in hazards_of(parse_version("3.5.0-rc.1"))}
+    assert "lost-entries" not in {hazard.name for hazard in hazards_of(parse_version("3.5.3"))}
+    assert "lost-entries" in {hazard.name for hazard in hazards_of(parse_version("3.5.3-rc.0"))}
 
 
 def test_a_version_reads_as_it_is_written() -> None:
-    assert text_of((3, 5, 1)) == "3.5.1"
-    assert text_of(version_of("3.7.0-alpha.0")) == "3.7.0 (not released)"
+    assert format_version((3, 5, 1)) == "3.5.1"
+    assert format_version(parse_version("3.7.0-alpha.0")) == "3.7.0 (not released)"
     with pytest.raises(ServerError):
-        version_of("unknown")
+        parse_version("unknown")

@@ -17,12 +17,12 @@ from kvorum.errors import (
 )
 from kvorum.etcd.session import Session
 from kvorum.etcd.transport import (
-    OLDEST_THAT_TELLS_ROOT_ALONE,
+    FIRST_ROOT_ONLY_STATUS,
     Call,
     Connection,
     Server,
     hazards_of,
-    version_of,
+    parse_version,
 )
 from kvorum.etcd.transport import _rpc as rpc
 from kvorum.health import EndpointHealth, Health
@@ -272,7 +272,7 @@ async def _health_of_server(connection: Connection, server: Server) -> EndpointH
             server.address,
             anyio.current_time() - started,
             has_leader=True,
-            hazards=tuple(hazard.name for hazard in hazards_of(OLDEST_THAT_TELLS_ROOT_ALONE)),
+            hazards=tuple(hazard.name for hazard in hazards_of(FIRST_ROOT_ONLY_STATUS)),
         )
     except KvorumError as exc:
         return EndpointHealth(server.address, error=str(exc))
@@ -283,7 +283,7 @@ async def _health_of_server(connection: Connection, server: Server) -> EndpointH
         is_leader=_status_of(server, status).is_leader,
         has_leader=bool(status.leader),
         db_size=status.dbSize,
-        hazards=tuple(hazard.name for hazard in hazards_of(version_of(status.version))),
+        hazards=tuple(hazard.name for hazard in hazards_of(parse_version(status.version))),
     )
 
 

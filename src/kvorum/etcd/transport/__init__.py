@@ -27,18 +27,18 @@ from kvorum.etcd.transport.server import Channel, Method, Server
 from kvorum.etcd.transport.streams import StreamSlot
 from kvorum.etcd.transport.versions import (
     EVENTS_LOST,
-    OLDEST_THAT_TELLS_ROOT_ALONE,
+    FIRST_ROOT_ONLY_STATUS,
     QUOTA,
     READ_ONLY,
     ROLES,
     has_hazard,
     hazards_of,
-    version_of,
+    parse_version,
 )
 
 __all__ = [
     "EVENTS_LOST",
-    "OLDEST_THAT_TELLS_ROOT_ALONE",
+    "FIRST_ROOT_ONLY_STATUS",
     "QUOTA",
     "READ_ONLY",
     "ROLES",
@@ -66,5 +66,5 @@ __all__ = [
     "is_cancelled",
     "mapped_errors",
     "no_answer",
-    "version_of",
+    "parse_version",
 ]

@@ -45,12 +45,12 @@ from kvorum.etcd.transport.server import Method, Request, Response, Server
 from kvorum.etcd.transport.tokens import Metadata, Tokens
 from kvorum.etcd.transport.versions import (
     ALL,
-    OLDEST_THAT_TELLS_ROOT_ALONE,
+    FIRST_ROOT_ONLY_STATUS,
     Version,
+    format_version,
+    hazard_names,
     hazards_of,
-    names_of,
-    text_of,
-    version_of,
+    parse_version,
 )
 from kvorum.observer import Observer
 from kvorum.settings import EtcdSettings
@@ -189,14 +189,14 @@ class Cluster:
         Not if the connection has to be made first: there may be another server at that address, of
         another version or cluster, and a connection takes the certificates that are on disk then.
         """
-        return server.still_ready() and not self.tokens.is_due
+        return server.refresh_ready() and not self.tokens.is_due
 
     def may_recur(self, revision: int) -> bool:
         """Return whether the store may have reached a revision a second time.
 
         A store cannot be restored to an older state while a connection to it lasts.
         """
-        return revision <= self._joined_at or not self.current.still_ready()
+        return revision <= self._joined_at or not self.current.refresh_ready()
 
     async def prepare(self, server: Server, deadline: float) -> None:
         """Make sure that a server answers and is of this cluster; learn its version, get a token.
@@ -232,10 +232,10 @@ class Cluster:
 
     async def _prepare(self, server: Server, deadline: float) -> None:
         await self.channels.open(server)
-        server.still_ready()  # before the first call, which may connect it
+        server.refresh_ready()  # before the first call, which may connect it
         if self.tokens.has_user and (not self.tokens.token or self.tokens.is_due):
             await self.renew_token(server, self.tokens.token, deadline)
-        if not server.still_ready():
+        if not server.refresh_ready():
             version = await self._version_of(server, deadline)
             server.check()  # it may have been forgotten in the meantime
             self._learn_version(server, version)
@@ -252,12 +252,12 @@ class Cluster:
                 raise UnavailableError(
                     server.address, "it is a learner, which does not serve clients yet"
                 )
-            return version_of(status.version)
+            return parse_version(status.version)
         except PermissionDeniedError:
             _log.warning(
                 "etcd at %s tells its version to root only; assuming the worst", server.address
             )
-            return OLDEST_THAT_TELLS_ROOT_ALONE
+            return FIRST_ROOT_ONLY_STATUS
         except ServerError as exc:
             raise UnavailableError(
                 server.address, f"it does not answer as etcd does: {exc}"
@@ -267,13 +267,13 @@ class Cluster:
         if version != server.version:
             for hazard in hazards_of(version):
                 _log.warning(
-                    "etcd %s at %s: %s", text_of(version), server.address, hazard.consequence
+                    "etcd %s at %s: %s", format_version(version), server.address, hazard.consequence
                 )
         server.version = version
         versions = [each.version for each in self.servers if each.version is not None]
         self.version = min(versions)
         # Of all versions: a newer one may have an issue that an older one is free of.
-        self.hazards = names_of(*versions)
+        self.hazards = hazard_names(*versions)
 
     # --- one call -----------------------------------------------------------------------------
 
@@ -319,7 +319,7 @@ class Cluster:
             or revision < known
             or (revision == known and call.writes)
         ):
-            self._look_closer(server, answer, call, known)
+            self._check_answer(server, answer, call, known)
         elif revision > floor.revision:
             floor.revision = revision
         return answer
@@ -353,7 +353,7 @@ class Cluster:
         renewals = self.timing.renewals
         while True:
             await self.renew_token(server, refused, deadline)
-            if must_be_ready and not server.still_ready():
+            if must_be_ready and not server.refresh_ready():
                 raise UnavailableError(server.address, "its connection was lost")
             refused, renewals = self.tokens.token, renewals - 1
             try:
@@ -362,7 +362,7 @@ class Cluster:
                 if renewals <= 0:
                     raise
 
-    def _look_closer(self, server: Server, answer: "rpc.Answer", call: Call, known: int) -> None:
+    def _check_answer(self, server: Server, answer: "rpc.Answer", call: Call, known: int) -> None:
         """Refuse an answer that is not to be believed. The outcome of a write is then unknown."""
         doubt = self.floor.doubt(answer, known)
         if doubt is None:
@@ -374,7 +374,7 @@ class Cluster:
         raise no_answer(call, server.address, behind.reason) if call.writes else behind
 
     def _foreign_error(self, server: Server, header: rpc.ResponseHeader, call: Call) -> KvorumError:
-        words = self.floor.words_for_foreign(server.address, header)
+        words = self.floor.foreign_message(server.address, header)
         self._foreign.add(server)
         if call.writes or not self._foreign.issuperset(self.servers):
             return no_answer(call, server.address, words)
@@ -399,7 +399,7 @@ class Cluster:
             call = Call("authenticate", "a user")
             answer = await server.call(server.calls.auth.Authenticate, request, call, deadline)
             if self.floor.is_foreign(answer.header):
-                words = self.floor.words_for_foreign(server.address, answer.header)
+                words = self.floor.foreign_message(server.address, answer.header)
                 raise UnavailableError(server.address, words)
             return answer
 
@@ -411,8 +411,8 @@ class Cluster:
 
     # --- discovery ----------------------------------------------------------------------------
 
-    def add(self, answer: rpc.MemberListResponse) -> None:
-        """Add unknown voting members; forget those that the cluster no longer has.
+    def update_members(self, answer: rpc.MemberListResponse) -> None:
+        """Add unknown voting members, and forget those that the cluster no longer has.
 
         Servers from the settings are never forgotten: what members advertise may be of no use here
         (`localhost`, the address of a container).

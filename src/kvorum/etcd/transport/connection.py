@@ -39,7 +39,7 @@ from kvorum.etcd.transport.policies import DEFAULTS, TransportPolicies
 from kvorum.etcd.transport.pulse import Owed
 from kvorum.etcd.transport.server import Channel, Method, Request, Response, Server
 from kvorum.etcd.transport.streams import StreamSlot
-from kvorum.etcd.transport.versions import Version, text_of
+from kvorum.etcd.transport.versions import Version, format_version
 from kvorum.observer import SILENT, Observer
 from kvorum.settings import EtcdSettings
 
@@ -82,7 +82,7 @@ class Connection:
         self._has_warned = False  # that the user may not list the members
 
     def __repr__(self) -> str:
-        return f"<Connection {self.endpoint} [{self._state}, etcd {text_of(self.version)}]>"
+        return f"<Connection {self.endpoint} [{self._state}, etcd {format_version(self.version)}]>"
 
     @property
     def endpoint(self) -> str:
@@ -247,7 +247,7 @@ class Connection:
         if deadline is None:
             deadline = deadline_of(self.settings.timeout)
         await self.cluster.channels.open(server)
-        server.still_ready()  # before a call that may connect it
+        server.refresh_ready()  # before a call that may connect it
         try:
             return await self.cluster.call(server, method, request, call, deadline)
         except UnavailableError as exc:
@@ -261,7 +261,7 @@ class Connection:
         """
         call, request = Call("members", "the cluster"), rpc.MemberListRequest(linearizable=True)
         answer = await self.send(lambda channel: channel.cluster.MemberList, request, call)
-        self.cluster.add(answer)
+        self.cluster.update_members(answer)
 
     async def _discover(self) -> None:
         """Discover members. In some versions only root may; that is logged once."""

@@ -72,7 +72,7 @@ class Floor:
         self.revision = max(self.revision, revision)
         return None
 
-    def words_for_foreign(self, address: str, header: rpc.ResponseHeader) -> str:
+    def foreign_message(self, address: str, header: rpc.ResponseHeader) -> str:
         """Return the message about a server of another cluster; log it once for each."""
         text = (
             f"it belongs to another cluster: its id is {header.cluster_id:x}, not "

@@ -38,26 +38,26 @@ def _load_grpc() -> None:
 
 _load_grpc()
 
-_was_at_work = False  # when the fork began
+_grpc_was_active = False  # when the fork began
 _is_inherited = False
 _ends = 0.0  # how long to wait for threads of gRPC that are about to end
 
 
-def ending() -> None:
+def note_channel_closed() -> None:
     """Record that a channel is being closed. After the last one, gRPC's threads end in a moment."""
     global _ends  # noqa: PLW0603 - of the process
     _ends = time.monotonic() + _MOMENT
 
 
-def _look() -> None:
-    global _was_at_work  # noqa: PLW0603 - of the process
-    _was_at_work = any(thread.name.endswith(_READER) for thread in threading.enumerate())
-    if _was_at_work:
+def _before_fork() -> None:
+    global _grpc_was_active  # noqa: PLW0603 - of the process
+    _grpc_was_active = any(thread.name.endswith(_READER) for thread in threading.enumerate())
+    if _grpc_was_active:
         return
     while (has_threads := _has_threads()) and time.monotonic() < _ends:
         time.sleep(0.001)
     # Threads of a synchronous channel do not count if its owner has asked for gRPC's own handlers.
-    _was_at_work = has_threads and _HANDLERS not in os.environ
+    _grpc_was_active = has_threads and _HANDLERS not in os.environ
 
 
 def _has_threads() -> bool:
@@ -69,13 +69,13 @@ def _has_threads() -> bool:
     return False
 
 
-def _begin() -> None:
+def _after_fork() -> None:
     global _is_inherited  # noqa: PLW0603 - of the process
-    _is_inherited = _was_at_work or _is_inherited
+    _is_inherited = _grpc_was_active or _is_inherited
 
 
 if hasattr(os, "register_at_fork"):  # nothing is forked on Windows
-    os.register_at_fork(before=_look, after_in_child=_begin)
+    os.register_at_fork(before=_before_fork, after_in_child=_after_fork)
 
 
 def is_inherited() -> bool:

@@ -26,7 +26,7 @@ from kvorum.etcd.transport.certificates import context
 from kvorum.etcd.transport.connection import Connection
 from kvorum.etcd.transport.errors import Call, TokenRefusedError
 from kvorum.etcd.transport.server import Method, Request, Response, Server
-from kvorum.etcd.transport.versions import ALL, Version, names_of, version_of
+from kvorum.etcd.transport.versions import ALL, Version, hazard_names, parse_version
 from kvorum.settings import EtcdSettings
 
 _log = logging.getLogger(__name__)
@@ -50,9 +50,9 @@ class Known(NamedTuple):
 UNKNOWN: Final = Known(ALL, ALL)
 
 
-def known_of(versions: Sequence[Version | None]) -> Known:
+def summarize(versions: Sequence[Version | None]) -> Known:
     """Return what follows from the versions of all members; None is an unknown version."""
-    named = [names_of(each) for each in versions if each is not None]
+    named = [hazard_names(each) for each in versions if each is not None]
     if not named or len(named) < len(versions):
         return UNKNOWN
     of_any, of_all = frozenset().union(*named), named[0].intersection(*named)
@@ -155,7 +155,7 @@ class Members:
                 versions = ()
             if not again.is_set():  # otherwise a member may have changed meanwhile
                 self._fresh_until = self._loop.time() + self._timing.fresh
-                self.known = known_of(versions)
+                self.known = summarize(versions)
                 self._tell()
                 self._connection.observer.members_read(versions)
             self._asked.set()
@@ -264,7 +264,7 @@ class Members:
             with anyio.fail_after(max(deadline - self._loop.time(), 0)):
                 version = await version_by_http(server.address, self._connection.settings)
         else:
-            header, version = status.header, version_of(status.version)
+            header, version = status.header, parse_version(status.version)
         versions.note(header, version)
 
     async def _call(
@@ -317,7 +317,7 @@ async def version_by_http(address: str, settings: EtcdSettings) -> Version:
     finally:
         writer.transport.abort()
     try:
-        return version_of(
+        return parse_version(
             msgspec.json.decode(answer.partition(b"\r\n\r\n")[2], type=_VersionAnswer).etcdserver
         )
     except msgspec.MsgspecError as exc:

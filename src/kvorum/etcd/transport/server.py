@@ -118,7 +118,7 @@ class Channel:
         and its sockets stay open.
         """
         await self._channel.close()
-        fork.ending()
+        fork.note_channel_closed()
 
 
 class Server:
@@ -127,7 +127,7 @@ class Server:
     Attributes:
         address: `host:port`.
         version: the version it reported last; None if it was not asked.
-        is_ready: whether it has answered since it was last left. `still_ready` checks again.
+        is_ready: whether it has answered since it was last left. `refresh_ready` updates it.
         is_suspect: whether a stream was lost since then, with its connection.
         preparing: held while the server is prepared.
         certificates: those that its channels were made with.
@@ -168,8 +168,8 @@ class Server:
         """Whether it has channels."""
         return self._channels is not None
 
-    def still_ready(self) -> bool:
-        """Return whether it is ready on its present connection.
+    def refresh_ready(self) -> bool:
+        """Update `is_ready`, by whether the connection was lost since, and return it.
 
         Once that connection is seen to be lost, the server is not ready any more: the next call
         reconnects, possibly to another server. That one has to be prepared before other calls pass.
@@ -298,7 +298,7 @@ class Server:
                 about the request (its form, its token, the identity of the server) may not hold on
                 another connection, so it is not sent.
         """
-        was_ready = self.still_ready()
+        was_ready = self.refresh_ready()
         try:
             with anyio.CancelScope(deadline=deadline) as scope:
                 await self._observer.before_request(call, self.address, request)
@@ -306,7 +306,7 @@ class Server:
             raise error_for(exc, call, self.address) from exc
         if scope.cancelled_caught:
             raise HeldError(self.address, "an observer held the request until its deadline")
-        if was_ready and not self.still_ready():
+        if was_ready and not self.refresh_ready():
             raise HeldError(
                 self.address, "its connection was lost while an observer held a request"
             )

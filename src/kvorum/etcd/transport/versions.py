@@ -18,7 +18,7 @@ Version = tuple[int, int, int]
 # From this version on (and 3.5.28, 3.6.0) some releases of etcd tell their version to root only:
 # see pull requests 14663 and 21666. A server that does not tell is taken for the oldest of them:
 # the others have at least the same fixes.
-OLDEST_THAT_TELLS_ROOT_ALONE: Final[Version] = (3, 4, 42)
+FIRST_ROOT_ONLY_STATUS: Final[Version] = (3, 4, 42)
 
 
 class Hazard(msgspec.Struct, frozen=True):
@@ -29,26 +29,26 @@ class Hazard(msgspec.Struct, frozen=True):
         consequence: what can happen, and what Kvorum or its operator does about it.
         source: where it is documented.
         fixed: the first patch of each minor version with a fix; None if there is none.
-        newest: the first minor version that never had it.
-        first: the first version that has it.
+        unaffected_from: the first minor version that never had it.
+        affected_from: the first version that has it.
     """
 
     name: str
     consequence: str
     source: str
     fixed: Mapping[tuple[int, int], int | None]
-    newest: tuple[int, int]
-    first: Version = (3, 0, 0)
+    unaffected_from: tuple[int, int]
+    affected_from: Version = (3, 0, 0)
 
     def affects(self, version: Version) -> bool:
-        """Return whether a version has it. An unlisted version older than `newest` has it."""
+        """Return whether a version has it; an unlisted one below `unaffected_from` has."""
         minor, is_released = version[:2], version[2] >= 0
-        if version < self.first and (is_released or (*minor, 0) != self.first):
+        if version < self.affected_from and (is_released or (*minor, 0) != self.affected_from):
             return False
         if (
             minor not in self.fixed
-            and minor >= self.newest
-            and (is_released or minor > self.newest)
+            and minor >= self.unaffected_from
+            and (is_released or minor > self.unaffected_from)
         ):
             return False
         patch = self.fixed.get(minor)
@@ -66,50 +66,50 @@ HAZARDS: Final = (
         "a member killed under load can lose committed writes: use 3.5.3 or newer",
         "etcd 3.5.3 changelog, issue 13766",
         fixed={(3, 5): 3},
-        newest=(3, 6),
-        first=(3, 5, 0),
+        unaffected_from=(3, 6),
+        affected_from=(3, 5, 0),
     ),
     Hazard(
         READ_ONLY,
         "a read-only transaction can crash the server if its caller leaves: Kvorum sends none",
         "etcd issue 14110; fixed in 3.4.23 and 3.5.7",
         fixed={(3, 4): 23, (3, 5): 7},
-        newest=(3, 6),
+        unaffected_from=(3, 6),
     ),
     Hazard(
         ROLES,
         "nested transactions bypass RBAC: Kvorum does not batch writes while auth is in use",
         "CVE-2026-33343 and its follow-up; fixed in 3.4.44, 3.5.30 and 3.6.11",
         fixed={(3, 4): 44, (3, 5): 30, (3, 6): 11},
-        newest=(3, 7),
+        unaffected_from=(3, 7),
     ),
     Hazard(
         QUOTA,
         "puts in nested transactions bypass the quota: Kvorum sends none when space runs out",
         "etcd 3.5.33, 3.6.14 and 3.7.1 changelogs",
         fixed={(3, 4): None, (3, 5): 33, (3, 6): 14, (3, 7): 1},
-        newest=(3, 8),
+        unaffected_from=(3, 8),
     ),
     Hazard(
         "deletions-stop-at-the-quota",
         "deletions in transactions are refused without space: raise the quota, or use etcdctl",
         "etcd issue 13429; fixed in 3.4.20 and 3.5.7",
         fixed={(3, 4): 20, (3, 5): 7},
-        newest=(3, 6),
+        unaffected_from=(3, 6),
     ),
     Hazard(
         "progress-on-demand",
         "a requested progress notification can overtake events: Kvorum requests none",
         "etcd issue 15220; fixed in 3.4.31 and 3.5.13",
         fixed={(3, 4): 31, (3, 5): 13},
-        newest=(3, 6),
+        unaffected_from=(3, 6),
     ),
     Hazard(
         EVENTS_LOST,
         "a lagging watch can lose events to compaction: Kvorum checks for gaps behind it",
         "etcd pull requests 17610 and 17612; fixed in 3.4.31 and 3.5.13",
         fixed={(3, 4): 31, (3, 5): 13},
-        newest=(3, 6),
+        unaffected_from=(3, 6),
     ),
 )
 
@@ -121,17 +121,17 @@ def hazards_of(version: Version) -> tuple[Hazard, ...]:
     return tuple(hazard for hazard in HAZARDS if hazard.affects(version))
 
 
-def names_of(*versions: Version) -> frozenset[str]:
+def hazard_names(*versions: Version) -> frozenset[str]:
     """Return the names of the known issues that any of these versions has."""
     return frozenset(hazard.name for version in versions for hazard in hazards_of(version))
 
 
 def has_hazard(version: Version | None, name: str) -> bool:
     """Return whether a version has an issue; an unknown version has."""
-    return version is None or name in names_of(version)
+    return version is None or name in hazard_names(version)
 
 
-def version_of(text: str) -> Version:
+def parse_version(text: str) -> Version:
     """Parse a version as a server reports it, for example `3.5.1`.
 
     A pre-release such as `3.7.0-rc.1` counts as the patch before, since it may lack the fixes of
@@ -146,7 +146,7 @@ def version_of(text: str) -> Version:
     return int(found[1]), int(found[2]), int(found[3]) - bool(found[4])
 
 
-def text_of(version: Version) -> str:
+def format_version(version: Version) -> str:
     """Return a version for a message."""
     major, minor, patch = version
     return f"{major}.{minor}.{patch}" if patch >= 0 else f"{major}.{minor}.0 (not released)"

@@ -162,7 +162,7 @@ class WatchStream:
                     channels.renew_watches(self.server, self._slot.channel)
                 raise UnavailableError(
                     self.server.address,
-                    floor.words_for_foreign(self.server.address, response.header),
+                    floor.foreign_message(self.server.address, response.header),
                 )
             if response.canceled:
                 raise self._refusal(response)
