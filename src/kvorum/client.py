@@ -97,7 +97,7 @@ def _on_etcd(
 
 
 class Client:
-    """An open store, and what is made on it. `connect` returns one.
+    """A store, opened and closed as a whole, and its repositories. `connect` returns one.
 
     Enter it once. Then any number of tasks of the same event loop may use it, and any of them may
     close it. Repositories may be made before it is open.
@@ -132,7 +132,7 @@ class Client:
         """Return a repository of the resources of a class.
 
         Raises:
-            ConfigurationError: the class is no `Resource[Spec, Status]`, or declares no kind.
+            ConfigurationError: the class is not a `Resource[Spec, Status]`, or declares no kind.
         """
         return Repository(self, resource_type)
 
@@ -165,7 +165,12 @@ class Client:
 
     @property
     def admin(self) -> Admin:
-        """What operators ask of etcd. Raises like `session`; its methods also like `connection`."""
+        """What operators ask of etcd.
+
+        Raises:
+            ConfigurationError: the client is not on etcd. Its methods also raise
+                `ClientClosedError`, if the client is not open.
+        """
         return Admin(self.session)
 
     @property
@@ -208,7 +213,9 @@ class Client:
     def pipeline(self) -> Pipeline:
         """What batches concurrent calls: an escape hatch, for its statistics.
 
-        Raises like `connection`.
+        Raises:
+            ClientClosedError: the client is not open.
+            ConfigurationError: the client is not on etcd.
         """
         return self.session.pipeline
 

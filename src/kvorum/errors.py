@@ -37,7 +37,7 @@ class InvalidResourceError(KvorumError, ValueError):
     """The resource, its name or the request breaks a rule. Nothing was sent.
 
     Attributes:
-        subject: what is invalid, as `lab-workers/worker-001`.
+        subject: what is invalid, such as `lab-workers/worker-001`.
         problems: one sentence for each broken rule.
     """
 
@@ -95,7 +95,7 @@ class NotFoundError(KvorumError, LookupError):
     """The resource does not exist.
 
     Attributes:
-        subject: which one, as `lab-workers/worker-001`.
+        subject: which one, such as `lab-workers/worker-001`.
     """
 
     def __init__(self, subject: str) -> None:
@@ -212,8 +212,8 @@ class StaleReadError(FutureRevisionError):
     """A server answered at an older revision than one seen before. The answer was discarded.
 
     Either the server lags behind, which etcd before 3.4.42, 3.5.28 and 3.6.9 can do: upgrade it. Or
-    the store was restored to an older state, as from a backup: reconnect, and read again everything
-    that was read before.
+    the store was restored to an older state, for example from a backup: reconnect, and read again
+    everything that was read before.
 
     Attributes:
         endpoint: which server.
@@ -229,7 +229,7 @@ class StaleReadError(FutureRevisionError):
             self,
             f"etcd at {endpoint} answered at revision {current}, after revision {revision} had been"
             " seen: it lags behind (etcd before 3.4.42, 3.5.28 and 3.6.9 can: upgrade), or the"
-            " store was restored to an older state, as from a backup (then reconnect, and read"
+            " store was restored to an older state, such as a backup (then reconnect, and read"
             " again what was read before)",
         )
 
@@ -316,8 +316,8 @@ class AnotherClusterError(KvorumError):
     """All servers belong to another cluster than the one the client connected to first.
 
     Nothing was done there. A name or port was reassigned to another cluster, or this cluster was
-    recreated, as from a backup: check the endpoints. If they are right, reconnect, and read again
-    everything that was read before: revisions of two clusters are unrelated.
+    recreated, for example from a backup: check the endpoints. If they are right, reconnect, and
+    read again everything that was read before: revisions of two clusters are unrelated.
 
     Attributes:
         endpoint: the server that answered last.
@@ -394,7 +394,7 @@ class PermissionDeniedError(KvorumError):
     """The user lacks the permission. Ask an operator for the role.
 
     Attributes:
-        operation: what was attempted, as `put /lab/lab-workers/worker-001`.
+        operation: what was attempted, such as `put /lab/lab-workers/worker-001`.
     """
 
     def __init__(self, operation: str) -> None:
@@ -455,7 +455,7 @@ class InternalError(KvorumError):
     Only what `subject` names has ended; everything else still works.
 
     Attributes:
-        subject: what has ended, as `the watch of /lab/lab-workers/`.
+        subject: what has ended, such as `the watch of /lab/lab-workers/`.
         reason: the `repr` of the exception.
     """
 

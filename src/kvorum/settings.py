@@ -97,7 +97,7 @@ class EtcdSettings(msgspec.Struct, frozen=True, kw_only=True):
     def _problems_of_place(self) -> Iterator[str]:
         endpoints: object = self.endpoints
         if isinstance(endpoints, str) or not isinstance(endpoints, Sequence):
-            yield "endpoints must be a tuple of host:port, as ('localhost:2379',)"
+            yield "endpoints must be a tuple of host:port, such as ('localhost:2379',)"
         else:
             yield from (
                 f"endpoint {_shown(each)} is not host:port"
@@ -156,12 +156,12 @@ class EtcdSettings(msgspec.Struct, frozen=True, kw_only=True):
             base: settings to take everything else from.
 
         Raises:
-            ConfigurationError: it is no such URL.
+            ConfigurationError: it is not such a URL.
         """
         try:
             parts = urlsplit(url)
         except ValueError as exc:
-            raise ConfigurationError(f"{_shown(url)} is no URL") from exc
+            raise ConfigurationError(f"{_shown(url)} is not a URL") from exc
         if parts.scheme not in {"etcd", "etcds"}:
             raise ConfigurationError(f"{_shown(url)} does not start with etcd:// or etcds://")
         if not parts.netloc:

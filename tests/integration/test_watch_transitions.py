@@ -202,7 +202,7 @@ async def test_what_history_does_not_tell_any_more_is_lost_history(
             await anext(watch)
 
 
-async def test_what_a_watch_has_seen_become_corrupt_is_taken_back_without_history(
+async def test_what_a_watch_has_seen_become_corrupt_is_deleted_without_history(
     pets: Repository[Pet], client: kvorum.Client, compact: Callable[[int], Awaitable[None]]
 ) -> None:
     async with pets.watch(on_corrupt="event") as watch:
@@ -279,7 +279,7 @@ RELISTS: dict[tuple[str, str], list[type]] = {
 
 
 @pytest.mark.parametrize(("before", "now"), RELISTS)
-async def test_a_watch_that_lists_again_takes_back_or_updates_what_it_has_delivered(
+async def test_a_watch_that_lists_again_deletes_or_updates_what_it_has_delivered(
     before: str, now: str
 ) -> None:
     """A corrupt value is there: what was delivered before is not taken back until it is gone."""

@@ -144,7 +144,7 @@ async def test_a_value_too_large_for_the_link_does_not_keep_a_watch_waiting(
     assert proxy.statistics().replies < 1_000_000  # it was not requested again and again
 
 
-async def test_with_initial_nothing_is_taken_back_that_the_watch_has_not_delivered(
+async def test_with_initial_nothing_is_deleted_that_the_watch_has_not_delivered(
     jobs: Repository[Job], client: kvorum.Client
 ) -> None:
     """Another watch may have delivered it; this one delivered `Corrupt`."""
@@ -160,7 +160,7 @@ async def test_with_initial_nothing_is_taken_back_that_the_watch_has_not_deliver
 
 
 @pytest.mark.parametrize("initial", [True, False])
-async def test_a_type_that_rejects_today_what_was_delivered_ends_no_watch(
+async def test_a_type_that_no_longer_accepts_what_was_delivered_ends_no_watch(
     jobs: Repository[Job], initial: bool
 ) -> None:
     async with jobs.watch(on_corrupt="event", initial=initial) as watch:
@@ -181,7 +181,7 @@ async def test_a_type_that_rejects_today_what_was_delivered_ends_no_watch(
     assert added.resource.metadata.name == "j2"
 
 
-async def test_a_watch_that_raises_resumes_behind_what_its_type_rejects_today(
+async def test_a_watch_that_raises_resumes_behind_what_its_type_no_longer_accepts(
     jobs: Repository[Job],
 ) -> None:
     async with jobs.watch() as watch:
@@ -196,7 +196,7 @@ async def test_a_watch_that_raises_resumes_behind_what_its_type_rejects_today(
         assert await events_of(watch, 1) == [Added(added)]
 
 
-async def test_a_relist_takes_back_what_the_type_rejects_today_and_loses_nothing() -> None:
+async def test_a_relist_reports_what_the_type_no_longer_accepts_and_loses_nothing() -> None:
     async with kvorum.connect("memory://") as client:
         store, jobs = client.backend, client.repository(Job)
         assert isinstance(store, kvorum.MemoryStorageBackend)
@@ -218,7 +218,7 @@ async def test_a_relist_takes_back_what_the_type_rejects_today_and_loses_nothing
     assert delivered[2].resource.spec.number == 4  # its last state cannot be read any more
 
 
-async def test_a_previous_state_that_its_type_rejects_today_raises(
+async def test_a_previous_state_that_its_type_no_longer_accepts_raises(
     jobs: Repository[Job],
 ) -> None:
     async with jobs.watch() as watch:

@@ -149,7 +149,7 @@ def test_an_update_of_nothing_but_what_the_store_owns_is_none() -> None:
     assert update(change).changed is False
 
 
-def test_a_deletion_timestamp_cannot_be_taken_back() -> None:
+def test_a_deletion_timestamp_cannot_be_removed() -> None:
     base = stored(
         METADATA.replace('"finalizers"', '"deletionTimestamp":"2026-02-03T04:05:06Z","finalizers"')
     )

@@ -127,7 +127,7 @@ EXAMPLES: list[tuple[KvorumError, str, dict[str, object]]] = [
         (
             "etcd at a:1 answered at revision 5, after revision 7 had been seen: it lags behind "
             "(etcd before 3.4.42, 3.5.28 and 3.6.9 can: upgrade), or the store was restored to an "
-            "older state, as from a backup (then reconnect, and read again what was read before)"
+            "older state, such as a backup (then reconnect, and read again what was read before)"
         ),
         {"endpoint": "a:1", "revision": 7, "current": 5},
     ),

@@ -69,12 +69,12 @@ def test_a_thousand_keys_are_remembered_but_no_more_than_16_mib(size: int, most:
     unreadable = Unreadable(UnreadableLimits())
     keys = [f"k{number}" for number in range(most + 1)]
     for key in keys[:-1]:
-        unreadable.note(becoming_unreadable(key, size))
+        unreadable.record(becoming_unreadable(key, size))
     turned_away = [unreadable.has_turned_away]
-    unreadable.note(becoming_unreadable(keys[-1], size))
+    unreadable.record(becoming_unreadable(keys[-1], size))
 
     assert [*turned_away, unreadable.has_turned_away] == [False, True]
     assert [unreadable.knows(key) for key in keys] == [True] * most + [False]
     unreadable.forget("k0")
-    unreadable.note(becoming_unreadable(keys[-1], size))
+    unreadable.record(becoming_unreadable(keys[-1], size))
     assert [unreadable.knows(key) for key in keys] == [False] + [True] * most

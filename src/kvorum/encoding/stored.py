@@ -387,7 +387,7 @@ _cached_codec = cache(Codec)
 def _kind_of(resource_type: type[AnyResource]) -> Kind:
     given: object = resource_type
     if not (isinstance(given, type) and issubclass(given, Resource)):
-        raise ConfigurationError(f"{resource_type!r} is no subclass of kvorum.Resource")
+        raise ConfigurationError(f"{resource_type!r} is not a subclass of kvorum.Resource")
     kind = getattr(resource_type, "kind", None)
     if not isinstance(kind, Kind):
         name = resource_type.__name__

@@ -107,8 +107,8 @@ class AwsEc2Config(msgspec.Struct, kw_only=True, rename="camel", omit_defaults=T
     """The EC2 instance to run a worker on. The provisioner chooses what is None.
 
     Attributes:
-        region: as `us-east-1`.
-        ami_id: the image to boot, as `ami-0123456789abcdef0`.
+        region: such as `us-east-1`.
+        ami_id: the image to boot, such as `ami-0123456789abcdef0`.
         instance_type: CML runs virtual machines itself, so it should be a metal type.
         key_name: the key pair for SSH.
         vpc_id: the network.
@@ -165,8 +165,8 @@ class Ec2Status(msgspec.Struct, kw_only=True, rename="camel", omit_defaults=True
     """What EC2 reports about the instance. All fields are empty until it exists.
 
     Attributes:
-        instance_id: as `i-0123456789abcdef0`.
-        state: EC2's name of it, as `running`.
+        instance_id: such as `i-0123456789abcdef0`.
+        state: EC2's name of it, such as `running`.
         public_ip: its public address.
         private_ip: its address in the VPC.
     """

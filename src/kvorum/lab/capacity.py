@@ -87,7 +87,7 @@ class InsufficientCapacityError(KvorumError):
     """There is not enough room. Nothing was allocated: request less, or wait for a release.
 
     Attributes:
-        subject: where it was requested, as `lab-workers/worker-001`.
+        subject: where it was requested, such as `lab-workers/worker-001`.
         requested: the requested amount.
         available: the free amount.
     """

@@ -68,7 +68,7 @@ class CmlStatus(msgspec.Struct, kw_only=True, rename="camel", omit_defaults=True
     """What CML reports.
 
     Attributes:
-        version: as `2.8.1`; empty until it has answered.
+        version: such as `2.8.1`; empty until it has answered.
         ready: whether it can start labs.
         licensed: whether it has a valid licence.
         api_url: the URL of its API.

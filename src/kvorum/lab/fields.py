@@ -46,7 +46,7 @@ class Span(msgspec.Struct, frozen=True):
     Attributes:
         low: the smallest.
         high: the largest; None if there is none.
-        unit: what is counted, as `GB`.
+        unit: what is counted, such as `GB`.
     """
 
     low: int

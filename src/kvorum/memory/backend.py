@@ -106,7 +106,7 @@ class MemoryStorageBackend(StorageBackend):
         Raises:
             HistoryLostError: the revision has been compacted already.
             FutureRevisionError: the revision has not been reached.
-            InvalidResourceError: it is no revision.
+            InvalidResourceError: it is not a revision.
         """
         check_given_revision("a compaction", revision, "revision", least=1)
         await self._turn()
@@ -275,7 +275,7 @@ class MemoryStorageBackend(StorageBackend):
         """Grant a lease that lasts `ttl` seconds by the clock, rounded up. There is no minimum.
 
         Raises:
-            InvalidResourceError: `ttl` is no number, not above 0, or more than etcd allows.
+            InvalidResourceError: `ttl` is not a number, not above 0, or more than etcd allows.
         """
         check_ttl(ttl)
         await self._turn()

@@ -55,7 +55,7 @@ class LeaseTable:
         return keys
 
     def is_idle(self, lease: int, key: bytes) -> bool:
-        """Tell whether a lease was granted for this key alone, and no key is attached to it."""
+        """Return whether a lease was granted for this key alone, and no key is attached to it."""
         return is_for(key, lease) and lease in self._leases and not self._leases[lease].keys
 
     def attach(self, key: bytes, lease: int) -> None:

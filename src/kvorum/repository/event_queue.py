@@ -165,7 +165,7 @@ class EventQueue(ReflectorStore[Read[R]], Generic[R, E]):
             return
         self._last_readable.restart()
         for transition, event in zip(transitions, events, strict=True):
-            self._note(transition, event)
+            self._remember(transition, event)
         self._add([event for event in events if event is not None])
         if not self._events:
             self.checkpoint = changes[-1].revision
@@ -201,17 +201,17 @@ class EventQueue(ReflectorStore[Read[R]], Generic[R, E]):
             return Added(now)
         try:
             return Modified(now, self._decode(change.previous))
-        except CorruptResourceError:  # its type rejects today what it accepted then
+        except CorruptResourceError:  # its type no longer accepts the stored value
             return Added(now)
 
-    def _note(self, transition: Transition[R], event: ChangeEvent[R] | None) -> None:
-        """Remember what may have to be taken back."""
+    def _remember(self, transition: Transition[R], event: ChangeEvent[R] | None) -> None:
+        """Remember what may have to be `Deleted` later."""
         change = transition.change
-        self._judge.note(transition)
+        self._judge.record(transition)
         if self._known is not None:
-            _note_in(self._known, change, event)
+            _record_in(self._known, change, event)
         elif _is_corrupt(transition.now):
-            self._unreadable.note(transition)
+            self._unreadable.record(transition)
         else:
             self._unreadable.forget(change.key)
 
@@ -235,11 +235,11 @@ class EventQueue(ReflectorStore[Read[R]], Generic[R, E]):
         return None
 
     def _may_be_delivered(self, gone: Entry) -> bool:
-        """Tell whether this watch, or one before `since`, may have delivered what was there."""
+        """Return whether this watch, or one before `since`, may have delivered what was there."""
         if self._since is not None:
             return True
         # Else the value was unreadable when this watch started, so nothing was delivered; or it
-        # became unreadable later, and there was no room to note that.
+        # became unreadable later, and there was no room to remember that.
         return self._unreadable.has_turned_away and gone.mod_revision > self._started
 
 
@@ -247,7 +247,7 @@ def _is_corrupt(value: Read[AnyResource]) -> bool:
     return isinstance(value, CorruptResourceError)
 
 
-def _note_in(known: Known, change: Change, event: ChangeEvent[Any] | None) -> None:
+def _record_in(known: Known, change: Change, event: ChangeEvent[Any] | None) -> None:
     match event:
         case Added() | Modified():
             assert change.entry is not None, "it is there"  # noqa: S101

@@ -80,7 +80,7 @@ class Modified(_ResourceEvent[R]):
         It could be read once: a resource that replaces an unreadable value is `Added`.
 
         Raises:
-            CorruptResourceError: the type rejects today what it accepted then.
+            CorruptResourceError: the type no longer accepts the stored value.
         """
         if callable(self._previous):
             self._previous = self._previous()
@@ -131,10 +131,10 @@ class Bookmark:
 
 @final
 class Corrupt:
-    """A value is no resource of the kind. A watch with `on_corrupt="event"` delivers it.
+    """A value is not a resource of the kind. A watch with `on_corrupt="event"` delivers it.
 
-    It takes nothing back: the key exists, but its value cannot be read. `Deleted` follows when the
-    value is gone (with the last readable state), and `Added` when it can be read again.
+    The resource is not gone: the key exists, but its value cannot be read. `Deleted` follows when
+    the value is gone (with the last readable state), and `Added` when it can be read again.
 
     Attributes:
         key: the key, as etcd knows it.
@@ -143,8 +143,8 @@ class Corrupt:
         revision: the mod_revision of the value; `resource_version` is the same.
         reason: what is wrong, with its JSON path.
         namespace: the namespace in its key; None if the kind, or the key, has none.
-        is_gone: whether it replaces `Deleted`: the resource is gone, and its type rejects today the
-            last state that was delivered. `revision` is that of the deletion.
+        is_gone: whether it replaces `Deleted`: the resource is gone, and its type no longer
+            accepts the stored value. `revision` is that of the deletion.
     """
 
     __slots__ = ("is_gone", "key", "name", "namespace", "reason", "revision")

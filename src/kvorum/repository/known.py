@@ -33,7 +33,7 @@ class Known:
         self._entries.pop(key, None)
 
     def mark_unreadable(self, key: str, revision: int) -> None:
-        """Note that the value of this revision cannot be read. The last readable state stays."""
+        """Record that the value of this revision cannot be read. The last readable state stays."""
         self._unreadable[key] = revision
 
     def unchanged(self, entry: Entry) -> Entry | None:
@@ -106,7 +106,7 @@ def _is_same(last: Entry, now: Entry) -> bool:
 
 
 def _is_replaced(last: Entry, now: Entry) -> bool:
-    """Tell whether a key holds another resource now: its uid says so, or else its creation."""
+    """Return whether a key holds another resource now, by its uid, or else by its creation."""
     if _is_same(last, now):
         return False
     uids = _uid_of(last), _uid_of(now)

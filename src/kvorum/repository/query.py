@@ -29,7 +29,7 @@ R_co = TypeVar("R_co", bound=AnyResource, covariant=True)
 T = TypeVar("T")
 
 OnCorrupt: TypeAlias = Literal["fail", "collect"]
-"""What a list does about a value that is no resource of its kind.
+"""What a list does about a value that is not a resource of its kind.
 
 Raise its error, or continue and return all such errors with the list.
 """
@@ -44,7 +44,7 @@ class Decode(Protocol[R_co]):
         """Return the resource that an entry holds, with the entry's revision or another.
 
         Raises:
-            CorruptResourceError: it is no such resource.
+            CorruptResourceError: it is not such a resource.
         """
         ...
 
@@ -109,7 +109,7 @@ class Query(Generic[R]):
         its labels do not match.
 
         Raises:
-            CorruptResourceError: it is no resource of this kind, and its key and labels do not
+            CorruptResourceError: it is not a resource of this kind, and its key and labels do not
                 exclude it.
         """
         if not self._may_be_at(entry.key):

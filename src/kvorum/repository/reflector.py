@@ -90,11 +90,11 @@ class ReflectorStore(Protocol[T]):
 
     @abstractmethod
     def advance(self, revision: int) -> None:
-        """Note that nothing else has happened up to a revision."""
+        """Record that nothing else has happened up to a revision."""
 
     @abstractmethod
     def close(self) -> None:
-        """Note that nothing more will come. Idempotent."""
+        """Record that nothing more will come. Idempotent."""
 
 
 class Backoff(msgspec.Struct, frozen=True):

@@ -121,7 +121,7 @@ class Repository(Generic[R]):
         return default
 
     async def exists(self, name: str, *, namespace: str | None = None) -> bool:
-        """Tell whether there is such a resource, even one that cannot be decoded."""
+        """Return whether there is such a resource, even one that cannot be decoded."""
         return await self._backend.exists(resource_key(self.kind, name, namespace))
 
     async def get_many(
@@ -383,7 +383,8 @@ class Repository(Generic[R]):
 
         Raises:
             NotFoundError: there is no such resource.
-            ConflictError: a precondition does not hold; or other clients won for 10 seconds.
+            ConflictError: a precondition does not hold; or other clients won for
+                `ContentionPolicy.timeout`.
         """
         key = resource_key(self.kind, name, namespace)
         check_function(key, change, "change")
@@ -425,7 +426,8 @@ class Repository(Generic[R]):
             NotFoundError: there is no such resource.
             InvalidResourceError: the patch touches what the store owns, or names a field that does
                 not exist.
-            ConflictError: a precondition does not hold; or other clients won for 10 seconds.
+            ConflictError: a precondition does not hold; or other clients won for
+                `ContentionPolicy.timeout`.
         """
 
         async def plan_from(_: R, base: Stored) -> WritePlan[R]:
@@ -480,7 +482,7 @@ class Repository(Generic[R]):
         Raises:
             NotFoundError: there is no such resource.
             ConflictError: a precondition does not hold, and the resource stays; or other clients
-                won for 10 seconds.
+                won for `ContentionPolicy.timeout`.
             InvalidResourceError: `corrupt` was given, but the value can be decoded; it stays.
         """
         required = Preconditions(resource_version, uid)

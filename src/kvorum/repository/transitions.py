@@ -25,7 +25,7 @@ from kvorum.storage import Change, Entry
 R = TypeVar("R", bound=AnyResource)
 
 OnCorruptEvent: TypeAlias = Literal["raise", "event"]
-"""What a watch does about a value that is no resource of its kind.
+"""What a watch does about a value that is not a resource of its kind.
 
 Raise and end, or deliver it as an event and continue.
 """
@@ -48,7 +48,7 @@ class Transition(msgspec.Struct, Generic[R], frozen=True):
 
     @property
     def uncovers(self) -> Entry | None:
-        """The unreadable value that is gone, if what it covered has to be taken back."""
+        """The unreadable value that is gone, if what it covered may have to be `Deleted`."""
         if self.now is None and isinstance(self.before, CorruptResourceError):
             return self.change.previous
         return None
@@ -85,12 +85,12 @@ class Judge(Generic[R]):
         # `Deleted` has the last state, at the revision of the deletion.
         before = self._judged(previous, change.revision)
         if is_known and isinstance(before, CorruptResourceError):
-            # It was delivered. That its type rejects today what it accepted then changes nothing.
+            # It was delivered, although its type no longer accepts the stored value.
             return Transition(change, now, previous)
         return Transition(change, now, before)
 
-    def note(self, transition: Transition[R]) -> None:
-        """Note what is going to be delivered."""
+    def record(self, transition: Transition[R]) -> None:
+        """Record what is going to be delivered."""
         key, now = transition.change.key, transition.now
         self._selected.pop(key, None)
         if now is None or isinstance(now, CorruptResourceError):
@@ -146,17 +146,17 @@ def corrupt_event(error: CorruptResourceError) -> Corrupt:
 def gone_event(
     decode: Decode[R], entry: Entry, revision: int, on_corrupt: OnCorruptEvent
 ) -> Deleted[R] | Corrupt:
-    """Return the event that takes back a resource, given its last delivered state in bytes.
+    """Return the event of a resource that is gone, given its last delivered state in bytes.
 
     Raises:
-        CorruptResourceError: the type rejects today what it accepted then, and `on_corrupt` is
+        CorruptResourceError: the type no longer accepts the stored value, and `on_corrupt` is
             "raise". The error's revision is that of the deletion, so that a watch since then
             resumes behind it.
     """
     try:
         return Deleted(decode(entry, revision=revision))
     except CorruptResourceError as exc:
-        reason = f"it is gone, and its type rejects its last state today: {exc.reason}"
+        reason = f"it is gone, and its type no longer accepts the stored value: {exc.reason}"
         if on_corrupt == "event":
             return Corrupt(exc.key, exc.name, revision, reason, exc.namespace, is_gone=True)
         cause = exc.__cause__

@@ -1,8 +1,8 @@
-"""What was delivered before a value that cannot be read, so that a watch can take it back.
+"""What was delivered before a value that cannot be read, so that a watch can report its deletion.
 
-A value that is no resource of the kind hides what was there before. When it is removed, the change
-carries the unreadable bytes only. A watch remembers the last readable state of the values that it
-has seen become unreadable. For older ones it reads the store's history.
+A value that is not a resource of the kind hides what was there before. When it is removed, the
+change carries the unreadable bytes only. A watch remembers the last readable state of the values
+that it has seen become unreadable. For older ones it reads the store's history.
 """
 
 from typing import Any, Generic, TypeVar
@@ -50,8 +50,8 @@ class Unreadable:
         self._delivered: dict[str, Entry | None] = {}  # None: nothing was delivered
         self._size = 0
 
-    def note(self, transition: Transition[Any]) -> None:
-        """Note a value that cannot be read, and what was delivered before it."""
+    def record(self, transition: Transition[Any]) -> None:
+        """Record a value that cannot be read, and what was delivered before it."""
         change, before = transition.change, transition.before
         if isinstance(before, CorruptResourceError):
             return  # what was delivered before is known already, or is not known at all
@@ -65,7 +65,7 @@ class Unreadable:
             self.has_turned_away = True
 
     def knows(self, key: str) -> bool:
-        """Tell whether it has seen the value become unreadable, and has kept what was delivered."""
+        """Return whether it has seen the value become unreadable, and kept what was delivered."""
         return key in self._delivered
 
     def delivered(self, key: str) -> Entry | None:
@@ -73,7 +73,7 @@ class Unreadable:
         return self._delivered.get(key)
 
     def forget(self, key: str) -> None:
-        """Note that the value of a key can be read, or is gone."""
+        """Record that the value of a key can be read, or is gone."""
         self._size -= _size_of(self._delivered.pop(key, None))
 
 

@@ -143,10 +143,11 @@ class Watch(_WatchOf[R, WatchEvent[R]]):
     `Deleted`, with its previous content and the version of the change. Changes to resources that do
     not match are not delivered.
 
-    Whatever was delivered is taken back. If an unreadable value is removed, or replaced by one that
-    does not match, the resource that was there before is `Deleted`, with its last readable state.
-    This holds even if another watch has delivered it, before `since`: the state is read from the
-    store's history then. With `initial`, only what this watch has delivered is taken back.
+    Every delivered resource gets a `Deleted` event when it is gone. If an unreadable value is
+    removed, or replaced by one that does not match, the resource that was there before is
+    `Deleted`, with its last readable state. This holds even if another watch has delivered it,
+    before `since`: the state is read from the store's history then. With `initial`, it holds only
+    for what this watch has delivered.
 
     An open watch survives lost connections, restarted servers and failovers, and resumes where it
     was. With `initial` it also survives the loss of history: it lists again, and delivers the
@@ -157,10 +158,10 @@ class Watch(_WatchOf[R, WatchEvent[R]]):
         HistoryLostError: the next changes have been compacted. List, and watch from there. Not with
             `initial`: the watch lists by itself. (This and the other errors are raised by opening
             or by iterating, once; the watch has ended then.)
-        CorruptResourceError: a value is no resource of this kind, or a delivered resource is gone
-            and its type rejects its last state today (the error's `revision` is that of the
-            deletion). Nothing of that revision is delivered. With `on_corrupt="event"`, `Corrupt`
-            is delivered instead: see `TolerantWatch`.
+        CorruptResourceError: a value is not a resource of this kind, or a delivered resource is
+            gone and its type no longer accepts the stored value (the error's `revision` is that of
+            the deletion). Nothing of that revision is delivered. With `on_corrupt="event"`,
+            `Corrupt` is delivered instead: see `TolerantWatch`.
         UnavailableError: the store could not be reached to open the watch. An open watch waits
             until it can be reached.
         PermissionDeniedError, AuthenticationError: the user may not watch this.
@@ -172,20 +173,20 @@ class TolerantWatch(_WatchOf[R, WatchEvent[R] | Corrupt]):
     """A watch with `on_corrupt="event"`: an unreadable value is a `Corrupt` event, not an error.
 
     Otherwise it is like `Watch`. With `initial` it delivers the unreadable values of the list, too.
-    `Corrupt` takes nothing back, since something is there: `Deleted` follows when it is gone, with
-    the last state that was delivered, and `Added` when it can be read again.
+    `Corrupt` does not mean that the resource is gone: `Deleted` follows when the value is gone,
+    with the last state that was delivered, and `Added` when it can be read again.
 
     For that it remembers the last readable bytes of up to 1000 unreadable values, at most 16 MiB.
     For others it reads the store's history, for a few seconds at most. With `initial` it has all
-    that it has delivered, and takes back nothing else.
+    that it has delivered, and reports no other deletions.
 
-    If the type rejects today the last delivered state of a resource that is gone, `Corrupt` with
-    `is_gone` replaces `Deleted`.
+    If a resource is gone and its type no longer accepts the stored value, `Corrupt` with `is_gone`
+    replaces `Deleted`.
 
     Raises:
         HistoryLostError: as for `Watch`; and if an unreadable value is removed, and what was there
             before has been compacted, or is too large for a slow link: then it is not known what
-            has to be taken back. This does not happen with `initial`, nor for values that were
+            was deleted. This does not happen with `initial`, nor for values that were
             unreadable already when a watch without `since` started.
 
         Otherwise as for `Watch`, without `CorruptResourceError`.

@@ -179,7 +179,7 @@ def _plan_removal(last: R, base: Stored) -> WritePlan[R]:
     return WritePlan(removal, Draft(last, base, changed=True), base)
 
 
-# --- what a resource may be -----------------------------------------------------------------------
+# --- keys and field checks ------------------------------------------------------------------------
 
 
 def key_of(codec: Codec[R], resource: R) -> str:

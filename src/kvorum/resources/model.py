@@ -23,10 +23,11 @@ class Kind(msgspec.Struct, frozen=True):
     """The declaration of a kind of resources, made once, in its class.
 
     Attributes:
-        name: the `kind` in the stored JSON, as `LabWorker`.
-        plural: the kind in keys, as `lab-workers`.
-        api_version: group and version of its schema, as `lab.kvorum.dev/v1`. Changes within one
-            api_version are additive: an update by an older type keeps the fields it does not know.
+        name: the `kind` in the stored JSON, such as `LabWorker`.
+        plural: the kind in keys, such as `lab-workers`.
+        api_version: group and version of its schema, such as `lab.kvorum.dev/v1`. Changes within
+            one api_version are additive: an update by an older type keeps the fields that it does
+            not know.
         namespaced: whether its keys have a namespace level, so that names are unique within a
             namespace only.
 
@@ -128,7 +129,7 @@ class Condition(msgspec.Struct, kw_only=True, rename="camel", omit_defaults=True
     """One observation about a resource, as Kubernetes' `metav1.Condition`.
 
     Attributes:
-        type: what is observed, as `Ready`; unique among the conditions of a resource.
+        type: what is observed, such as `Ready`; unique among the conditions of a resource.
         status: whether it is true.
         reason: why, as one CamelCase word for programs.
         message: why, for people.

@@ -132,7 +132,8 @@ class FieldSelector:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, FieldSelector):
             return NotImplemented
-        return self.resource_type is other.resource_type and self.requirements == other.requirements
+        type_ = other.resource_type
+        return self.resource_type is type_ and self.requirements == other.requirements
 
     def __hash__(self) -> int:
         return hash((self.resource_type, self.requirements))

@@ -181,7 +181,7 @@ def _revision_told(call: Call) -> int:
 
 
 def _makes_a_revision(call: Call) -> bool:
-    """Tell whether a done write certainly changed something.
+    """Return whether a done write certainly changed something.
 
     A transaction that only deletes may find nothing to delete.
     """
@@ -378,7 +378,7 @@ class _Progress(NamedTuple):
 
 
 def is_linearizable(steps: Sequence[Step], *, limit: int = LIMIT) -> bool | None:
-    """Tell whether some order explains all steps, starting from an absent key.
+    """Return whether some order explains all steps, starting from an absent key.
 
     None if `limit` states do not suffice.
     """

@@ -117,7 +117,7 @@ class _RevisionCheck:
             self._found(Rule.BROKEN_EXPECTATION, call, what)
 
     def _is_there(self, call: Call, write: Write, revision: int) -> bool:
-        """Tell whether a revision made the requested change; report it if not."""
+        """Return whether a revision made the requested change; report it if not."""
         change = self._server_history.change(write.key, revision)
         if change is None:
             absent = write.value is None and self._server_history.entry(write.key, revision) is None

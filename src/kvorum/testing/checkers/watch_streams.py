@@ -162,7 +162,7 @@ def check_resumed(
 def _resumes_at(
     stream: WatchedStream, reached: int, since: int, server_history: ServerHistory
 ) -> bool:
-    """Tell whether a watch that resumes from `since` misses nothing.
+    """Return whether a watch that resumes from `since` misses nothing.
 
     Its checkpoint may be ahead of the last event that it showed.
     """
