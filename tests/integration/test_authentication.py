@@ -252,7 +252,7 @@ async def test_a_user_does_no_harm_before_the_server_checks_users(
     """Services are often set up before authentication is enabled."""
     async with kvorum.connect(settings(etcd, "root", ROOT)) as client:
         await client.backend.set("a", b"1")
-        assert "authentication is not enabled" in caplog.text
+        assert "authentication is disabled in etcd" in caplog.text
         await roles_of(client).enable(ROOT)
 
         await client.backend.set("a", b"2")

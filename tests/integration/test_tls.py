@@ -146,14 +146,14 @@ async def test_a_certificate_means_tls() -> None:
 async def test_a_plain_client_learns_that_the_server_talks_tls(tls: EmbeddedEtcd) -> None:
     reason = await refusal(EtcdSettings(endpoints=tls.endpoints, timeout=2))
 
-    assert "the server talks TLS" in reason
+    assert "the server requires TLS" in reason
     assert "etcds://" in reason
 
 
 async def test_a_plain_client_learns_that_the_server_requires_tls_and_a_certificate(
     mutual: EmbeddedEtcd,
 ) -> None:
-    assert "the server talks TLS" in await refusal(
+    assert "the server requires TLS" in await refusal(
         EtcdSettings(endpoints=mutual.endpoints, timeout=2)
     )
 
@@ -161,7 +161,7 @@ async def test_a_plain_client_learns_that_the_server_requires_tls_and_a_certific
 async def test_a_tls_client_learns_that_the_server_is_plain(
     kvorum_etcd: EmbeddedEtcd, files: Files
 ) -> None:
-    assert "the server does not talk TLS" in await refusal(settings(kvorum_etcd, files.cacert))
+    assert "the server does not use TLS" in await refusal(settings(kvorum_etcd, files.cacert))
 
 
 async def test_a_server_of_another_ca_is_not_trusted(tls: EmbeddedEtcd, files: Files) -> None:
@@ -241,7 +241,7 @@ async def test_a_key_of_another_certificate_is_refused(files: Files) -> None:
     cert, _ = files.issue("client", "client")
     _, key = files.issue("other", "client")
 
-    with pytest.raises(ConfigurationError, match="the key is not the certificate's"):
+    with pytest.raises(ConfigurationError, match="the private key does not match the certificate"):
         async with kvorum.connect(EtcdSettings(cacert=files.cacert, cert=cert, key=key)):
             pass
 

@@ -255,7 +255,7 @@ async def test_a_watch_does_not_resume_in_a_store_that_was_put_back_to_an_older_
             await asyncio.wait([followed.task])
 
     assert len(followed.shown) == 2
-    assert "put back" in str(followed.error)
+    assert "restored to an older state" in str(followed.error)
 
 
 @pytest.mark.parametrize("reads_on", [False, True])
@@ -287,7 +287,7 @@ async def test_a_watch_notices_another_value_at_the_very_revision_that_it_read_l
             await asyncio.wait([followed.task])
 
     assert len(followed.shown) == 1
-    assert "put back" in str(followed.error)
+    assert "restored to an older state" in str(followed.error)
 
 
 async def test_a_watch_with_initial_leaves_no_ghost_of_a_store_that_was_put_back(

@@ -275,7 +275,7 @@ class EmbeddedEtcd:
             for member in self._members:
                 member.close()
 
-    # --- steps of these ---
+    # --- helpers ---
 
     def _start(self, members: Sequence[EtcdMember]) -> None:
         for member in members:

@@ -185,7 +185,7 @@ class Admin:
             UnavailableError: no reply in time. Call it again: `HistoryLostError` then says that it
                 was done.
             FutureRevisionError: the store has not reached the revision.
-            InvalidResourceError: `revision` is no int of 1 or more.
+            InvalidResourceError: `revision` is not an int of 1 or more.
         """
         await compact(self._session.connection, revision)
 
@@ -221,7 +221,7 @@ class Admin:
         Raises:
             HistoryLostError: a server has compacted the revision. Ask for a later one.
             FutureRevisionError: a server, which it names, has not reached the revision.
-            InvalidResourceError: `revision` is no int of 1 or more.
+            InvalidResourceError: `revision` is not an int of 1 or more.
             UnavailableError: a server did not answer. The other hashes are discarded.
         """
         check_given_revision("a hash", revision, "revision", least=1)

@@ -354,7 +354,7 @@ class EtcdStorageBackend(StorageBackend):
         The server's minimum is 1.5 times its election timeout, rounded up: 2 seconds by default.
 
         Raises:
-            InvalidResourceError: `ttl` is no number, not above 0, or more than etcd allows.
+            InvalidResourceError: `ttl` is not a number, not above 0, or more than etcd allows.
         """
         return await self._grant(ttl, any_id)
 

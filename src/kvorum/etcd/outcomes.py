@@ -54,7 +54,7 @@ class SearchLimits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LostWrite:
-    """A write whose outcome its answer does not tell.
+    """A write whose reply is lost or does not reveal its outcome.
 
     Args:
         connection: where it was sent.

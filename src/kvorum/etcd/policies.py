@@ -1,7 +1,8 @@
 """The limits and waits of everything that a session owns, in one value.
 
-Each part declares its own in a frozen struct beside its code. A test that needs another limit
-passes another value, and patches nothing.
+Each part declares its own in a frozen struct: the transport all of them in one module, the others
+beside the code that they limit. A test that needs another limit passes another value, and patches
+nothing.
 """
 
 from typing import Final

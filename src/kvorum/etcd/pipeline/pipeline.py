@@ -138,8 +138,8 @@ class Pipeline:
             key: all that it compares, writes or reads.
             request: at its top level nothing else than that.
             value_size: bytes of the value that it writes.
-            expected: the mod_revision above 0 that it compares the key with, and nothing else; it
-                reads the key if it is refused. 0 if it is not like that.
+            expected: the mod_revision above 0 that it compares the key with; if it is refused, it
+                reads the key. 0 if it compares anything else.
 
         Returns:
             The answer, and the revision at which it is true if it succeeded.

@@ -3,8 +3,8 @@
 Such a server does not count what is nested in a transaction, nor refuse it when the quota is used
 up. So each second one write is sent alone, which etcd counts, and which raises the alarm if there
 is no room; the alarms are asked for; and batches are sent only while the last answer is fresh and
-says that there is none. While there is no fresh answer and a question is in flight, writes wait for
-it, but not for long: what delays the answer must not delay the writes.
+shows no alarm. While there is no fresh answer and a question is in flight, writes wait for it, but
+not for long: what delays the answer must not delay the writes.
 """
 
 import asyncio

@@ -67,7 +67,7 @@ def context(settings: EtcdSettings) -> ssl.SSLContext:
             made.load_verify_locations(settings.cacert)
         except OSError as exc:  # ssl.SSLError is one
             raise ConfigurationError(
-                f"cacert {settings.cacert}: {_problem(exc, 'no certificate')}"
+                f"cacert {settings.cacert}: {_problem(exc, 'certificate')}"
             ) from exc
     if settings.cert is not None and settings.key is not None:
         try:
@@ -76,7 +76,7 @@ def context(settings: EtcdSettings) -> ssl.SSLContext:
             )
         except OSError as exc:
             what = f"cert {settings.cert} with key {settings.key}"
-            raise ConfigurationError(f"{what}: {_problem(exc, 'no certificate and key')}") from exc
+            raise ConfigurationError(f"{what}: {_problem(exc, 'certificate and key')}") from exc
     return made
 
 
@@ -84,8 +84,8 @@ def _problem(exc: OSError, otherwise: str) -> str:
     if not isinstance(exc, ssl.SSLError):
         return exc.strerror or str(exc)
     if exc.reason == "KEY_VALUES_MISMATCH":
-        return "the key is not the certificate's"
-    return f"there is {otherwise} in PEM ({exc.reason or exc})"
+        return "the private key does not match the certificate"
+    return f"no PEM {otherwise} found ({exc.reason or exc})"
 
 
 def _refuse_passphrase(key: str) -> NoReturn:

@@ -255,7 +255,9 @@ class Cluster:
             return parse_version(status.version)
         except PermissionDeniedError:
             _log.warning(
-                "etcd at %s tells its version to root only; assuming the worst", server.address
+                "etcd at %s reports its version to root only; treated as %s",
+                server.address,
+                format_version(FIRST_ROOT_ONLY_STATUS),
             )
             return FIRST_ROOT_ONLY_STATUS
         except ServerError as exc:
@@ -407,7 +409,7 @@ class Cluster:
             if await self.tokens.renew(refused, authenticate):
                 await self._observer.after_authentication(server.address)
             return
-        raise UnavailableError(server.address, "no token of the user in time")
+        raise UnavailableError(server.address, "no authentication token in time")
 
     # --- discovery ----------------------------------------------------------------------------
 

@@ -40,7 +40,7 @@ async def _of_no_tls(address: str) -> str | None:
     except ssl.SSLError as exc:
         if "ALERT" not in (exc.reason or ""):  # what answered does not speak TLS
             return None
-    return "the server talks TLS: connect with etcds://, or give its CA's certificate"
+    return "the server requires TLS: connect with etcds://, or give its CA's certificate"
 
 
 async def _of_tls(address: str, settings: EtcdSettings) -> str | None:
@@ -67,7 +67,7 @@ async def _of_silence(address: str) -> str | None:
         await _greet(address, None, None)
     except EOFError:
         return None
-    return "the server does not talk TLS: connect with etcd://, and without certificates"
+    return "the server does not use TLS: connect with etcd://, and without certificates"
 
 
 async def _of_alert(settings: EtcdSettings, alert: str) -> str:

@@ -75,8 +75,8 @@ class Floor:
     def foreign_message(self, address: str, header: rpc.ResponseHeader) -> str:
         """Return the message about a server of another cluster; log it once for each."""
         text = (
-            f"it belongs to another cluster: its id is {header.cluster_id:x}, not "
-            f"{self.cluster_id:x}, which answered first; it is not used until it answers with that"
+            f"it belongs to another cluster: id {header.cluster_id:x}, expected"
+            f" {self.cluster_id:x}; ignored until the id matches"
         )
         if (address, header.cluster_id) not in self._told:
             self._told.add((address, header.cluster_id))

@@ -79,7 +79,7 @@ class StreamLimits(msgspec.Struct, frozen=True):
 
 
 class TransportPolicies(msgspec.Struct, frozen=True):
-    """All of them, for one connection."""
+    """The policies of one connection."""
 
     cluster: ClusterTiming = ClusterTiming()
     tokens: TokenTiming = TokenTiming()

@@ -39,8 +39,7 @@ Request = TypeVar("Request", bound="rpc.Message")
 Response = TypeVar("Response", bound="rpc.Answer")
 Method: TypeAlias = Callable[["Channel"], rpc.Unary[Request, Response]]
 
-# A request that lost its quorum, a stopped server, an outage: each of these was measured without
-# its option, too.
+# Each option was measured against the failure named beside it.
 _OPTIONS: Final = MappingProxyType(
     {
         # A stopped server is noticed within 12 s: after 6 s of silence it is pinged, and has 6 s to
@@ -332,9 +331,7 @@ class Server:
 
     def not_asked(self) -> UnavailableError:
         """Return the error for a call whose deadline passed before it was sent."""
-        return UnavailableError(
-            self.address, "not asked: the deadline of the call had passed already"
-        )
+        return UnavailableError(self.address, "not sent: the deadline had passed")
 
     def check(self) -> None:
         """Raise if it was forgotten while a call was about to be sent.

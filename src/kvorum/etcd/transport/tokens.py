@@ -86,7 +86,7 @@ class Tokens:
                 # after it is disabled. Old servers (3.4.23, 3.5.1) then still refuse a token that
                 # they do not know, but need none.
                 _log.warning(
-                    "etcd does not check users: authentication is not enabled, but user %s is set",
+                    "user %s is configured, but authentication is disabled in etcd",
                     user,
                 )
                 self.token, self.metadata, self._ends = "", _REQUIRE_LEADER, math.inf

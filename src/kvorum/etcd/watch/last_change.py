@@ -108,7 +108,10 @@ class LastChange:
 
     def _lost(self, position: int) -> HistoryLostError:
         assert self.change is not None, "it was compared"  # noqa: S101
-        reason = f"revision {self.change.revision} is not what it was: the store was put back"
+        reason = (
+            f"revision {self.change.revision} has other content: the store was restored to an older"
+            " state"
+        )
         return HistoryLostError(revision=position + 1, reason=reason)
 
 

@@ -195,7 +195,9 @@ def no_watch(server: Server, subject: str) -> UnavailableError:
     It counts the others: the server may allow no more of them.
     """
     return UnavailableError(
-        server.address, f"no watch of {subject} in time, beside {server.streams.total} others"
+        server.address,
+        f"the watch of {subject} was not created in time;"
+        f" this client has {server.streams.total} other watches there",
     )
 
 
