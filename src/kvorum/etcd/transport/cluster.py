@@ -47,9 +47,9 @@ from kvorum.etcd.transport.versions import (
     ALL,
     FIRST_ROOT_ONLY_STATUS,
     Version,
-    format_version,
     hazard_names,
-    hazards_of,
+    log_hazards,
+    log_hidden_version,
     parse_version,
 )
 from kvorum.observer import Observer
@@ -254,11 +254,7 @@ class Cluster:
                 )
             return parse_version(status.version)
         except PermissionDeniedError:
-            _log.warning(
-                "etcd at %s reports its version to root only; treated as %s",
-                server.address,
-                format_version(FIRST_ROOT_ONLY_STATUS),
-            )
+            log_hidden_version(server.address)
             return FIRST_ROOT_ONLY_STATUS
         except ServerError as exc:
             raise UnavailableError(
@@ -267,10 +263,7 @@ class Cluster:
 
     def _learn_version(self, server: Server, version: Version) -> None:
         if version != server.version:
-            for hazard in hazards_of(version):
-                _log.warning(
-                    "etcd %s at %s: %s", format_version(version), server.address, hazard.consequence
-                )
+            log_hazards(server.address, version)
         server.version = version
         versions = [each.version for each in self.servers if each.version is not None]
         self.version = min(versions)

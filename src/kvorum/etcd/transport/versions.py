@@ -4,13 +4,17 @@ Sources: etcd's changelogs and advisories, as named in each row; issues of old v
 reproduced.
 """
 
+import logging
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Final
 
 import msgspec
 
 from kvorum.errors import ServerError
+
+_log = logging.getLogger(__name__)
 
 # A patch of -1 is a version before the first release of that minor version.
 Version = tuple[int, int, int]
@@ -124,6 +128,26 @@ def hazards_of(version: Version) -> tuple[Hazard, ...]:
 def hazard_names(*versions: Version) -> frozenset[str]:
     """Return the names of the known issues that any of these versions has."""
     return frozenset(hazard.name for version in versions for hazard in hazards_of(version))
+
+
+# A service may connect often, so the caches let each warning pass once in a process.
+
+
+@lru_cache(maxsize=1000)
+def log_hazards(address: str, version: Version) -> None:
+    """Warn of the known issues of the server at an address, once for each version of it."""
+    for hazard in hazards_of(version):
+        _log.warning("etcd %s at %s: %s", format_version(version), address, hazard.consequence)
+
+
+@lru_cache(maxsize=1000)
+def log_hidden_version(address: str) -> None:
+    """Warn once that the server at an address does not report its version to this user."""
+    _log.warning(
+        "etcd at %s reports its version to root only; treated as %s",
+        address,
+        format_version(FIRST_ROOT_ONLY_STATUS),
+    )
 
 
 def has_hazard(version: Version | None, name: str) -> bool:
