@@ -215,3 +215,38 @@ async def test_a_request_that_takes_long_makes_room_for_another(server: Server) 
 @pytest.mark.parametrize("limits", [QueueLimits(overdue=2)])
 async def test_the_number_of_requests_that_take_long_is_limited(server: Server) -> None:
     assert [server.queue.add_slot() for _ in range(3)] == [True, True, False]
+
+
+async def test_reads_of_one_key_that_go_alone_and_wait_together_are_one_request(
+    server: Server,
+) -> None:
+    """None joins one that was sent before."""
+
+    def read(key: bytes) -> ReadCall:
+        return ReadCall(key, LATER, goes_alone=True)
+
+    in_flight = [server.queue.join(read(key)) for key in (b"a", b"b")]
+    await turns()
+    waiting = [server.queue.join(read(key)) for key in (b"a", b"c", b"a", b"c", b"a")]
+    await turns()
+    assert server.queue.waiting == 5
+
+    server.opened.set()
+    assert await asyncio.gather(*in_flight, *waiting) == [None] * 7
+    await turns()
+    assert server.batches == [[b"a"], [b"b"], [b"a"], [b"c"]]
+    assert server.queue.waiting == 0
+    assert server.queue.is_idle
+
+
+async def test_a_read_that_goes_alone_and_is_done_keeps_no_other_from_its_answer(
+    server: Server,
+) -> None:
+    for key in (b"a", b"b"):
+        server.queue.join(ReadCall(key, LATER, goes_alone=True))
+    await turns()
+    waiting = [server.queue.join(ReadCall(b"c", LATER, goes_alone=True)) for _ in range(3)]
+    waiting[0].cancel()
+    server.opened.set()
+
+    assert await asyncio.gather(*waiting[1:]) == [None] * 2

@@ -1,7 +1,9 @@
 """A call that is refused does not fail the others of its batch."""
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 import anyio
 import pytest
@@ -19,11 +21,13 @@ from kvorum import (
     EtcdSettings,
     LeaseNotFoundError,
     OutcomeUnknownError,
+    PermissionDeniedError,
     ResourceTooLargeError,
     StorageFullError,
     UnavailableError,
 )
 from kvorum.etcd.pipeline import RefusalLimits
+from kvorum.etcd.pipeline.calls import PutCall
 from kvorum.etcd.policies import Policies
 from kvorum.etcd.transport import _rpc as rpc
 from kvorum.observer import Call
@@ -32,6 +36,14 @@ from kvorum.testing import FaultProxy
 pytestmark = pytest.mark.timeout(120)
 
 GONE = 12345  # a lease that was never granted
+
+
+def as_if_refused(client: kvorum.Client, *names: str) -> None:
+    """Have the client believe that writes of these keys were refused a moment ago."""
+    for name in names:
+        key = f"/{client.settings.prefix}/{name}".encode()
+        call = PutCall(key, 0.0, request=rpc.PutRequest(key=key))
+        client.pipeline._refusals.add(call, PermissionDeniedError("a test"))
 
 
 async def test_one_bad_write_does_not_fail_its_neighbours(client: kvorum.Client) -> None:
@@ -121,7 +133,7 @@ async def test_a_caller_that_repeats_refused_calls_for_many_keys_waits_behind_it
         nonlocal rounds
         while not is_over:
             with suppress(LeaseNotFoundError):
-                await client.backend.set(f"poison-{number}", b"1", lease=GONE)
+                await client.backend.set(f"poison-{number}", b"1", lease=GONE + number)
             rounds += 1
 
     async def work(number: int) -> None:
@@ -131,7 +143,7 @@ async def test_a_caller_that_repeats_refused_calls_for_many_keys_waits_behind_it
     poisoned = [asyncio.ensure_future(poison(number)) for number in range(300)]
     with anyio.fail_after(DEADLINE):
         while (
-            len(client.pipeline._refused.until) < 300 or client.pipeline.statistics().waiting < 250
+            len(client.pipeline._refusals.until) < 300 or client.pipeline.statistics().waiting < 250
         ):
             await client.backend.get("nothing")
     before = rounds
@@ -148,7 +160,7 @@ async def test_writes_of_a_key_that_was_refused_keep_their_order(
     client: kvorum.Client,
 ) -> None:
     """They wait in another queue, but writes of one key keep their order."""
-    await all_of(*(client.backend.set(f"k{number}", b"1", lease=GONE) for number in range(20)))
+    as_if_refused(client, *(f"k{number}" for number in range(20)))
     calls = [client.backend.set(f"k{number % 20}", b"%d" % number) for number in range(200)]
     revisions = await all_of(*calls, client.backend.set("beside", b"1"))
 
@@ -165,9 +177,7 @@ async def test_unbatched_calls_end_with_their_deadlines_and_with_the_client(
         settings = EtcdSettings(endpoints=(proxy.endpoint,), prefix="aside", timeout=DEADLINE)
         async with kvorum.connect(settings) as client:
             await warm_up(client)
-            await all_of(
-                *(client.backend.set(f"k{number}", b"1", lease=GONE) for number in range(20))
-            )
+            as_if_refused(client, *(f"k{number}" for number in range(20)))
             proxy.hold("replies")
             first = asyncio.ensure_future(client.backend.set("first", b"1"))
             await asyncio.sleep(0)
@@ -201,24 +211,85 @@ async def test_several_refused_writes_leave_the_others_done(client: kvorum.Clien
     ]
 
 
+async def test_a_refused_write_leaves_the_reads_of_its_key_in_batches(
+    client: kvorum.Client,
+) -> None:
+    await client.backend.set("hot", b"1")
+    with suppress(LeaseNotFoundError):
+        await client.backend.set("hot", b"2", lease=GONE)
+    as_if_refused(client, "hot")
+    before = client.pipeline.statistics()
+    answers = await all_of(*(client.backend.get("hot") for _ in range(200)))
+    now = client.pipeline.statistics()
+
+    assert {answer.value for answer in answers} == {b"1"}
+    assert now.read_requests - before.read_requests < 5
+
+
+async def test_refused_reads_of_one_key_share_a_request_and_its_error(
+    kvorum_etcd: EmbeddedEtcd, roles_of: Callable[[kvorum.Client], Any]
+) -> None:
+    """Each of their callers gets an error of its own."""
+    async with (
+        EmbeddedEtcd(binary=kvorum_etcd.binary, arguments=["--bcrypt-cost=4"]) as etcd,
+        kvorum.connect(etcd.url) as client,
+    ):
+        roles = roles_of(client)
+        await roles.add_role("owner", readwrite="/lab/mine/")
+        await roles.add_user("alice", "of alice", "owner")
+        await roles.enable("a secret")
+        settings = EtcdSettings(
+            endpoints=etcd.endpoints, prefix="lab", user="alice", password="of alice"
+        )
+        async with kvorum.connect(settings) as alice:
+            for _ in range(3):
+                before = alice.pipeline.statistics()
+                answers = await all_of(*(alice.backend.get("other") for _ in range(200)))
+                now = alice.pipeline.statistics()
+
+                assert {type(answer) for answer in answers} == {PermissionDeniedError}
+                assert len({id(answer) for answer in answers}) == 200
+                assert now.read_requests - before.read_requests < 5
+
+
+async def test_callers_whose_leases_all_ended_at_once_go_on_in_batches(
+    client: kvorum.Client,
+) -> None:
+    """Their keys are written again in a moment, on other leases: that is no refused call."""
+    store = client.backend
+    gone = await all_of(
+        *(store.set(f"k{number}", b"1", lease=GONE + number) for number in range(200))
+    )
+    lease = await store.grant_lease(60)
+    before = client.pipeline.statistics()
+    answers = await all_of(*(store.set(f"k{number}", b"2", lease=lease) for number in range(200)))
+    now = client.pipeline.statistics()
+
+    assert {type(answer) for answer in gone} == {LeaseNotFoundError}
+    assert {type(answer) for answer in answers} == {int}
+    assert now.write_requests - before.write_requests < 20
+
+
 @pytest.mark.parametrize("policies", [Policies(refusals=RefusalLimits(duration=0.0))])
 async def test_calls_that_are_no_longer_refused_are_batched_again(
     client: kvorum.Client,
 ) -> None:
-    await all_of(*(client.backend.set(f"k{number}", b"1", lease=GONE) for number in range(20)))
+    as_if_refused(client, *(f"k{number}" for number in range(20)))
     before = client.pipeline.statistics()
     answers = await all_of(*(client.backend.set(f"k{number}", b"1") for number in range(20)))
 
     assert {type(answer) for answer in answers} == {int}
     assert client.pipeline.statistics().write_requests - before.write_requests < 10
-    assert len(client.pipeline._refused.until) <= 1  # the first one was sent alone
+    assert len(client.pipeline._refusals.until) <= 1  # the first one was sent alone
 
 
-@pytest.mark.parametrize("policies", [Policies(refusals=RefusalLimits(keys=5))])
-async def test_the_number_of_refused_keys_is_limited(client: kvorum.Client) -> None:
-    await all_of(*(client.backend.set(f"k{number}", b"1", lease=GONE) for number in range(20)))
+@pytest.mark.parametrize("policies", [Policies(refusals=RefusalLimits(subjects=5))])
+async def test_the_number_of_refusals_that_count_is_limited(client: kvorum.Client) -> None:
+    await all_of(
+        *(client.backend.set(f"k{number}", b"1", lease=GONE + number) for number in range(20))
+    )
 
-    assert len(client.pipeline._refused.until) == 5
+    assert len(client.pipeline._refusals.until) == 5
 
 
 async def test_no_write_of_a_batch_that_found_no_room_is_sent_again(

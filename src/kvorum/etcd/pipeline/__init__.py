@@ -3,7 +3,7 @@
 from kvorum.etcd.pipeline.pipeline import Pipeline
 from kvorum.etcd.pipeline.queue_policy import QueueLimits
 from kvorum.etcd.pipeline.quota import QuotaTiming
-from kvorum.etcd.pipeline.refused_keys import RefusalLimits
+from kvorum.etcd.pipeline.refusals import RefusalLimits
 
 __all__ = [
     "Pipeline",

@@ -11,7 +11,8 @@ Rules of a batch:
    which they were asked for, and later calls for the key do not overtake. (`KeyOrder` keeps those
    back that have to wait.)
 3. Reads of one key that wait together are one operation. A read never joins one that was sent.
-4. A call whose key was refused recently goes in no batch, and waits elsewhere: see `Unbatched`.
+4. A call goes in no batch if a similar one was refused recently. It waits elsewhere: see
+   `Refusals` and `Unbatched`.
 """
 
 from collections.abc import Iterator, Sequence

@@ -5,7 +5,7 @@ so the queue and the sender need not ask of which kind a call is.
 """
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from enum import Enum
 from itertools import chain
 from typing import ClassVar, Final, Generic, Protocol, TypeAlias, TypeVar
@@ -61,7 +61,7 @@ class PendingCall(msgspec.Struct, Generic[Result_co], eq=False):
         value_size: bytes of the value that it writes.
         expected: the mod_revision above 0 that the key has to be at; 0 if it does not depend on
             one.
-        goes_alone: whether it goes in no batch, since a call about its key was refused recently.
+        goes_alone: whether it goes in no batch, since a similar one was refused recently.
         is_sent: whether it was sent. From then on it may be applied, even if its caller gives up.
         outcome: its result. The sender sets it; it is cancelled with the caller.
     """
@@ -110,6 +110,11 @@ class PendingCall(msgspec.Struct, Generic[Result_co], eq=False):
     def needs_space(self) -> bool:
         """Whether a store without room refuses it."""
         raise NotImplementedError
+
+    @property
+    def leases(self) -> Sequence[int]:
+        """The leases that it puts its key on."""
+        return ()
 
     async def send(self, by: Send, deadline: float) -> Result_co:
         """Send it in a request of its own; return its caller's result.
@@ -217,6 +222,12 @@ class PutCall(PendingCall[int], kw_only=True):
     def needs_space(self) -> bool:
         return True
 
+    @property
+    @override
+    def leases(self) -> Sequence[int]:
+        lease = self.request.lease
+        return (lease,) if lease else ()
+
     @override
     async def send(self, by: Send, deadline: float) -> int:
         return self.answer_of(await by(self.stub, self.request, self.description, deadline))
@@ -260,6 +271,13 @@ class TxnCall(PendingCall[TxnResult], kw_only=True):
     def needs_space(self) -> bool:
         steps = chain(self.request.success, self.request.failure)
         return any(step.HasField("request_put") or step.HasField("request_txn") for step in steps)
+
+    @property
+    @override
+    def leases(self) -> Sequence[int]:
+        steps = chain(self.request.success, self.request.failure)
+        found = [step.request_put.lease for step in steps if step.HasField("request_put")]
+        return [lease for lease in found if lease]
 
     @override
     async def send(self, by: Send, deadline: float) -> TxnResult:

@@ -34,8 +34,8 @@ from kvorum.etcd.pipeline.calls import (
 from kvorum.etcd.pipeline.queue import BatchQueue
 from kvorum.etcd.pipeline.queue_policy import DEFAULT_LIMITS, QueueLimits
 from kvorum.etcd.pipeline.quota import DEFAULT_TIMING, Quota, QuotaTiming
-from kvorum.etcd.pipeline.refused_keys import DEFAULT_LIMITS as DEFAULT_REFUSALS
-from kvorum.etcd.pipeline.refused_keys import RefusalLimits, RefusedKeys
+from kvorum.etcd.pipeline.refusals import DEFAULT_LIMITS as DEFAULT_REFUSALS
+from kvorum.etcd.pipeline.refusals import RefusalLimits, Refusals
 from kvorum.etcd.pipeline.sender import OF_ONE_CALL, BatchSender
 from kvorum.etcd.transport import Connection, no_answer
 from kvorum.etcd.transport import _rpc as rpc
@@ -66,7 +66,7 @@ class Pipeline:
         connection: what it sends them by.
         queue: limits of each of its two queues.
         quota: how often the alarms are asked for.
-        refusals: how long calls about a key go alone after one was refused.
+        refusals: how long calls go alone after a similar one was refused.
 
     Attributes:
         connection: what it sends them by.
@@ -84,11 +84,11 @@ class Pipeline:
         self._loop = asyncio.get_running_loop()
         self._timeout = connection.settings.timeout
         self._is_on = connection.settings.pipeline
-        self._refused = RefusedKeys(self._loop.time, refusals)
+        self._refusals = Refusals(self._loop.time, refusals)
         self._quota = Quota(connection.alarms, connection.supervisor, self._loop, quota)
         self._admission = Admission(connection, self._quota)
         self._members = self._admission.members
-        self._sender = BatchSender(connection, self._admission, self._refused, self._quota, queue)
+        self._sender = BatchSender(connection, self._admission, self._refusals, self._quota, queue)
         self._reads, self._writes = self._sender.reads, self._sender.writes
         self._quota.on_answer = self._writes.schedule
 
@@ -156,8 +156,8 @@ class Pipeline:
             return await self._send_single(queue, call)
         if not self._admission.may_wait(call):
             return await self._send_alone(queue, call)
-        if self._refused.until:
-            call.goes_alone = self._refused.has(call.key)
+        if self._refusals.until:
+            call.goes_alone = self._refusals.concern(call)
         outcome = await queue.join(call)
         if isinstance(outcome, KvorumError):
             raise outcome
@@ -184,8 +184,8 @@ class Pipeline:
         except StorageFullError:
             self._quota.note_full()
             raise
-        except OF_ONE_CALL:
-            self._refused.add(call.key)
+        except OF_ONE_CALL as exc:
+            self._refusals.add(call, exc)
             raise
 
     async def _fall_back(self, queue: BatchQueue, call: PendingCall[A], why: Unanswered) -> A:

@@ -8,7 +8,7 @@ when they are first needed, and stay, since a task for each request would cost m
 import asyncio
 import math
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
 from typing import TypeAlias
@@ -301,14 +301,15 @@ class BatchQueue:
             if first_of_batch(batch).is_write:
                 self._release(batch, results)
 
-    async def _run_unbatched(self, call: AnyCall) -> None:
+    async def _run_unbatched(self, calls: Sequence[AnyCall]) -> None:
         results: Mapping[bytes, Result] = {}
+        first = calls[0]
         try:
-            if not call.is_done:
-                results = await self._send({call.key: [call]})
+            if live := [each for each in calls if not each.is_done]:
+                results = await self._send({first.key: live})
         finally:
-            if call.is_write:
-                self._release((call.key,), results)
+            if first.is_write:
+                self._release((first.key,), results)
                 if self._waiting or self._overflow:
                     self.schedule()
 

@@ -3,9 +3,9 @@
 1. Whether calls may share a request is decided just before they are sent, to a server that is known
    by then. If there is none, each caller sends its own call.
 2. A batch that was refused for one of its operations has had no effect. It is halved until that one
-   is alone, and calls about its key go alone for some seconds. If there are several, or if the
-   server was away, each caller sends its own call. So one caller's error never fails another's
-   call.
+   is alone, and similar calls go alone for some seconds: see `Refusals`. If there are several, or
+   if the server was away, each caller sends its own call. So one caller's error never fails
+   another's call.
 3. If the outcome of a batch is unknown, so is that of each of its writes, and `outcomes` finds it
    out. The same holds for a batch for which there was no room: etcd may have applied it, and says
    so all the same. For some seconds after that, what needs no room is not sent with what does.
@@ -14,6 +14,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from copy import copy
 from typing import Final
 
 from kvorum.errors import (
@@ -43,7 +44,7 @@ from kvorum.etcd.pipeline.calls import AnyCall, Result, TxnCall, Unanswered
 from kvorum.etcd.pipeline.queue import BatchQueue
 from kvorum.etcd.pipeline.queue_policy import QueueLimits
 from kvorum.etcd.pipeline.quota import Quota
-from kvorum.etcd.pipeline.refused_keys import RefusedKeys
+from kvorum.etcd.pipeline.refusals import Refusals
 from kvorum.etcd.transport import Call, Connection, no_answer
 
 _log = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ class BatchSender:
     Args:
         connection: what they are sent by.
         admission: decides which calls may share a request.
-        refused: the keys of calls that were refused.
+        refusals: what calls were refused for.
         quota: what is known about the store's room.
         limits: those of each queue.
 
@@ -76,7 +77,7 @@ class BatchSender:
         self,
         connection: Connection,
         admission: Admission,
-        refused: RefusedKeys,
+        refusals: Refusals,
         quota: Quota,
         limits: QueueLimits,
     ) -> None:
@@ -84,7 +85,7 @@ class BatchSender:
         self._loop = asyncio.get_running_loop()
         self._timeout = connection.settings.timeout
         self._admission = admission
-        self._refused = refused
+        self._refusals = refusals
         self._quota = quota
         self.reads: BatchQueue = BatchQueue(
             "reads", self._loop, self._send, self._spawn, limits=limits
@@ -318,9 +319,9 @@ class BatchSender:
                 # It may have been applied all the same, so it is not sent again. A read can tell
                 # whether it was.
                 each.settle(_caused(StorageFullError(error.detail), error))
-            elif isinstance(error, OF_ONE_CALL) and len(calls) == 1:
-                self._refused.add(each.key)
-                each.settle(error)
+            elif isinstance(error, OF_ONE_CALL) and len(batch) == 1:
+                self._refusals.add(each, error)
+                each.settle(error if len(calls) == 1 else _caused(copy(error), error))
             else:
                 each.settle(Unanswered.SEND_ALONE)
 
