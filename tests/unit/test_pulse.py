@@ -10,7 +10,12 @@ from typing import Any, cast
 import anyio
 import pytest
 
-from kvorum.errors import ClientClosedError, UnavailableError
+from kvorum.errors import (
+    ClientClosedError,
+    KvorumError,
+    PermissionDeniedError,
+    UnavailableError,
+)
 from kvorum.etcd.transport import _rpc as rpc
 from kvorum.etcd.transport.pulse import Owed, Pulse
 
@@ -33,7 +38,7 @@ class Silent:
         self.is_alive = False
         self.dead = anyio.Event()
         self.may_answer = anyio.Event()
-        self.refusal: UnavailableError | None = None
+        self.refusal: KvorumError | None = None
 
     def stub(self, _request: object, **_: object) -> Awaitable[str]:
         self.calls.append(asyncio.get_running_loop().create_future())
@@ -159,6 +164,23 @@ async def test_a_refusal_elsewhere_leaves_the_call_to_the_first_server(
     assert server.elsewhere == 1
     assert not call.done()
     assert owed.answer is None
+
+
+async def test_a_refusal_of_the_request_elsewhere_ends_the_call_to_a_silent_server(
+    server: Silent, pulse: Pulse
+) -> None:
+    """Otherwise one forbidden read would keep the others of its batch waiting."""
+    server.refusal = PermissionDeniedError("read a")
+    server.may_answer.set()
+    owed = server.owed()
+    pulse.enter(owed)
+    call = owed.on(None)(b"", timeout=1)
+
+    with pytest.raises(asyncio.CancelledError), anyio.fail_after(2):
+        await call
+    assert owed.refusal is server.refusal
+    pulse.leave(owed)
+    assert owed.refusal is None
 
 
 async def test_a_server_is_asked_once_at_a_time(server: Silent, pulse: Pulse) -> None:

@@ -279,17 +279,23 @@ class BatchSender:
 
     async def _request(self, batch: Batch, deadline: float) -> Sequence[Result]:
         first = first_of_batch(batch)
-        once, capabilities = self._connection.once, self._admission.capabilities
+        once, admission = self._connection.once, self._admission
+        capabilities = admission.capabilities
         if len(batch) == 1:
             return [await first.send(once, deadline)]
         call = Call("batch of", f"{len(batch)} keys", writes=first.is_write)
         if first.is_write:
             writes = request_of_writes(batch, probe=capabilities.probe)
             return answers_to_writes(batch, await once(TxnCall.stub, writes, call, deadline))
-        nested = capabilities.reads == "nested"
+        form = capabilities.reads
+        nested = form == "nested"
+
+        def fits() -> bool:  # another server may be of another version
+            return admission.capabilities.reads == form
+
         reads = request_of_reads(batch, nested=nested)
         return answers_to_reads(
-            batch, await once(TxnCall.stub, reads, call, deadline), nested=nested
+            batch, await once(TxnCall.stub, reads, call, deadline, fits), nested=nested
         )
 
     def _lower_limit(

@@ -28,11 +28,17 @@ from kvorum.errors import (
     StaleReadError,
     UnavailableError,
 )
-from kvorum.etcd.supervisor import Coro, Supervisor
+from kvorum.etcd.supervisor import Supervisor
 from kvorum.etcd.transport import _rpc as rpc
 from kvorum.etcd.transport.cluster import Cluster
 from kvorum.etcd.transport.diagnosis import tls_error_of
-from kvorum.etcd.transport.errors import STATUS, BehindError, Call, mapped_errors
+from kvorum.etcd.transport.errors import (
+    STATUS,
+    BehindError,
+    Call,
+    UnfitRequestError,
+    mapped_errors,
+)
 from kvorum.etcd.transport.opening import find_server
 from kvorum.etcd.transport.page_sizes import PageSizes
 from kvorum.etcd.transport.policies import DEFAULTS, TransportPolicies
@@ -47,7 +53,8 @@ _log = logging.getLogger(__name__)
 
 _SEARCHES: Final = 4  # at a time; the others wait until their deadlines
 
-Again: TypeAlias = Callable[[], Coro[Response]]
+# Whether the servers known by now may be sent a request. It is asked just before the sending.
+Fits: TypeAlias = Callable[[], bool]
 
 
 class Connection:
@@ -156,24 +163,22 @@ class Connection:
         return await self.send(lambda channel: channel.kv.Txn, request, call, deadline)
 
     async def once(
-        self, method: Method[Request, Response], request: Request, call: Call, deadline: float
+        self,
+        method: Method[Request, Response],
+        request: Request,
+        call: Call,
+        deadline: float,
+        fits: Fits | None = None,
     ) -> Response:
         """Send a batch of calls, without retries: each of its callers retries by itself.
 
-        If the server is prepared, the request is sent without yielding to other tasks first.
+        If the server is prepared, the request is sent without yielding to other tasks first. If it
+        turns out to be dead, reads are sent to the others until one answers, as single ones are.
+
+        Raises:
+            UnfitRequestError: what `fits` told had changed before it could be sent.
         """
-        version = self.cluster.current.version
-
-        async def again() -> Response:
-            """Ask another server of the same version, which the request was made for."""
-            cluster = self.cluster
-            if not cluster.is_prepared(cluster.current):
-                await cluster.prepare(cluster.current, deadline)
-            if cluster.current.version != version:
-                raise UnavailableError(cluster.current.address, "it is of another version")
-            return await self._attempt(method, request, call, deadline)
-
-        return await self._attempt(method, request, call, deadline, again)
+        return await self._attempt(method, request, call, deadline, fits)
 
     async def lease_grant(self, request: rpc.LeaseGrantRequest) -> rpc.LeaseGrantResponse:
         """Grant a lease. Retried like a read: a lease whose grant got no answer ends by itself."""
@@ -361,11 +366,16 @@ class Connection:
         return await tls_error_of(error.endpoint, self.settings) or error
 
     async def _send_until(
-        self, method: Method[Request, Response], request: Request, call: Call, deadline: float
+        self,
+        method: Method[Request, Response],
+        request: Request,
+        call: Call,
+        deadline: float,
+        fits: Fits | None = None,
     ) -> Response:
         """Retry until there is an answer, or the deadline has passed. Only what did nothing."""
         try:
-            return await self._attempt(method, request, call, deadline)
+            return await self._attempt(method, request, call, deadline, fits)
         except UnavailableError:
             if anyio.current_time() >= deadline:
                 raise
@@ -377,7 +387,7 @@ class Connection:
         )
         async for attempt in tries:
             with attempt:
-                return await self._attempt(method, request, call, deadline)
+                return await self._attempt(method, request, call, deadline, fits)
         raise AssertionError("tenacity leaves its loop only by an error")
 
     async def _attempt(
@@ -386,19 +396,19 @@ class Connection:
         request: Request,
         call: Call,
         deadline: float,
-        again: "Again[Response] | None" = None,
+        fits: Fits | None = None,
     ) -> Response:
-        """Send once, to the current server.
-
-        `again` sends a read to another server if this one turns out to be dead.
-        """
+        """Send once, to the current server; a read also to others if that turns out to be dead."""
         cluster, server, started = self.cluster, self.cluster.current, now()
         try:
             if not cluster.is_prepared(server):
                 await cluster.prepare(server, deadline)
+            if fits is not None and not fits():
+                raise UnfitRequestError
             if call.writes or len(cluster.servers) == 1:
                 return await cluster.call(server, method, request, call, deadline)
-            owed = Owed(method, again or partial(self._send_until, method, request, call, deadline))
+            again = partial(self._send_until, method, request, call, deadline, fits)
+            owed = Owed(method, again)
             return await self._read(server, owed, request, call, deadline)
         except (UnavailableError, OutcomeUnknownError) as exc:
             cluster.judge(server, exc, started=started, deadline=deadline)
@@ -418,6 +428,8 @@ class Connection:
         try:
             return await self.cluster.call(server, owed.on, request, call, deadline)
         except UnavailableError:
+            if owed.refusal is not None:
+                raise owed.refusal from owed.refusal.__cause__
             if owed.answer is None:
                 raise
             return owed.answer

@@ -51,6 +51,7 @@ __all__ = [
     "Call",
     "Cause",
     "TokenRefusedError",
+    "UnfitRequestError",
     "cause_of",
     "error_for",
     "error_for_cancel_reason",
@@ -84,6 +85,13 @@ class BehindError(UnavailableError):
         super().__init__(
             endpoint, f"it answered at revision {found}, after revision {known} had been seen"
         )
+
+
+class UnfitRequestError(KvorumError):
+    """No server may be sent this batch any more. Nothing was done; its callers retry alone."""
+
+    def __init__(self) -> None:
+        super().__init__("the servers that are left may not be sent this batch")
 
 
 STATUS: Final = Call("status", "the server")

@@ -30,6 +30,7 @@ class Owed(msgspec.Struct, Generic[A], eq=False):
         elsewhere: sends the same request to another server.
         since: when it was passed to `Pulse.enter`.
         answer: the answer of another server; None if there is none.
+        refusal: why the other servers refused the request; None if they did not.
         scope: cancels the request to that server; None if none was sent.
         stub: the server's own.
         call: the latest call of grpc.aio: awaited like a future, and can be cancelled.
@@ -39,6 +40,7 @@ class Owed(msgspec.Struct, Generic[A], eq=False):
     elsewhere: Callable[[], Coro[A]]
     since: float = 0.0
     answer: A | None = None
+    refusal: KvorumError | None = None
     scope: anyio.CancelScope | None = None
     stub: rpc.Unary[Any, A] | None = None
     call: Any = None
@@ -56,20 +58,22 @@ class Owed(msgspec.Struct, Generic[A], eq=False):
                 the call is not needed any more.
         """
         assert self.stub is not None, "it is called by what `on` returns"  # noqa: S101
-        if self.answer is not None:
+        if self.answer is not None or self.refusal is not None:
             raise UnavailableError("this server", "another one has answered")
         self.call = self.stub(request, timeout=timeout, metadata=metadata)
         return self.call
 
     async def ask_elsewhere(self) -> None:
-        """Ask another server; its answer ends the call."""
+        """Ask another server; its answer, or its refusal of the request, ends the call."""
         if self.scope is not None:
             return
         with anyio.CancelScope() as self.scope:
             try:
                 self.answer = await self.elsewhere()
-            except KvorumError:  # the first server may still answer, or fail with its own error
+            except UnavailableError:  # the first server may still answer, or fail by itself
                 return
+            except KvorumError as exc:
+                self.refusal = exc
             if self.call is not None:  # else it waits for a token, and stops at its next call
                 self.call.cancel()
 
@@ -111,9 +115,8 @@ class Pulse:
     def leave(self, owed: Owed[Any]) -> None:
         """Record that a call is done. A request to another server is cancelled."""
         self._owed.discard(owed)
-        owed.call = owed.stub = (
-            None  # an error that is kept keeps this, but must not keep the channel
-        )
+        # An error that is kept keeps this, but must not keep the channel.
+        owed.call = owed.stub = owed.refusal = None
         if owed.scope is not None:
             owed.scope.cancel()
 
