@@ -68,8 +68,8 @@ class StorageWatch(ABC):
     def expect(self, entry: Entry) -> None:  # noqa: B027 - most stores are never restored
         """Remember the newest entry of the list after whose revision the watch starts.
 
-        When a connection is lost, the stream can then detect that the store was restored to an
-        older state in the meantime.
+        When a connection is lost, the stream can then detect that the store was restored to a state
+        without that entry in the meantime.
         """
 
     @abstractmethod

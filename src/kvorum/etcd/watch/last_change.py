@@ -1,7 +1,7 @@
 """What a watch read last, by which it recognises its history when it resumes.
 
 A store that was restored to an older state may have reached the same revisions again, with other
-content.
+content. That is noticed if this change is not part of it: one that is older than the backup is.
 
 1. Revisions and version of the key are compared by a read without values. Reading a large value
    over a slow link would never succeed within its deadline, however often it is retried.

@@ -28,8 +28,8 @@ class EtcdStorageWatch(StorageWatch):
     """Follows the keys under a prefix, and resumes when its stream breaks.
 
     `EtcdStorageBackend` makes it. Once open, it fails only on errors that it cannot recover from:
-    history that is compacted, a permission that was revoked, a store that was restored to an older
-    state.
+    history that is compacted, a permission that was revoked, a store that was restored to a state
+    without the last change that it has read.
     """
 
     def __init__(
