@@ -16,6 +16,7 @@ from typing_extensions import override
 import kvorum
 from kvorum import EmbeddedEtcd, EtcdSettings, Observer
 from kvorum.etcd.policies import Policies
+from kvorum.etcd.transport import ClusterTiming, TransportPolicies
 from kvorum.etcd.transport import _rpc as rpc
 from kvorum.etcd.watch import WatchTiming
 from kvorum.etcd.watch.stream import WatchStream
@@ -141,6 +142,21 @@ async def test_a_watch_renews_its_token_as_often_as_a_call(
         changes.left = 4
         with pytest.raises(kvorum.UnavailableError, match="are users being changed"):
             await WatchStream.open(connection, create, "/lab/a", anyio.current_time() + DEADLINE)
+
+
+async def test_a_watch_renews_its_token_as_often_as_the_policies_say(
+    etcd: EmbeddedEtcd, changes: Changes
+) -> None:
+    create = rpc.WatchCreateRequest(key=b"/lab/a", range_end=b"", start_revision=1, prev_kv=False)
+    policies = Policies(transport=TransportPolicies(cluster=ClusterTiming(renewals=1)))
+    settings = settings_of(*etcd.endpoints)
+    async with kvorum.connect(settings, observer=changes, policies=policies) as client:
+        changes.left = 2
+        with pytest.raises(kvorum.UnavailableError, match="are users being changed"):
+            await WatchStream.open(
+                client.connection, create, "/lab/a", anyio.current_time() + DEADLINE
+            )
+    assert changes.left == 0
 
 
 @pytest.mark.parametrize("times", [3, 6])

@@ -11,7 +11,7 @@ class ClusterTiming(msgspec.Struct, frozen=True):
     """When a server is given up, and how often a token is renewed. Times are in seconds.
 
     Attributes:
-        renewals: how often one call may renew the token.
+        renewals: how often one call, or the opening of a watch, may renew the token.
         least_share: the least time for one of several servers to connect; with less, a server on a
             long link would never be reached.
         round: the pause between two rounds while opening, drawn at random from this range.

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from typing import Final, Self
+from typing import Self
 
 import anyio
 
@@ -29,8 +29,6 @@ from kvorum.etcd.transport import (
 from kvorum.etcd.transport import _rpc as rpc
 
 _log = logging.getLogger(__name__)
-
-_RENEWALS: Final = 3  # of the token, for one watch: as for a call
 
 
 class WatchStream:
@@ -71,7 +69,7 @@ class WatchStream:
             HistoryLostError: the revision to start with is compacted, and etcd says so at once.
         """
         server = connection.cluster.current
-        for attempt in range(1 + _RENEWALS):
+        for attempt in range(1 + connection.policies.cluster.renewals):
             stream = await cls._start(connection, subject, deadline)
             server, token = stream.server, connection.cluster.tokens.token
             try:
