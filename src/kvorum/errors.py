@@ -380,7 +380,7 @@ class ServerError(KvorumError):
     """The server rejected a request for a reason that Kvorum has no error class for.
 
     Attributes:
-        code: the name of gRPC's status code.
+        code: the name of gRPC's status code; `UNKNOWN` if etcd gave none, as when it ends a watch.
         detail: the server's message.
     """
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kvorum.errors import ResourceTooLargeError
+from kvorum.errors import InternalError, ResourceTooLargeError
 from kvorum.etcd.requests import first_conflict, transaction_of
 from kvorum.etcd.transport import _rpc as rpc
 from kvorum.storage import Entry, KeySpace, Operation
@@ -75,3 +75,11 @@ def test_a_value_that_differs_at_the_expected_revision_is_a_conflict() -> None:
     swap = Operation.swap("a", b"2", expected=5, expected_value=b"1")
 
     assert first_conflict(KEYS, [swap], refusal(5)).subject == "a"
+
+
+def test_a_refusal_without_a_reason_is_an_error_of_kvorum() -> None:
+    """Callers catch `KvorumError`; an assertion would escape them."""
+    checks = [Operation.check("a", expected=5), Operation.check("b", expected=6)]
+
+    with pytest.raises(InternalError, match="the commit of a ended by a bug"):
+        first_conflict(KEYS, checks, refusal(5, 6))

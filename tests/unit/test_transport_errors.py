@@ -26,6 +26,7 @@ from kvorum.etcd.transport.errors import (
     TokenRefusedError,
     cause_of,
     error_for,
+    error_for_cancel_reason,
     no_answer,
 )
 
@@ -295,6 +296,15 @@ def test_an_error_carries_what_the_call_was_about(
     error: KvorumError, attributes: dict[str, object]
 ) -> None:
     assert {name: getattr(error, name) for name in attributes} == attributes
+
+
+def test_a_watch_that_ends_for_another_reason_tells_a_code_of_grpc_and_the_reason() -> None:
+    """etcd gives a reason there, and no code."""
+    error = error_for_cancel_reason("the disk is on fire", READ, ENDPOINT)
+
+    assert isinstance(error, ServerError)
+    assert error.code in grpc.StatusCode.__members__
+    assert "the disk is on fire" in error.detail
 
 
 @pytest.mark.parametrize("code", ["FAILED_PRECONDITION"])

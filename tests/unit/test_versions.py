@@ -81,5 +81,6 @@ def test_an_issue_of_the_first_release_is_in_its_pre_releases() -> None:
 def test_a_version_reads_as_it_is_written() -> None:
     assert format_version((3, 5, 1)) == "3.5.1"
     assert format_version(parse_version("3.7.0-alpha.0")) == "3.7.0 (not released)"
-    with pytest.raises(ServerError):
-        parse_version("unknown")
+    with pytest.raises(ServerError, match="its version is 'weird'") as caught:
+        parse_version("weird")
+    assert caught.value.code == "UNKNOWN"

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Final
 
-from kvorum.errors import ConflictError, ResourceTooLargeError
+from kvorum.errors import ConflictError, InternalError, ResourceTooLargeError
 from kvorum.etcd.entries import entry_of
 from kvorum.etcd.transport import _rpc as rpc
 from kvorum.storage import KeySpace, Operation, has_expected_value
@@ -74,6 +74,9 @@ def first_conflict(
         keys: the key space of the backend.
         operations: the operations.
         answer: the refusal of their transaction.
+
+    Raises:
+        InternalError: by the answer, all of them hold.
     """
     compared = [operation for operation in operations if operation.expected is not None]
     for operation, response in zip(compared, answer.responses, strict=True):
@@ -85,4 +88,5 @@ def first_conflict(
             return ConflictError(
                 operation.key, expected=expected, current=current, found=revision or ""
             )
-    raise AssertionError("etcd refused a transaction all of whose comparisons hold")
+    bug = AssertionError("etcd refused a transaction all of whose comparisons hold")
+    raise InternalError(f"the commit of {operations[0].key}", bug) from bug

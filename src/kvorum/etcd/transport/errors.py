@@ -286,7 +286,7 @@ def error_for_cancel_reason(reason: str, call: Call, endpoint: str) -> KvorumErr
     return (
         row.meaning(call, endpoint, reason)
         if row
-        else ServerError("the end of the watch", reason or "no reason")
+        else ServerError("UNKNOWN", f"the watch was ended: {reason or 'no reason'}")
     )
 
 

@@ -166,7 +166,7 @@ def parse_version(text: str) -> Version:
     """
     found = re.match(r"(\d+)\.(\d+)\.(\d+)(-)?", text)
     if found is None:
-        raise ServerError("an unknown version", text)
+        raise ServerError("UNKNOWN", f"its version is {text!r}")
     return int(found[1]), int(found[2]), int(found[3]) - bool(found[4])
 
 
