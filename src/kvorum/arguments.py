@@ -9,7 +9,7 @@ one check here.
 """
 
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from kvorum.errors import ConfigurationError, InvalidResourceError
@@ -17,8 +17,6 @@ from kvorum.errors import ConfigurationError, InvalidResourceError
 MAX_INT: Final = 2**63 - 1  # of etcd's revisions, limits and lease ids
 MAX_TTL: Final = 9_000_000_000  # of a lease, in seconds; etcd's own
 MAX_SECONDS: Final = 1_000_000_000  # of a deadline: thirty years; gRPC ignores longer ones
-
-_REVISION: Final = "a revision: an int"
 
 
 def check_revision(subject: str, revision: object, name: str = "revision") -> None:
@@ -28,7 +26,7 @@ def check_revision(subject: str, revision: object, name: str = "revision") -> No
         InvalidResourceError: it is not an int from 1 to `MAX_INT`.
     """
     if revision is not None:
-        _check_int(subject, name, _REVISION, 1, revision)
+        _check_revision(subject, name, 1, revision)
 
 
 def check_start(subject: str, since: object) -> None:
@@ -38,7 +36,7 @@ def check_start(subject: str, since: object) -> None:
         InvalidResourceError: it is not an int from 0 to `MAX_INT`.
     """
     if since is not None:
-        _check_int(subject, "since", _REVISION, 0, since)
+        _check_revision(subject, "since", 0, since)
 
 
 def check_given_revision(
@@ -49,7 +47,7 @@ def check_given_revision(
     Raises:
         InvalidResourceError: it is not an int from `least` to `MAX_INT`.
     """
-    _check_int(subject, name, _REVISION, least, revision)
+    _check_revision(subject, name, least, revision)
 
 
 def check_limit(subject: str, limit: object) -> None:
@@ -113,6 +111,18 @@ def check_function(subject: str, function: object, name: str) -> None:
         )
 
 
+def check_mapping(subject: str, mapping: object, name: str) -> None:
+    """Reject a value that is not a mapping.
+
+    Raises:
+        InvalidResourceError: it is not.
+    """
+    if not isinstance(mapping, Mapping):
+        raise InvalidResourceError(
+            subject, f"{name} must be a mapping, such as a dict, not {type(mapping).__name__}"
+        )
+
+
 def check_items(subject: str, items: object, name: str) -> None:
     """Reject a single value where several are expected; a text, too, or its letters would be taken.
 
@@ -168,6 +178,11 @@ def short_repr(value: object) -> str:
         # Python refuses to convert ints of more than 4300 digits to text.
         return f"an int of {value.bit_length():,} bits"
     return reprlib.repr(value)
+
+
+def _check_revision(subject: str, name: str, least: int, value: object) -> None:
+    what = "an int" if name == "revision" else "a revision: an int"
+    _check_int(subject, name, what, least, value)
 
 
 def _check_int(subject: str, name: str, what: str, least: int, value: object) -> None:

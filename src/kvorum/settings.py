@@ -163,7 +163,10 @@ class EtcdSettings(msgspec.Struct, frozen=True, kw_only=True):
         except ValueError as exc:
             raise ConfigurationError(f"{_shown(url)} is not a URL") from exc
         if parts.scheme not in {"etcd", "etcds"}:
-            raise ConfigurationError(f"{_shown(url)} does not start with etcd:// or etcds://")
+            raise ConfigurationError(
+                f"{_shown(url)} does not start with etcd:// or etcds://"
+                " (connect also takes embedded:// and memory://)"
+            )
         if not parts.netloc:
             raise ConfigurationError(f"{_shown(url)} names no host; it should be {_FORM}")
         if "@" in url or parts.query or parts.fragment:

@@ -135,9 +135,9 @@ async def test_a_ttl_is_a_number_of_seconds(tasks: Repository[Task], ttl: Any) -
 async def test_a_checkpoint_and_a_compaction_take_revisions_only(revision: Any) -> None:
     backend = MemoryStorageBackend()
     async with kvorum.connect(backend) as client:
-        with pytest.raises(InvalidResourceError, match="revision must be a revision"):
+        with pytest.raises(InvalidResourceError, match="revision must be an int from 1 to"):
             await client.checkpoint("billing").save(revision)
-        with pytest.raises(InvalidResourceError, match="revision must be a revision"):
+        with pytest.raises(InvalidResourceError, match="revision must be an int from 1 to"):
             await backend.compact(revision)
 
 
@@ -197,7 +197,7 @@ def test_a_size_is_a_whole_number(count: Any, complaint: str) -> None:
     [
         (
             {"endpoints": "localhost:2379"},
-            "endpoints must be a tuple of host:port, as ('localhost:2379',)",
+            "endpoints must be a tuple of host:port, such as ('localhost:2379',)",
         ),
         ({"endpoints": None}, "endpoints must be a tuple"),
         ({"endpoints": (5,)}, "endpoint 5 is not host:port"),
@@ -246,6 +246,43 @@ async def test_a_change_is_a_function(tasks: Repository[Task], change: Any) -> N
         await tasks.mutate("a", change)
 
     assert caught.value.subject == "tasks/a"
+
+
+@pytest.mark.anyio
+async def test_a_change_returns_a_resource_of_the_class_or_none(tasks: Repository[Task]) -> None:
+    """The message names the argument, not a private function that the result was given to."""
+    await tasks.add(task("b"))
+    change: Any = lambda _: 5  # noqa: E731 - of a type that `mutate` does not allow
+
+    with pytest.raises(InvalidResourceError) as caught:
+        await tasks.mutate("b", change)
+
+    rule = "change must return a resource of class Task, or None, not int"
+    assert str(caught.value) == f"tasks/b: {rule}"
+
+
+@pytest.mark.parametrize("patch", [None, [1], "spec", 5])
+@pytest.mark.anyio
+async def test_a_patch_is_a_mapping(tasks: Repository[Task], patch: Any) -> None:
+    """Even if the resource does not exist: it is checked before anything is sent."""
+    with pytest.raises(InvalidResourceError, match="merge_patch must be a mapping, such as a dict"):
+        await tasks.patch("missing", patch)
+
+
+@pytest.mark.parametrize("given", [task(), [Task], {}, None])
+@pytest.mark.anyio
+async def test_a_repository_is_made_of_a_class_not_of_an_instance(given: Any) -> None:
+    async with kvorum.connect("memory://") as client:
+        with pytest.raises(ConfigurationError, match="is not a subclass of"):
+            client.repository(given)
+
+
+def test_connect_names_every_scheme_that_it_takes() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        kvorum.connect("http://localhost:2379")
+
+    for scheme in ("etcd://", "etcds://", "embedded://", "memory://"):
+        assert scheme in str(caught.value)
 
 
 @pytest.mark.parametrize("given", [None, 5, "abc", b"abc", task(), Task])

@@ -329,9 +329,9 @@ class Ambiguous(Resource[Port | SwitchSpec, SwitchStatus]):
 @pytest.mark.parametrize(
     ("resource_type", "complaint"),
     [
-        (int, "no subclass of kvorum.Resource"),
-        (SwitchSpec, "no subclass of kvorum.Resource"),
-        (new(), "no subclass of kvorum.Resource"),
+        (int, "not a subclass of kvorum.Resource"),
+        (SwitchSpec, "not a subclass of kvorum.Resource"),
+        (new(), "not a subclass of kvorum.Resource"),
         (NoKind, "NoKind declares no kind"),
         (BadKind, "BadKind declares no kind"),
         (Ambiguous, "Ambiguous cannot be stored"),

@@ -21,6 +21,7 @@ from typing import Any, Generic, TypeVar, cast
 import msgspec
 from msgspec import Raw
 
+from kvorum.arguments import short_repr
 from kvorum.encoding.merge_patch import merge_patch
 from kvorum.encoding.unknown_fields import unknown_fields_of
 from kvorum.encoding.write_rules import check_rules, reason_of
@@ -375,6 +376,7 @@ class Codec(Generic[R]):
 
 def codec_for(resource_type: type[R]) -> Codec[R]:
     """Return the codec for a class. It is cached, since making one is slow."""
+    _check_class(resource_type)  # first, since an instance cannot be hashed
     codec: Codec[R] = _cached_codec(resource_type)
     return codec
 
@@ -384,10 +386,13 @@ _cached_codec = cache(Codec)
 # --- what a class declares ------------------------------------------------------------------------
 
 
-def _kind_of(resource_type: type[AnyResource]) -> Kind:
-    given: object = resource_type
+def _check_class(given: object) -> None:
     if not (isinstance(given, type) and issubclass(given, Resource)):
-        raise ConfigurationError(f"{resource_type!r} is not a subclass of kvorum.Resource")
+        raise ConfigurationError(f"{short_repr(given)} is not a subclass of kvorum.Resource")
+
+
+def _kind_of(resource_type: type[AnyResource]) -> Kind:
+    _check_class(resource_type)
     kind = getattr(resource_type, "kind", None)
     if not isinstance(kind, Kind):
         name = resource_type.__name__

@@ -16,10 +16,11 @@ from kvorum.arguments import (
     check_function,
     check_items,
     check_limit,
+    check_mapping,
     check_revision,
 )
 from kvorum.encoding import codec_for
-from kvorum.errors import InvalidResourceError, KvorumError, NotFoundError
+from kvorum.errors import KvorumError, NotFoundError
 from kvorum.gather import gather
 from kvorum.repository.decoder import Decoder
 from kvorum.repository.event_queue import DEFAULT_POLICY, WatchPolicy
@@ -31,8 +32,8 @@ from kvorum.repository.watch import TolerantWatch, Watch, watch_of
 from kvorum.repository.write_plan import (
     Preconditions,
     WritePlan,
-    key_of,
     plan_add,
+    plan_change,
     plan_delete,
     plan_patch,
     plan_status,
@@ -393,12 +394,7 @@ class Repository(Generic[R]):
             result = change(current)
             if inspect.isawaitable(result):
                 result = await result
-            resource = current if result is None else result
-            if (changed := key_of(self._codec, resource)) != key:
-                raise InvalidResourceError(
-                    key, f"the change turned it into another resource: {changed}"
-                )
-            return plan_update(self._codec, resource, base)
+            return plan_change(self._codec, current if result is None else result, base)
 
         return await self._writer.retry(key, plan_from, Preconditions(resource_version, uid))
 
@@ -429,11 +425,12 @@ class Repository(Generic[R]):
             ConflictError: a precondition does not hold; or other clients won for
                 `ContentionPolicy.timeout`.
         """
+        key = resource_key(self.kind, name, namespace)
+        check_mapping(key, merge_patch, "merge_patch")
 
         async def plan_from(_: R, base: Stored) -> WritePlan[R]:
             return plan_patch(self._codec, base, merge_patch)
 
-        key = resource_key(self.kind, name, namespace)
         return await self._writer.retry(key, plan_from, Preconditions(resource_version, uid))
 
     @overload

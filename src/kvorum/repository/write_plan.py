@@ -126,6 +126,25 @@ def plan_update(codec: Codec[R], resource: R, base: Stored) -> WritePlan[R]:
     return _plan_draft(codec, base, codec.draft_update(resource, base))
 
 
+def plan_change(codec: Codec[R], result: R, base: Stored) -> WritePlan[R]:
+    """Plan to replace `base` with what a caller's function made of it.
+
+    Raises:
+        InvalidResourceError: like `plan_update`; or the result is of another class, or is another
+            resource.
+    """
+    if not isinstance(result, codec.resource_type):
+        expected, found = codec.resource_type.__name__, type(result).__name__
+        raise InvalidResourceError(
+            base.key, f"change must return a resource of class {expected}, or None, not {found}"
+        )
+    if (changed := key_of(codec, result)) != base.key:
+        raise InvalidResourceError(
+            base.key, f"the change turned it into another resource: {changed}"
+        )
+    return plan_update(codec, result, base)
+
+
 def plan_status(codec: Codec[R], resource: R, base: Stored) -> WritePlan[R]:
     """Plan to replace the status in `base` with that of a resource. Raises like `plan_update`."""
     target = codec.restore(base)
@@ -217,7 +236,10 @@ def _check_fields(codec: Codec[R], resource: R) -> None:
     """Refuse another class, unless it is a subclass without fields: added ones are not stored."""
     kind = codec.kind
     if not isinstance(resource, codec.resource_type):
-        raise InvalidResourceError(kind.plural, f"a {type(resource).__name__} is not a {kind.name}")
+        expected, given_type = codec.resource_type.__name__, type(resource).__name__
+        raise InvalidResourceError(
+            kind.plural, f"a resource must be of class {expected}, not {given_type}"
+        )
     if not isinstance(resource.metadata, Metadata):
         raise InvalidResourceError(
             kind.plural, f"metadata must be a Metadata, not {short_repr(resource.metadata)}"
