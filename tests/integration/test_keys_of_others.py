@@ -17,6 +17,7 @@ from kvorum import (
 )
 from kvorum.etcd.transport import _rpc as rpc
 from kvorum.lab import LabWorker, LabWorkerRepository
+from kvorum.observer import Call
 from kvorum.storage.keyspace import MAX_KEY_SIZE
 from kvorum.testing import FaultProxy
 
@@ -42,10 +43,10 @@ async def client(etcd: EmbeddedEtcd) -> AsyncIterator[kvorum.Client]:
 
 async def put(client: kvorum.Client, key: str, value: bytes = b"?") -> int:
     """Put a key as another program does."""
-    full = f"/lab/{key}".encode()
-    return (
-        await client.connection.put(rpc.PutRequest(key=full, value=value), key[:20])
-    ).header.revision
+    request = rpc.PutRequest(key=f"/lab/{key}".encode(), value=value)
+    call = Call("put", key[:20], writes=True)
+    answer = await client.connection.send(lambda channel: channel.kv.Put, request, call)
+    return answer.header.revision
 
 
 @pytest.mark.parametrize("key", [LONG, ""])

@@ -24,7 +24,7 @@ from kvorum.errors import (
     StorageFullError,
     UnavailableError,
 )
-from kvorum.etcd.entries import entry_of
+from kvorum.etcd.entries import entry_of, first_of
 from kvorum.etcd.outcomes import LostWrite
 from kvorum.etcd.own_leases import begin_to_revoke, end_own_lease
 from kvorum.etcd.pipeline import Pipeline
@@ -109,7 +109,8 @@ class EtcdStorageBackend(StorageBackend):
         check_revision(subject, revision)
         request = rpc.RangeRequest(key=full, revision=revision)
         answer = await self.session.connection.range(request, subject, revision=revision)
-        return entry_of(self._keys, answer.kvs[0]) if answer.kvs else None
+        kv = first_of(answer)
+        return entry_of(self._keys, kv) if kv is not None else None
 
     @override
     async def list(

@@ -9,6 +9,12 @@ from kvorum.storage import Change, Entry, KeySpace
 DELETE: Final = 1  # mvccpb.Event.DELETE
 
 
+def first_of(answer: rpc.RangeResponse) -> rpc.KeyValue | None:
+    """Return the key that a range of one key found; None if it does not exist."""
+    kvs = answer.kvs
+    return kvs[0] if kvs else None
+
+
 def entry_of(keys: KeySpace, kv: rpc.KeyValue, key: str | None = None) -> Entry:
     """Return a key-value pair as an entry.
 

@@ -27,7 +27,7 @@ import msgspec
 
 from kvorum.deadlines import deadline_of
 from kvorum.errors import KvorumError, OutcomeUnknownError, StorageFullError, UnavailableError
-from kvorum.etcd.entries import DELETE
+from kvorum.etcd.entries import DELETE, first_of
 from kvorum.etcd.transport import Connection
 from kvorum.etcd.transport import _rpc as rpc
 from kvorum.etcd.watch import first_change
@@ -223,7 +223,7 @@ class LostWrite:
             return revision
         for operation in self._writes:
             if operation.unique:
-                kv = _first(await self._read(operation.key, revision))
+                kv = first_of(await self._read(operation.key, revision))
                 is_ours = kv is not None and kv.mod_revision == revision and _is_of(operation, kv)
                 return revision if is_ours else 0
         raise self._lost  # another client may have written the same
@@ -247,7 +247,7 @@ class LostWrite:
     def _found(self, refusal: rpc.TxnResponse) -> dict[str, rpc.KeyValue]:
         """Return the keys that a refused transaction compared; mod_revision is 0 if absent."""
         return {
-            operation.key: _first(response.response_range) or rpc.KeyValue()
+            operation.key: first_of(response.response_range) or rpc.KeyValue()
             for operation, response in zip(self._compared, refusal.responses, strict=True)
         }
 
@@ -268,7 +268,7 @@ class LostWrite:
             The revision of the write, 0 if it was not applied, or None if the key does not tell.
         """
         answer, since = await self._read(operation.key), self._since(operation)
-        kv, now = _first(answer), answer.header.revision
+        kv, now = first_of(answer), answer.header.revision
         if not since:
             return None
         if now == self._lost.since:
@@ -310,7 +310,7 @@ class LostWrite:
                 raise answer
             written |= {kv.mod_revision for kv in answer.kvs if kv.mod_revision > since}
         for revision in sorted(written):
-            kv = _first(await self._read(key, revision))
+            kv = first_of(await self._read(key, revision))
             if kv is not None and _is_of(operation, kv):
                 return revision if operation.unique else None
         return 0
@@ -326,13 +326,13 @@ class LostWrite:
         for operation in self._writes:
             since = self._since(operation)
             if operation.unique and since:
-                kv = _first(await self._read(operation.key))
+                kv = first_of(await self._read(operation.key))
                 if kv is not None and kv.mod_revision > since and _is_of(operation, kv):
                     return kv.mod_revision
         return 0
 
     async def _mod_revision(self, key: str) -> int:
-        kv = _first(await self._read(key))
+        kv = first_of(await self._read(key))
         return kv.mod_revision if kv is not None else 0
 
     async def _read(
@@ -371,10 +371,6 @@ class LostWrite:
             after = change.kv.mod_revision
             if after >= until:
                 return None
-
-
-def _first(answer: rpc.RangeResponse) -> rpc.KeyValue | None:
-    return answer.kvs[0] if answer.kvs else None
 
 
 def _is_of(operation: Operation, kv: rpc.KeyValue) -> bool:

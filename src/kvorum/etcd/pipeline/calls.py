@@ -14,6 +14,7 @@ import msgspec
 from typing_extensions import override
 
 from kvorum.errors import KvorumError
+from kvorum.etcd.entries import first_of
 from kvorum.etcd.transport import Call, Channel, Method
 from kvorum.etcd.transport import _rpc as rpc
 
@@ -189,8 +190,7 @@ class ReadCall(PendingCall[rpc.KeyValue | None]):
 
     @override
     def answer_in_batch(self, response: rpc.ResponseOp, revision: int) -> rpc.KeyValue | None:
-        kvs = response.response_range.kvs
-        return kvs[0] if kvs else None
+        return first_of(response.response_range)
 
 
 class PutCall(PendingCall[int], kw_only=True):
@@ -320,9 +320,3 @@ def refusal(found: rpc.KeyValue | None) -> rpc.TxnResponse:
     """Return what etcd answers to a compare-and-swap that it refuses: the key as it is."""
     kvs = [] if found is None else [found]
     return rpc.TxnResponse(responses=[rpc.ResponseOp(response_range=rpc.RangeResponse(kvs=kvs))])
-
-
-def first_of(answer: rpc.RangeResponse) -> rpc.KeyValue | None:
-    """Return the key that a range of one key found; None if it does not exist."""
-    kvs = answer.kvs
-    return kvs[0] if kvs else None

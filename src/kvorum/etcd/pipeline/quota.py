@@ -103,6 +103,7 @@ class Quota:
             ClientClosedError: the client is closed.
         """
         now, timing = self._loop.time(), self._timing
+        # First, since it may raise. The task starts when this one yields, and finds the state set.
         self._supervisor.spawn_aside(self._look, now, name="kvorum-pipeline-alarms")
         self._is_asking, self._due = True, now + timing.period
         self._awaited_until = now + timing.wait

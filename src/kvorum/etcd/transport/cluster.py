@@ -294,6 +294,7 @@ class Cluster:
 
         A server that refuses the token has done nothing; the call is repeated with a new token.
         """
+        # As they are before the request is sent: other tasks change them while it is under way.
         floor, token = self.floor, self.tokens.token
         known, was_ready = floor.revision, server.is_ready
         try:

@@ -147,14 +147,6 @@ class Connection:
         call = Call("read", subject, revision=revision)
         return await self.send(lambda channel: channel.kv.Range, request, call, deadline)
 
-    async def put(
-        self, request: rpc.PutRequest, subject: str, *, deadline: float | None = None
-    ) -> rpc.PutResponse:
-        """Write a key."""
-        return await self.send(
-            lambda channel: channel.kv.Put, request, Call("put", subject, writes=True), deadline
-        )
-
     async def txn(
         self, request: rpc.TxnRequest, subject: str, *, deadline: float | None = None
     ) -> rpc.TxnResponse:

@@ -125,6 +125,7 @@ class Members:
         Raises:
             ClientClosedError: the client is being closed.
         """
+        # First, since it may raise: a client that is being closed is not to be told of changes.
         self._connection.supervisor.spawn(self._keep_asking, name="kvorum-members")
         self._connection.cluster.on_change = self.forget
 

@@ -15,7 +15,7 @@ from typing import Final
 
 from kvorum.deadlines import now
 from kvorum.errors import HistoryLostError, UnavailableError
-from kvorum.etcd.entries import DELETE
+from kvorum.etcd.entries import DELETE, first_of
 from kvorum.etcd.transport import Connection
 from kvorum.etcd.transport import _rpc as rpc
 from kvorum.storage import Change, Entry, KeySpace
@@ -104,7 +104,7 @@ class LastChange:
         answer = await connection.range(
             request, self._subject, revision=revision, deadline=deadline
         )
-        return answer.kvs[0] if answer.kvs else None
+        return first_of(answer)
 
     def _lost(self, position: int) -> HistoryLostError:
         assert self.change is not None, "it was compared"  # noqa: S101
