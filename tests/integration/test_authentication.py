@@ -158,9 +158,9 @@ async def test_what_a_user_may_not_do_is_named_with_its_key_and_is_not_done(
     first = await root.backend.set("open/a", b"1")
     refused = {
         "put /lab/open/a": store.set("open/a", b"2"),
-        "transaction on /lab/open/a": store.compare_and_swap("open/a", b"2", expected=first),
-        "transaction on /lab/open/b": store.create("open/b", b"2"),
-        "transaction on /lab/mine/b, /lab/open/c": store.commit(
+        "transaction /lab/open/a": store.compare_and_swap("open/a", b"2", expected=first),
+        "transaction /lab/open/b": store.create("open/b", b"2"),
+        "transaction /lab/mine/b, /lab/open/c": store.commit(
             [Operation.put("mine/b", b""), Operation.put("open/c", b"")]
         ),
         "read /lab/inbox/a": store.get("inbox/a"),

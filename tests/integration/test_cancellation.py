@@ -162,7 +162,7 @@ async def test_a_write_of_a_cancelled_task_that_is_cut_by_the_closing_has_an_unk
         await server.pause()
 
         async def close() -> None:
-            await in_flight.until("transaction on")
+            await in_flight.until("transaction")
             await client.aclose()
 
         closing = asyncio.create_task(close())

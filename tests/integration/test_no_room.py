@@ -81,7 +81,7 @@ class Full(Observer):
         self._reads -= call.revision > 0
 
     async def _answer(self, call: Call) -> None:
-        if self.left and call.operation in {"put", "transaction on", "grant"}:
+        if self.left and call.operation in {"put", "transaction", "grant"}:
             self.left -= 1
             await self.meanwhile()
             words = "etcdserver: mvcc: database space exceeded"

@@ -1,7 +1,10 @@
 """What a client reports to its observer, and what an observer can do to a request."""
 
+import ast
 import asyncio
+import re
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import anyio
 import pytest
@@ -209,3 +212,203 @@ async def test_a_request_that_was_held_is_not_sent_on_another_connection(
                 gate.open.set()
 
             assert await client.backend.get("a") is not None  # prepared again, then sent
+
+
+# --- an observer that raises ---
+
+HOOKS = {"before_request", "after_request", "before_watch", "after_authentication"}
+REPORTS = sorted(set(vars(Observer)) - HOOKS - set(vars(object)) - {"__init_subclass__"})
+
+
+class Broken(Observer):
+    """Raises in one coroutine method, once it is told to."""
+
+    def __init__(self, at: str, operation: str = "") -> None:
+        self.at = at
+        self.operation = operation
+        self.is_on = False
+        self.raised = anyio.Event()
+
+    def _fail(self, at: str, operation: str = "") -> None:
+        if self.is_on and at == self.at and operation == self.operation:
+            self.raised.set()
+            raise ZeroDivisionError("of the observer")
+
+    async def before_request(self, call: Call, _endpoint: str, _message: object) -> None:
+        self._fail("before_request", call.operation)
+
+    async def after_request(self, call: Call, _endpoint: str, _answer: object) -> None:
+        self._fail("after_request", call.operation)
+
+    async def before_watch(self, _subject: str, _endpoint: str, _since: int, _m: object) -> None:
+        self._fail("before_watch")
+
+
+def raising(name: str, calls: list[str]) -> Observer:
+    """Return an observer whose named report raises."""
+
+    def fail(_self: Observer, /, *_args: object) -> None:
+        calls.append(name)
+        raise ZeroDivisionError("of the observer")
+
+    observer: Observer = type("Raising", (Observer,), {name: fail})()
+    return observer
+
+
+@pytest.mark.parametrize("name", [name for name in REPORTS if not name.startswith("_")])
+async def test_a_report_that_raises_is_logged_once_and_stops_nothing(
+    kvorum_etcd: EmbeddedEtcd, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls: list[str] = []
+    async with FaultProxy(kvorum_etcd.endpoints[0]) as proxy:
+        url = f"etcd://{proxy.endpoint}/obs"
+        async with kvorum.connect(url, observer=raising(name, calls)) as client:
+            store = client.backend
+            async with store.watch("a") as watch:
+                for _ in range(2):
+                    await asyncio.gather(*(store.set(f"a{number}", b"") for number in range(9)))
+                    await asyncio.gather(*(store.get(f"a{number}") for number in range(9)))
+                    with pytest.raises(kvorum.LeaseNotFoundError):
+                        await store.set("a", b"", lease=12345)
+                    revision = await store.set("a", b"")
+                    while (await anext(watch))[-1].revision < revision:
+                        pass
+                    proxy.cut()
+                    await store.get("a")  # on a new connection
+            assert repr(client).endswith("[open]>")
+
+    blamed = [each for each in caplog.messages if "observer Raising" in each]
+    assert blamed == [f"observer Raising.{name} raised; the client goes on and logs this once"] * (
+        1 if calls else 0
+    )
+    assert "bug in Kvorum" not in caplog.text
+    if name in {"request_failed", "server_taken", "members_read", "batch_planned", "batch_sent"}:
+        assert calls
+    if name in {"watch_opened", "watch_interrupted", "watch_resumed", "watch_received"}:
+        assert calls
+
+
+@pytest.mark.parametrize("at", ["before_request", "after_request"])
+async def test_any_error_of_an_observer_is_raised_as_it_is_by_each_call(
+    kvorum_url: str, at: str
+) -> None:
+    broken = Broken(at, "put")
+    async with kvorum.connect(kvorum_url, observer=broken) as client:
+        broken.is_on = True
+        with pytest.raises(ZeroDivisionError) as caught:
+            await client.backend.set("a", b"1")
+        broken.is_on = False
+
+        assert caught.value.__notes__ == [f"raised by the observer, in Broken.{at}"]
+        assert await client.backend.exists("a") == (at == "after_request")
+
+        broken.operation, broken.is_on = "status", True
+        with pytest.raises(ZeroDivisionError):
+            await client.admin.status()
+
+
+async def test_what_an_observer_raises_about_a_watch_the_watch_raises(
+    kvorum_etcd: EmbeddedEtcd, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = Broken("before_watch")
+    async with FaultProxy(kvorum_etcd.endpoints[0]) as proxy:
+        url = f"etcd://{proxy.endpoint}/obs"
+        async with kvorum.connect(url, observer=broken) as client:
+            async with client.backend.watch("a") as watch:
+                broken.is_on = True
+                await client.backend.set("a", b"1")
+                assert (await anext(watch))[0].key == "a"
+                proxy.cut()
+                with pytest.raises(ZeroDivisionError):
+                    await anext(watch)
+            with pytest.raises(ZeroDivisionError):
+                await client.backend.watch("a").open()
+
+            broken.is_on = False
+            async with client.backend.watch("a"):
+                assert repr(client).endswith("[open]>")
+    assert "bug in Kvorum" not in caplog.text
+
+
+async def test_an_error_about_a_request_of_the_client_s_own_is_logged(
+    kvorum_etcd: EmbeddedEtcd, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = Broken("before_request", "members")
+    settings = kvorum.EtcdSettings(
+        endpoints=kvorum_etcd.endpoints, prefix="obs", discover_interval=0.05
+    )
+    async with kvorum.connect(settings, observer=broken) as client:
+        broken.is_on = True
+        with anyio.fail_after(5):
+            await broken.raised.wait()
+        await client.backend.set("a", b"1")
+        assert repr(client).endswith("[open]>")
+    assert "raised by the observer, in Broken.before_request" in caplog.text
+
+
+# --- what follows a request ---
+
+
+class Pairs(Observer):
+    """Counts how many requests are under way, by what it is told."""
+
+    def __init__(self) -> None:
+        self.under_way: dict[asyncio.Task[object] | None, Call] = {}
+        self.ends: list[str] = []
+        self.came = anyio.Event()
+
+    async def before_request(self, call: Call, _endpoint: str, _message: object) -> None:
+        assert asyncio.current_task() not in self.under_way
+        self.under_way[asyncio.current_task()] = call
+        if call.operation == "put":
+            self.came.set()
+
+    async def after_request(self, call: Call, _endpoint: str, _answer: object) -> None:
+        self._end("after", call)
+
+    def request_failed(self, call: Call, _endpoint: str, _error: KvorumError) -> None:
+        self._end("failed", call)
+
+    def request_cancelled(self, call: Call, _endpoint: str) -> None:
+        self._end("cancelled", call)
+
+    def _end(self, how: str, call: Call) -> None:
+        assert self.under_way.pop(asyncio.current_task()) == call
+        self.ends.append(f"{how} {call.operation}")
+
+
+async def test_each_request_ends_in_one_of_three_ways_in_its_task(
+    kvorum_etcd: EmbeddedEtcd, caplog: pytest.LogCaptureFixture
+) -> None:
+    pairs = Pairs()
+    async with FaultProxy(kvorum_etcd.endpoints[0]) as proxy:
+        async with kvorum.connect(f"etcd://{proxy.endpoint}/obs", observer=pairs) as client:
+            await client.backend.set("a", b"1")
+            with pytest.raises(kvorum.FutureRevisionError):
+                await client.backend.get("a", revision=10**9)
+            pairs.came = anyio.Event()
+            proxy.drop("replies")
+            lost = asyncio.create_task(client.backend.set("a", b"2"))
+            with anyio.fail_after(5):
+                await pairs.came.wait()
+            lost.cancel()
+            await asyncio.wait([lost])
+
+            assert {"after put", "failed read", "cancelled put"} <= {*pairs.ends}
+        assert pairs.under_way == {}
+    assert "observer" not in caplog.text
+
+
+async def test_the_operations_are_those_that_the_observer_s_page_lists() -> None:
+    """So that a metric can have a label for each."""
+    made = {
+        node.args[0].value
+        for path in Path(kvorum.__file__).parent.joinpath("etcd").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id == "Call"
+        and isinstance(node.args[0], ast.Constant)
+    }
+    listed = {*re.findall(r"`(\w+)`", (Call.__doc__ or "").partition("subject:")[0])}
+    assert made - {"watch"} == listed  # streams are reported apart

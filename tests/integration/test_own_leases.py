@@ -296,7 +296,7 @@ async def test_a_deletion_that_is_cancelled_meanwhile_ends_the_lease(
     await notes.add(note(), ttl=600)
 
     async def cancel(operation: str) -> None:
-        if operation == "look at":
+        if operation == "inspect":
             deleting.cancel()
 
     acts.act = cancel
@@ -307,7 +307,7 @@ async def test_a_deletion_that_is_cancelled_meanwhile_ends_the_lease(
     await until(left, 0)
 
 
-@pytest.mark.parametrize("operation", ["look at", "revoke"])
+@pytest.mark.parametrize("operation", ["inspect", "revoke"])
 @pytest.mark.parametrize("deadline", [0.3, 30.0])
 async def test_a_deletion_is_done_though_the_server_falls_silent_afterwards(
     troubled: kvorum.Client,
@@ -375,7 +375,7 @@ async def test_a_lease_is_ended_of_an_add_that_has_spent_its_deadline(
     notes = troubled.repository(Note)
 
     async def hold(operation: str) -> None:
-        if operation == "transaction on":
+        if operation == "transaction":
             proxy.hold("requests")
         if operation == "revoke":
             await proxy.heal()

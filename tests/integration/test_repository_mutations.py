@@ -237,7 +237,7 @@ async def test_a_patch_sets_removes_and_leaves_the_rest(
     }
     patched = await tasks.patch("a", patch)
 
-    assert requests == ["read", "transaction on"]
+    assert requests == ["read", "transaction"]
     assert patched == await tasks.get("a")
     assert patched.metadata.labels == {"y": "2", "z": "3"}
     assert patched.metadata.annotations == {"n": "m"}

@@ -293,16 +293,16 @@ async def _from_each(
     """Ask all servers concurrently; return the answers in the servers' order.
 
     Raises:
-        KvorumError: the first error that one of the questions raised.
+        Exception: the first error that one of the questions raised.
     """
     servers = tuple(connection.cluster.servers)
     answers: dict[Server, T] = {}
-    errors: list[KvorumError] = []
+    errors: list[Exception] = []
 
     async def ask_one(server: Server) -> None:
         try:
             answers[server] = await ask(server)
-        except KvorumError as exc:  # outside the task group: it would wrap the error in a group
+        except Exception as exc:  # noqa: BLE001 - raised below: the task group would wrap it
             errors.append(exc)
 
     async with anyio.create_task_group() as group:

@@ -70,7 +70,7 @@ class Requests(Observer):
 
 
 def is_batch_of_writes(call: Call) -> bool:
-    return call.operation == "batch of" and call.writes
+    return call.operation == "batch" and call.writes
 
 
 async def all_of(*calls: Awaitable[Any]) -> list[Any]:

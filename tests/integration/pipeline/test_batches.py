@@ -1,5 +1,7 @@
 """Concurrent calls share requests, and each of them is answered as if it were alone."""
 
+from typing import Any
+
 import pytest
 from tests.integration.pipeline.batching import Requests, all_of, nothing
 
@@ -154,18 +156,36 @@ async def test_a_pipeline_that_is_off_sends_each_call_by_itself(
 async def test_a_bug_fails_the_calls_of_its_batch_and_no_others(
     client: kvorum.Client, requests: Requests
 ) -> None:
-    async def fail(call: Call, _answer: object) -> None:
-        if call.operation == "batch of":
-            raise ZeroDivisionError
+    async def spoil(call: Call, answer: Any) -> None:
+        if call.operation == "batch":
+            del answer.responses[:]
 
-    requests.after = fail
+    requests.after = spoil
     found = await all_of(*(client.backend.get(f"k{number}") for number in range(10)))
     requests.after = nothing
 
     assert {type(answer) for answer in found[1:]} == {UnavailableError}
-    assert isinstance(found[1].__cause__, ZeroDivisionError)
+    assert isinstance(found[1].__cause__, ValueError | LookupError)
 
     assert await all_of(*(client.backend.get(f"k{number}") for number in range(10))) == [None] * 10
+
+
+@pytest.mark.parametrize("at", ["before", "after"])
+async def test_what_an_observer_raises_about_a_batch_each_of_its_callers_gets(
+    client: kvorum.Client, requests: Requests, at: str
+) -> None:
+    async def fail(call: Call, _message: object) -> None:
+        if call.operation == "batch" and call.writes:
+            raise ZeroDivisionError("of the observer")
+
+    setattr(requests, at, fail)
+    found = await all_of(*(client.backend.set(f"k{number}", b"1") for number in range(10)))
+    setattr(requests, at, nothing)
+
+    assert {type(answer) for answer in found[1:]} == {ZeroDivisionError}
+    assert found[1].__notes__ == [f"raised by the observer, in Requests.{at}_request"]
+    stored = await all_of(*(client.backend.exists(f"k{number}") for number in range(1, 10)))
+    assert stored == [at == "after"] * 9
 
 
 async def test_batches_are_reported_to_the_observer(

@@ -13,7 +13,6 @@ from typing import ClassVar, Final, Generic, Protocol, TypeAlias, TypeVar
 import msgspec
 from typing_extensions import override
 
-from kvorum.errors import KvorumError
 from kvorum.etcd.entries import first_of
 from kvorum.etcd.transport import Call, Channel, Method
 from kvorum.etcd.transport import _rpc as rpc
@@ -39,7 +38,8 @@ class Unanswered(Enum):
     CLOSED = "the client was closed before the call was sent"
 
 
-Outcome: TypeAlias = Result | KvorumError | Unanswered
+# What its caller gets, or raises: an error of Kvorum's, or of an observer.
+Outcome: TypeAlias = Result | Exception | Unanswered
 A = TypeVar("A", bound=Result)  # of a call whose result the type checker follows
 
 
@@ -264,7 +264,7 @@ class TxnCall(PendingCall[TxnResult], kw_only=True):
     @property
     @override
     def description(self) -> Call:
-        return Call("transaction on", self.subject, writes=True)
+        return Call("transaction", self.subject, writes=True)
 
     @property
     @override

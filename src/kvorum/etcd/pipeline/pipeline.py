@@ -20,7 +20,7 @@ from collections.abc import Awaitable
 import msgspec
 
 from kvorum.deadlines import deadline_of
-from kvorum.errors import KvorumError, StorageFullError, UnavailableError
+from kvorum.errors import StorageFullError, UnavailableError
 from kvorum.etcd.pipeline.admission import Admission
 from kvorum.etcd.pipeline.calls import (
     A,
@@ -159,7 +159,7 @@ class Pipeline:
         if self._refusals.until:
             call.goes_alone = self._refusals.concern(call)
         outcome = await queue.join(call)
-        if isinstance(outcome, KvorumError):
+        if isinstance(outcome, Exception):
             raise outcome
         if isinstance(outcome, Unanswered):
             return await self._fall_back(queue, call, outcome)

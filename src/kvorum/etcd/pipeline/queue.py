@@ -13,7 +13,7 @@ from contextlib import suppress
 from itertools import chain
 from typing import TypeAlias
 
-from kvorum.errors import ClientClosedError, KvorumError
+from kvorum.errors import ClientClosedError
 from kvorum.etcd.pipeline.batch import Batch, Limit, calls_of, first_of_batch, plan_batch
 from kvorum.etcd.pipeline.calls import A, AnyCall, PendingCall, Result, Unanswered, known_revision
 from kvorum.etcd.pipeline.key_order import KeyOrder
@@ -142,7 +142,7 @@ class BatchQueue:
 
     # --- calls that wait ---
 
-    def join(self, call: PendingCall[A]) -> asyncio.Future[A | KvorumError | Unanswered]:
+    def join(self, call: PendingCall[A]) -> asyncio.Future[A | Exception | Unanswered]:
         """Let a call wait with others; return its outcome, to be awaited."""
         outcome = self._loop.create_future()  # the sender sets it to what the call makes of a reply
         if self._is_closed:

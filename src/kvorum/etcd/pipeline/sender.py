@@ -45,7 +45,7 @@ from kvorum.etcd.pipeline.queue import BatchQueue
 from kvorum.etcd.pipeline.queue_policy import QueueLimits
 from kvorum.etcd.pipeline.quota import Quota
 from kvorum.etcd.pipeline.refusals import Refusals
-from kvorum.etcd.transport import Call, Connection, no_answer
+from kvorum.etcd.transport import Call, Connection, is_of_observer, no_answer
 
 _log = logging.getLogger(__name__)
 
@@ -123,7 +123,12 @@ class BatchSender:
                 return await self._halve(batch, exc)
         except KvorumError as exc:
             self._settle_failed(batch, exc)
-        except Exception as exc:  # noqa: BLE001 - a bug fails the calls of this batch, and no others
+        except Exception as exc:  # noqa: BLE001 - it fails the calls of this batch, and no others
+            if is_of_observer(exc):
+                for each in calls_of(batch):
+                    each.settle(exc)
+                return {}
+            # A bug.
             _log.exception("a batch of %d operations failed", len(batch))
             for each in calls_of(batch):
                 each.settle(_caused(self._no_answer(each, f"{type(exc).__name__}: {exc}"), exc))
@@ -283,7 +288,7 @@ class BatchSender:
         capabilities = admission.capabilities
         if len(batch) == 1:
             return [await first.send(once, deadline)]
-        call = Call("batch of", f"{len(batch)} keys", writes=first.is_write)
+        call = Call("batch", f"{len(batch)} keys", writes=first.is_write)
         if first.is_write:
             writes = request_of_writes(batch, probe=capabilities.probe)
             return answers_to_writes(batch, await once(TxnCall.stub, writes, call, deadline))

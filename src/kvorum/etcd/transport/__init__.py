@@ -23,6 +23,7 @@ from kvorum.etcd.transport.policies import (
     TokenTiming,
     TransportPolicies,
 )
+from kvorum.etcd.transport.reports import is_of_observer
 from kvorum.etcd.transport.server import Channel, Method, Server
 from kvorum.etcd.transport.streams import StreamSlot
 from kvorum.etcd.transport.versions import (
@@ -64,6 +65,7 @@ __all__ = [
     "has_hazard",
     "hazards_of",
     "is_cancelled",
+    "is_of_observer",
     "mapped_errors",
     "no_answer",
     "parse_version",

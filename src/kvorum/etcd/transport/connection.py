@@ -43,6 +43,7 @@ from kvorum.etcd.transport.opening import find_server
 from kvorum.etcd.transport.page_sizes import PageSizes
 from kvorum.etcd.transport.policies import DEFAULTS, TransportPolicies
 from kvorum.etcd.transport.pulse import Owed
+from kvorum.etcd.transport.reports import guarded
 from kvorum.etcd.transport.server import Channel, Method, Request, Response, Server
 from kvorum.etcd.transport.streams import StreamSlot
 from kvorum.etcd.transport.versions import Version, format_version
@@ -80,9 +81,9 @@ class Connection:
     ) -> None:
         self.settings: EtcdSettings = settings
         self.supervisor: Supervisor = supervisor
-        self.observer: Observer = observer
+        self.observer: Observer = guarded(observer)
         self.policies: TransportPolicies = policies
-        self.cluster: Cluster = Cluster(settings, supervisor, observer, policies)
+        self.cluster: Cluster = Cluster(settings, supervisor, self.observer, policies)
         self.page_sizes: PageSizes = PageSizes(settings.page_size, settings.timeout)
         self.searches: anyio.Semaphore = anyio.Semaphore(_SEARCHES)
         self._state = "not open"
@@ -151,7 +152,7 @@ class Connection:
         self, request: rpc.TxnRequest, subject: str, *, deadline: float | None = None
     ) -> rpc.TxnResponse:
         """Run a transaction that may write."""
-        call = Call("transaction on", subject, writes=True)
+        call = Call("transaction", subject, writes=True)
         return await self.send(lambda channel: channel.kv.Txn, request, call, deadline)
 
     async def once(
@@ -192,7 +193,7 @@ class Connection:
         return await self.send(
             lambda channel: channel.lease.LeaseTimeToLive,
             request,
-            Call("look at", subject),
+            Call("inspect", subject),
             deadline,
         )
 

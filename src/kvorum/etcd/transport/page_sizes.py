@@ -23,7 +23,7 @@ import anyio
 import msgspec
 
 from kvorum.deadlines import now
-from kvorum.errors import KvorumError, UnavailableError
+from kvorum.errors import UnavailableError
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -113,13 +113,14 @@ async def first_to_arrive(
 
     Raises:
         KvorumError: the first refusal; if no request reached etcd, the last error.
+        Exception: what an observer raised.
     """
     started = now()
     # Small already; and the tasks below cost a tenth of a small list.
     if size <= _CUT or seconds <= 0:
         return Arrival(await ask(size), size, now() - started, is_fallback=False)
     found: list[Arrival[T]] = []
-    errors: list[KvorumError] = []
+    errors: list[Exception] = []
     end, pending = started + seconds, 1
 
     async with anyio.create_task_group() as group:
@@ -130,7 +131,7 @@ async def first_to_arrive(
             try:
                 answer = await ask(asked)
                 found.append(Arrival(answer, asked, now() - started, asked < size))
-            except KvorumError as exc:
+            except Exception as exc:  # noqa: BLE001 - raised below: the group would wrap it
                 errors.append(exc)
                 pending -= 1
                 if pending and isinstance(exc, UnavailableError):

@@ -5,6 +5,7 @@ and because the channel of the calls has wide windows, with which an unread watc
 megabytes.
 """
 
+import asyncio
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Final, TypeAlias, TypeVar
@@ -270,7 +271,8 @@ class Server:
             KvorumError: the server refused.
         """
         # The observer is not called in the mapping, which takes the driver's errors for outcomes.
-        is_observed = self._observer is not SILENT
+        observer, is_answered = self._observer, False
+        is_observed = observer is not SILENT
         try:
             if is_observed:
                 await self._before(call, request, deadline)
@@ -279,13 +281,18 @@ class Server:
                 if seconds <= 0:
                     raise self.not_asked()
                 answer = await stub(request, timeout=seconds, metadata=metadata)
+                is_answered = True
             return await self._after(call, answer, deadline) if is_observed else answer
         except KvorumError as exc:
             error = _with_size(exc, call, request)
-            self._observer.request_failed(call, self.address, error)
+            observer.request_failed(call, self.address, error)
             if error is exc:
                 raise
             raise error from exc.__cause__
+        except asyncio.CancelledError:
+            if not is_answered:
+                observer.request_cancelled(call, self.address)
+            raise
         finally:
             del stub  # an error that is kept keeps this frame, but must not keep the channel
 

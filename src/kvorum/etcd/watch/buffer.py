@@ -5,7 +5,6 @@ from typing import Final
 
 import anyio
 
-from kvorum.errors import KvorumError
 from kvorum.storage import Change
 
 # The reader stops reading while this many changes wait for the consumer, and continues when half of
@@ -32,7 +31,7 @@ class WatchBuffer:
         self.events: int = 0
         self.changed: anyio.Event = anyio.Event()
         self._revisions: deque[tuple[int, tuple[Change, ...]]] = deque()
-        self._error: KvorumError | None = None
+        self._error: Exception | None = None
 
     @property
     def is_full(self) -> bool:
@@ -104,7 +103,7 @@ class WatchBuffer:
             self._revisions.pop()
         self._revisions.append((revision, ()))
 
-    def fail(self, error: KvorumError) -> None:
+    def fail(self, error: Exception) -> None:
         """End it with an error, which is raised after the content is taken."""
         if not self.is_ended:
             self.is_ended = True

@@ -28,6 +28,7 @@ from kvorum.etcd.transport import (
     TokenRefusedError,
     has_hazard,
     is_cancelled,
+    is_of_observer,
 )
 from kvorum.etcd.transport import _rpc as rpc
 from kvorum.etcd.watch.buffer import WatchBuffer
@@ -125,7 +126,10 @@ class WatchReader:
             if is_cancelled():
                 self.buffer.fail(connection.supervisor.closed())
                 raise
-        except Exception as exc:  # noqa: BLE001 - raised to the consumer, and logged
+        except Exception as exc:  # noqa: BLE001 - raised to the consumer
+            if is_of_observer(exc):
+                self.buffer.fail(exc)
+                return
             # A bug of ours. It ends this watch, not the others.
             _log.exception("the watch of %s failed because of a bug in Kvorum", self.subject)
             error = InternalError(f"the watch of {self.subject}", exc)
