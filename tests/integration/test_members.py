@@ -299,6 +299,32 @@ async def test_a_version_is_that_of_the_member_which_has_told_it(
         assert not await batches(client)
 
 
+async def test_a_version_that_root_alone_is_told_counts_at_a_member_s_own_address(
+    kvorum_etcd: EmbeddedEtcd, told: Told
+) -> None:
+    """It is read on another connection, which leads to that member too."""
+    told.refused = rpc.StatusRequest, kvorum.PermissionDeniedError("a test")
+    async with (
+        EmbeddedEtcd(binary=kvorum_etcd.binary, members=3) as etcd,
+        FaultProxy(etcd.endpoints[0]) as balancer,
+        kvorum.connect(EtcdSettings(endpoints=(balancer.endpoint,)), observer=told) as client,
+    ):
+        await told.until([client.connection.version] * 3)
+
+
+async def test_a_version_that_root_alone_is_told_does_not_count_at_another_address(
+    kvorum_etcd: EmbeddedEtcd, told: Told
+) -> None:
+    """Another connection to a balancer may lead to another member."""
+    told.refused = rpc.StatusRequest, kvorum.PermissionDeniedError("a test")
+    nowhere = ["--advertise-client-urls=http://127.0.0.1:1"]
+    async with (
+        EmbeddedEtcd(binary=kvorum_etcd.binary, members=3, arguments=nowhere) as etcd,
+        kvorum.connect(EtcdSettings(endpoints=etcd.endpoints), observer=told),
+    ):
+        await told.until([None] * 3)
+
+
 # --- addresses ------------------------------------------------------------------------------------
 
 

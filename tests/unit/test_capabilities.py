@@ -110,7 +110,7 @@ def test_a_list_with_the_member_that_answers_is_that_of_its_cluster() -> None:
 
 
 def test_a_version_counts_for_the_member_that_told_it_and_two_make_it_unknown() -> None:
-    versions = Versions(7)
+    versions = Versions(list_of(1, 2), tls=False)
     versions.note(list_of(member_id=1).header, (3, 5, 30))
     versions.note(list_of(member_id=1).header, (3, 5, 30))
     versions.note(list_of(member_id=2, cluster_id=8).header, (3, 5, 30))
@@ -120,3 +120,27 @@ def test_a_version_counts_for_the_member_that_told_it_and_two_make_it_unknown() 
     for version in ((3, 5, 16), (3, 5, 30)):
         versions.note(list_of(member_id=1).header, version)
         assert versions.of(1) is None
+
+
+def test_the_address_of_one_member_alone_leads_to_no_other() -> None:
+    answer = list_of(1, 2, 3)
+    for member, hosts in zip(
+        answer.members, (("a", "balancer"), ("b", "balancer"), ()), strict=True
+    ):
+        member.clientURLs.extend(f"http://{host}:2379" for host in hosts)
+    versions = Versions(answer, tls=False)
+
+    own = {
+        (address, member)
+        for address in ("a:2379", "b:2379", "balancer:2379", "elsewhere:2379")
+        for member in (1, 2, 3, 4)
+        if versions.is_own_address(address, member)
+    }
+    assert own == {("a:2379", 1), ("b:2379", 2)}
+
+
+def test_every_address_leads_to_the_only_member() -> None:
+    versions = Versions(list_of(1), tls=False)
+
+    assert versions.is_own_address("elsewhere:2379", 1)
+    assert not versions.is_own_address("elsewhere:2379", 2)

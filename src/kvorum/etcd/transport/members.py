@@ -72,22 +72,37 @@ class Versions:
     """The versions that the members of a cluster have told.
 
     Args:
-        cluster_id: of the cluster.
+        answer: the list of its members.
+        tls: whether the client uses TLS.
 
     Attributes:
         cluster_id: of the cluster.
     """
 
-    def __init__(self, cluster_id: int) -> None:
-        self.cluster_id: int = cluster_id
+    def __init__(self, answer: rpc.MemberListResponse, *, tls: bool) -> None:
+        self.cluster_id: int = answer.header.cluster_id
         self._by_member: dict[int, Version | None] = {}
+        self._addresses = {
+            member.ID: {*addresses_of(member.clientURLs, tls=tls)} for member in answer.members
+        }
 
     def of(self, member_id: int) -> Version | None:
         """Return the version of a member; None if it is unknown."""
         return self._by_member.get(member_id)
 
+    def is_own_address(self, address: str, member_id: int) -> bool:
+        """Return whether an address leads to a member and to no other one.
+
+        A balancer is an address of several, or of none.
+        """
+        members = self._addresses
+        others = [those for other, those in members.items() if other != member_id]
+        return not others or (
+            address in members.get(member_id, ()) and not any(address in those for those in others)
+        )
+
     def note(self, header: rpc.ResponseHeader, version: Version) -> None:
-        """Note a version as that of the member in the header of the answer which told it.
+        """Record a version as that of the member in the header of the answer which told it.
 
         A member that tells two is being replaced: its version is unknown.
         """
@@ -179,7 +194,7 @@ class Members:
                 if not is_of_cluster(answer):
                     _log.debug("%s does not list the members of its cluster", server.address)
                     return ()
-                versions = Versions(answer.header.cluster_id)
+                versions = Versions(answer, tls=self._connection.settings.tls)
                 with suppress(KvorumError, OSError):  # it is retried with the others
                     await self._ask_server(server, answer.header, versions, deadline)
         except KvorumError as exc:
@@ -262,6 +277,9 @@ class Members:
                 server, lambda channel: channel.maintenance.Status, rpc.StatusRequest(), deadline
             )
         except PermissionDeniedError:  # some versions tell that to root only
+            # What is answered on another connection names no member.
+            if not versions.is_own_address(server.address, header.member_id):
+                raise
             with anyio.fail_after(max(deadline - self._loop.time(), 0)):
                 version = await version_by_http(server.address, self._connection.settings)
         else:
