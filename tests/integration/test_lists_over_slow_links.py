@@ -9,11 +9,13 @@ from typing import Any
 
 import anyio
 import pytest
+from typing_extensions import override
 
 import kvorum
-from kvorum import EtcdSettings, Operation, UnavailableError
-from kvorum.etcd.transport.connection import Connection
+from kvorum import EtcdSettings, Observer, Operation, UnavailableError
+from kvorum.etcd.transport import _rpc as rpc
 from kvorum.etcd.transport.page_sizes import MAX_PAGE
+from kvorum.observer import Call
 from kvorum.testing import FaultProxy
 
 pytestmark = pytest.mark.anyio
@@ -21,29 +23,42 @@ pytestmark = pytest.mark.anyio
 VALUE = bytes(20_000)
 
 
+class Limits(Observer):
+    """Records how many keys each request of a list asks for.
+
+    Attributes:
+        asked: these numbers.
+    """
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+
+    @override
+    async def before_request(self, call: Call, _endpoint: str, message: Any, /) -> None:
+        request = message
+        if isinstance(message, rpc.RangeRequest) and request.range_end and not request.count_only:
+            self.asked.append(request.limit)
+
+
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def limits() -> Limits:
+    return Limits()
+
+
+@pytest.fixture
+def asked(limits: Limits) -> list[int]:
     """How many keys each request of a list asked for."""
-    limits: list[int] = []
-    send = Connection.range
-
-    async def count(self: Connection, request: Any, *args: Any, **options: Any) -> Any:
-        if request.range_end and not request.count_only:
-            limits.append(request.limit)
-        return await send(self, request, *args, **options)
-
-    monkeypatch.setattr(Connection, "range", count)
-    return limits
+    return limits.asked
 
 
 @asynccontextmanager
 async def linked(
-    client: kvorum.Client, **settings: Any
+    client: kvorum.Client, limits: Limits | None = None, **settings: Any
 ) -> AsyncIterator[tuple[kvorum.Client, FaultProxy]]:
     """Connect to the server of a client through a proxy, to the same keys."""
     async with FaultProxy(client.settings.endpoints[0]) as proxy:
         given = EtcdSettings(endpoints=(proxy.endpoint,), prefix=client.settings.prefix, **settings)
-        async with kvorum.connect(given) as linked:
+        async with kvorum.connect(given, observer=limits or Limits()) as linked:
             yield linked, proxy
 
 
@@ -56,7 +71,7 @@ async def fill(backend: kvorum.StorageBackend, number: int, value: bytes = VALUE
 
 
 async def test_a_list_that_is_too_much_for_one_call_on_a_slow_link_arrives_in_pages_of_one_revision(
-    kvorum_client: kvorum.Client, asked: list[int]
+    kvorum_client: kvorum.Client, limits: Limits, asked: list[int]
 ) -> None:
     """A page of 1000 keys was asked for again and again, until the deadline.
 
@@ -65,7 +80,7 @@ async def test_a_list_that_is_too_much_for_one_call_on_a_slow_link_arrives_in_pa
     revision = await fill(kvorum_client.backend, 1000)
 
     async with (
-        linked(kvorum_client, timeout=1.5) as (client, proxy),
+        linked(kvorum_client, limits, timeout=1.5) as (client, proxy),
         anyio.create_task_group() as group,
     ):
 
@@ -91,13 +106,13 @@ async def test_a_list_that_is_too_much_for_one_call_on_a_slow_link_arrives_in_pa
 
 
 async def test_a_list_of_which_nothing_arrived_makes_the_next_one_ask_for_less(
-    kvorum_client: kvorum.Client, asked: list[int]
+    kvorum_client: kvorum.Client, limits: Limits, asked: list[int]
 ) -> None:
     """A link may be so slow that what the first request has set off fills it until the deadline."""
     await fill(kvorum_client.backend, 100)
     failures, page = 0, None
 
-    async with linked(kvorum_client, timeout=0.5) as (client, proxy):
+    async with linked(kvorum_client, limits, timeout=0.5) as (client, proxy):
         proxy.throttle(1_000_000, "replies")
         with anyio.fail_after(10):
             while page is None:
@@ -141,20 +156,20 @@ async def test_a_page_that_is_slow_and_arrives_within_the_deadline_is_not_lost(
 
 
 async def test_pages_of_large_values_are_cut_by_their_bytes(
-    kvorum_client: kvorum.Client, asked: list[int]
+    kvorum_client: kvorum.Client, limits: Limits, asked: list[int]
 ) -> None:
     size = 200_000
     for start in range(0, 100, 5):
         await kvorum_client.backend.commit(
             [Operation.put(f"many/{place:04}", bytes(size)) for place in range(start, start + 5)]
         )
-    async with linked(kvorum_client, page_size=20) as (client, _):
+    async with linked(kvorum_client, limits, page_size=20) as (client, _):
         page = await client.backend.list("many/")
         assert len(page.entries) == 100
         assert asked == [20, 20, 20, 20, 20]  # 4 MB each
     asked.clear()
 
-    async with linked(kvorum_client, page_size=60) as (client, _):
+    async with linked(kvorum_client, limits, page_size=60) as (client, _):
         page = await client.backend.list("many/")
 
     assert len(page.entries) == 100
@@ -163,10 +178,10 @@ async def test_pages_of_large_values_are_cut_by_their_bytes(
 
 
 async def test_pages_of_small_values_take_no_more_requests_than_before(
-    kvorum_client: kvorum.Client, asked: list[int]
+    kvorum_client: kvorum.Client, limits: Limits, asked: list[int]
 ) -> None:
     await fill(kvorum_client.backend, 2000, bytes(900))
-    async with linked(kvorum_client) as (client, _):
+    async with linked(kvorum_client, limits) as (client, _):
         assert len((await client.backend.list("many/")).entries) == 2000
         assert len((await client.backend.list("many/", limit=1)).entries) == 1
         assert len((await client.backend.list("many/")).entries) == 2000

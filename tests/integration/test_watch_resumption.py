@@ -571,7 +571,7 @@ async def test_a_quiet_watch_resumes_from_its_bookmark_when_older_history_is_com
 ) -> None:
     """Nothing happens under its prefix; without bookmarks its position would be compacted."""
     if kvorum_etcd.version < (3, 5):
-        return  # see above
+        pytest.skip("this version has no flag for the interval of its bookmarks")
     async with (
         EmbeddedEtcd(binary=kvorum_etcd.binary, arguments=[OFTEN]) as etcd,
         FaultProxy(etcd.endpoints[0]) as proxy,

@@ -11,6 +11,7 @@ import msgspec
 import kvorum
 from kvorum import Observer
 from kvorum.etcd.policies import Policies
+from kvorum.etcd.transport.versions import QUOTA, has_hazard
 from kvorum.observer import Call
 
 DEADLINE = 20
@@ -101,8 +102,8 @@ async def until_waiting(client: kvorum.Client, number: int) -> None:
 
 
 def guards_quota(client: kvorum.Client) -> bool:
-    """Tell whether the servers do not count what is nested, so that the client asks for alarms."""
-    return client.pipeline._admission.capabilities.guard_quota
+    """Return whether the server does not count nested puts, so that it is asked for alarms."""
+    return has_hazard(client.connection.version, QUOTA)
 
 
 def behind(endpoint: str, prefix: str, *, timeout: float = DEADLINE) -> kvorum.EtcdSettings:

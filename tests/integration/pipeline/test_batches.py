@@ -16,23 +16,29 @@ from kvorum import (
     Operation,
     UnavailableError,
 )
-from kvorum.etcd.pipeline.queue import BatchQueue
 from kvorum.observer import Call
 
 pytestmark = pytest.mark.timeout(120)
 
 
 async def test_sequential_calls_are_sent_as_they_are(
-    kvorum_client: kvorum.Client, store: kvorum.StorageBackend, monkeypatch: pytest.MonkeyPatch
+    client: kvorum.Client, requests: Requests
 ) -> None:
     """An idle pipeline adds nothing: no wait, and no transaction around a single call."""
-    monkeypatch.setattr(BatchQueue, "join", None)
+    before, planned = client.pipeline.statistics(), len(requests.planned)
+    requests.sent.clear()
     for number in range(5):
-        await store.set("a", b"%d" % number)
-        await store.get("a")
+        await client.backend.set("a", b"%d" % number)
+        await client.backend.get("a")
 
-    now = kvorum_client.pipeline.statistics()
-    assert (now.reads, now.read_requests, now.writes, now.write_requests) == (5, 5, 5, 5)
+    now = client.pipeline.statistics()
+    assert len(requests.planned) == planned
+    assert [call.operation for call in requests.sent if call.subject.endswith("/a")] == [
+        "put",
+        "read",
+    ] * 5
+    assert (now.reads - before.reads, now.read_requests - before.read_requests) == (5, 5)
+    assert (now.writes - before.writes, now.write_requests - before.write_requests) == (5, 5)
 
 
 async def test_concurrent_reads_share_requests_and_each_gets_its_own_key(

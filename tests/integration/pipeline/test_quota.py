@@ -116,7 +116,7 @@ async def test_a_burst_whose_question_is_not_answered_is_sent_call_by_call(
     client: kvorum.Client,
 ) -> None:
     if not guards_quota(client):
-        return  # it asks for no alarms
+        pytest.skip("this version counts nested puts, so it is not asked for alarms")
     before = client.pipeline.statistics()
     written = await all_of(*(client.backend.set(f"k{number}", b"1") for number in range(20)))
     later = await all_of(*(client.backend.set(f"k{number}", b"1") for number in range(20)))
@@ -129,7 +129,7 @@ async def test_a_burst_whose_question_is_not_answered_is_sent_call_by_call(
 @pytest.mark.usefixtures("silence")
 async def test_a_burst_that_may_not_wait_for_the_answer_was_not_sent(client: kvorum.Client) -> None:
     if not guards_quota(client):
-        return  # it asks for no alarms
+        pytest.skip("this version counts nested puts, so it is not asked for alarms")
     with kvorum.deadline(0.25):  # less than they wait for the answer
         burst = [
             asyncio.ensure_future(client.backend.set(f"k{number}", b"1")) for number in range(10)
@@ -153,7 +153,7 @@ async def test_a_server_whose_alarms_cannot_be_asked_for_gets_no_batches_of_writ
     client: kvorum.Client, requests: Requests
 ) -> None:
     if not guards_quota(client):
-        return  # it counts them
+        pytest.skip("this version counts nested puts, so it is not asked for alarms")
 
     async def refuse(call: Call, _message: object) -> None:
         if call.operation == "alarms":
@@ -173,7 +173,7 @@ async def test_writes_that_wait_when_the_store_runs_full_are_sent_alone(
 ) -> None:
     """They are not batched after all, nor do they wait for those that come later."""
     if not guards_quota(client):
-        return  # it counts them
+        pytest.skip("this version counts nested puts, so it is not asked for alarms")
     proxy.hold("requests")
     calls = [asyncio.ensure_future(client.backend.set(f"k{number}", b"1")) for number in range(50)]
     await proxy.wait(lambda now: now.held > 0)
