@@ -6,8 +6,7 @@ from collections.abc import Mapping
 import msgspec
 from msgspec import Raw
 
-_objects = msgspec.json.Decoder(dict[str, Raw])
-_encoder = msgspec.json.Encoder(order="sorted")
+from kvorum.encoding.json_text import encoder, is_object, objects
 
 
 def merge_patch(target: bytes, patch: Mapping[str, object]) -> bytes:
@@ -24,16 +23,14 @@ def merge_patch(target: bytes, patch: Mapping[str, object]) -> bytes:
 def _merged(target: Raw | None, patch: object) -> Raw:
     if not isinstance(patch, Mapping):
         _check_numbers(msgspec.to_builtins(patch))
-        return Raw(_encoder.encode(patch))
-    fields = (
-        _objects.decode(target) if target is not None and bytes(target).lstrip()[:1] == b"{" else {}
-    )
+        return Raw(encoder.encode(patch))
+    fields = objects.decode(target) if target is not None and is_object(target) else {}
     for name, value in patch.items():
         if value is None:
             fields.pop(name, None)
         else:
             fields[name] = _merged(fields.get(name), value)
-    return Raw(_encoder.encode(fields))
+    return Raw(encoder.encode(fields))
 
 
 def _check_numbers(value: object) -> None:

@@ -22,6 +22,7 @@ import msgspec
 from msgspec import Raw
 
 from kvorum.arguments import short_repr
+from kvorum.encoding.json_text import encoder, objects
 from kvorum.encoding.merge_patch import merge_patch
 from kvorum.encoding.unknown_fields import unknown_fields_of
 from kvorum.encoding.write_rules import check_rules, reason_of
@@ -80,10 +81,6 @@ class _Owned(msgspec.Struct, frozen=True):
     generation: int
     creation_timestamp: datetime | None
     deletion_timestamp: datetime | None
-
-
-_encoder = msgspec.json.Encoder(order="sorted")
-_objects = msgspec.json.Decoder(dict[str, Raw])
 
 
 class Draft(msgspec.Struct, Generic[R], frozen=True):
@@ -259,7 +256,7 @@ class Codec(Generic[R]):
         )
         base = over
         # If it does not encode to the same bytes, it has unknown fields, or was written by hand.
-        if over is None and _encoder.encode(envelope) != stored.value:
+        if over is None and encoder.encode(envelope) != stored.value:
             base = stored.value
         if (
             _may_be_same(resource, old)
@@ -314,7 +311,7 @@ class Codec(Generic[R]):
             status=resource.status,
         )
         try:
-            value = _encoder.encode(envelope)
+            value = encoder.encode(envelope)
             if over is None or self._plan is None:
                 return value
             return bytes(self._plan.carry(Raw(over), Raw(value)))
@@ -464,7 +461,7 @@ def _may_be_same(resource: AnyResource, stored: AnyResource) -> bool:
 
 
 def _spec_text(value: bytes) -> bytes:
-    return bytes(_objects.decode(value).get("spec", b""))
+    return bytes(objects.decode(value).get("spec", b""))
 
 
 def _check_owned(patch: Mapping[str, object]) -> None:

@@ -23,11 +23,15 @@ from typing import Any, Protocol
 import msgspec
 from msgspec import Raw, inspect
 
-_IDENTITIES = ("name", "type", "id", "uid", "key")
+from kvorum.encoding.json_text import (
+    arrays,
+    encoder,
+    is_array,
+    is_object,
+    objects,
+)
 
-_objects = msgspec.json.Decoder(dict[str, Raw])
-_arrays = msgspec.json.Decoder(list[Raw])
-_encoder = msgspec.json.Encoder(order="sorted")
+_IDENTITIES = ("name", "type", "id", "uid", "key")
 
 
 class Plan(Protocol):
@@ -60,9 +64,9 @@ class _ObjectPlan:
         self.children: dict[str, Plan] = {}
 
     def carry(self, old: Raw, new: Raw) -> Raw:
-        if not _is_object(old) or not _is_object(new):
+        if not is_object(old) or not is_object(new):
             return new
-        olds = _objects.decode(old)
+        olds = objects.decode(old)
         unknown = {name: value for name, value in olds.items() if name not in self.known}
         nested = self.children.keys() & olds.keys()
         if not unknown and not nested:
@@ -70,10 +74,10 @@ class _ObjectPlan:
         return _merged(new, unknown, {name: (self.children[name], olds[name]) for name in nested})
 
     def known_part(self, value: Raw) -> Raw:
-        return Raw(_encoder.encode(self.kind.decode(value))) if _is_object(value) else value
+        return Raw(encoder.encode(self.kind.decode(value))) if is_object(value) else value
 
     def unknown_paths(self, value: Raw, path: str) -> Iterator[str]:
-        for name, child in _objects.decode(value).items() if _is_object(value) else ():
+        for name, child in objects.decode(value).items() if is_object(value) else ():
             if name not in self.known:
                 yield f"{path}.{name}".lstrip(".")
             elif plan := self.children.get(name):
@@ -87,23 +91,25 @@ class _MapPlan:
         self.values = values
 
     def carry(self, old: Raw, new: Raw) -> Raw:
-        if not _is_object(old) or not _is_object(new):
+        if not is_object(old) or not is_object(new):
             return new
         return _merged(
-            new, {}, {name: (self.values, value) for name, value in _objects.decode(old).items()}
+            new,
+            {},
+            {name: (self.values, value) for name, value in objects.decode(old).items()},
         )
 
     def known_part(self, value: Raw) -> Raw:
-        if not _is_object(value):
+        if not is_object(value):
             return value
         return Raw(
-            _encoder.encode(
-                {name: self.values.known_part(v) for name, v in _objects.decode(value).items()}
+            encoder.encode(
+                {name: self.values.known_part(v) for name, v in objects.decode(value).items()}
             )
         )
 
     def unknown_paths(self, value: Raw, path: str) -> Iterator[str]:
-        for name, child in _objects.decode(value).items() if _is_object(value) else ():
+        for name, child in objects.decode(value).items() if is_object(value) else ():
             yield from self.values.unknown_paths(child, f"{path}.{name}")
 
 
@@ -115,9 +121,9 @@ class _ListPlan:
         self.identity = identity
 
     def carry(self, old: Raw, new: Raw) -> Raw:
-        if not _is_array(old) or not _is_array(new):
+        if not is_array(old) or not is_array(new):
             return new
-        olds, news = _arrays.decode(old), _arrays.decode(new)
+        olds, news = arrays.decode(old), arrays.decode(new)
         matches = self._matches(olds, news)
         return _replaced(
             new,
@@ -144,17 +150,17 @@ class _ListPlan:
         return matches
 
     def _identity_of(self, value: Raw) -> bytes | None:
-        if self.identity is None or not _is_object(value):
+        if self.identity is None or not is_object(value):
             return None
         return _field(value, self.identity) or b""  # omitted: the default, a value like any other
 
     def known_part(self, value: Raw) -> Raw:
-        if not _is_array(value):
+        if not is_array(value):
             return value
-        return Raw(_encoder.encode([self.element.known_part(v) for v in _arrays.decode(value)]))
+        return Raw(encoder.encode([self.element.known_part(v) for v in arrays.decode(value)]))
 
     def unknown_paths(self, value: Raw, path: str) -> Iterator[str]:
-        for index, child in enumerate(_arrays.decode(value) if _is_array(value) else ()):
+        for index, child in enumerate(arrays.decode(value) if is_array(value) else ()):
             yield from self.element.unknown_paths(child, f"{path}[{index}]")
 
 
@@ -168,9 +174,9 @@ class _TuplePlan:
         )
 
     def carry(self, old: Raw, new: Raw) -> Raw:
-        if not _is_array(old) or not _is_array(new):
+        if not is_array(old) or not is_array(new):
             return new
-        olds, news = _arrays.decode(old), _arrays.decode(new)
+        olds, news = arrays.decode(old), arrays.decode(new)
         # `olds` may be shorter: the other items have defaults.
         each = zip(self.items, olds, news, strict=False)
         carried = [
@@ -179,15 +185,15 @@ class _TuplePlan:
         return _replaced(new, news, carried + news[len(carried) :] + olds[len(self.items) :])
 
     def known_part(self, value: Raw) -> Raw:
-        if not _is_array(value):
+        if not is_array(value):
             return value
         if self.kind is not None:
-            return Raw(_encoder.encode(self.kind.decode(value)))
-        each = zip(self.items, _arrays.decode(value), strict=True)
-        return Raw(_encoder.encode([v if plan is None else plan.known_part(v) for plan, v in each]))
+            return Raw(encoder.encode(self.kind.decode(value)))
+        each = zip(self.items, arrays.decode(value), strict=True)
+        return Raw(encoder.encode([v if plan is None else plan.known_part(v) for plan, v in each]))
 
     def unknown_paths(self, value: Raw, path: str) -> Iterator[str]:
-        for index, child in enumerate(_arrays.decode(value) if _is_array(value) else ()):
+        for index, child in enumerate(arrays.decode(value) if is_array(value) else ()):
             if index >= len(self.items):
                 yield f"{path}[{index}]"
             elif plan := self.items[index]:
@@ -218,7 +224,7 @@ class _TaggedPlan:
     def _tag(self, value: Raw) -> bytes | None:
         if self.tag_field is not None:
             return _field(value, self.tag_field)
-        return _text(_arrays.decode(value)[0]) if _is_array(value) else None
+        return _text(arrays.decode(value)[0]) if is_array(value) else None
 
 
 class _EitherPlan:
@@ -229,51 +235,43 @@ class _EitherPlan:
         self.arrays = arrays
 
     def carry(self, old: Raw, new: Raw) -> Raw:
-        return (self.arrays if _is_array(new) else self.objects).carry(old, new)
+        return (self.arrays if is_array(new) else self.objects).carry(old, new)
 
     def known_part(self, value: Raw) -> Raw:
-        return (self.arrays if _is_array(value) else self.objects).known_part(value)
+        return (self.arrays if is_array(value) else self.objects).known_part(value)
 
     def unknown_paths(self, value: Raw, path: str) -> Iterator[str]:
-        return (self.arrays if _is_array(value) else self.objects).unknown_paths(value, path)
+        return (self.arrays if is_array(value) else self.objects).unknown_paths(value, path)
 
 
 # --- JSON text ------------------------------------------------------------------------------------
 
 
-def _is_object(value: Raw) -> bool:
-    return bytes(value).lstrip()[:1] == b"{"
-
-
-def _is_array(value: Raw) -> bool:
-    return bytes(value).lstrip()[:1] == b"["
-
-
 def _field(value: Raw, name: str) -> bytes | None:
     """Return a field of an object, or None. Text is normalized, however it was escaped."""
-    found = _objects.decode(value).get(name) if _is_object(value) else None
+    found = objects.decode(value).get(name) if is_object(value) else None
     return _text(found) if found is not None else None
 
 
 def _text(value: Raw) -> bytes:
-    return _encoder.encode(msgspec.json.decode(value)) if bytes(value)[:1] == b'"' else bytes(value)
+    return encoder.encode(msgspec.json.decode(value)) if bytes(value)[:1] == b'"' else bytes(value)
 
 
 def _merged(new: Raw, unknown: dict[str, Raw], nested: dict[str, tuple[Plan, Raw]]) -> Raw:
     """Return `new` with the unknown fields, and with those of nested values."""
-    news = _objects.decode(new)
+    news = objects.decode(new)
     carried = {
         name: plan.carry(old, news[name]) for name, (plan, old) in nested.items() if name in news
     }
     if not unknown and all(value is news[name] for name, value in carried.items()):
         return new
-    return Raw(_encoder.encode(unknown | news | carried))
+    return Raw(encoder.encode(unknown | news | carried))
 
 
 def _replaced(new: Raw, news: list[Raw], carried: list[Raw]) -> Raw:
     """Return an array of `carried`; the same object `new` if it has the same items."""
     same = all(after is before for after, before in zip(carried, news, strict=False))
-    return new if same and len(carried) == len(news) else Raw(_encoder.encode(carried))
+    return new if same and len(carried) == len(news) else Raw(encoder.encode(carried))
 
 
 def _pairs(olds: Sequence[bytes | None], news: Sequence[bytes | None]) -> dict[int, int]:
@@ -368,7 +366,7 @@ def _union_plan(members: list[inspect.Type], seen: _Seen) -> Plan | None:
 
 def _one_of(plans: list[tuple[inspect.Type, Plan]]) -> Plan | None:
     tagged = {
-        _encoder.encode(m.tag): (m, plan) for m, plan in plans if isinstance(m, inspect.StructType)
+        encoder.encode(m.tag): (m, plan) for m, plan in plans if isinstance(m, inspect.StructType)
     }
     if len(tagged) < 2:
         return plans[0][1] if plans else None

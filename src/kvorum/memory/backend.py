@@ -6,7 +6,6 @@ The same revisions, conflicts, leases, watches, limits and errors as on etcd.
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import Final
 
 import anyio.lowlevel
 from typing_extensions import override
@@ -26,6 +25,7 @@ from kvorum.memory.store import MemoryStore
 from kvorum.memory.timeline import Write
 from kvorum.memory.watch import MemoryStorageWatch
 from kvorum.storage import (
+    MAX_REQUEST_SIZE,
     Change,
     Entry,
     KeyPattern,
@@ -37,8 +37,6 @@ from kvorum.storage import (
     check_operations,
     has_expected_value,
 )
-
-MAX_REQUEST_SIZE: Final = 1_572_864  # bytes of a commit: etcd's default, --max-request-bytes
 
 
 class MemoryStorageBackend(StorageBackend):

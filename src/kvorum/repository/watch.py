@@ -98,7 +98,7 @@ class _WatchOf(Generic[R, E]):
         return self._queue.take_all()
 
     def _has_to_step(self) -> bool:
-        """Tell whether there is no event to deliver yet.
+        """Return whether there is no event to deliver yet.
 
         Listed events are delivered once a stream is open after the list: however long the consumer
         takes, the watch then waits for a store that is away, as an open one does.

@@ -10,6 +10,7 @@ from kvorum.errors import InvalidResourceError
 T = TypeVar("T")
 
 MAX_OPERATIONS: Final = 128  # of a commit; etcd's own default, --max-txn-ops
+MAX_REQUEST_SIZE: Final = 1_572_864  # bytes of a request; etcd's default, --max-request-bytes
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):

@@ -27,10 +27,6 @@ def _plenty() -> Room:
     return Room.PLENTY
 
 
-def _nothing() -> None:
-    pass
-
-
 class BatchQueue:
     """One queue, of reads or of writes. They are apart, so that a read waits for no write.
 
@@ -61,7 +57,7 @@ class BatchQueue:
         spawn: Spawn,
         *,
         room: Callable[[], Room] = _plenty,
-        ask_for_room: Callable[[], None] = _nothing,
+        ask_for_room: Callable[[], None] = lambda: None,
         limits: QueueLimits = DEFAULT_LIMITS,
     ) -> None:
         self.kind: str = kind

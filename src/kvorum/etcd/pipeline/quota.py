@@ -40,10 +40,6 @@ class QuotaTiming(msgspec.Struct, frozen=True):
 DEFAULT_TIMING: Final = QuotaTiming()
 
 
-def _nothing() -> None:
-    pass
-
-
 class Quota:
     """What is known about the room that the store has.
 
@@ -64,7 +60,7 @@ class Quota:
         loop: asyncio.AbstractEventLoop,
         timing: QuotaTiming = DEFAULT_TIMING,
     ) -> None:
-        self.on_answer: Callable[[], None] = _nothing
+        self.on_answer: Callable[[], None] = lambda: None
         self._ask = ask
         self._supervisor = supervisor
         self._loop = loop

@@ -61,7 +61,7 @@ class Refusals:
             until[each] = self._clock() + self._limits.duration
 
     def concern(self, call: AnyCall) -> bool:
-        """Tell whether a call is about what another one was refused for recently."""
+        """Return whether a call is about what another one was refused for recently."""
         return self._has((call.is_write, call.key)) or any(map(self._has, call.leases))
 
     def _has(self, subject: Subject) -> bool:

@@ -246,8 +246,8 @@ class BatchSender:
     async def _send_until(self, batch: Batch, deadline: float) -> Sequence[Result]:
         """Send a batch; return the result for each key.
 
-        One long deadline must not hold the slot for everyone. A request that takes longer than
-        `timeout` takes no slot from others, which are sent to another server if there is one.
+        One long deadline must not block the slot. A request that takes longer than `timeout` takes
+        no slot from others, which are sent to another server if there is one.
         """
         if deadline <= self._loop.time() + self._timeout:
             return await self._send_once(batch, deadline)

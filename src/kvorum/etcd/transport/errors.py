@@ -45,7 +45,6 @@ from kvorum.etcd.transport._rpc import AioRpcError, StatusCode
 from kvorum.observer import Call
 
 __all__ = [
-    "MAX_REQUEST_SIZE",
     "STATUS",
     "BehindError",
     "Call",
@@ -96,8 +95,6 @@ class UnfitRequestError(KvorumError):
 
 STATUS: Final = Call("status", "the server")
 
-
-MAX_REQUEST_SIZE: Final = 1_572_864  # bytes: etcd's default of `--max-request-bytes`
 
 # From a call, the endpoint, and the server's words.
 _Meaning = Callable[[Call, str, str], KvorumError]

@@ -23,7 +23,6 @@ from kvorum.etcd.transport import _rpc as rpc
 from kvorum.etcd.transport import fork
 from kvorum.etcd.transport.certificates import Certificates
 from kvorum.etcd.transport.errors import (
-    MAX_REQUEST_SIZE,
     Call,
     HeldError,
     error_for,
@@ -35,6 +34,7 @@ from kvorum.etcd.transport.streams import Streams, StreamSlot
 from kvorum.etcd.transport.tokens import Metadata
 from kvorum.etcd.transport.versions import Version
 from kvorum.observer import SILENT, Observer
+from kvorum.storage import MAX_REQUEST_SIZE
 
 Request = TypeVar("Request", bound="rpc.Message")
 Response = TypeVar("Response", bound="rpc.Answer")

@@ -35,7 +35,7 @@ async def _close_twice(watch: StorageWatch) -> None:
     await watch.aclose()
 
 
-async def _close_while_somebody_waits(watch: StorageWatch) -> None:
+async def _close_during_a_wait(watch: StorageWatch) -> None:
     consumer = asyncio.create_task(_consume(watch))
     await asyncio.sleep(0.01)
     await watch.aclose()
@@ -53,7 +53,7 @@ async def _consume(watch: StorageWatch) -> None:
 
 _WAYS: Final = {
     way.__name__.strip("_"): way
-    for way in (_break, _cancel, _time_out, _close_twice, _close_while_somebody_waits, _drop)
+    for way in (_break, _cancel, _time_out, _close_twice, _close_during_a_wait, _drop)
 }
 
 
