@@ -1,12 +1,10 @@
 """What tests of clients look at: tasks, sockets, requests in flight, and each call of a backend."""
 
-import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
-import anyio
+from tests.waiting import until
 
 import kvorum
 from kvorum import Client, EmbeddedEtcd, EtcdSettings, KvorumError, Operation, StorageBackend
@@ -46,18 +44,6 @@ class InFlight(Observer):
 
     async def until(self, *operations: str) -> None:
         await until(lambda: self.operations >= set(operations))
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    """Wait for a state that has no event."""
-    with anyio.fail_after(DEADLINE):
-        while not holds():  # noqa: ASYNC110 - see above
-            await anyio.sleep(0.01)
-
-
-def tasks_here() -> set[asyncio.Task[Any]]:
-    """Return all tasks of the loop except those of anyio's pytest plugin."""
-    return {each for each in asyncio.all_tasks() if "TestRunner" not in repr(each.get_coro())}
 
 
 def connections_to(port: int) -> int:

@@ -1,7 +1,6 @@
 """What tests of typed watches share: taking events with a deadline, and waiting for a state."""
 
-import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import anyio
@@ -28,21 +27,6 @@ async def commit_three(store: kvorum.StorageBackend) -> int:
     return await store.commit(
         [Operation.put(f"tasks/{name}", task_by_hand(name)) for name in "abc"]
     )
-
-
-async def until(holds: Callable[[], bool | Awaitable[bool]]) -> None:
-    """Wait for a state that is not announced."""
-    with anyio.fail_after(DEADLINE):
-        while True:
-            held = holds()
-            if held if isinstance(held, bool) else await held:
-                return
-            await anyio.sleep(0.01)
-
-
-def tasks_here() -> set[asyncio.Task[Any]]:
-    """Return all tasks of the loop, except those of anyio's plugin for pytest."""
-    return {each for each in asyncio.all_tasks() if "TestRunner" not in repr(each.get_coro())}
 
 
 async def take(watch: Watch[Task], number: int) -> list[WatchEvent[Task]]:

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from tests.kinds import Task
 from tests.rigs import Newer, NewRig, Older, OldRig
-from tests.watching import tasks_here, until
+from tests.waiting import tasks_here, until
 
 import kvorum
 from kvorum import Repository

@@ -17,9 +17,8 @@ from tests.clients import (
     connections_to,
     port_of,
     short_timeout,
-    tasks_here,
-    until,
 )
+from tests.waiting import tasks_here, until
 
 import kvorum
 from kvorum import (

@@ -13,8 +13,8 @@ import anyio.abc
 import pytest
 from tests.clients import (
     port_of,
-    until,
 )
+from tests.waiting import until
 
 import kvorum
 from kvorum import (

@@ -8,7 +8,8 @@ from typing import Any
 import anyio
 import pytest
 from tests.kinds import Task, TeamTask, task, task_by_hand, team_task
-from tests.watching import DEADLINE, commit_three, take, take_until, touch, until, version_of
+from tests.waiting import until
+from tests.watching import DEADLINE, commit_three, take, take_until, touch, version_of
 
 import kvorum
 from kvorum import (

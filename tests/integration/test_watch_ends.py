@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable
 import anyio
 import pytest
 from tests.kinds import Task, task
-from tests.watching import DEADLINE, assert_ended, commit_three, take, touch, until, version_of
+from tests.waiting import until
+from tests.watching import DEADLINE, assert_ended, commit_three, take, touch, version_of
 
 import kvorum
 from kvorum import Added, Repository, Watch, WatchEvent

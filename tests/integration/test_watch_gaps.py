@@ -1,12 +1,13 @@
 """What a watch must not miss silently: omitted events, a start in the past, another history."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import anyio
 import pytest
 from tests.backups import back_up, put_back
+from tests.waiting import until
 from typing_extensions import override
 
 import kvorum
@@ -334,9 +335,3 @@ async def test_a_watch_with_initial_leaves_no_ghost_of_a_store_that_was_put_back
     assert {name: worker.metadata.labels["told"] for name, worker in shown.items()} == {
         "stays": "after"
     }
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    with anyio.fail_after(DEADLINE):
-        while not holds():  # noqa: ASYNC110 - there is no event
-            await anyio.sleep(0.01)

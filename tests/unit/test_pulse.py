@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import anyio
 import pytest
+from tests.waiting import until
 
 from kvorum.errors import (
     ClientClosedError,
@@ -77,12 +78,6 @@ async def pulse(server: Silent) -> AsyncIterator[Pulse]:
         yield pulse
         pulse.close()
         group.cancel_scope.cancel()
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    with anyio.fail_after(2):
-        while not holds():  # noqa: ASYNC110 - there is no event
-            await anyio.sleep(0.001)
 
 
 async def test_the_answer_of_another_server_ends_the_call_to_a_silent_one(
