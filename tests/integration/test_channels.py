@@ -14,6 +14,7 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 import pytest
+from tests.clients import InFlight, short_timeout, until
 
 import kvorum
 from kvorum import ClientClosedError, EmbeddedEtcd, EtcdSettings
@@ -300,6 +301,34 @@ async def test_channels_that_were_replaced_leave_no_sockets(
     with anyio.fail_after(2):
         while sockets_to(endpoint):  # noqa: ASYNC110 - gRPC closes them in a thread of its own
             await anyio.sleep(0.01)
+
+
+async def test_a_call_on_a_replaced_channel_may_take_until_its_own_deadline(
+    server: EmbeddedEtcd,
+) -> None:
+    """The channel is closed when that call has ended, even if it takes longer than the timeout."""
+    in_flight, timeout = InFlight(), 0.2
+    client = short_timeout(server, timeout, pipeline=False, observer=in_flight)
+    async with client:
+        await client.backend.set("a", b"0")
+        in_flight.clear()
+        await server.pause()
+
+        async def write() -> int:
+            with kvorum.deadline(30):
+                return await client.backend.set("a", b"1")
+
+        writing = asyncio.create_task(write())
+        await in_flight.until("put")
+        cluster = client.connection.cluster
+        cluster.channels.renew(cluster.current)  # as for a silent server
+        assert not (await asyncio.wait({writing}, timeout=4 * timeout))[0]
+        await server.resume()
+
+        assert await writing
+        with kvorum.deadline(5):
+            await client.backend.get("a")
+        await until(lambda: sockets_to(server.endpoints[0]) == 1)
 
 
 # --- the end of the tasks of a client -------------------------------------------------------------

@@ -17,7 +17,8 @@ _log = logging.getLogger(__name__)
 class Channels:
     """Opens, replaces and closes channels.
 
-    A replaced channel is closed after the client's timeout, so that calls on it can finish.
+    A replaced channel is closed after the client's timeout, or when the last call on it has ended
+    if that is later: the deadlines of calls may be. They get no error for it.
     """
 
     def __init__(self, settings: EtcdSettings, supervisor: Supervisor) -> None:
@@ -56,12 +57,14 @@ class Channels:
             self.retire(server.open_watches())
 
     def retire(self, channels: Sequence[Channel]) -> None:
-        """Close channels after the client's timeout, or with the client."""
+        """Close channels when their calls have ended, or with the client."""
         for channel in channels:
             self.close_later(channel, self._settings.timeout)
 
     def close_later(self, channel: Channel, seconds: float = 0) -> None:
-        """Close an unused channel after so many seconds, or with the client.
+        """Close a channel that gets no more calls after so many seconds, or with the client.
+
+        Calls under way on it end first.
 
         Raises:
             ClientClosedError: the client is closed, or closing; it closes this channel, too.
@@ -86,6 +89,7 @@ class Channels:
 
     async def _close_in(self, seconds: float, channel: Channel) -> None:
         await anyio.sleep(seconds)
+        await channel.until_idle()
         self._retired.discard(channel)
         await channel.aclose()
 

@@ -299,7 +299,7 @@ class Cluster:
         known, was_ready = floor.revision, server.is_ready
         try:
             answer = await server.call(
-                method(server.calls), request, call, deadline, self.tokens.metadata
+                server.calls, method, request, call, deadline, self.tokens.metadata
             )
         except TokenRefusedError:
             if not self.tokens.has_user:
@@ -329,7 +329,7 @@ class Cluster:
         deadline: float,
     ) -> Response:
         return await server.call(
-            method(server.calls), request, call, deadline, self.tokens.metadata
+            server.calls, method, request, call, deadline, self.tokens.metadata
         )
 
     async def _send_again(
@@ -393,7 +393,9 @@ class Cluster:
 
         async def authenticate(request: rpc.AuthenticateRequest) -> rpc.AuthenticateResponse:
             call = Call("authenticate", "a user")
-            answer = await server.call(server.calls.auth.Authenticate, request, call, deadline)
+            answer = await server.call(
+                server.calls, lambda channel: channel.auth.Authenticate, request, call, deadline
+            )
             if self.floor.is_foreign(answer.header):
                 words = self.floor.foreign_message(server.address, answer.header)
                 raise UnavailableError(server.address, words)

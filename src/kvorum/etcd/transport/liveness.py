@@ -100,7 +100,8 @@ class Liveness:
 
             async def ask(channel: Channel) -> None:
                 status = server.call(
-                    channel.maintenance.Status,
+                    channel,
+                    lambda channel: channel.maintenance.Status,
                     rpc.StatusRequest(),
                     STATUS,
                     now() + seconds,

@@ -297,14 +297,14 @@ class Members:
         token = cluster.tokens.token
         try:
             return await server.call(
-                method(server.calls), request, _CALL, deadline, cluster.tokens.metadata
+                server.calls, method, request, _CALL, deadline, cluster.tokens.metadata
             )
         except TokenRefusedError:  # a restarted member has forgotten simple tokens
             if not cluster.tokens.has_user:
                 raise
         await cluster.renew_token(cluster.current, token, deadline)  # all members accept that one
         return await server.call(
-            method(server.calls), request, _CALL, deadline, cluster.tokens.metadata
+            server.calls, method, request, _CALL, deadline, cluster.tokens.metadata
         )
 
 

@@ -105,11 +105,29 @@ class Channel:
         self.cluster: rpc.ClusterStub = rpc.ClusterStub(self._channel)
         self.auth: rpc.AuthStub = rpc.AuthStub(self._channel)
         self.watch: rpc.WatchStub = rpc.WatchStub(self._channel)
+        self._calls = 0  # under way
+        self._idle: anyio.Event | None = None  # set when there are none, if that is waited for
 
     @property
     def is_connected(self) -> bool:
         """Whether it is connected, as far as gRPC knows."""
         return self._channel.get_state() is _READY
+
+    def begin_call(self) -> None:
+        """Count a call that is about to be made; `end_call` when it is done."""
+        self._calls += 1
+
+    def end_call(self) -> None:
+        """Count a call as done."""
+        self._calls -= 1
+        if self._idle is not None and not self._calls:
+            self._idle.set()
+
+    async def until_idle(self) -> None:
+        """Wait until no call is under way. Each ends at its deadline; watches do not count."""
+        while self._calls:
+            self._idle = anyio.Event()
+            await self._idle.wait()
 
     async def aclose(self) -> None:
         """Close it; calls under way are cancelled. Idempotent. Does not yield to other tasks.
@@ -257,13 +275,14 @@ class Server:
 
     async def call(
         self,
-        stub: rpc.Unary[Request, Response],
+        channel: Channel,
+        method: Method[Request, Response],
         request: Request,
         call: Call,
         deadline: float,
         metadata: Metadata = (),
     ) -> Response:
-        """Make a call with a stub of one of its channels.
+        """Make a call on one of its channels, which is not closed before the call has ended.
 
         Raises:
             UnavailableError: nothing was done, according to the table in `errors`.
@@ -273,6 +292,7 @@ class Server:
         # The observer is not called in the mapping, which takes the driver's errors for outcomes.
         observer, is_answered = self._observer, False
         is_observed = observer is not SILENT
+        channel.begin_call()
         try:
             if is_observed:
                 await self._before(call, request, deadline)
@@ -280,7 +300,7 @@ class Server:
                 seconds = deadline - now()
                 if seconds <= 0:
                     raise self.not_asked()
-                answer = await stub(request, timeout=seconds, metadata=metadata)
+                answer = await method(channel)(request, timeout=seconds, metadata=metadata)
                 is_answered = True
             return await self._after(call, answer, deadline) if is_observed else answer
         except KvorumError as exc:
@@ -294,7 +314,8 @@ class Server:
                 observer.request_cancelled(call, self.address)
             raise
         finally:
-            del stub  # an error that is kept keeps this frame, but must not keep the channel
+            channel.end_call()
+            del channel  # an error that is kept keeps this frame, but must not keep the channel
 
     async def _before(self, call: Call, request: "rpc.Message", deadline: float) -> None:
         """Let the observer hold or refuse a request, until its deadline at most.
