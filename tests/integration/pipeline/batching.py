@@ -43,6 +43,7 @@ class Requests(Observer):
         self.answered: list[tuple[str, int]] = []
         self.failed: list[tuple[str, int, kvorum.KvorumError]] = []
         self._has_failed = asyncio.Event()
+        self._has_planned = asyncio.Event()
 
     async def before_request(self, call: Call, _endpoint: str, message: object, /) -> None:
         self.sent.append(call)
@@ -62,6 +63,18 @@ class Requests(Observer):
 
     def batch_planned(self, kind: str, size: int, _waiting: int, /) -> None:
         self.planned.append((kind, size))
+        self._has_planned.set()
+
+    async def until_planned(self, kind: str) -> None:
+        """Wait until a batch is planned from now on."""
+        number = self._number_of(kind)
+        with anyio.fail_after(DEADLINE):
+            while self._number_of(kind) == number:
+                self._has_planned.clear()
+                await self._has_planned.wait()
+
+    def _number_of(self, kind: str) -> int:
+        return sum(planned == kind for planned, _ in self.planned)
 
     def batch_sent(self, kind: str, size: int, /) -> None:
         self.answered.append((kind, size))

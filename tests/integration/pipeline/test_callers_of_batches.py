@@ -57,23 +57,24 @@ async def test_a_call_that_is_cancelled_after_it_was_sent_disturbs_no_other(
 
 async def test_cancelled_batches_of_reads_do_not_stop_the_server(kvorum_etcd: EmbeddedEtcd) -> None:
     """Some versions crash when a read-only transaction is cancelled, and are sent none."""
+    requests = Requests()
     async with EmbeddedEtcd(binary=kvorum_etcd.binary) as etcd:
         for _ in range(10):
-            async with kvorum.connect(etcd.url) as client:
+            async with kvorum.connect(etcd.url, observer=requests) as client:
                 await client.backend.set("a", b"1")
                 for _ in range(30):
                     calls = [
                         asyncio.ensure_future(client.backend.get(f"k{number}"))
                         for number in range(100)
                     ]
-                    await asyncio.sleep(0.001)
+                    await requests.until_planned("reads")
                     for call in calls:
                         call.cancel()
                 lasting = [
                     asyncio.ensure_future(client.backend.get(f"k{number}")) for number in range(100)
                 ]
                 # Leave with a batch in flight, which the client then cancels.
-                await asyncio.sleep(0.001)
+                await requests.until_planned("reads")
             await all_of(*lasting)
 
         async with kvorum.connect(etcd.url) as client:

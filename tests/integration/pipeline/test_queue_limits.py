@@ -4,12 +4,13 @@ import asyncio
 
 import anyio
 import pytest
-from tests.integration.pipeline.batching import DEADLINE, all_of, until_waiting
+from tests.integration.pipeline.batching import DEADLINE, Requests, all_of, until_waiting
 
 import kvorum
-from kvorum import EmbeddedEtcd, Entry, Operation, UnavailableError
+from kvorum import EmbeddedEtcd, Entry, UnavailableError
 from kvorum.etcd.pipeline import QueueLimits
 from kvorum.etcd.policies import Policies
+from kvorum.observer import Call
 from kvorum.testing import FaultProxy
 
 pytestmark = pytest.mark.timeout(120)
@@ -18,24 +19,30 @@ ten_may_wait = pytest.mark.parametrize("policies", [Policies(queue=QueueLimits(w
 
 
 async def test_a_few_do_not_wait_long_for_a_batch_of_many(
-    client: kvorum.Client, proxy: FaultProxy
+    client: kvorum.Client, requests: Requests
 ) -> None:
     """There is room for another request, and the batch may take its time."""
-    await client.backend.commit(
-        [Operation.put(f"k{number}", bytes(10_000)) for number in range(100)]
-    )
-    proxy.hold("replies")
+    are_held, is_sent, may_go = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def hold_many(call: Call, _message: object) -> None:
+        if call.subject.endswith("/a"):
+            is_sent.set()
+        elif call.subject.endswith(" keys"):
+            are_held.set()
+            await may_go.wait()
+
+    requests.before = hold_many
     many = [asyncio.ensure_future(client.backend.get(f"k{number}")) for number in range(100)]
-    await proxy.wait(lambda now: now.held > 100_000)
-    before = client.pipeline.statistics().read_requests
-    one = asyncio.ensure_future(client.backend.get("a"))
     with anyio.fail_after(DEADLINE):
-        while client.pipeline.statistics().read_requests == before:  # noqa: ASYNC110 - it is not reported
-            await asyncio.sleep(0.001)
-    await proxy.heal()
+        await are_held.wait()
+        await many[0]  # it was sent alone; its slot is free again
+        one = asyncio.ensure_future(client.backend.get("a"))
+        await is_sent.wait()
+    assert not any(call.done() for call in many[1:])
+    may_go.set()
 
     assert await all_of(one) == [None]
-    assert len(await all_of(*many)) == 100
+    assert await all_of(*many) == [None] * 100
 
 
 async def test_a_server_that_takes_fewer_operations_gets_fewer(kvorum_etcd: EmbeddedEtcd) -> None:
