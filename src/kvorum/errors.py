@@ -5,7 +5,7 @@ handlers need not parse text. The driver's errors never escape: `kvorum.etcd` ma
 table.
 """
 
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 
 class KvorumError(Exception):
@@ -24,6 +24,9 @@ def _rebuild(
     error.args = args
     error.__dict__.update(state)
     return error
+
+
+E = TypeVar("E", bound=KvorumError)
 
 
 # --- the request was wrong: change it -------------------------------------------------------------
@@ -269,8 +272,8 @@ class CorruptResourceError(KvorumError):
         super().__init__(f"{key} at revision {revision} cannot be decoded: {reason}")
 
 
-def without_frames(error: CorruptResourceError) -> CorruptResourceError:
-    """Drop the tracebacks of an error and its causes: their frames keep the bytes alive."""
+def without_frames(error: E) -> E:
+    """Drop the tracebacks of an error and its causes: their frames keep alive what they hold."""
     chain: list[BaseException | None] = [error]
     seen: set[int] = set()
     while chain:

@@ -37,4 +37,5 @@ async def gather(
     async with anyio.create_task_group() as group:
         for _ in given[:at_once]:
             group.start_soon(work)
-    return [results[index] for index in range(len(given))]
+    # Not left in `results`: the traceback of an error holds the frame that holds them.
+    return [results.pop(index) for index in range(len(given))]

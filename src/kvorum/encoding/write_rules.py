@@ -45,10 +45,13 @@ def check_rules(
     if found and old is not None and not is_spec_changed:
         known, _ = _validated(old)
         found = [problem for problem in found if problem not in known]
-    if found and cause is not None and not isinstance(cause, ValueError):
-        raise cause
-    if problems or found:
-        raise InvalidResourceError(subject, [*problems, *found]) from cause
+    try:
+        if found and cause is not None and not isinstance(cause, ValueError):
+            raise cause
+        if problems or found:
+            raise InvalidResourceError(subject, [*problems, *found]) from cause
+    finally:
+        del cause  # its traceback holds this frame
 
 
 def _validated(resource: AnyResource) -> tuple[list[str], Exception | None]:

@@ -309,7 +309,10 @@ async def _from_each(
         for server in servers:
             group.start_soon(ask_one, server)
     if errors:
-        raise errors[0]
+        try:
+            raise errors[0]
+        finally:
+            errors.clear()  # their tracebacks hold this frame
     return tuple(answers[server] for server in servers)
 
 

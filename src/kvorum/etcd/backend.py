@@ -262,7 +262,10 @@ class EtcdStorageBackend(StorageBackend):
     async def settle(self, lost: OutcomeUnknownError) -> int:
         check_lost(lost)
         if not lost.operations:
-            raise lost
+            try:
+                raise lost
+            finally:
+                del lost  # its traceback holds this frame
         operations: Sequence[Operation] = lost.operations
         connection = self.session.connection
         # For a commit, reading the previous value would need more permissions than it had.

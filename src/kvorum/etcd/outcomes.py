@@ -60,7 +60,7 @@ class LostWrite:
         connection: where it was sent.
         keys: the key space of the backend.
         operations: the operations, of which all or none were applied.
-        lost: the error to raise if the outcome stays unknown. Its `since` is a revision known
+        lost: a copy of it is raised if the outcome stays unknown. Its `since` is a revision known
             before the write was sent.
         limits: of the search for a value that is gone.
     """
@@ -112,7 +112,7 @@ class LostWrite:
         """
         if revision := await self._bounded(self._seen()):
             return revision
-        raise self._lost
+        raise self._unknown()
 
     async def decide(self, full: StorageFullError) -> int:
         """Return the revision of a write that was answered with "database space exceeded".
@@ -121,13 +121,13 @@ class LostWrite:
             full: the error with that answer.
 
         Raises:
-            StorageFullError: it was not applied, and never will be: `full`.
+            StorageFullError: it was not applied, and never will be.
             OutcomeUnknownError: the outcome was not found within another deadline, or the history
                 that would tell is compacted.
         """
         if revision := await self._bounded(self._outcome()):
             return revision
-        raise full
+        raise StorageFullError(full.detail) from full.__cause__
 
     async def decide_or_resend(
         self, full: StorageFullError, request: rpc.TxnRequest
@@ -156,6 +156,11 @@ class LostWrite:
             return rpc.TxnResponse(), await self.decide(again)
         return answer, answer.header.revision if answer.succeeded else 0
 
+    def _unknown(self) -> OutcomeUnknownError:
+        """Return a new error each time: the traceback of one that is kept would hold its keeper."""
+        lost = self._lost
+        return OutcomeUnknownError(lost.subject, lost.reason, lost.operations, lost.since)
+
     # --- deadlines and retries ---
 
     async def _bounded(self, step: Awaitable[T]) -> T:
@@ -166,10 +171,10 @@ class LostWrite:
             except StorageFullError:
                 raise
             except KvorumError as exc:  # a missing permission, too
-                if exc is self._lost:
+                if isinstance(exc, OutcomeUnknownError):
                     raise
-                raise self._lost from exc
-        raise self._lost
+                raise self._unknown() from exc
+        raise self._unknown()
 
     async def _retried(self, step: Callable[[], Awaitable[T]]) -> T:
         """Retry an idempotent step while servers are away or connections break."""
@@ -199,7 +204,7 @@ class LostWrite:
             answer = await self._retried(partial(send, request, subject, deadline=self._deadline))
         except StorageFullError as full:  # of the second copy; the first may still arrive
             if await self._mod_revision(fence.key) == fence.expected:
-                raise self._lost from full
+                raise self._unknown() from full
             if revision := await self._first_after(fence):
                 return rpc.TxnResponse(succeeded=True), revision
             raise
@@ -226,7 +231,7 @@ class LostWrite:
                 kv = first_of(await self._read(operation.key, revision))
                 is_ours = kv is not None and kv.mod_revision == revision and _is_of(operation, kv)
                 return revision if is_ours else 0
-        raise self._lost  # another client may have written the same
+        raise self._unknown()  # another client may have written the same
 
     def _never(self, found: Mapping[str, rpc.KeyValue]) -> int:
         """Return 0 if a comparison that failed can never hold again.
@@ -242,7 +247,7 @@ class LostWrite:
                 kv.mod_revision != operation.expected or value not in {None, kv.value}
             ):
                 return 0
-        raise self._lost
+        raise self._unknown()
 
     def _found(self, refusal: rpc.TxnResponse) -> dict[str, rpc.KeyValue]:
         """Return the keys that a refused transaction compared; mod_revision is 0 if absent."""
@@ -259,7 +264,7 @@ class LostWrite:
             revision = await self._outcome_of(operation)
             if revision is not None:
                 return revision
-        raise self._lost
+        raise self._unknown()
 
     async def _outcome_of(self, operation: Operation) -> int | None:
         """Return what the key of one operation tells.
@@ -307,7 +312,10 @@ class LostWrite:
             )
         for answer in answers:
             if isinstance(answer, KvorumError):
-                raise answer
+                try:
+                    raise answer
+                finally:
+                    del answer, answers  # its traceback holds this frame
             written |= {kv.mod_revision for kv in answer.kvs if kv.mod_revision > since}
         for revision in sorted(written):
             kv = first_of(await self._read(key, revision))

@@ -96,7 +96,10 @@ class MemoryStorageWatch(StorageWatch):
             return changes
         error, self._error = self._error, None
         if error is not None:
-            raise error
+            try:
+                raise error
+            finally:
+                del error  # its traceback holds this frame
         raise StopAsyncIteration
 
     def _take(self) -> tuple[Change, ...] | None:

@@ -154,7 +154,10 @@ class EventQueue(ReflectorStore[Read[R]], Generic[R, E]):
     async def apply(self, changes: tuple[Change, ...]) -> None:
         transitions = [self._judge.judge(change) for change in changes]
         if self._on_corrupt == "raise" and (error := corrupt_error_of(transitions)) is not None:
-            raise error
+            try:
+                raise error
+            finally:
+                del error, transitions  # its traceback holds this frame
         covered = {
             gone.key: await self._delivered_before(gone)
             for each in transitions

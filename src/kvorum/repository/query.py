@@ -21,6 +21,7 @@ from kvorum.resources import (
     problems_of_subdomain,
     split_key,
 )
+from kvorum.retries import raised_alone
 from kvorum.selectors import Selector
 from kvorum.storage import Entry, Selection, StorageBackend, may_match
 
@@ -58,7 +59,8 @@ async def retry_overtaken(read: Callable[[], Awaitable[T]]) -> T:
         HistoryLostError: three lists in a row were overtaken. And whatever `read` raises.
     """
     retry = retry_if_exception_type(HistoryLostError)
-    return await AsyncRetrying(retry=retry, stop=stop_after_attempt(_TRIES), reraise=True)(read)
+    tries = AsyncRetrying(retry=retry, stop=stop_after_attempt(_TRIES), reraise=True)
+    return await raised_alone(tries(read))
 
 
 class Query(Generic[R]):

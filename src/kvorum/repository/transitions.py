@@ -16,7 +16,7 @@ from typing import Generic, Literal, TypeAlias, TypeVar
 
 import msgspec
 
-from kvorum.errors import CorruptResourceError
+from kvorum.errors import CorruptResourceError, without_frames
 from kvorum.repository.events import Added, Corrupt, Deleted, Modified
 from kvorum.repository.query import Decode, Query
 from kvorum.resources import AnyResource
@@ -104,7 +104,7 @@ class Judge(Generic[R]):
         try:
             return self._query.select(entry, revision=revision)
         except CorruptResourceError as exc:
-            return exc
+            return without_frames(exc)
 
     def event_of(self, transition: Transition[R], covered: Entry | None) -> ChangeEvent[R] | None:
         """Return the event of a transition; None for none.

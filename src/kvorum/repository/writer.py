@@ -8,7 +8,7 @@ import anyio
 import msgspec
 from tenacity import (
     AsyncRetrying,
-    retry_if_exception_type,
+    retry_if_exception,
     stop_after_delay,
     wait_random_exponential,
 )
@@ -26,6 +26,7 @@ from kvorum.errors import (
 from kvorum.repository.decoder import Decoder
 from kvorum.repository.write_plan import Preconditions, WritePlan, base_in
 from kvorum.resources import AnyResource, Stored
+from kvorum.retries import raised_alone
 from kvorum.storage import Entry, HasBackend
 
 R = TypeVar("R", bound=AnyResource)
@@ -163,21 +164,26 @@ class Writer(Generic[R]):
         """
         required.check_types(key)
         limits = self._contention
-        attempts = AsyncRetrying(
-            retry=retry_if_exception_type(ConflictError),
-            wait=wait_random_exponential(multiplier=limits.first_wait, max=limits.longest_wait),
-            stop=stop_after_delay(limits.timeout),
-            reraise=True,
-        )
-        async for attempt in attempts:
+        is_sent = False
+
+        async def attempt() -> R:
+            nonlocal is_sent
+            is_sent = False
             current, base = self._read(key, await self._client.backend.get(key))
             required.check(key, current)
             plan = await plan_from(current, base)
             if not plan.operation.writes:
                 return plan.result  # its base has just been read
-            with attempt:
-                return await self.send(plan)
-        raise AssertionError("tenacity leaves its loop only with an error")
+            is_sent = True
+            return await self.send(plan)
+
+        attempts = AsyncRetrying(
+            retry=retry_if_exception(lambda exc: is_sent and isinstance(exc, ConflictError)),
+            wait=wait_random_exponential(multiplier=limits.first_wait, max=limits.longest_wait),
+            stop=stop_after_delay(limits.timeout),
+            reraise=True,
+        )
+        return await raised_alone(attempts(attempt))
 
     def _read(self, key: str, entry: Entry | None) -> tuple[R, Stored]:
         """Return the resource in an entry, and its bytes."""

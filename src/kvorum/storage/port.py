@@ -386,7 +386,10 @@ class StorageBackend(ABC):
             OutcomeUnknownError: the outcome is still unknown.
         """
         check_lost(lost)
-        raise lost
+        try:
+            raise lost
+        finally:
+            del lost  # its traceback holds this frame
 
     # --- leases ---
 

@@ -160,7 +160,10 @@ class Pipeline:
             call.goes_alone = self._refusals.concern(call)
         outcome = await queue.join(call)
         if isinstance(outcome, Exception):
-            raise outcome
+            try:
+                raise outcome
+            finally:
+                del outcome, call  # its traceback holds this frame
         if isinstance(outcome, Unanswered):
             return await self._fall_back(queue, call, outcome)
         return outcome

@@ -226,6 +226,7 @@ class BatchQueue:
                     self._is_scheduled = True
                     await asyncio.sleep(0)
                 else:
+                    del batch  # an idle sender keeps nothing of its last callers
                     idle: asyncio.Future[None] = self._loop.create_future()
                     self._idle_senders.append(idle)
                     await idle

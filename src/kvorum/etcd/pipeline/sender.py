@@ -26,6 +26,7 @@ from kvorum.errors import (
     PermissionDeniedError,
     ResourceTooLargeError,
     StorageFullError,
+    without_frames,
 )
 from kvorum.etcd.pipeline.admission import Admission
 from kvorum.etcd.pipeline.batch import (
@@ -318,6 +319,7 @@ class BatchSender:
     def _settle_failed(self, batch: Batch, error: KvorumError) -> None:
         """Tell the callers of a failed batch. Each sends what had no effect by itself."""
         _log.debug("a batch of %d operations failed: %s", len(batch), error)
+        without_frames(error)  # they hold the calls, and the calls this error
         calls = list(calls_of(batch))
         if isinstance(error, StorageFullError):
             self._quota.note_full()

@@ -48,6 +48,7 @@ from kvorum.etcd.transport.server import Channel, Method, Request, Response, Ser
 from kvorum.etcd.transport.streams import StreamSlot
 from kvorum.etcd.transport.versions import Version, format_version
 from kvorum.observer import SILENT, Observer
+from kvorum.retries import raised_alone
 from kvorum.settings import EtcdSettings
 
 _log = logging.getLogger(__name__)
@@ -378,10 +379,8 @@ class Connection:
             stop=stop_before_delay(deadline - anyio.current_time()),
             reraise=True,
         )
-        async for attempt in tries:
-            with attempt:
-                return await self._attempt(method, request, call, deadline, fits)
-        raise AssertionError("tenacity leaves its loop only by an error")
+        attempt = partial(self._attempt, method, request, call, deadline, fits)
+        return await raised_alone(tries(attempt))
 
     async def _attempt(
         self,

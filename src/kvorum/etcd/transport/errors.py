@@ -364,8 +364,7 @@ class mapped_errors:  # noqa: N801 - used as a function
             raise error_for(exc, self._call, self._server.address) from exc
         # The channel was closed before the call had started, or before its request was sent.
         if isinstance(exc, rpc.UsageError | asyncio.InvalidStateError):
-            error = self._not_started()
-            raise error from error.__cause__ or exc
+            raise _caused(self._not_started(), exc)
         if isinstance(exc, rpc.InternalError):  # gRPC's core rejected a part of a call under way
             raise no_answer(self._call, self._server.address, f"INTERNAL: {exc}") from exc
         if isinstance(exc, asyncio.CancelledError):
@@ -373,8 +372,7 @@ class mapped_errors:  # noqa: N801 - used as a function
             # it was cancelled still counts that cancellation, which does not concern this call.
             if _cancellations() <= self._cancellations:
                 exc.__traceback__ = None
-                error = self._cut_short()
-                raise error from error.__cause__ or exc
+                raise _caused(self._cut_short(), exc)
             # grpc.aio replaces the error that cancelled it with its own, which anyio does not
             # recognise as that of its scope. If there is a scope, it cancels again, at this
             # checkpoint.
@@ -405,6 +403,12 @@ def _cancellations() -> int:
     if count and getattr(task, "_must_cancel", False):  # asyncio has no public sign of it
         return count - 1
     return count
+
+
+def _caused(error: KvorumError, cause: BaseException) -> KvorumError:
+    """Return an error with its cause, unless it has one."""
+    error.__cause__ = error.__cause__ or cause
+    return error
 
 
 def is_cancelled() -> bool:

@@ -8,7 +8,7 @@ from typing import Final
 import anyio
 
 from kvorum.deadlines import deadline_of, now
-from kvorum.errors import TlsError, UnavailableError
+from kvorum.errors import TlsError, UnavailableError, without_frames
 from kvorum.etcd.transport.cluster import Cluster
 from kvorum.etcd.transport.diagnosis import tls_error_of
 from kvorum.settings import EtcdSettings
@@ -34,7 +34,10 @@ async def find_server(cluster: Cluster, settings: EtcdSettings) -> None:
             return
         pause = random.uniform(*cluster.timing.round)  # noqa: S311 - no secret
         if all(isinstance(each, _DEFINITE) for each in failures) or now() + pause >= deadline:
-            raise _combined(failures)
+            try:
+                raise _combined(failures)
+            finally:
+                del failures  # the error's traceback holds this frame
         await asyncio.sleep(pause)
 
 
@@ -48,7 +51,7 @@ async def _try_each(
         try:
             await cluster.prepare(server, deadline)
         except UnavailableError as exc:
-            failures.append(exc)
+            failures.append(without_frames(exc))
             cluster.leave(server)
         else:
             return ()

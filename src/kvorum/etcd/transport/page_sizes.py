@@ -132,7 +132,7 @@ async def first_to_arrive(
                 answer = await ask(asked)
                 found.append(Arrival(answer, asked, now() - started, asked < size))
             except Exception as exc:  # noqa: BLE001 - raised below: the group would wrap it
-                errors.append(exc)
+                errors[:] = [exc]
                 pending -= 1
                 if pending and isinstance(exc, UnavailableError):
                     return  # another request is under way, and may still be answered
@@ -146,5 +146,5 @@ async def first_to_arrive(
             pending += 1
             group.start_soon(attempt, asked)
     if not found:
-        raise errors[-1]
+        raise errors.pop()  # not left in this frame, which its traceback holds
     return found[0]

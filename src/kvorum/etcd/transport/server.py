@@ -305,10 +305,13 @@ class Server:
             return await self._after(call, answer, deadline) if is_observed else answer
         except KvorumError as exc:
             error = _with_size(exc, call, request)
-            observer.request_failed(call, self.address, error)
-            if error is exc:
-                raise
-            raise error from exc.__cause__
+            try:
+                observer.request_failed(call, self.address, error)
+                if error is exc:
+                    raise
+                raise error from exc.__cause__
+            finally:
+                del error  # its traceback holds this frame
         except asyncio.CancelledError:
             if not is_answered:
                 observer.request_cancelled(call, self.address)

@@ -79,7 +79,10 @@ class WatchBuffer:
         """Raise the error that ended the watch, once."""
         error, self._error = self._error, None
         if error is not None:
-            raise error
+            try:
+                raise error
+            finally:
+                del error  # its traceback holds this frame
 
     def close(self) -> None:
         """End it, without an error, and drop its content."""

@@ -135,6 +135,7 @@ class WatchReader:
             error = InternalError(f"the watch of {self.subject}", exc)
             error.__cause__ = exc
             self.buffer.fail(error)
+            del error  # the traceback of its cause holds this frame
         finally:
             self._drop_stream()
             self.finished.set()
@@ -228,22 +229,25 @@ class WatchReader:
     async def _open(self, connection: Connection, deadline: float) -> None:
         """Create the first stream by the deadline, with retries as for a call."""
         lost: KvorumError | None = None
-        with anyio.move_on_after(deadline - now()):
-            while not self.is_open:
-                try:
-                    await self._open_once(connection, deadline)
-                except KvorumError as exc:
-                    if not _is_transient(connection, exc):
-                        raise
-                    lost = exc
-                    self._drop_stream()
-                    self._breaks += 1
-                    wait = self._wait()
-                    if now() + wait >= deadline:
-                        raise
-                    await anyio.sleep(wait)
-        if not self.is_open:
-            raise no_watch(connection.cluster.current, self.subject) from lost
+        try:
+            with anyio.move_on_after(deadline - now()):
+                while not self.is_open:
+                    try:
+                        await self._open_once(connection, deadline)
+                    except KvorumError as exc:
+                        if not _is_transient(connection, exc):
+                            raise
+                        lost = exc
+                        self._drop_stream()
+                        self._breaks += 1
+                        wait = self._wait()
+                        if now() + wait >= deadline:
+                            raise
+                        await anyio.sleep(wait)
+            if not self.is_open:
+                raise no_watch(connection.cluster.current, self.subject) from lost
+        finally:
+            del lost  # its traceback holds this frame
 
     async def _open_once(self, connection: Connection, deadline: float) -> None:
         if self._since is None:

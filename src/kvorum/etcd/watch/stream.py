@@ -105,8 +105,11 @@ class WatchStream:
                 apart._learn_limit(self.server, others)  # noqa: SLF001
                 return apart
         error = no_watch(self.server, self._subject.subject)
-        self._connection.cluster.judge(self.server, error, started=started, deadline=deadline)
-        raise error
+        try:
+            self._connection.cluster.judge(self.server, error, started=started, deadline=deadline)
+            raise error
+        finally:
+            del error  # its traceback holds this frame
 
     def _learn_limit(self, server: Server, limit: int) -> None:
         """Record how many streams a server allows on a connection."""
