@@ -18,7 +18,7 @@ from kvorum.errors import (
     UnavailableError,
 )
 from kvorum.etcd.transport import _rpc as rpc
-from kvorum.etcd.transport.pulse import Owed, Pulse
+from kvorum.etcd.transport.pulse import HedgedRead, Pulse
 
 PAUSE = 0.01
 
@@ -56,9 +56,11 @@ class Silent:
             raise self.refusal
         return "from another server"
 
-    def owed(self) -> Owed[str]:
-        return Owed(
-            cast("Callable[[Any], rpc.Unary[Any, str]]", lambda _: self.stub), self.ask_another
+    def read(self) -> HedgedRead[str]:
+        return HedgedRead(
+            "first:1",
+            cast("Callable[[Any], rpc.Unary[Any, str]]", lambda _: self.stub),
+            self.ask_another,
         )
 
 
@@ -83,14 +85,14 @@ async def pulse(server: Silent) -> AsyncIterator[Pulse]:
 async def test_the_answer_of_another_server_ends_the_call_to_a_silent_one(
     server: Silent, pulse: Pulse
 ) -> None:
-    owed = server.owed()
-    pulse.enter(owed)
-    call = owed.on(None)(b"", timeout=1)
+    read = server.read()
+    pulse.enter(read)
+    call = read.bind(None)(b"", timeout=1)
     server.may_answer.set()
 
     with pytest.raises(asyncio.CancelledError), anyio.fail_after(2):
         await call
-    assert owed.answer == "from another server"
+    assert read.answer == "from another server"
     assert server.dead.is_set()
 
 
@@ -101,22 +103,23 @@ async def test_an_answer_of_another_server_is_not_waited_for_again(
 
     That one would never end.
     """
-    owed = server.owed()
-    pulse.enter(owed)
-    owed.on(None)(b"", timeout=1).cancel()
+    read = server.read()
+    pulse.enter(read)
+    read.bind(None)(b"", timeout=1).cancel()
     server.may_answer.set()
-    await until(lambda: owed.answer is not None)
+    await until(lambda: read.answer is not None)
 
-    with pytest.raises(UnavailableError, match="another one has answered"):
-        owed.on(None)(b"", timeout=1)
+    with pytest.raises(UnavailableError, match="another server has answered") as caught:
+        read.bind(None)(b"", timeout=1)
+    assert caught.value.endpoint == "first:1"  # an observer is told of it
     assert len(server.calls) == 1
 
 
 async def test_a_server_that_is_slow_and_alive_is_asked_alone(server: Silent, pulse: Pulse) -> None:
     server.is_alive = True
-    owed = server.owed()
-    pulse.enter(owed)
-    call = owed.on(None)(b"", timeout=1)
+    read = server.read()
+    pulse.enter(read)
+    call = read.bind(None)(b"", timeout=1)
     await until(lambda: server.questions >= 2)
 
     assert not call.done()
@@ -124,9 +127,9 @@ async def test_a_server_that_is_slow_and_alive_is_asked_alone(server: Silent, pu
 
 
 async def test_an_answer_in_time_causes_no_question(server: Silent, pulse: Pulse) -> None:
-    owed = server.owed()
-    pulse.enter(owed)
-    pulse.leave(owed)
+    read = server.read()
+    pulse.enter(read)
+    pulse.leave(read)
     await anyio.sleep(3 * PAUSE)
 
     assert server.questions == 0
@@ -135,15 +138,15 @@ async def test_an_answer_in_time_causes_no_question(server: Silent, pulse: Pulse
 async def test_a_call_that_is_done_cancels_the_request_to_another_server(
     server: Silent, pulse: Pulse
 ) -> None:
-    owed = server.owed()
-    pulse.enter(owed)
-    owed.on(None)(b"", timeout=1)
+    read = server.read()
+    pulse.enter(read)
+    read.bind(None)(b"", timeout=1)
     await until(lambda: server.elsewhere == 1)
-    pulse.leave(owed)
+    pulse.leave(read)
 
-    assert owed.scope is not None
-    assert owed.scope.cancel_called
-    assert (owed.call, owed.stub) == (None, None)
+    assert read.scope is not None
+    assert read.scope.cancel_called
+    assert (read.call, read.stub) == (None, None)
 
 
 async def test_a_refusal_elsewhere_leaves_the_call_to_the_first_server(
@@ -151,14 +154,14 @@ async def test_a_refusal_elsewhere_leaves_the_call_to_the_first_server(
 ) -> None:
     server.refusal = UnavailableError("another", "away")
     server.may_answer.set()
-    owed = server.owed()
-    pulse.enter(owed)
-    call = owed.on(None)(b"", timeout=1)
+    read = server.read()
+    pulse.enter(read)
+    call = read.bind(None)(b"", timeout=1)
     await until(lambda: server.questions >= 2)
 
     assert server.elsewhere == 1
     assert not call.done()
-    assert owed.answer is None
+    assert read.answer is None
 
 
 async def test_a_refusal_of_the_request_elsewhere_ends_the_call_to_a_silent_server(
@@ -167,15 +170,15 @@ async def test_a_refusal_of_the_request_elsewhere_ends_the_call_to_a_silent_serv
     """Otherwise one forbidden read would keep the others of its batch waiting."""
     server.refusal = PermissionDeniedError("read a")
     server.may_answer.set()
-    owed = server.owed()
-    pulse.enter(owed)
-    call = owed.on(None)(b"", timeout=1)
+    read = server.read()
+    pulse.enter(read)
+    call = read.bind(None)(b"", timeout=1)
 
     with pytest.raises(asyncio.CancelledError), anyio.fail_after(2):
         await call
-    assert owed.refusal is server.refusal
-    pulse.leave(owed)
-    assert owed.refusal is None
+    assert read.refusal is server.refusal
+    pulse.leave(read)
+    assert read.refusal is None
 
 
 async def test_a_server_is_asked_once_at_a_time(server: Silent, pulse: Pulse) -> None:

@@ -42,7 +42,7 @@ from kvorum.etcd.transport.errors import (
 from kvorum.etcd.transport.opening import find_server
 from kvorum.etcd.transport.page_sizes import PageSizes
 from kvorum.etcd.transport.policies import DEFAULTS, TransportPolicies
-from kvorum.etcd.transport.pulse import Owed
+from kvorum.etcd.transport.pulse import HedgedRead
 from kvorum.etcd.transport.reports import guarded
 from kvorum.etcd.transport.server import Channel, Method, Request, Response, Server
 from kvorum.etcd.transport.streams import StreamSlot
@@ -400,8 +400,8 @@ class Connection:
             if call.writes or len(cluster.servers) == 1:
                 return await cluster.call(server, method, request, call, deadline)
             again = partial(self._send_until, method, request, call, deadline, fits)
-            owed = Owed(method, again)
-            return await self._read(server, owed, request, call, deadline)
+            read = HedgedRead(server.address, method, again)
+            return await self._read(server, read, request, call, deadline)
         except (UnavailableError, OutcomeUnknownError) as exc:
             cluster.judge(server, exc, started=started, deadline=deadline)
             raise
@@ -409,21 +409,21 @@ class Connection:
     async def _read(
         self,
         server: Server,
-        owed: Owed[Response],
+        read: HedgedRead[Response],
         request: "rpc.Message",
         call: Call,
         deadline: float,
     ) -> Response:
         """Read from a server; if it turns out to be dead, from another one as well."""
         pulse = self.cluster.pulse_of(server)
-        pulse.enter(owed)
+        pulse.enter(read)
         try:
-            return await self.cluster.call(server, owed.on, request, call, deadline)
+            return await self.cluster.call(server, read.bind, request, call, deadline)
         except UnavailableError:
-            if owed.refusal is not None:
-                raise owed.refusal from owed.refusal.__cause__
-            if owed.answer is None:
+            if read.refusal is not None:
+                raise read.refusal from read.refusal.__cause__
+            if read.answer is None:
                 raise
-            return owed.answer
+            return read.answer
         finally:
-            pulse.leave(owed)
+            pulse.leave(read)

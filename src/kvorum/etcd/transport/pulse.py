@@ -22,10 +22,13 @@ from kvorum.etcd.transport import _rpc as rpc
 A = TypeVar("A")
 
 
-class Owed(msgspec.Struct, Generic[A], eq=False):
-    """An answer that a server owes. It replaces the stub, and remembers the call it makes.
+class HedgedRead(msgspec.Struct, Generic[A], eq=False):
+    """A read that is sent to another server, too, if the first one turns out to be dead.
+
+    It replaces the stub, and remembers the call it makes.
 
     Attributes:
+        address: of the first server.
         method: finds the stub on a channel.
         elsewhere: sends the same request to another server.
         since: when it was passed to `Pulse.enter`.
@@ -36,6 +39,7 @@ class Owed(msgspec.Struct, Generic[A], eq=False):
         call: the latest call of grpc.aio: awaited like a future, and can be cancelled.
     """
 
+    address: str
     method: Callable[[Any], rpc.Unary[Any, A]]
     elsewhere: Callable[[], Coro[A]]
     since: float = 0.0
@@ -45,7 +49,7 @@ class Owed(msgspec.Struct, Generic[A], eq=False):
     stub: rpc.Unary[Any, A] | None = None
     call: Any = None
 
-    def on(self, channel: Any) -> Any:
+    def bind(self, channel: Any) -> Any:
         """Take the stub of a channel, and return this in its place."""
         self.stub = self.method(channel)
         return self
@@ -57,13 +61,13 @@ class Owed(msgspec.Struct, Generic[A], eq=False):
             UnavailableError: another server has answered while this one was fetching a token, so
                 the call is not needed any more.
         """
-        assert self.stub is not None, "it is called by what `on` returns"  # noqa: S101
+        assert self.stub is not None, "it is called by what `bind` returns"  # noqa: S101
         if self.answer is not None or self.refusal is not None:
-            raise UnavailableError("this server", "another one has answered")
+            raise UnavailableError(self.address, "another server has answered")
         self.call = self.stub(request, timeout=timeout, metadata=metadata)
         return self.call
 
-    async def ask_elsewhere(self) -> None:
+    async def hedge(self) -> None:
         """Ask another server; its answer, or its refusal of the request, ends the call."""
         if self.scope is not None:
             return
@@ -100,25 +104,25 @@ class Pulse:
         self._spawn = spawn
         self._on_dead = on_dead
         self._loop = asyncio.get_running_loop()
-        self._owed: set[Owed[Any]] = set()
+        self._reads: set[HedgedRead[Any]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._is_asking = False
         self._answered = 0.0
 
-    def enter(self, owed: Owed[Any]) -> None:
+    def enter(self, read: HedgedRead[Any]) -> None:
         """Record that a call is about to be made; call `leave` when it is done."""
-        owed.since = self._loop.time()
-        self._owed.add(owed)
+        read.since = self._loop.time()
+        self._reads.add(read)
         if self._timer is None:
             self._timer = self._loop.call_later(self.pause, self._look)
 
-    def leave(self, owed: Owed[Any]) -> None:
+    def leave(self, read: HedgedRead[Any]) -> None:
         """Record that a call is done. A request to another server is cancelled."""
-        self._owed.discard(owed)
+        self._reads.discard(read)
         # An error that is kept keeps this, but must not keep the channel.
-        owed.call = owed.stub = owed.refusal = None
-        if owed.scope is not None:
-            owed.scope.cancel()
+        read.call = read.stub = read.refusal = None
+        if read.scope is not None:
+            read.scope.cancel()
 
     def ask(self) -> None:
         """Ask the server in the background, unless that is under way."""
@@ -137,9 +141,9 @@ class Pulse:
     def _look(self) -> None:
         """Ask if an answer is overdue; look again while any is owed."""
         self._timer = None
-        if not self._owed:
+        if not self._reads:
             return
-        since = max(min(owed.since for owed in self._owed), self._answered)
+        since = max(min(read.since for read in self._reads), self._answered)
         due = since + self.pause
         if due <= self._loop.time():
             self.ask()
@@ -156,6 +160,6 @@ class Pulse:
             self._is_asking = False
         self._on_dead()
         with suppress(ClientClosedError):  # all calls end anyway
-            for owed in tuple(self._owed):
-                if owed.since <= asked:
-                    self._spawn(owed.ask_elsewhere)
+            for read in tuple(self._reads):
+                if read.since <= asked:
+                    self._spawn(read.hedge)
