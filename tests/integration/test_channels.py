@@ -14,7 +14,8 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 import pytest
-from tests.clients import InFlight, short_timeout, until
+from tests.clients import InFlight, short_timeout
+from tests.waiting import until
 
 import kvorum
 from kvorum import ClientClosedError, EmbeddedEtcd, EtcdSettings

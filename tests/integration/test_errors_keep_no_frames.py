@@ -11,8 +11,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
-from tests.clients import until
 from tests.kinds import Task, task
+from tests.waiting import until
 
 import kvorum
 from kvorum import Client, EtcdSettings, KvorumError

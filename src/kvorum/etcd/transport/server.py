@@ -304,14 +304,8 @@ class Server:
                 is_answered = True
             return await self._after(call, answer, deadline) if is_observed else answer
         except KvorumError as exc:
-            error = _with_size(exc, call, request)
-            try:
-                observer.request_failed(call, self.address, error)
-                if error is exc:
-                    raise
-                raise error from exc.__cause__
-            finally:
-                del error  # its traceback holds this frame
+            # Not by a local name: the error's traceback holds this frame.
+            raise self._reported(exc, call, request) from exc.__cause__
         except asyncio.CancelledError:
             if not is_answered:
                 observer.request_cancelled(call, self.address)
@@ -319,6 +313,12 @@ class Server:
         finally:
             channel.end_call()
             del channel  # an error that is kept keeps this frame, but must not keep the channel
+
+    def _reported(self, error: KvorumError, call: Call, request: "rpc.Message") -> KvorumError:
+        """Return the error of a call, after the observer was told of it."""
+        error = _with_size(error, call, request)
+        self._observer.request_failed(call, self.address, error)
+        return error
 
     async def _before(self, call: Call, request: "rpc.Message", deadline: float) -> None:
         """Let the observer hold or refuse a request, until its deadline at most.
