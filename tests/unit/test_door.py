@@ -1,10 +1,12 @@
 """The public names: each door exports what it lists, and documents it."""
 
+import ast
 import inspect
 import pkgutil
 import subprocess
 import sys
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -40,6 +42,29 @@ def doors() -> list[ModuleType]:
             module = import_module(each.name)
             found += [module] if hasattr(module, "__all__") else []
     return found
+
+
+def imports_past_doors() -> list[str]:
+    """Return the imports of Kvorum's modules from inside a folder that they are not in."""
+    root = Path(kvorum.__path__[0])
+    names = {door.__name__ for door in doors()} - {"kvorum"}
+    found = []
+    for path in root.rglob("*.py"):
+        importer = ".".join(("kvorum", *path.relative_to(root).with_suffix("").parts))
+        for each in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(each, ast.ImportFrom) or each.module is None or each.module in names:
+                continue
+            found += [
+                f"{importer} imports {each.module}"
+                for door in names
+                if each.module.startswith(f"{door}.") and not importer.startswith(f"{door}.")
+            ]
+    return found
+
+
+def test_what_is_in_a_folder_is_imported_by_its_door() -> None:
+    """So the door lists all that others use, and everything else may change."""
+    assert imports_past_doors() == []
 
 
 def test_no_public_name_has_gone() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from kvorum.embedded.binary import EtcdBinary
-from kvorum.embedded.member import EtcdMember, command
+from kvorum.embedded.member import EtcdMember, member_command
 
 OLD = EtcdBinary(Path("/opt/etcd"), (3, 4, 23))
 NEW = EtcdBinary(Path("/opt/etcd"), (3, 5, 1))
@@ -21,7 +21,7 @@ def cluster() -> Iterator[list[EtcdMember]]:
 
 
 def test_all_addresses_are_on_the_loopback(cluster: list[EtcdMember]) -> None:
-    argv = command(NEW, cluster[1], cluster, fsync=True, arguments=())
+    argv = member_command(NEW, cluster[1], cluster, fsync=True, arguments=())
 
     urls = [argument for argument in argv if "://" in argument]
     assert len(urls) == 5
@@ -32,7 +32,7 @@ def test_each_member_knows_all_others(cluster: list[EtcdMember]) -> None:
     lists = {
         argument
         for member in cluster
-        for argument in command(NEW, member, cluster, fsync=True, arguments=())
+        for argument in member_command(NEW, member, cluster, fsync=True, arguments=())
     }
 
     assert [flag for flag in lists if flag.startswith("--initial-cluster=")] == [
@@ -42,10 +42,12 @@ def test_each_member_knows_all_others(cluster: list[EtcdMember]) -> None:
 
 
 def test_a_single_member_elects_itself_sooner_than_a_cluster(cluster: list[EtcdMember]) -> None:
-    assert "--election-timeout=100" in command(
+    assert "--election-timeout=100" in member_command(
         NEW, cluster[0], cluster[:1], fsync=True, arguments=()
     )
-    assert "--election-timeout=500" in command(NEW, cluster[0], cluster, fsync=True, arguments=())
+    assert "--election-timeout=500" in member_command(
+        NEW, cluster[0], cluster, fsync=True, arguments=()
+    )
 
 
 @pytest.mark.parametrize(
@@ -55,13 +57,15 @@ def test_a_single_member_elects_itself_sooner_than_a_cluster(cluster: list[EtcdM
 def test_only_3_5_and_later_can_do_without_fsync(
     cluster: list[EtcdMember], binary: EtcdBinary, *, fsync: bool, expected: bool
 ) -> None:
-    argv = command(binary, cluster[0], cluster[:1], fsync=fsync, arguments=())
+    argv = member_command(binary, cluster[0], cluster[:1], fsync=fsync, arguments=())
 
     assert ("--unsafe-no-fsync" in argv) is expected
 
 
 def test_the_users_arguments_come_last(cluster: list[EtcdMember]) -> None:
     """So that they win over ours."""
-    argv = command(NEW, cluster[0], cluster[:1], fsync=False, arguments=["--election-timeout=1000"])
+    argv = member_command(
+        NEW, cluster[0], cluster[:1], fsync=False, arguments=["--election-timeout=1000"]
+    )
 
     assert argv[-1] == "--election-timeout=1000"

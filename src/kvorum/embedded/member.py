@@ -115,7 +115,7 @@ class EtcdMember:
         return kind(f"{self.name} ended with exit code {code} before it was ready; {words}")
 
 
-def command(
+def member_command(
     binary: EtcdBinary,
     member: EtcdMember,
     cluster: Sequence[EtcdMember],

@@ -14,7 +14,7 @@ import anyio
 import anyio.to_thread
 
 from kvorum.embedded.binary import EtcdBinary, find_binary
-from kvorum.embedded.member import EtcdMember, PortTakenError, ServerTls, command
+from kvorum.embedded.member import EtcdMember, PortTakenError, ServerTls, member_command
 from kvorum.embedded.process_group import ProcessGroup
 from kvorum.errors import ConfigurationError, EmbeddedEtcdError
 
@@ -279,7 +279,7 @@ class EmbeddedEtcd:
 
     def _start(self, members: Sequence[EtcdMember]) -> None:
         for member in members:
-            argv = command(
+            argv = member_command(
                 member.binary or self._found(),
                 member,
                 self._members,

@@ -6,10 +6,13 @@ from contextlib import asynccontextmanager
 
 import anyio
 
-from kvorum.embedded import EmbeddedEtcd
-from kvorum.embedded.binary import EtcdBinary
-from kvorum.embedded.member import EtcdMember, command
-from kvorum.embedded.process_group import ProcessGroup
+from kvorum.embedded import (
+    EmbeddedEtcd,
+    EtcdBinary,
+    EtcdMember,
+    ProcessGroup,
+    member_command,
+)
 from kvorum.testing.faults import Operator, OperatorError
 from kvorum.testing.scenes.stage import Stage
 
@@ -89,7 +92,7 @@ class Newcomer:
         binary = EtcdBinary(self._etcd.binary, self._etcd.version)
         self._member.start(
             self._group,
-            command(binary, self._member, [self._member], fsync=False, arguments=arguments),
+            member_command(binary, self._member, [self._member], fsync=False, arguments=arguments),
         )
 
     async def answers(self) -> None:

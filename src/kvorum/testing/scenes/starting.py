@@ -3,7 +3,7 @@
 import anyio
 
 import kvorum
-from kvorum.embedded.binary import LOSES_DATA
+from kvorum.embedded import LOSES_DATA
 from kvorum.errors import KvorumError
 from kvorum.settings import EtcdSettings
 from kvorum.testing.evidence import Rule
