@@ -1,7 +1,7 @@
 """The observer of a client, as the client calls it: what it raises is its own, never the client's.
 
 Reports must not raise; one that does is logged once, and the client goes on. What a coroutine
-method raises is marked, so that nobody takes it for a bug in Kvorum or for a lost answer.
+method raises is marked, so that it is not taken for a bug in Kvorum or for a lost answer.
 """
 
 import inspect
@@ -41,7 +41,7 @@ def guarded(observer: Observer) -> Observer:
 
 
 def is_of_observer(error: BaseException) -> bool:
-    """Tell whether an observer has raised an error that is none of Kvorum's."""
+    """Return whether an observer has raised an error that is not one of Kvorum's."""
     return hasattr(error, _MARK)
 
 
