@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from typing import Any
 
+import anyio
 import pytest
 
 from kvorum.etcd.pipeline.batch import Batch, calls_of
@@ -217,6 +218,7 @@ async def test_the_number_of_requests_that_take_long_is_limited(server: Server) 
     assert [server.queue.add_slot() for _ in range(3)] == [True, True, False]
 
 
+@pytest.mark.parametrize("limits", [QueueLimits(unbatched_hold=60)])
 async def test_reads_of_one_key_that_go_alone_and_wait_together_are_one_request(
     server: Server,
 ) -> None:
@@ -239,6 +241,7 @@ async def test_reads_of_one_key_that_go_alone_and_wait_together_are_one_request(
     assert server.queue.is_idle
 
 
+@pytest.mark.parametrize("limits", [QueueLimits(unbatched_hold=60)])
 async def test_a_read_that_goes_alone_and_is_done_keeps_no_other_from_its_answer(
     server: Server,
 ) -> None:
@@ -250,3 +253,29 @@ async def test_a_read_that_goes_alone_and_is_done_keeps_no_other_from_its_answer
     server.opened.set()
 
     assert await asyncio.gather(*waiting[1:]) == [None] * 2
+
+
+@pytest.mark.parametrize("limits", [QueueLimits(unbatched_hold=0, unbatched=5)])
+async def test_a_call_that_goes_alone_makes_way_for_others_after_a_moment(server: Server) -> None:
+    """Up to a limit; and those that were answered make way no more."""
+    calls = [server.queue.join(ReadCall(b"%d" % n, LATER, goes_alone=True)) for n in range(20)]
+    with anyio.fail_after(5):
+        while len(server.batches) < 5:
+            await turns()
+    await turns(50)
+    assert len(server.batches) == 5
+
+    server.opened.set()
+    assert await asyncio.gather(*calls) == [None] * 20
+    await turns()
+    assert server.queue.is_idle
+    assert server.queue._unbatched._making_way == 0
+
+
+@pytest.mark.parametrize("limits", [QueueLimits(unbatched_hold=60)])
+async def test_at_most_two_calls_that_go_alone_are_sent_in_the_same_moment(server: Server) -> None:
+    for number in range(20):
+        server.queue.join(ReadCall(b"%d" % number, LATER, goes_alone=True))
+    await turns(50)
+
+    assert len(server.batches) == 2

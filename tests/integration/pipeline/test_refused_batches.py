@@ -26,7 +26,7 @@ from kvorum import (
     StorageFullError,
     UnavailableError,
 )
-from kvorum.etcd.pipeline import RefusalLimits
+from kvorum.etcd.pipeline import QueueLimits, RefusalLimits
 from kvorum.etcd.pipeline.calls import PutCall
 from kvorum.etcd.policies import Policies
 from kvorum.etcd.transport import _rpc as rpc
@@ -175,7 +175,8 @@ async def test_unbatched_calls_end_with_their_deadlines_and_with_the_client(
 ) -> None:
     async with FaultProxy(kvorum_etcd.endpoints[0]) as proxy:
         settings = EtcdSettings(endpoints=(proxy.endpoint,), prefix="aside", timeout=DEADLINE)
-        async with kvorum.connect(settings) as client:
+        policies = Policies(queue=QueueLimits(unbatched_hold=60))
+        async with kvorum.connect(settings, policies=policies) as client:
             await warm_up(client)
             as_if_refused(client, *(f"k{number}" for number in range(20)))
             proxy.hold("replies")
@@ -209,6 +210,19 @@ async def test_several_refused_writes_leave_the_others_done(client: kvorum.Clien
     assert [type(answer) for answer in answers] == [
         int if number % 3 else LeaseNotFoundError for number in range(90)
     ]
+
+
+async def test_callers_that_were_all_refused_do_not_wait_for_each_other_on_a_slow_link(
+    client: kvorum.Client, proxy: FaultProxy
+) -> None:
+    """As those of a role that was taken away and is given back."""
+    names = [f"k{number}" for number in range(200)]
+    as_if_refused(client, *names)
+    proxy.delay(0.05)  # two at a time would take ten seconds
+    with kvorum.deadline(4):
+        answers = await all_of(*(client.backend.set(name, b"1") for name in names))
+
+    assert {type(answer) for answer in answers} == {int}
 
 
 async def test_a_refused_write_leaves_the_reads_of_its_key_in_batches(

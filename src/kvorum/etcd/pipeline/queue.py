@@ -73,7 +73,7 @@ class BatchQueue:
         self._waiting: list[AnyCall] = []  # of the writes of a key the first
         self._key_order = KeyOrder()  # and the others
         self._overflow: deque[AnyCall] = deque()  # those for which the queue has no room
-        self._unbatched = Unbatched(self._run_unbatched, spawn, limits.unbatched_slots)
+        self._unbatched = Unbatched(self._run_unbatched, spawn, limits)
         self._in_flight: list[Batch] = []
         self._singles: int = 0  # calls that found an idle queue, and are in flight
         self._senders: int = 0  # tasks that send, one request at a time each

@@ -17,6 +17,8 @@ class QueueLimits(msgspec.Struct, frozen=True):
     Attributes:
         slots: requests in flight: one that the server works on while the client works on another.
         unbatched_slots: requests in flight, besides those, for calls that go in no batch.
+        unbatched_hold: seconds after which such a request makes way for another one beside it.
+        unbatched: how many of them are in flight at most.
         overdue: requests that take so long that others may be sent beside them.
         worthwhile: calls that are not split between two requests.
         hold: seconds that a few calls wait for more, although there is a slot for their request.
@@ -27,6 +29,8 @@ class QueueLimits(msgspec.Struct, frozen=True):
 
     slots: int = 2
     unbatched_slots: int = 2
+    unbatched_hold: float = 0.002
+    unbatched: int = 100
     overdue: int = 16
     worthwhile: int = 32
     hold: float = 0.005

@@ -3,14 +3,22 @@
 They wait beside the queue, and have a few requests of their own. So a caller that repeats refused
 calls for many keys waits behind itself, and takes no request from batches. Reads of one key that
 wait together are one request.
+
+A slow link is no reason to wait: when a request has been in flight for a moment, the next one is
+sent beside it. Otherwise callers that were all refused for a while, such as without a role, would
+wait for each other long after they have it back.
 """
 
+import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import suppress
 from itertools import chain
 from typing import TypeAlias
 
+from kvorum.errors import ClientClosedError
 from kvorum.etcd.pipeline.calls import AnyCall, Unanswered
+from kvorum.etcd.pipeline.queue_policy import QueueLimits
 
 Spawn: TypeAlias = Callable[[Callable[[], Coroutine[object, None, None]]], None]
 
@@ -23,7 +31,7 @@ class Unbatched:
             already.
         spawn: runs a function in a task of its own, until the client is closed; raises
             `ClientClosedError` then.
-        slots: how many requests may be in flight.
+        limits: how many requests may be in flight.
 
     Attributes:
         size: how many calls wait or are in flight.
@@ -35,14 +43,16 @@ class Unbatched:
         self,
         send: Callable[[Sequence[AnyCall]], Coroutine[object, None, None]],
         spawn: Spawn,
-        slots: int,
+        limits: QueueLimits,
     ) -> None:
         self.size: int = 0
         self.waiting: int = 0
         self.overdue: int = 0
         self._send = send
         self._spawn = spawn
-        self._slots = slots
+        self._limits = limits
+        self._loop = asyncio.get_running_loop()
+        self._making_way: int = 0  # requests that have been in flight for a moment
         self._waiting: deque[list[AnyCall]] = deque()  # what each request is for
         self._reads: dict[bytes, list[AnyCall]] = {}  # those of them that read, by their keys
         self._in_flight: list[list[AnyCall]] = []
@@ -70,30 +80,53 @@ class Unbatched:
             self._reads[call.key] = calls
         self.serve()
 
+    @property
+    def _slots(self) -> int:
+        """How many requests may be in flight."""
+        limits = self._limits
+        return min(limits.unbatched_slots + self._making_way, limits.unbatched) + self.overdue
+
     def serve(self) -> None:
         """Start another sender, if there are too few for what waits.
 
         Raises:
             ClientClosedError: the client is closed.
         """
-        if self._waiting and self._senders < self._slots + self.overdue:
+        if self._waiting and self._senders < self._slots:
             self._spawn(self._serve)
             self._senders += 1
 
     async def _serve(self) -> None:
         try:
-            while self._waiting and self._senders <= self._slots + self.overdue:
+            while self._waiting and self._senders <= self._slots:
                 calls = self._waiting.popleft()
                 self._reads.pop(calls[0].key, None)
                 self.waiting -= len(calls)
                 self._in_flight.append(calls)
                 try:
-                    await self._send(calls)
+                    await self._send_one(calls)
                 finally:
                     self._in_flight.remove(calls)
                     self.size -= len(calls)
         finally:
             self._senders -= 1
+
+    async def _send_one(self, calls: Sequence[AnyCall]) -> None:
+        has_made_way = False
+
+        def make_way() -> None:
+            nonlocal has_made_way
+            has_made_way = True
+            self._making_way += 1
+            with suppress(ClientClosedError):  # then all calls end anyway
+                self.serve()
+
+        timer = self._loop.call_later(self._limits.unbatched_hold, make_way)
+        try:
+            await self._send(calls)
+        finally:
+            timer.cancel()
+            self._making_way -= has_made_way
 
     def close(self) -> None:
         """End the calls that wait."""
