@@ -183,7 +183,9 @@ class Client:
         """
         if self._state in {"not open", "opening"}:
             raise ClientClosedError.not_open()
-        self._check_owner()
+        if self._owner is None:  # closed before it was entered, so the backend was left as it was
+            raise ClientClosedError.closed()
+        self._owner.check()
         return self._backend
 
     @property
@@ -272,8 +274,10 @@ class Client:
         """
         self._check_owner()
         state, self._state = self._state, "closed"
-        if state in {"open", "not open"}:
+        if state == "open":
             await self._release()
+        elif state == "not open":  # it has opened nothing, and a backend may be the user's
+            self._is_released.set()
         elif self._opening is not None:  # the task that enters the client releases what it opened
             self._opening.cancel()
         await self._is_released.wait()

@@ -62,6 +62,7 @@ class Session:
         self._observer = observer
         self._supervisor = Supervisor(self._fail)
         self._stack = AsyncExitStack()  # what is open, in the order in which it was opened
+        self._closing = anyio.Lock()
         self._state: Literal["not open", "opening", "open", "failed", "closed"] = "not open"
         # Set by `open`, and read only while the state is "open".
         self._owner: Owner
@@ -158,14 +159,17 @@ class Session:
         )
 
     async def aclose(self) -> None:
-        """Release everything, in reverse order. Calls under way and watches end. Idempotent.
+        """Release everything, in reverse order. Calls under way and watches end.
+
+        Idempotent, and from any task. A second call waits for the first.
 
         Raises:
             ExceptionGroup: a task of the session raised an error. Everything is released all the
                 same.
         """
         self._state = "closed"
-        await self._stack.aclose()
+        async with self._closing:
+            await self._stack.aclose()
 
     async def _fail(self) -> None:
         """End the calls under way: a task that they depend on is gone."""
