@@ -33,8 +33,14 @@ from kvorum.errors import (
     TlsError,
     UnavailableError,
 )
-from kvorum.etcd.admin import Admin, Alarm, EndpointHash, EndpointStatus, Member
-from kvorum.etcd.backend import EtcdStorageBackend
+from kvorum.etcd import (
+    Admin,
+    Alarm,
+    EndpointHash,
+    EndpointStatus,
+    EtcdStorageBackend,
+    Member,
+)
 from kvorum.health import EndpointHealth, Health
 from kvorum.memory import MemoryStorageBackend
 from kvorum.observer import Observer

@@ -9,12 +9,16 @@ import anyio
 from kvorum.arguments import short_repr
 from kvorum.embedded import EmbeddedEtcd
 from kvorum.errors import ClientClosedError, ConfigurationError, PermissionDeniedError
-from kvorum.etcd.admin import Admin, health_of
-from kvorum.etcd.backend import EtcdStorageBackend
-from kvorum.etcd.pipeline import Pipeline
-from kvorum.etcd.policies import DEFAULT, Policies
-from kvorum.etcd.session import Session
-from kvorum.etcd.transport import Connection
+from kvorum.etcd import (
+    DEFAULT_POLICIES,
+    Admin,
+    Connection,
+    EtcdStorageBackend,
+    Pipeline,
+    Policies,
+    Session,
+    health_of,
+)
 from kvorum.health import Health
 from kvorum.memory import MemoryStorageBackend
 from kvorum.observer import SILENT, Observer
@@ -32,7 +36,7 @@ def connect(
     *,
     settings: EtcdSettings | None = None,
     observer: Observer = SILENT,
-    policies: Policies = DEFAULT,
+    policies: Policies = DEFAULT_POLICIES,
 ) -> "Client":
     """Return a client. It opens when it is entered: `async with kvorum.connect(…) as client`.
 
@@ -104,7 +108,11 @@ class Client:
     """
 
     def __init__(
-        self, settings: EtcdSettings, backend: StorageBackend, *, policies: Policies = DEFAULT
+        self,
+        settings: EtcdSettings,
+        backend: StorageBackend,
+        *,
+        policies: Policies = DEFAULT_POLICIES,
     ) -> None:
         self._settings = settings
         self._backend = backend

@@ -38,4 +38,4 @@ class Policies(msgspec.Struct, frozen=True, kw_only=True):
     searches: SearchLimits = SearchLimits()
 
 
-DEFAULT: Final = Policies()
+DEFAULT_POLICIES: Final = Policies()

@@ -9,7 +9,7 @@ import msgspec
 from kvorum.embedded import EmbeddedEtcd
 from kvorum.errors import ClientClosedError
 from kvorum.etcd.pipeline import Pipeline
-from kvorum.etcd.policies import DEFAULT, Policies
+from kvorum.etcd.policies import DEFAULT_POLICIES, Policies
 from kvorum.etcd.supervisor import Supervisor
 from kvorum.etcd.transport import Connection, fork
 from kvorum.observer import SILENT, Observer
@@ -54,7 +54,7 @@ class Session:
         *,
         embedded: EmbeddedEtcd | None = None,
         observer: Observer = SILENT,
-        policies: Policies = DEFAULT,
+        policies: Policies = DEFAULT_POLICIES,
     ) -> None:
         self.settings: EtcdSettings = settings
         self.policies: Policies = policies
