@@ -145,6 +145,18 @@ def check_options(problems: list[str | None]) -> None:
         raise ConfigurationError("; ".join(found))
 
 
+def check_type(name: str, value: object, type_: type) -> None:
+    """Reject an option that is not an instance of a class.
+
+    Raises:
+        ConfigurationError: it is not.
+    """
+    if not isinstance(value, type_):
+        raise ConfigurationError(
+            f"{name} must be of type {type_.__name__}, not {short_repr(value)}"
+        )
+
+
 def problem_of_seconds(name: str, value: object, *, most: int = MAX_SECONDS) -> str | None:
     """Return what is wrong with a number of seconds, or None."""
     if not isinstance(value, int | float) or isinstance(value, bool):

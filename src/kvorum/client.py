@@ -6,7 +6,7 @@ from typing import Literal, Self, TypeVar
 
 import anyio
 
-from kvorum.arguments import short_repr
+from kvorum.arguments import check_type, short_repr
 from kvorum.embedded import EmbeddedEtcd
 from kvorum.errors import ClientClosedError, ConfigurationError, PermissionDeniedError
 from kvorum.etcd import (
@@ -21,7 +21,7 @@ from kvorum.etcd import (
 )
 from kvorum.health import Health
 from kvorum.memory import MemoryStorageBackend
-from kvorum.observer import SILENT, Observer
+from kvorum.observer import SILENT, Observer, checked_observer
 from kvorum.owner import Owner
 from kvorum.repository import Checkpoint, Repository
 from kvorum.resources import AnyResource
@@ -35,7 +35,7 @@ def connect(
     target: str | EtcdSettings | StorageBackend | None = None,
     *,
     settings: EtcdSettings | None = None,
-    observer: Observer = SILENT,
+    observer: Observer | None = None,
     policies: Policies = DEFAULT_POLICIES,
 ) -> "Client":
     """Return a client. It opens when it is entered: `async with kvorum.connect(…) as client`.
@@ -49,15 +49,26 @@ def connect(
             `MemoryStorageBackend` of the client's own. Or an `EtcdSettings`. Or a storage backend,
             which the client opens and closes. By default the environment: `EtcdSettings.from_env`.
         settings: everything that a URL does not say, such as the timeout and the page size.
-        observer: receives reports from a client on etcd.
+        observer: receives reports from a client on etcd. A store in memory sends no requests, so
+            there it receives none.
         policies: limits and waits of the client's parts. For tests.
 
     Raises:
         ConfigurationError: the target cannot be read, or something is missing.
     """
-    if isinstance(target, EtcdSettings | StorageBackend) and settings is not None:
-        raise ConfigurationError("the settings were given twice: with the target and as settings")
+    check_type("policies", policies, Policies)
+    observer = checked_observer(observer)
+    if settings is not None:
+        check_type("settings", settings, EtcdSettings)
+        if isinstance(target, EtcdSettings):
+            raise ConfigurationError("the settings are given twice: as target and as settings")
     if isinstance(target, StorageBackend):
+        if settings is not None or observer is not SILENT:
+            what = "settings" if settings is not None else "observer"
+            raise ConfigurationError(
+                f"{what} cannot be given with a storage backend, which was made without: pass a URL"
+                " or settings as the target, or give them where the backend is made"
+            )
         return Client(EtcdSettings(), target, policies=policies)
     if target is None:
         target = settings or EtcdSettings.from_env()
@@ -114,6 +125,9 @@ class Client:
         *,
         policies: Policies = DEFAULT_POLICIES,
     ) -> None:
+        check_type("settings", settings, EtcdSettings)
+        check_type("backend", backend, StorageBackend)
+        check_type("policies", policies, Policies)
         self._settings = settings
         self._backend = backend
         self._session = backend.session if isinstance(backend, EtcdStorageBackend) else None

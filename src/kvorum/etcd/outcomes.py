@@ -23,7 +23,6 @@ from functools import partial
 from typing import Final, TypeVar
 
 import anyio
-import msgspec
 
 from kvorum.deadlines import deadline_of
 from kvorum.errors import KvorumError, OutcomeUnknownError, StorageFullError, UnavailableError
@@ -32,6 +31,7 @@ from kvorum.etcd.transport import Connection
 from kvorum.etcd.transport import _rpc as rpc
 from kvorum.etcd.watch import first_change
 from kvorum.gather import gather
+from kvorum.limits import Limits
 from kvorum.storage import KeySpace, Operation
 
 T = TypeVar("T")
@@ -39,7 +39,7 @@ T = TypeVar("T")
 _PAUSE: Final = 0.05  # seconds before a retry: a connection may fail at once each time
 
 
-class SearchLimits(msgspec.Struct, frozen=True, kw_only=True):
+class SearchLimits(Limits, frozen=True, kw_only=True):
     """Limits of the search for a value that was written and has been deleted since.
 
     Attributes:

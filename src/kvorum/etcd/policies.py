@@ -7,15 +7,14 @@ nothing.
 
 from typing import Final
 
-import msgspec
-
 from kvorum.etcd.outcomes import SearchLimits
 from kvorum.etcd.pipeline import QueueLimits, QuotaTiming, RefusalLimits
 from kvorum.etcd.transport import TransportPolicies
 from kvorum.etcd.watch import WatchTiming
+from kvorum.limits import Limits
 
 
-class Policies(msgspec.Struct, frozen=True, kw_only=True):
+class Policies(Limits, frozen=True, kw_only=True):
     """Limits and waits. The defaults are what applications use.
 
     Attributes:

@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, Final, Generic, TypeAlias, TypeVar, cast
 
-import msgspec
 from typing_extensions import override
 
 from kvorum.errors import (
@@ -16,6 +15,7 @@ from kvorum.errors import (
     UnavailableError,
     without_frames,
 )
+from kvorum.limits import Limits
 from kvorum.repository.events import Added, Bookmark, Corrupt, Deleted, Modified, WatchEvent
 from kvorum.repository.known import Known
 from kvorum.repository.query import Decode, Query
@@ -44,7 +44,7 @@ The resource, or why it cannot be read; None if it was delivered as it is, and s
 """
 
 
-class WatchPolicy(msgspec.Struct, frozen=True):
+class WatchPolicy(Limits, frozen=True):
     """The limits and waits of a watch.
 
     Attributes:

@@ -32,6 +32,7 @@ import anyio
 import msgspec
 
 from kvorum.errors import HistoryLostError, KvorumError, UnavailableError
+from kvorum.limits import Limits
 from kvorum.repository.query import retry_overtaken
 from kvorum.storage import (
     Change,
@@ -97,7 +98,7 @@ class ReflectorStore(Protocol[T]):
         """Record that nothing more will come. Idempotent."""
 
 
-class Backoff(msgspec.Struct, frozen=True):
+class Backoff(Limits, frozen=True):
     """Random waits between attempts, doubled by each failure. The first retry does not wait.
 
     Attributes:

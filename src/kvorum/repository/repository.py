@@ -18,6 +18,7 @@ from kvorum.arguments import (
     check_limit,
     check_mapping,
     check_revision,
+    check_type,
 )
 from kvorum.encoding import codec_for
 from kvorum.errors import KvorumError, NotFoundError
@@ -83,6 +84,8 @@ class Repository(Generic[R]):
         contention: ContentionPolicy = _CONTENTION,
         watching: WatchPolicy = DEFAULT_POLICY,
     ) -> None:
+        check_type("contention", contention, ContentionPolicy)
+        check_type("watching", watching, WatchPolicy)
         self._client = client
         self._codec = codec_for(resource_type)
         self._decoder = Decoder(client, self._codec)

@@ -7,10 +7,9 @@ that it has seen become unreadable. For older ones it reads the store's history.
 
 from typing import Any, Generic, TypeVar
 
-import msgspec
-
 from kvorum.deadlines import now
 from kvorum.errors import CorruptResourceError, HistoryLostError
+from kvorum.limits import Limits
 from kvorum.repository.query import Query
 from kvorum.repository.transitions import Transition
 from kvorum.resources import AnyResource
@@ -19,7 +18,7 @@ from kvorum.storage import Entry, StorageBackend
 R = TypeVar("R", bound=AnyResource)
 
 
-class UnreadableLimits(msgspec.Struct, frozen=True):
+class UnreadableLimits(Limits, frozen=True):
     """How much a watch remembers of unreadable values, and how far it looks back.
 
     Attributes:

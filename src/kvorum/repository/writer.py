@@ -5,7 +5,6 @@ from contextlib import suppress
 from typing import Generic, TypeVar
 
 import anyio
-import msgspec
 from tenacity import (
     AsyncRetrying,
     retry_if_exception,
@@ -23,6 +22,7 @@ from kvorum.errors import (
     KvorumError,
     NotFoundError,
 )
+from kvorum.limits import Limits
 from kvorum.repository.decoder import Decoder
 from kvorum.repository.write_plan import Preconditions, WritePlan, base_in
 from kvorum.resources import AnyResource, Stored
@@ -32,7 +32,7 @@ from kvorum.storage import Entry, HasBackend
 R = TypeVar("R", bound=AnyResource)
 
 
-class ContentionPolicy(msgspec.Struct, frozen=True):
+class ContentionPolicy(Limits, frozen=True):
     """How long `mutate`, `patch` and `delete` retry while other clients write the same resource.
 
     One client wins each round, so only a resource that many clients write all the time gets to the

@@ -6,12 +6,11 @@ One plain function of values, `how_many`; `BatchQueue` does what it says.
 from enum import Enum
 from typing import Final
 
-import msgspec
-
 from kvorum.etcd.pipeline.batch import Limit
+from kvorum.limits import Limits
 
 
-class QueueLimits(msgspec.Struct, frozen=True):
+class QueueLimits(Limits, frozen=True):
     """Limits of a queue. Change them in tests only: the defaults are measured.
 
     Attributes:

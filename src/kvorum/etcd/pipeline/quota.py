@@ -12,16 +12,15 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-import msgspec
-
 from kvorum.errors import ClientClosedError, KvorumError
 from kvorum.etcd.supervisor import Supervisor
 from kvorum.etcd.transport import _rpc as rpc
+from kvorum.limits import Limits
 
 _log = logging.getLogger(__name__)
 
 
-class QuotaTiming(msgspec.Struct, frozen=True):
+class QuotaTiming(Limits, frozen=True):
     """How often the alarms are asked for, and how long an answer counts. All in seconds.
 
     Attributes:

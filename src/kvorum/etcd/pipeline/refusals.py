@@ -8,16 +8,15 @@ gone, calls about the same key on another lease are not concerned.
 from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
 
-import msgspec
-
 from kvorum.errors import KvorumError, LeaseNotFoundError
 from kvorum.etcd.pipeline.calls import AnyCall
+from kvorum.limits import Limits
 
 # A lease; or whether a key is written, and the key.
 Subject: TypeAlias = int | tuple[bool, bytes]
 
 
-class RefusalLimits(msgspec.Struct, frozen=True):
+class RefusalLimits(Limits, frozen=True):
     """How long, and for how many keys and leases, a refusal counts.
 
     Attributes:

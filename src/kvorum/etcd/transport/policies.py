@@ -4,10 +4,10 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-import msgspec
+from kvorum.limits import Limits
 
 
-class ClusterTiming(msgspec.Struct, frozen=True):
+class ClusterTiming(Limits, frozen=True):
     """When a server is given up, and how often a token is renewed. Times are in seconds.
 
     Attributes:
@@ -29,7 +29,7 @@ class ClusterTiming(msgspec.Struct, frozen=True):
     whole: float = 0.9
 
 
-class TokenTiming(msgspec.Struct, frozen=True):
+class TokenTiming(Limits, frozen=True):
     """When a token that names its end is renewed.
 
     Attributes:
@@ -43,7 +43,7 @@ class TokenTiming(msgspec.Struct, frozen=True):
     wall_clock: Callable[[], float] = time.time
 
 
-class MembersTiming(msgspec.Struct, frozen=True):
+class MembersTiming(Limits, frozen=True):
     """How often the members of a cluster are asked for their versions. All in seconds.
 
     Attributes:
@@ -63,7 +63,7 @@ class MembersTiming(msgspec.Struct, frozen=True):
     first: float = 0.3
 
 
-class StreamLimits(msgspec.Struct, frozen=True):
+class StreamLimits(Limits, frozen=True):
     """How many watches share a connection.
 
     Attributes:
@@ -78,7 +78,7 @@ class StreamLimits(msgspec.Struct, frozen=True):
     connections: int = 32
 
 
-class TransportPolicies(msgspec.Struct, frozen=True):
+class TransportPolicies(Limits, frozen=True):
     """The policies of one connection."""
 
     cluster: ClusterTiming = ClusterTiming()

@@ -1,9 +1,9 @@
 """How long a watch waits, and for what."""
 
-import msgspec
+from kvorum.limits import Limits
 
 
-class WatchTiming(msgspec.Struct, frozen=True, kw_only=True):
+class WatchTiming(Limits, frozen=True, kw_only=True):
     """The waits of a watch, in seconds.
 
     Attributes:
