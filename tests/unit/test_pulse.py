@@ -18,7 +18,7 @@ from kvorum.errors import (
     UnavailableError,
 )
 from kvorum.etcd.transport import _rpc as rpc
-from kvorum.etcd.transport.pulse import HedgedRead, Pulse
+from kvorum.etcd.transport.pulse import HedgedRead, Life, Pulse
 
 PAUSE = 0.01
 
@@ -36,7 +36,7 @@ class Silent:
         self.calls: list[asyncio.Future[str]] = []
         self.questions = 0
         self.elsewhere = 0
-        self.is_alive = False
+        self.life = Life.DEAD
         self.dead = anyio.Event()
         self.may_answer = anyio.Event()
         self.refusal: KvorumError | None = None
@@ -45,9 +45,9 @@ class Silent:
         self.calls.append(asyncio.get_running_loop().create_future())
         return self.calls[-1]
 
-    async def is_it_alive(self) -> bool:
+    async def is_it_alive(self) -> Life:
         self.questions += 1
-        return self.is_alive
+        return self.life
 
     async def ask_another(self) -> str:
         self.elsewhere += 1
@@ -116,7 +116,7 @@ async def test_an_answer_of_another_server_is_not_waited_for_again(
 
 
 async def test_a_server_that_is_slow_and_alive_is_asked_alone(server: Silent, pulse: Pulse) -> None:
-    server.is_alive = True
+    server.life = Life.ALIVE
     read = server.read()
     pulse.enter(read)
     call = read.bind(None)(b"", timeout=1)
@@ -124,6 +124,24 @@ async def test_a_server_that_is_slow_and_alive_is_asked_alone(server: Silent, pu
 
     assert not call.done()
     assert (server.elsewhere, server.dead.is_set()) == (0, False)
+
+
+async def test_only_small_reads_are_asked_for_again_if_the_connection_of_the_calls_is_silent(
+    server: Silent, pulse: Pulse
+) -> None:
+    """A large page may keep the others waiting; it is not sent twice."""
+    server.life = Life.CALLS_SILENT
+    server.may_answer.set()
+    small, large = server.read(), server.read()
+    large.is_large = True
+    for read in (large, small):
+        pulse.enter(read)
+        read.bind(None)(b"", timeout=1)
+    await until(lambda: small.answer is not None)
+    await until(lambda: server.questions >= 3)
+
+    assert large.answer is None
+    assert not server.dead.is_set()
 
 
 async def test_an_answer_in_time_causes_no_question(server: Silent, pulse: Pulse) -> None:

@@ -47,6 +47,14 @@ class Channels:
         if not self._is_closed and server.is_open and server.calls.is_connected:
             self.retire(server.open(server.certificates, replace=True))
 
+    def renew_calls(self, server: Server, channel: Channel) -> None:
+        """Replace a call channel that is silent though the server answers, unless that was done.
+
+        Calls on it may still be answered: a large page may keep them waiting.
+        """
+        if not self._is_closed and server.is_open and server.calls is channel:
+            self.retire(server.open_calls())
+
     def renew_watches(self, server: Server, channel: Channel) -> None:
         """Replace a watch channel that leads to another cluster, unless that was done already.
 

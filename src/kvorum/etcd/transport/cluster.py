@@ -41,7 +41,7 @@ from kvorum.etcd.transport.floor import Doubt, Floor
 from kvorum.etcd.transport.liveness import Liveness
 from kvorum.etcd.transport.policies import ClusterTiming, TransportPolicies
 from kvorum.etcd.transport.pulse import Pulse
-from kvorum.etcd.transport.server import Method, Request, Response, Server
+from kvorum.etcd.transport.server import Channel, Method, Request, Response, Server
 from kvorum.etcd.transport.tokens import Metadata, Tokens
 from kvorum.etcd.transport.versions import (
     ALL,
@@ -137,6 +137,10 @@ class Cluster:
         if len(self.servers) == 1:
             self.channels.renew(server)
         self.leave(server)
+
+    def renew_calls(self, server: Server, channel: Channel) -> None:
+        """Replace a silent call channel of a server that answers on its other one."""
+        self.channels.renew_calls(server, channel)
 
     def judge(self, server: Server, error: KvorumError, *, started: float, deadline: float) -> None:
         """Leave a server if a failed attempt is evidence about it.

@@ -400,7 +400,8 @@ class Connection:
             if call.writes or len(cluster.servers) == 1:
                 return await cluster.call(server, method, request, call, deadline)
             again = partial(self._send_until, method, request, call, deadline, fits)
-            read = HedgedRead(server.address, method, again)
+            is_large = bool(getattr(request, "range_end", b""))
+            read = HedgedRead(server.address, method, again, is_large)
             return await self._read(server, read, request, call, deadline)
         except (UnavailableError, OutcomeUnknownError) as exc:
             cluster.judge(server, exc, started=started, deadline=deadline)

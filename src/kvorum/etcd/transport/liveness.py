@@ -11,7 +11,7 @@ from kvorum.errors import KvorumError, UnavailableError
 from kvorum.etcd.supervisor import Coro, Supervisor
 from kvorum.etcd.transport import _rpc as rpc
 from kvorum.etcd.transport.errors import STATUS
-from kvorum.etcd.transport.pulse import Pulse
+from kvorum.etcd.transport.pulse import Life, Pulse
 from kvorum.etcd.transport.server import Channel, Server
 from kvorum.etcd.transport.tokens import Metadata
 
@@ -41,6 +41,10 @@ class HasServers(Protocol):
         """Prepare a server, or raise `UnavailableError`."""
         ...
 
+    def renew_calls(self, server: Server, channel: Channel) -> None:
+        """Replace the channel of the calls."""
+        ...
+
     def leave_dead(self, server: Server) -> None:
         """Stop using a server that does not answer."""
         ...
@@ -59,8 +63,8 @@ class Liveness:
         pulse = self._pulses.get(server)
         if pulse is None:
 
-            async def ask() -> bool:
-                return await self.is_alive(server)
+            async def ask() -> Life:
+                return await self.life_of(server)
 
             def spawn(run: Callable[[], Coro[None]]) -> None:
                 self._supervisor.spawn_aside(run, name="kvorum-liveness")
@@ -86,16 +90,18 @@ class Liveness:
         for pulse in self._pulses.values():
             pulse.close()
 
-    async def is_alive(self, server: Server) -> bool:
-        """Ask a server something cheap.
+    async def life_of(self, server: Server) -> Life:
+        """Ask a server something cheap. If only its watches' connection answers, renew the other.
 
         A server that refuses as a member is no better than a silent one.
         """
         cluster = self._cluster
         seconds = cluster.share / (1 if len(cluster.servers) == 1 else 2)
         if not cluster.is_prepared(server):
-            return await self._is_answer(server, cluster.prepare_within(server, seconds))
-        answers: list[bool] = []
+            is_answer = await self._is_answer(server, cluster.prepare_within(server, seconds))
+            return Life.ALIVE if is_answer else Life.DEAD
+        calls, answered = server.calls, set[Channel]()
+        patience = now() + cluster.share / 2
         async with anyio.create_task_group() as group:
 
             async def ask(channel: Channel) -> None:
@@ -107,15 +113,24 @@ class Liveness:
                     now() + seconds,
                     cluster.metadata,
                 )
-                answers.append(await self._is_answer(server, status))
-                if answers[-1]:
+                if not await self._is_answer(server, status):
+                    return
+                answered.add(channel)
+                if channel is calls:
                     group.cancel_scope.cancel()
+                else:
+                    group.cancel_scope.deadline = patience
 
-            # On both channels: on one of them the question may queue behind the very page that is
-            # overdue.
-            group.start_soon(ask, server.calls)
+            # On both channels: on that of the calls the question may queue behind the very page
+            # that is overdue. Or its connection is dead, and the server is not.
+            group.start_soon(ask, calls)
             group.start_soon(ask, server.watches)
-        return any(answers)
+        if calls in answered:
+            return Life.ALIVE
+        if not answered:
+            return Life.DEAD
+        cluster.renew_calls(server, calls)
+        return Life.CALLS_SILENT
 
     async def _is_answer(self, server: Server, question: Coro[object]) -> bool:
         try:

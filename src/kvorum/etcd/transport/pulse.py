@@ -10,6 +10,7 @@ itself that is no evidence about the server.
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from enum import Enum
 from typing import Any, Generic, TypeVar
 
 import anyio
@@ -22,6 +23,14 @@ from kvorum.etcd.transport import _rpc as rpc
 A = TypeVar("A")
 
 
+class Life(Enum):
+    """What a server's answer to a cheap question shows."""
+
+    ALIVE = "it answers"
+    CALLS_SILENT = "it answers, but not on the connection of the calls"
+    DEAD = "it does not answer"
+
+
 class HedgedRead(msgspec.Struct, Generic[A], eq=False):
     """A read that is sent to another server, too, if the first one turns out to be dead.
 
@@ -30,7 +39,8 @@ class HedgedRead(msgspec.Struct, Generic[A], eq=False):
     Attributes:
         address: of the first server.
         method: finds the stub on a channel.
-        elsewhere: sends the same request to another server.
+        elsewhere: sends the same request to another server, or on another connection.
+        is_large: whether the answer may be large, and so late on a connection that is not dead.
         since: when it was passed to `Pulse.enter`.
         answer: the answer of another server; None if there is none.
         refusal: why the other servers refused the request; None if they did not.
@@ -42,6 +52,7 @@ class HedgedRead(msgspec.Struct, Generic[A], eq=False):
     address: str
     method: Callable[[Any], rpc.Unary[Any, A]]
     elsewhere: Callable[[], Coro[A]]
+    is_large: bool = False
     since: float = 0.0
     answer: A | None = None
     refusal: KvorumError | None = None
@@ -94,7 +105,7 @@ class Pulse:
 
     def __init__(
         self,
-        is_alive: Callable[[], Coro[bool]],
+        is_alive: Callable[[], Coro[Life]],
         spawn: Callable[[Callable[[], Coro[None]]], None],
         on_dead: Callable[[], None],
         pause: float,
@@ -153,13 +164,16 @@ class Pulse:
     async def _ask(self) -> None:
         asked = self._loop.time()
         try:
-            if await self._is_alive():
-                self._answered = self._loop.time()
-                return
+            life = await self._is_alive()
         finally:
             self._is_asking = False
-        self._on_dead()
+        if life is Life.DEAD:
+            self._on_dead()
+        else:
+            self._answered = self._loop.time()
+            if life is Life.ALIVE:
+                return
         with suppress(ClientClosedError):  # all calls end anyway
             for read in tuple(self._reads):
-                if read.since <= asked:
+                if read.since <= asked and not (life is Life.CALLS_SILENT and read.is_large):
                     self._spawn(read.hedge)

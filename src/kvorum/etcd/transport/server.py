@@ -245,6 +245,15 @@ class Server:
         """Return whether new watches may use a channel."""
         return channel is self.watches or channel in self.streams.further
 
+    def open_calls(self) -> tuple[Channel, ...]:
+        """Replace the channel of the calls. Return the replaced one, still open."""
+        calls, watches = self.calls, self.watches
+        self._channels = (
+            Channel(self.address, _CALL_OPTIONS, self.certificates, self._server_name),
+            watches,
+        )
+        return (calls,)
+
     def open_watches(self) -> tuple[Channel, ...]:
         """Replace the channels of the watches. Return the replaced ones, still open."""
         calls, watches = self.calls, self.watches
