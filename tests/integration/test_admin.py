@@ -1,6 +1,7 @@
 """What operators ask of a cluster through a client."""
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import anyio
 import pytest
@@ -178,6 +179,14 @@ async def test_defragmenting_returns_the_space_of_what_was_compacted(
 async def test_only_a_known_server_can_be_defragmented(kvorum_client: kvorum.Client) -> None:
     with pytest.raises(ConfigurationError, match="no server 'elsewhere:1'"):
         await kvorum_client.admin.defragment("elsewhere:1")
+
+
+@pytest.mark.parametrize("given", ["5", None, True, -1, 0, float("nan"), float("inf"), 1e10])
+async def test_the_timeout_of_a_defragmentation_is_a_number_of_seconds(
+    kvorum_client: kvorum.Client, kvorum_etcd: EmbeddedEtcd, given: Any
+) -> None:
+    with pytest.raises(ConfigurationError, match="timeout must be"):
+        await kvorum_client.admin.defragment(kvorum_etcd.endpoints[0], timeout=given)
 
 
 async def test_members_with_the_same_data_have_the_same_hash(kvorum_etcd: EmbeddedEtcd) -> None:

@@ -6,7 +6,7 @@ from typing import Final, TypeVar
 import anyio
 import msgspec
 
-from kvorum.arguments import check_given_revision
+from kvorum.arguments import check_given_revision, check_options, problem_of_seconds
 from kvorum.deadlines import deadline_of
 from kvorum.errors import (
     ClientClosedError,
@@ -199,8 +199,10 @@ class Admin:
             timeout: seconds to wait. The server continues after that.
 
         Raises:
-            ConfigurationError: the client knows no such server.
+            ConfigurationError: the client knows no such server, or `timeout` is not a number above
+                0 and up to thirty years.
         """
+        check_options([problem_of_seconds("timeout", timeout)])
         connection = self._session.connection
         servers = {server.address: server for server in connection.cluster.servers}
         if endpoint not in servers:
