@@ -543,9 +543,9 @@ async def test_a_value_that_was_fixed_meanwhile_is_not_removed_as_corrupt(
     backend = client.backend
     remove = backend.delete
 
-    async def fix_first(key: str, *, expected: int | None = None) -> kvorum.Change:
+    async def fix_first(key: str, **options: Any) -> kvorum.Change:
         await backend.set(key, box_by_hand("aa"))
-        return await remove(key, expected=expected)
+        return await remove(key, **options)
 
     monkeypatch.setattr(backend, "delete", fix_first)
     with pytest.raises(ConflictError):

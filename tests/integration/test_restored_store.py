@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from tests.backups import back_up, put_back
+from tests.kinds import Task, task
 from typing_extensions import override
 
 import kvorum
@@ -101,6 +102,47 @@ async def test_values_are_compared_only_at_revisions_from_before_the_connection(
         await etcd.restart()
         await client.ping()
         assert client.backend.may_recur(now)
+
+
+class RestoredBeforeAWrite(Observer):
+    """Has a store restored between what a client reads and the write that is based on it."""
+
+    def __init__(self, restore: Callable[[], Awaitable[None]]) -> None:
+        self._restore = restore
+        self._is_done = False
+
+    @override
+    async def before_request(self, call: Call, endpoint: str, message: object, /) -> None:
+        if call.writes and not self._is_done:
+            self._is_done = True
+            await self._restore()
+
+
+@pytest.mark.parametrize("is_versioned", [False, True])
+async def test_what_is_good_in_a_restored_store_is_not_deleted_as_corrupt(
+    etcd: kvorum.EmbeddedEtcd, tmp_path: Path, *, is_versioned: bool
+) -> None:
+    """Although it has the revision at which the corrupt value was read before."""
+    async with kvorum.connect(etcd.url) as other:
+        await other.backend.set("elsewhere", b"")
+    await back_up(etcd, tmp_path / "backup")
+    async with kvorum.connect(etcd.url) as other:
+        corrupt = await other.backend.set("tasks/a", b"?")
+    good: list[int] = []
+
+    async def restore() -> None:
+        await put_back(etcd, tmp_path / "backup")
+        async with kvorum.connect(etcd.url) as other:
+            good.append((await other.repository(Task).add(task())).metadata.resource_version)
+
+    async with kvorum.connect(etcd.url, observer=RestoredBeforeAWrite(restore)) as client:
+        tasks = client.repository(Task)
+        with pytest.raises(kvorum.ConflictError):
+            await tasks.delete(
+                "a", corrupt=True, resource_version=corrupt if is_versioned else None
+            )
+        assert good == [corrupt]
+        assert (await tasks.get("a")).metadata.resource_version == corrupt
 
 
 class ComparedValues(Observer):

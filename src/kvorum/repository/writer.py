@@ -24,7 +24,7 @@ from kvorum.errors import (
 )
 from kvorum.limits import Limits
 from kvorum.repository.decoder import Decoder
-from kvorum.repository.write_plan import Preconditions, WritePlan, base_in
+from kvorum.repository.write_plan import MAX_GUARD_SIZE, Preconditions, WritePlan, base_in
 from kvorum.resources import AnyResource, Stored
 from kvorum.retries import raised_alone
 from kvorum.storage import Entry, HasBackend
@@ -214,8 +214,10 @@ class Writer(Generic[R]):
         # Only these bytes, which are known not to be a resource: what replaces them may be one.
         version = required.resource_version
         expected = entry.mod_revision if version is None else version
+        # The value is compared, too, and always: the store may be restored before this is sent.
+        value = entry.value if len(entry.value) <= MAX_GUARD_SIZE else None
         try:
-            await self._client.backend.delete(key, expected=expected)
+            await self._client.backend.delete(key, expected=expected, expected_value=value)
         except ConflictError as exc:
             found = exc.current.mod_revision if exc.current is not None else ""
             raise ConflictError(key, expected=expected, found=found) from None
