@@ -95,9 +95,21 @@ def test_an_unreadable_value_is_a_change_once_and_deletes_nothing() -> None:
     assert it.replace([], 11) == [gone(first, 11)]
 
 
+def test_another_unreadable_value_at_the_same_revision_is_a_change() -> None:
+    """A store that was restored from a backup can reach a revision again."""
+    first, second, third = (entry(revision=5, value=value) for value in (b"?", b"!", b"."))
+    it = Known()
+    it.mark_unreadable(first)
+
+    assert it.replace([first], 9, unreadable={"a"}) == []
+    assert it.replace([second], 9, unreadable={"a"}) == [changed(second)]
+    assert it.replace([second], 9, unreadable={"a"}) == []
+    assert it.replace([third], 9, unreadable={"a"}) == [changed(third)]
+
+
 def test_a_value_that_can_be_read_again_is_new() -> None:
     it = known(entry())
-    it.mark_unreadable("a", 5)
+    it.mark_unreadable(entry(revision=5, value=b"?"))
     again = entry(revision=6)
 
     assert it.replace([again], 9) == [changed(again)]
@@ -110,7 +122,7 @@ def test_an_unchanged_entry_is_kept_as_the_known_one() -> None:
 
     assert it.unchanged(entry()) is first
     assert it.unchanged(entry(revision=2)) is None
-    it.mark_unreadable("a", 2)
+    it.mark_unreadable(entry(revision=2, value=b"?"))
     assert it.unchanged(entry()) is None
 
 

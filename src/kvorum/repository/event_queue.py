@@ -256,6 +256,7 @@ def _record_in(known: Known, change: Change, event: ChangeEvent[Any] | None) -> 
             assert change.entry is not None, "it is there"  # noqa: S101
             known.put(change.entry)
         case Corrupt(is_gone=False):
-            known.mark_unreadable(change.key, change.revision)
+            assert change.entry is not None, "it is there"  # noqa: S101
+            known.mark_unreadable(change.entry)
         case Deleted() | Corrupt() | None:
             known.remove(change.key)

@@ -1,22 +1,32 @@
 """The entries that a watch has delivered, by which it finds the difference when it lists again."""
 
 from collections.abc import Collection, Sequence
+from hashlib import blake2b
+from typing import TypeAlias
 
 import msgspec
 
 from kvorum.storage import Change, Entry
+
+_Mark: TypeAlias = tuple[int, bytes]
+"""The revision of a value that cannot be read, and a digest of it."""
+
+
+def _mark_of(entry: Entry) -> _Mark:
+    return entry.mod_revision, blake2b(entry.value, digest_size=16).digest()
 
 
 class Known:
     """The last state, in bytes, of each key that was delivered and not deleted since.
 
     A key whose current value cannot be read keeps its last readable state here, and is marked with
-    the revision of the unreadable value.
+    the revision and a digest of the unreadable value: a store that was restored from a backup can
+    reach the same revision with another value.
     """
 
     def __init__(self) -> None:
         self._entries: dict[str, Entry] = {}
-        self._unreadable: dict[str, int] = {}  # mod_revision by key
+        self._unreadable: dict[str, _Mark] = {}
 
     def get(self, key: str) -> Entry | None:
         """Return the last readable state that was delivered for a key."""
@@ -32,9 +42,9 @@ class Known:
         self._unreadable.pop(key, None)
         self._entries.pop(key, None)
 
-    def mark_unreadable(self, key: str, revision: int) -> None:
-        """Record that the value of this revision cannot be read. The last readable state stays."""
-        self._unreadable[key] = revision
+    def mark_unreadable(self, entry: Entry) -> None:
+        """Record that this value cannot be read. The last readable state stays."""
+        self._unreadable[entry.key] = _mark_of(entry)
 
     def unchanged(self, entry: Entry) -> Entry | None:
         """Return the known entry that a listed one equals in all respects; None if there is none.
@@ -74,12 +84,12 @@ class Known:
         ]
         changes.sort(key=lambda change: change.revision)
         self._entries.update((key, entry) for key, entry in now.items() if key not in unreadable)
-        self._unreadable = {key: now[key].mod_revision for key in unreadable}
+        self._unreadable = {key: _mark_of(now[key]) for key in unreadable}
         return [Change(last.key, revision, None, last) for last in gone] + changes
 
     def _is_news(self, entry: Entry, unreadable: Collection[str]) -> bool:
         if entry.key in unreadable:
-            return self._unreadable.get(entry.key) != entry.mod_revision
+            return self._unreadable.get(entry.key) != _mark_of(entry)
         last = self._entries.get(entry.key)
         return last is None or entry.key in self._unreadable or not _is_same(last, entry)
 
