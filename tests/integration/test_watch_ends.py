@@ -11,7 +11,7 @@ from tests.waiting import until
 from tests.watching import DEADLINE, assert_ended, commit_three, take, touch, version_of
 
 import kvorum
-from kvorum import Added, Repository, Watch, WatchEvent
+from kvorum import Added, ClientClosedError, Repository, Watch, WatchEvent
 
 Watchers = Callable[[], Awaitable[int]]
 
@@ -106,6 +106,49 @@ async def test_closing_a_watch_ends_the_loop_that_waits(tasks: Repository[Task])
 
         with anyio.fail_after(DEADLINE):
             await reading
+
+
+@pytest.mark.parametrize("initial", [False, True])
+async def test_a_watch_that_is_closed_is_not_entered_again(
+    tasks: Repository[Task], initial: bool
+) -> None:
+    """It would deliver nothing, and say nothing."""
+    await tasks.add(task())
+    watch = tasks.watch(initial=initial)
+    async with watch:
+        pass
+    unopened = tasks.watch(initial=initial)
+    await unopened.aclose()
+
+    for closed in (watch, unopened):
+        with pytest.raises(ClientClosedError, match="watch of tasks/ is closed: make another"):
+            await closed.__aenter__()
+        await assert_ended(closed)
+
+
+@pytest.mark.usefixtures("nothing_left")
+async def test_a_watch_that_is_entered_is_not_entered_again_and_goes_on(
+    tasks: Repository[Task],
+) -> None:
+    async with tasks.watch() as watch:
+        with pytest.raises(ClientClosedError, match="entered already"):
+            async with watch:
+                pass
+        added = await tasks.add(task())
+        assert await take(watch, 1) == [Added(added)]
+
+
+@pytest.mark.usefixtures("nothing_left")
+async def test_a_watch_that_was_iterated_may_be_entered_and_is_iterated_on(
+    tasks: Repository[Task],
+) -> None:
+    first = await tasks.add(task())
+    watch = tasks.watch(since=version_of(first) - 1)
+    assert await take(watch, 1) == [Added(first)]
+    async with watch:
+        second = await tasks.add(task("b"))
+        assert await take(watch, 1) == [Added(second)]
+    await assert_ended(watch)
 
 
 async def test_closing_a_watch_drops_what_was_not_delivered(

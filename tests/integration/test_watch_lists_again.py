@@ -27,19 +27,19 @@ async def test_history_that_is_lost_between_the_list_and_the_stream_is_listed_ag
     is_entered: bool,
 ) -> None:
     await put(client.backend, "selected")
-    select = client.backend.select
+    list_page = client.backend.list
     compacted = 0
 
     async def overtaken(*args: Any, **kwargs: Any) -> Any:
         nonlocal compacted
-        found = await select(*args, **kwargs)
+        found = await list_page(*args, **kwargs)
         if not compacted:
             for _ in range(3):
                 compacted = await client.backend.set("pets/b", value("red", name="b"))
             await compact(compacted)
         return found
 
-    monkeypatch.setattr(client.backend, "select", overtaken)
+    monkeypatch.setattr(client.backend, "list", overtaken)
     watch = pets.watch(initial=True)
     if is_entered:
         await watch.__aenter__()

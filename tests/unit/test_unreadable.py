@@ -1,7 +1,10 @@
 """How much a watch remembers of unreadable values, and how far it looks back."""
 
+from collections.abc import Callable
 from typing import Any, cast
 
+import anyio
+import anyio.lowlevel
 import pytest
 
 from kvorum import CorruptResourceError, Entry, HistoryLostError
@@ -18,6 +21,8 @@ class Store:
     def __init__(self, *, readable: int) -> None:
         self.readable = readable
         self.reads = 0
+        self.before_read: Callable[[], None] = lambda: None
+        self.last_readable = LastReadable(cast("Query[Any]", self), UnreadableLimits())
 
     async def count(self, key: str, *, revision: int) -> int:
         del key, revision
@@ -25,6 +30,8 @@ class Store:
 
     async def get(self, key: str, *, revision: int) -> Entry:
         self.reads += 1
+        self.before_read()
+        await anyio.lowlevel.checkpoint()
         return Entry(key, b"", create_revision=1, mod_revision=revision, version=revision)
 
     def select(self, entry: Entry) -> Entry:
@@ -34,8 +41,7 @@ class Store:
 
     async def before(self, revision: int) -> Entry | None:
         now = Entry("a", b"", create_revision=1, mod_revision=revision, version=revision)
-        last_readable = LastReadable(cast("Query[Any]", self), UnreadableLimits())
-        return await last_readable.before(cast("StorageBackend", self), now)
+        return await self.last_readable.before(cast("StorageBackend", self), now)
 
 
 async def test_the_last_of_a_thousand_values_that_cannot_be_read_is_looked_behind() -> None:
@@ -56,6 +62,19 @@ async def test_what_was_written_more_often_is_lost_and_says_so_without_talking_o
         await store.before(1500)
     assert "compacted" not in str(caught.value)
     assert (caught.value.revision, store.reads) == (499, 1000)
+
+
+async def test_a_search_that_is_cancelled_goes_on_where_it_was() -> None:
+    store = Store(readable=10)
+    with anyio.CancelScope() as scope:
+        store.before_read = lambda: scope.cancel() if store.reads == 15 else None
+        await store.before(30)
+    assert scope.cancelled_caught
+
+    found = await store.before(30)
+
+    assert found is not None
+    assert (found.mod_revision, store.reads) == (10, 21)
 
 
 def becoming_unreadable(key: str, size: int = 0) -> Transition[Any]:

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, Final, Generic, TypeAlias, TypeVar, cast
 
+import anyio
 from typing_extensions import override
 
 from kvorum.errors import (
@@ -100,6 +101,9 @@ class EventQueue(ReflectorStore[Read[R]], Generic[R, E]):
         self._events: deque[E] = deque()
         self._started = 0  # the revision at which it started without a list
         self._is_closed = False
+        # Of the revision that is being applied: what was there before the unreadable values.
+        self._covered: dict[str, Entry | None] = {}
+        self._lookup: anyio.CancelScope | None = None
 
     def __len__(self) -> int:
         return len(self._events)
@@ -158,14 +162,13 @@ class EventQueue(ReflectorStore[Read[R]], Generic[R, E]):
                 raise error
             finally:
                 del error, transitions  # its traceback holds this frame
-        covered = {
-            gone.key: await self._delivered_before(gone)
-            for each in transitions
-            if (gone := each.uncovers)
-        }
-        events = [self._judge.event_of(each, covered.get(each.change.key)) for each in transitions]
+        for each in transitions:
+            if (gone := each.uncovers) and gone.key not in self._covered:
+                self._covered[gone.key] = await self._delivered_before(gone)
         if self._is_closed:  # during the await
             return
+        covered, self._covered = self._covered, {}
+        events = [self._judge.event_of(each, covered.get(each.change.key)) for each in transitions]
         self._last_readable.restart()
         for transition, event in zip(transitions, events, strict=True):
             self._remember(transition, event)
@@ -184,6 +187,8 @@ class EventQueue(ReflectorStore[Read[R]], Generic[R, E]):
     def close(self) -> None:
         self._is_closed = True
         self._events.clear()
+        if self._lookup is not None:
+            self._lookup.cancel()
 
     def _new_judge(self) -> Judge[R]:
         return Judge(self._query, self._decode, self._on_corrupt, self._policy.selected)
@@ -224,6 +229,15 @@ class EventQueue(ReflectorStore[Read[R]], Generic[R, E]):
             return self._known.get(gone.key)  # it has all that was delivered
         if self._unreadable.knows(gone.key):
             return self._unreadable.delivered(gone.key)
+        try:
+            with anyio.CancelScope() as self._lookup:
+                return await self._look_back(gone)
+        finally:
+            self._lookup = None
+        return None  # closed meanwhile
+
+    async def _look_back(self, gone: Entry) -> Entry | None:
+        """Return what the store's history tells, waiting for a store that is away."""
         failures = 0
         while not self._is_closed:
             try:

@@ -5,7 +5,7 @@ typed watch, or a cache. It is a state machine, as in `kube-rs`; `step` acts on 
 
 | state      | action                           | next       | history lost | other error |
 |------------|----------------------------------|------------|--------------|-------------|
-| `Empty`    | list, then `store.replace`       | `Listed`   | `Empty`      | `Failed`    |
+| `Empty`    | list on, then `store.replace`    | `Listed`   | `Empty`      | `Failed`    |
 | `Listed`   | open a stream after the list     | `Watching` | `Empty`      | `Failed`    |
 | `Watching` | read one revision                | `Changed`  | `Empty`      | `Failed`    |
 | `Changed`  | `store.apply`                    | `Watching` | `Failed`     | `Failed`    |
@@ -13,9 +13,10 @@ typed watch, or a cache. It is a state machine, as in `kube-rs`; `step` acts on 
 | `Closed`   | raise `StopAsyncIteration`       | `Closed`   |              |             |
 
 1. The state changes without an await after the effect that it records. A step that is cancelled is
-   repeated by the next one, so no revision is lost.
+   repeated by the next one, so no revision is lost. Of a list, the next step reads only the pages
+   that are missing.
 2. A step that finds itself in another state after an await was overtaken by `aclose`. It drops what
-   it has read.
+   it has read. `aclose` ends a list that is under way, and the store in `close` what it waits for.
 3. A reflector that does not list starts in `Listed`. It has no way back to `Empty`: lost history
    fails it.
 4. After the first relist an unavailable store counts as lost history: the reflector keeps listing
@@ -26,19 +27,18 @@ import logging
 import random
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Final, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import Any, Final, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import anyio
 import msgspec
 
 from kvorum.errors import HistoryLostError, KvorumError, UnavailableError
 from kvorum.limits import Limits
-from kvorum.repository.query import retry_overtaken
+from kvorum.repository.listing import Listing
 from kvorum.storage import (
     Change,
     Entry,
     HasBackend,
-    Selection,
     StorageWatch,
     WatchStatistics,
 )
@@ -95,7 +95,7 @@ class ReflectorStore(Protocol[T]):
 
     @abstractmethod
     def close(self) -> None:
-        """Record that nothing more will come. Idempotent."""
+        """Record that nothing more will come, and end an `apply` that waits. Idempotent."""
 
 
 class Backoff(Limits, frozen=True):
@@ -114,14 +114,20 @@ class Backoff(Limits, frozen=True):
         # The exponent is bounded, because a store can be away for days.
         return min(self.base * 2 ** min(failures, 32), self.most) if failures > 1 else 0.0
 
+    def draw(self, failures: int) -> float:
+        """Return how long to wait before the next attempt, in seconds."""
+        return random.uniform(0, self.bound(failures))  # noqa: S311 - no secret
+
     async def wait(self, failures: int) -> None:
         """Wait before the next attempt, after so many failures in a row."""
-        if bound := self.bound(failures):
-            await anyio.sleep(random.uniform(0, bound))  # noqa: S311 - no secret
+        if seconds := self.draw(failures):
+            await anyio.sleep(seconds)
 
 
 class _Empty(NamedTuple):
-    """Nothing is listed, or what was listed cannot be continued."""
+    """Nothing is listed yet, or what was listed cannot be continued. A list may be under way."""
+
+    listing: Listing[Any]
 
 
 class _Listed(NamedTuple):
@@ -154,7 +160,6 @@ class _Closed(NamedTuple):
 _State: TypeAlias = _Empty | _Listed | _Watching | _Changed | _Failed | _Closed
 
 _BACKOFF: Final = Backoff()
-_EMPTY: Final = _Empty()
 _WATCHING: Final = _Watching()
 _CLOSED: Final = _Closed()
 
@@ -193,12 +198,13 @@ class Reflector(Generic[T]):
         self._store = store
         self._lists = lists
         self._backoff = backoff
-        self._state: _State = _EMPTY if lists else _Listed(since, None)
+        self._scope: anyio.CancelScope | None = None  # of a list that is under way
         self._stream: StorageWatch | None = None
         self._earlier = WatchStatistics(position=0)  # of the streams before this one
         self._has_listed = False
         self._relists = 0
         self._failures = 0  # lists and streams in a row that led to no change
+        self._state: _State = self._to_list() if lists else _Listed(since, None)
 
     def __repr__(self) -> str:
         state = type(self._state).__name__.removeprefix("_").lower()
@@ -268,25 +274,26 @@ class Reflector(Generic[T]):
     async def aclose(self) -> None:
         """End it, here and on the server. Idempotent."""
         self._state = _CLOSED
+        if self._scope is not None:
+            self._scope.cancel()
         await self._close()
 
     # --- the actions of the states ---
 
     async def _list(self, state: _Empty) -> None:
-        await self._backoff.wait(self._failures)
-        backend = self._client.backend
-
-        async def read() -> Selection[Item[T]]:
-            return await backend.select(self._prefix, self._store.select)
-
-        found = await retry_overtaken(read)
-        if self._state is not state:
+        listing: Listing[Item[T]] = state.listing
+        try:
+            with anyio.CancelScope() as self._scope:
+                await listing.read(self._client.backend)
+        finally:
+            self._scope = None
+        if self._state is not state or listing.revision is None:
             return
-        self._store.replace(found.items, found.revision)
-        entries = (item.entry for item in found.items)
+        self._store.replace(listing.items, listing.revision)
+        entries = (item.entry for item in listing.items)
         newest = max(entries, key=lambda entry: entry.mod_revision, default=None)
         self._has_listed = True
-        self._state = _Listed(found.revision, newest)
+        self._state = _Listed(listing.revision, newest)
 
     async def _open(self, state: _Listed) -> None:
         if self._stream is None:
@@ -329,7 +336,11 @@ class Reflector(Generic[T]):
         self._stream = None  # it has ended with the error
         self._relists += 1
         self._failures += 1
-        self._state = _EMPTY
+        self._state = self._to_list()
+
+    def _to_list(self) -> _Empty:
+        wait = self._backoff.draw(self._failures)
+        return _Empty(Listing(self._prefix, self._store.select, wait=wait))
 
     def _may_list_again(self, error: KvorumError, *, waits: bool) -> bool:
         if not self._lists or isinstance(self._state, _Changed | _Failed):

@@ -87,13 +87,17 @@ class LastReadable(Generic[R]):
         self._query = query
         self._limits = limits
         self._spent = 0.0  # seconds, including waits that were cancelled
+        self._reached: dict[str, tuple[int, Entry]] = {}  # after how many reads it is where
 
     def restart(self) -> None:
         """Start with the keys of another revision."""
         self._spent = 0.0
+        self._reached.clear()
 
     async def before(self, backend: StorageBackend, entry: Entry) -> Entry | None:
         """Return what was selected under this key before; None if nothing was since its creation.
+
+        Until `restart`, a call goes on where the last one for this key was cancelled.
 
         Raises:
             HistoryLostError: that has been compacted, the key was written too often since, or
@@ -104,7 +108,8 @@ class LastReadable(Generic[R]):
             # The answer is small, so even a slow link delivers it. If it does not arrive, the store
             # is away, and that time does not count.
             await backend.count(entry.key, revision=entry.mod_revision - 1)
-        for _ in range(self._limits.reads):
+        reads, entry = self._reached.get(entry.key, (0, entry))
+        while reads < self._limits.reads:
             if entry.mod_revision == entry.create_revision:
                 return None
             earlier = await self._read(backend, entry.key, entry.mod_revision - 1)
@@ -113,7 +118,8 @@ class LastReadable(Generic[R]):
             try:
                 return earlier if self._query.select(earlier) is not None else None
             except CorruptResourceError:
-                entry = earlier
+                reads, entry = reads + 1, earlier
+                self._reached[entry.key] = reads, entry
         raise HistoryLostError(
             revision=entry.mod_revision - 1,
             reason=(

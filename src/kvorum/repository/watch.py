@@ -8,7 +8,7 @@ import anyio
 import msgspec
 
 from kvorum.arguments import check_start, short_repr
-from kvorum.errors import InvalidResourceError
+from kvorum.errors import ClientClosedError, InvalidResourceError
 from kvorum.repository.event_queue import DEFAULT_POLICY, EventQueue, Read, WatchPolicy
 from kvorum.repository.events import Corrupt, WatchEvent
 from kvorum.repository.query import Decode, Query
@@ -37,6 +37,7 @@ class _WatchOf(Generic[R, E]):
         policy: WatchPolicy = DEFAULT_POLICY,
     ) -> None:
         self._prefix = query.prefix
+        self._is_entered = False
         self._queue: EventQueue[R, E] = EventQueue(
             client,
             decode,
@@ -106,13 +107,36 @@ class _WatchOf(Generic[R, E]):
         return not self._queue or self._reflector.is_listed
 
     async def __aenter__(self) -> Self:
+        self._check_fresh()
+        self._is_entered = True
         try:
             await self._reflector.open()
+            if self._reflector.is_closed:  # by another task, meanwhile
+                raise self._closed()
         except BaseException:  # also cancellation: leave nothing behind on the server
             with anyio.move_on_after(1, shield=True):
                 await self.aclose()
             raise
         return self
+
+    def _check_fresh(self) -> None:
+        """Refuse a watch that has ended: entered again, it would deliver nothing, in silence.
+
+        And one that is entered already: leaving the inner block would end the outer one's loop.
+        """
+        if self._reflector.is_closed:
+            raise self._closed()
+        if self._is_entered:
+            raise ClientClosedError(
+                f"the watch of {self._prefix} is entered already, and is entered once: iterate it,"
+                " or make another with `watch`"
+            )
+
+    def _closed(self) -> ClientClosedError:
+        where = f", with `since={self.checkpoint}` to go on there" if self.checkpoint else ""
+        return ClientClosedError(
+            f"the watch of {self._prefix} is closed: make another with `watch`{where}"
+        )
 
     async def __aexit__(
         self,
@@ -165,7 +189,8 @@ class Watch(_WatchOf[R, WatchEvent[R]]):
         UnavailableError: the store could not be reached to open the watch. An open watch waits
             until it can be reached.
         PermissionDeniedError, AuthenticationError: the user may not watch this.
-        ClientClosedError: the client was closed.
+        ClientClosedError: the client was closed; or `async with` got a watch that is closed, or is
+            entered already.
     """
 
 
