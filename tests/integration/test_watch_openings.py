@@ -305,7 +305,7 @@ async def test_a_watch_that_finds_no_free_slot_says_how_many_others_there_are(
         for watch in watches:
             await watch.open()
         before = proxy.statistics().accepted
-        with pytest.raises(UnavailableError, match="beside 16 others"):
+        with pytest.raises(UnavailableError, match="has 16 other watches"):
             await client.backend.watch("").open()
 
         assert client.connection.cluster.current.is_ready

@@ -118,5 +118,5 @@ async def test_a_member_that_may_not_be_sent_a_batch_is_sent_each_of_its_reads(
         assert client.connection.endpoint != first
 
     assert are_entries(answers)
-    batches = {endpoint for operation, endpoint in requests.by_endpoint if operation == "batch of"}
+    batches = {endpoint for operation, endpoint in requests.by_endpoint if operation == "batch"}
     assert batches == {first}
