@@ -9,6 +9,10 @@ from typing_extensions import override
 
 import kvorum
 from kvorum import EmbeddedEtcd, EtcdSettings, KvorumError, Observer, UnavailableError
+from kvorum.etcd.entries import change_of
+from kvorum.etcd.transport import _rpc as rpc
+from kvorum.etcd.watch import reader
+from kvorum.storage import KeySpace
 from kvorum.testing import FaultProxy
 
 DEADLINE = 20
@@ -20,13 +24,11 @@ class Recorder(Observer):
     Attributes:
         reports: the name of each report, with its revision or number.
         error: raised before the next creation, once.
-        broken: a subject whose watch meets a bug.
     """
 
     def __init__(self) -> None:
         self.reports: list[tuple[str, int]] = []
         self.error: KvorumError | None = None
-        self.broken = ""
 
     @override
     async def before_watch(
@@ -36,8 +38,6 @@ class Recorder(Observer):
         error, self.error = self.error, None
         if error is not None:
             raise error
-        if subject == self.broken:
-            raise ZeroDivisionError
 
     @override
     def watch_opened(self, subject: str, endpoint: str, revision: int, /) -> None:
@@ -50,11 +50,6 @@ class Recorder(Observer):
     @override
     def watch_interrupted(self, subject: str, endpoint: str, error: KvorumError, /) -> None:
         self.reports.append(("interrupted", 0))
-
-    @override
-    def watch_received(self, subject: str, endpoint: str, message: object, /) -> None:
-        if subject == self.broken:
-            raise ZeroDivisionError
 
     @override
     def watch_buffered(self, subject: str, changes: int, /) -> None:
@@ -122,14 +117,22 @@ async def test_a_creation_that_an_observer_refuses_is_retried_like_one_that_a_se
 
 @pytest.mark.parametrize("is_open", [False, True])
 async def test_a_bug_ends_its_own_watch_with_its_cause(
-    client: kvorum.Client, recorder: Recorder, *, is_open: bool
+    client: kvorum.Client, monkeypatch: pytest.MonkeyPatch, *, is_open: bool
 ) -> None:
     """The other watches of the client, and its calls, continue."""
-    watch, other = client.backend.watch("bad/"), client.backend.watch("good/")
+
+    def with_a_bug(keys: KeySpace, event: rpc.Event) -> kvorum.Change:
+        if event.kv.key.endswith(b"bad/a"):
+            raise ZeroDivisionError
+        return change_of(keys, event)
+
+    monkeypatch.setattr(reader, "change_of", with_a_bug)
+    start = await client.backend.set("good/first", b"")
+    watch = client.backend.watch("bad/", since=start)
+    other = client.backend.watch("good/", since=start)
     await other.open()
     if is_open:
         await watch.open()
-    recorder.broken = client.backend.location("bad/")
     await client.backend.set("bad/a", b"")
     with anyio.fail_after(DEADLINE):
         with pytest.raises(kvorum.InternalError) as caught:
