@@ -22,9 +22,9 @@ from kvorum.etcd import (
 from kvorum.health import Health
 from kvorum.memory import MemoryStorageBackend
 from kvorum.observer import SILENT, Observer, checked_observer
-from kvorum.owner import Owner
 from kvorum.repository import Checkpoint, Repository
 from kvorum.resources import AnyResource
+from kvorum.runtime import Owner
 from kvorum.settings import EtcdSettings
 from kvorum.storage import StorageBackend
 

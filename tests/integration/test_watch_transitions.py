@@ -1,6 +1,7 @@
 """The event of each transition between the values of a key; and that all is taken back."""
 
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from typing import Any, ClassVar
 
 import anyio
@@ -123,7 +124,8 @@ async def test_each_transition_is_delivered_as_the_guide_says(
     """By a watch from the beginning, by one from just before the change, and by one that lists."""
     store = client.backend
     live = pets.watch(labels="team=red", on_corrupt="event")
-    async with live:
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(live)
         *_, last = [await put(store, what) for what in BEFORE[before]]
         if start != "live":
             await live.aclose()
@@ -132,9 +134,10 @@ async def test_each_transition_is_delivered_as_the_guide_says(
             "since": pets.watch(labels="team=red", on_corrupt="event", since=last),
             "initial": pets.watch(labels="team=red", on_corrupt="event", initial=True),
         }[start]
-        async with watch:
-            revision = await put(store, now)
-            delivered = await delivered_at(watch, store, revision)
+        if watch is not live:
+            await stack.enter_async_context(watch)
+        revision = await put(store, now)
+        delivered = await delivered_at(watch, store, revision)
 
     wanted = expected(before, now, start)
     assert [type(event) for event in delivered] == ([wanted] if wanted else [])

@@ -14,9 +14,9 @@ from kvorum.etcd.pipeline import QueueLimits, QuotaTiming
 from kvorum.etcd.policies import Policies
 from kvorum.etcd.transport import ClusterTiming, TokenTiming, TransportPolicies
 from kvorum.etcd.watch import WatchTiming
-from kvorum.limits import Limits
 from kvorum.observer import SILENT, Call
 from kvorum.repository import ContentionPolicy, UnreadableLimits, WatchPolicy
+from kvorum.runtime import Limits
 
 anything: Any = msgspec.UNSET  # of no type that an option takes
 

@@ -30,8 +30,7 @@ from kvorum.etcd.entries import DELETE, first_of
 from kvorum.etcd.transport import Connection
 from kvorum.etcd.transport import _rpc as rpc
 from kvorum.etcd.watch import first_change
-from kvorum.gather import gather
-from kvorum.limits import Limits
+from kvorum.runtime import Limits, gather
 from kvorum.storage import KeySpace, Operation
 
 T = TypeVar("T")

@@ -11,7 +11,7 @@ from kvorum.etcd.outcomes import SearchLimits
 from kvorum.etcd.pipeline import QueueLimits, QuotaTiming, RefusalLimits
 from kvorum.etcd.transport import TransportPolicies
 from kvorum.etcd.watch import WatchTiming
-from kvorum.limits import Limits
+from kvorum.runtime import Limits
 
 
 class Policies(Limits, frozen=True, kw_only=True):

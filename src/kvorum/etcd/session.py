@@ -13,7 +13,7 @@ from kvorum.etcd.policies import DEFAULT_POLICIES, Policies
 from kvorum.etcd.supervisor import Supervisor
 from kvorum.etcd.transport import Connection, fork
 from kvorum.observer import SILENT, Observer
-from kvorum.owner import Owner
+from kvorum.runtime import Owner
 from kvorum.settings import EtcdSettings
 
 

@@ -16,7 +16,6 @@ from kvorum.errors import (
     UnavailableError,
     without_frames,
 )
-from kvorum.limits import Limits
 from kvorum.repository.events import Added, Bookmark, Corrupt, Deleted, Modified, WatchEvent
 from kvorum.repository.known import Known
 from kvorum.repository.query import Decode, Query
@@ -32,6 +31,7 @@ from kvorum.repository.transitions import (
 )
 from kvorum.repository.unreadable import LastReadable, Unreadable, UnreadableLimits
 from kvorum.resources import AnyResource
+from kvorum.runtime import Limits
 from kvorum.storage import Change, Entry, HasBackend
 
 R = TypeVar("R", bound=AnyResource)

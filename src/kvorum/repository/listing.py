@@ -1,4 +1,4 @@
-"""A list that is read page by page, and that keeps what it has read while nobody waits for it."""
+"""A list that is read page by page, and that keeps what it has read when a wait is cancelled."""
 
 from collections.abc import Callable
 from typing import Final, Generic, TypeVar

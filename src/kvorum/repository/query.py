@@ -21,7 +21,7 @@ from kvorum.resources import (
     problems_of_subdomain,
     split_key,
 )
-from kvorum.retries import raised_alone
+from kvorum.runtime import raised_alone
 from kvorum.selectors import Selector
 from kvorum.storage import Entry, Selection, StorageBackend, may_match
 

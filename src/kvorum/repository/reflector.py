@@ -33,8 +33,8 @@ import anyio
 import msgspec
 
 from kvorum.errors import HistoryLostError, KvorumError, UnavailableError
-from kvorum.limits import Limits
 from kvorum.repository.listing import Listing
+from kvorum.runtime import Limits
 from kvorum.storage import (
     Change,
     Entry,

@@ -22,7 +22,6 @@ from kvorum.arguments import (
 )
 from kvorum.encoding import codec_for
 from kvorum.errors import KvorumError, NotFoundError
-from kvorum.gather import gather
 from kvorum.repository.decoder import Decoder
 from kvorum.repository.event_queue import DEFAULT_POLICY, WatchPolicy
 from kvorum.repository.query import OnCorrupt, Query
@@ -42,6 +41,7 @@ from kvorum.repository.write_plan import (
 )
 from kvorum.repository.writer import ContentionPolicy, Writer
 from kvorum.resources import AnyResource, Kind, Stored, resource_key, stray_key
+from kvorum.runtime import gather
 from kvorum.selectors import FieldSelectorLike, LabelSelectorLike, Selector
 from kvorum.storage import HasBackend, StorageBackend
 

@@ -9,10 +9,10 @@ from typing import Any, Generic, TypeVar
 
 from kvorum.deadlines import now
 from kvorum.errors import CorruptResourceError, HistoryLostError
-from kvorum.limits import Limits
 from kvorum.repository.query import Query
 from kvorum.repository.transitions import Transition
 from kvorum.resources import AnyResource
+from kvorum.runtime import Limits
 from kvorum.storage import Entry, StorageBackend
 
 R = TypeVar("R", bound=AnyResource)

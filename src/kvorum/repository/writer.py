@@ -22,11 +22,10 @@ from kvorum.errors import (
     KvorumError,
     NotFoundError,
 )
-from kvorum.limits import Limits
 from kvorum.repository.decoder import Decoder
 from kvorum.repository.write_plan import MAX_GUARD_SIZE, Preconditions, WritePlan, base_in
 from kvorum.resources import AnyResource, Stored
-from kvorum.retries import raised_alone
+from kvorum.runtime import Limits, raised_alone
 from kvorum.storage import Entry, HasBackend
 
 R = TypeVar("R", bound=AnyResource)

@@ -7,7 +7,7 @@ from enum import Enum
 from typing import Final
 
 from kvorum.etcd.pipeline.batch import Limit
-from kvorum.limits import Limits
+from kvorum.runtime import Limits
 
 
 class QueueLimits(Limits, frozen=True):

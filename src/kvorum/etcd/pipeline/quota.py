@@ -15,7 +15,7 @@ from typing import Final
 from kvorum.errors import ClientClosedError, KvorumError
 from kvorum.etcd.supervisor import Supervisor
 from kvorum.etcd.transport import _rpc as rpc
-from kvorum.limits import Limits
+from kvorum.runtime import Limits
 
 _log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from typing import Final, TypeAlias
 
 from kvorum.errors import KvorumError, LeaseNotFoundError
 from kvorum.etcd.pipeline.calls import AnyCall
-from kvorum.limits import Limits
+from kvorum.runtime import Limits
 
 # A lease; or whether a key is written, and the key.
 Subject: TypeAlias = int | tuple[bool, bytes]

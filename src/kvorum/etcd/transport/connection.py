@@ -48,7 +48,7 @@ from kvorum.etcd.transport.server import Channel, Method, Request, Response, Ser
 from kvorum.etcd.transport.streams import StreamSlot
 from kvorum.etcd.transport.versions import Version, format_version
 from kvorum.observer import SILENT, Observer
-from kvorum.retries import raised_alone
+from kvorum.runtime import raised_alone
 from kvorum.settings import EtcdSettings
 
 _log = logging.getLogger(__name__)

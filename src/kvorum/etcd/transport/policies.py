@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from kvorum.limits import Limits
+from kvorum.runtime import Limits
 
 
 class ClusterTiming(Limits, frozen=True):

@@ -1,6 +1,6 @@
 """How long a watch waits, and for what."""
 
-from kvorum.limits import Limits
+from kvorum.runtime import Limits
 
 
 class WatchTiming(Limits, frozen=True, kw_only=True):

@@ -20,7 +20,7 @@ from kvorum.deadlines import deadline_of
 from kvorum.etcd.transport import Connection
 from kvorum.etcd.watch.reader import WatchReader
 from kvorum.etcd.watch.timing import WatchTiming
-from kvorum.owner import Owner
+from kvorum.runtime import Owner
 from kvorum.storage import Change, Entry, KeySpace, StorageWatch, WatchStatistics
 
 
