@@ -66,8 +66,8 @@ def connect(
         if settings is not None or observer is not SILENT:
             what = "settings" if settings is not None else "observer"
             raise ConfigurationError(
-                f"{what} cannot be given with a storage backend, which was made without: pass a URL"
-                " or settings as the target, or give them where the backend is made"
+                f"a storage backend cannot take the {what} any more: give them where the backend is"
+                " made, or pass a URL or settings as the target"
             )
         return Client(EtcdSettings(), target, policies=policies)
     if target is None:

@@ -319,5 +319,5 @@ def test_a_memory_url_takes_nothing_behind_it() -> None:
 
 
 def test_a_backend_brings_its_own_settings(backend: MemoryStorageBackend) -> None:
-    with pytest.raises(kvorum.ConfigurationError, match="twice"):
+    with pytest.raises(kvorum.ConfigurationError, match="cannot take the settings"):
         kvorum.connect(backend, settings=kvorum.EtcdSettings())
