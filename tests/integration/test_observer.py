@@ -12,6 +12,7 @@ import pytest
 import kvorum
 from kvorum import EmbeddedEtcd, KvorumError, Observer, PermissionDeniedError, UnavailableError
 from kvorum.etcd.transport import _rpc as rpc
+from kvorum.etcd.transport.errors import NotSentError
 from kvorum.observer import Call
 from kvorum.testing import FaultProxy
 
@@ -412,3 +413,28 @@ async def test_the_operations_are_those_that_the_observer_s_page_lists() -> None
     }
     listed = {*re.findall(r"`(\w+)`", (Call.__doc__ or "").partition("subject:")[0])}
     assert made - {"watch"} == listed  # streams are reported apart
+
+
+class Late(Observer):
+    """Refuses the first put, and lets the others come too late to be sent."""
+
+    def __init__(self) -> None:
+        self.puts = 0
+
+    async def before_request(self, call: Call, endpoint: str, _message: object) -> None:
+        if call.operation == "put":
+            self.puts += 1
+            reason = "the reason" if self.puts == 1 else "not sent"
+            raise (UnavailableError if self.puts == 1 else NotSentError)(endpoint, reason)
+
+
+async def test_an_attempt_that_comes_too_late_does_not_hide_why_the_one_before_it_failed(
+    kvorum_url: str,
+) -> None:
+    """Such as an expired certificate: the last attempt may begin just before the deadline."""
+    late = Late()
+    async with kvorum.connect(kvorum_url, observer=late) as client:
+        with pytest.raises(UnavailableError, match="the reason"), kvorum.deadline(0.3):
+            await client.backend.set("a", b"1")
+
+    assert late.puts > 1

@@ -36,6 +36,7 @@ from kvorum.etcd.transport.errors import (
     STATUS,
     BehindError,
     Call,
+    NotSentError,
     UnfitRequestError,
     mapped_errors,
 )
@@ -367,19 +368,33 @@ class Connection:
         deadline: float,
         fits: Fits | None = None,
     ) -> Response:
-        """Retry until there is an answer, or the deadline has passed. Only what did nothing."""
+        """Retry until there is an answer, or the deadline has passed. Only what did nothing.
+
+        If the last attempt came too late to be sent, the error says why the one before it failed.
+        """
         try:
             return await self._attempt(method, request, call, deadline, fits)
-        except UnavailableError:
+        except UnavailableError as exc:
             if anyio.current_time() >= deadline:
                 raise
+            failed = (exc.endpoint, exc.reason)  # not the error, which holds the frames of callers
         tries = AsyncRetrying(
             retry=retry_if_exception_type(UnavailableError),
             wait=wait_random_exponential(multiplier=0.05, max=0.5),
             stop=stop_before_delay(deadline - anyio.current_time()),
             reraise=True,
         )
-        attempt = partial(self._attempt, method, request, call, deadline, fits)
+
+        async def attempt() -> Response:
+            nonlocal failed
+            try:
+                return await self._attempt(method, request, call, deadline, fits)
+            except NotSentError:
+                raise UnavailableError(*failed) from None
+            except UnavailableError as exc:
+                failed = (exc.endpoint, exc.reason)
+                raise
+
         return await raised_alone(tries(attempt))
 
     async def _attempt(

@@ -60,6 +60,10 @@ __all__ = [
 ]
 
 
+class NotSentError(UnavailableError):
+    """The deadline passed before the request was sent. Says nothing about the server."""
+
+
 class HeldError(UnavailableError):
     """An observer held a request for too long. It was not sent; the server is not to blame."""
 

@@ -25,6 +25,7 @@ from kvorum.etcd.transport.certificates import Certificates
 from kvorum.etcd.transport.errors import (
     Call,
     HeldError,
+    NotSentError,
     error_for,
     mapped_errors,
     no_answer,
@@ -369,9 +370,9 @@ class Server:
             raise no_answer(call, self.address, held.reason) from held
         return answer
 
-    def not_asked(self) -> UnavailableError:
+    def not_asked(self) -> NotSentError:
         """Return the error for a call whose deadline passed before it was sent."""
-        return UnavailableError(self.address, "not sent: the deadline had passed")
+        return NotSentError(self.address, "not sent: the deadline had passed")
 
     def check(self) -> None:
         """Raise if it was forgotten while a call was about to be sent.
