@@ -12,7 +12,7 @@ import pytest
 import kvorum
 from kvorum import EmbeddedEtcd, KvorumError, Observer, PermissionDeniedError, UnavailableError
 from kvorum.etcd.transport import _rpc as rpc
-from kvorum.etcd.transport.errors import NotSentError
+from kvorum.etcd.transport.errors import NOT_SENT
 from kvorum.observer import Call
 from kvorum.testing import FaultProxy
 
@@ -424,8 +424,7 @@ class Late(Observer):
     async def before_request(self, call: Call, endpoint: str, _message: object) -> None:
         if call.operation == "put":
             self.puts += 1
-            reason = "the reason" if self.puts == 1 else "not sent"
-            raise (UnavailableError if self.puts == 1 else NotSentError)(endpoint, reason)
+            raise UnavailableError(endpoint, "the reason" if self.puts == 1 else NOT_SENT)
 
 
 async def test_an_attempt_that_comes_too_late_does_not_hide_why_the_one_before_it_failed(

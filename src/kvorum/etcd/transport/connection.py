@@ -33,10 +33,10 @@ from kvorum.etcd.transport import _rpc as rpc
 from kvorum.etcd.transport.cluster import Cluster
 from kvorum.etcd.transport.diagnosis import tls_error_of
 from kvorum.etcd.transport.errors import (
+    NOT_SENT,
     STATUS,
     BehindError,
     Call,
-    NotSentError,
     UnfitRequestError,
     mapped_errors,
 )
@@ -389,9 +389,9 @@ class Connection:
             nonlocal failed
             try:
                 return await self._attempt(method, request, call, deadline, fits)
-            except NotSentError:
-                raise UnavailableError(*failed) from None
             except UnavailableError as exc:
+                if exc.reason == NOT_SENT:
+                    raise UnavailableError(*failed) from None
                 failed = (exc.endpoint, exc.reason)
                 raise
 

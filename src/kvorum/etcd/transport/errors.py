@@ -60,8 +60,8 @@ __all__ = [
 ]
 
 
-class NotSentError(UnavailableError):
-    """The deadline passed before the request was sent. Says nothing about the server."""
+# The reason for not sending a request. It says nothing about the server.
+NOT_SENT: Final = "not sent: the deadline had passed"
 
 
 class HeldError(UnavailableError):

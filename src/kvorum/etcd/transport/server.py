@@ -23,9 +23,9 @@ from kvorum.etcd.transport import _rpc as rpc
 from kvorum.etcd.transport import fork
 from kvorum.etcd.transport.certificates import Certificates
 from kvorum.etcd.transport.errors import (
+    NOT_SENT,
     Call,
     HeldError,
-    NotSentError,
     error_for,
     mapped_errors,
     no_answer,
@@ -370,9 +370,9 @@ class Server:
             raise no_answer(call, self.address, held.reason) from held
         return answer
 
-    def not_asked(self) -> NotSentError:
+    def not_asked(self) -> UnavailableError:
         """Return the error for a call whose deadline passed before it was sent."""
-        return NotSentError(self.address, "not sent: the deadline had passed")
+        return UnavailableError(self.address, NOT_SENT)
 
     def check(self) -> None:
         """Raise if it was forgotten while a call was about to be sent.
