@@ -7,11 +7,12 @@ from typing import Any, TypeAlias
 
 import anyio
 import msgspec
+import pytest
 
 import kvorum
 from kvorum import Observer
 from kvorum.etcd.policies import Policies
-from kvorum.etcd.transport.versions import QUOTA, has_hazard
+from kvorum.etcd.transport.versions import QUOTA, READ_ONLY, has_hazard
 from kvorum.observer import Call
 
 DEADLINE = 20
@@ -132,3 +133,9 @@ async def opened(settings: kvorum.EtcdSettings, policies: Policies) -> AsyncIter
     async with kvorum.connect(settings, policies=policies) as client:
         await warm_up(client)
         yield client
+
+
+def skip_unless_reads_are_transactions(client: kvorum.Client) -> None:
+    """Skip a test on a version that read-only transactions can stop: none are sent there."""
+    if has_hazard(client.connection.version, READ_ONLY):
+        pytest.skip("read-only transactions can stop this version, so reads have another form")

@@ -5,7 +5,11 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Final
 
 import pytest
-from tests.integration.pipeline.batching import Requests, all_of
+from tests.integration.pipeline.batching import (
+    Requests,
+    all_of,
+    skip_unless_reads_are_transactions,
+)
 
 import kvorum
 from kvorum import EmbeddedEtcd, Entry, EtcdSettings
@@ -110,6 +114,7 @@ async def test_a_member_that_may_not_be_sent_a_batch_is_sent_each_of_its_reads(
     addresses = (*cluster.endpoints, dead_end) if passes_over else cluster.endpoints
     settings = EtcdSettings(endpoints=addresses, timeout=3)
     async with kvorum.connect(settings, observer=requests) as client:
+        skip_unless_reads_are_transactions(client)
         first = client.connection.endpoint
         requests.client = client
         answers = await read_while_the_member_in_use_hangs(
